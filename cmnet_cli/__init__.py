@@ -1,0 +1,1 @@
+"""Batch work: files, cohorts, tables, the report and the command line."""
