@@ -52,10 +52,10 @@ class Spacing:
 
 
 def _check_affine(affine: Tensor) -> None:
-    singular = affine.shape != (4, 4) or not bool(torch.isfinite(affine).all()) or abs(torch.det(affine)) < 1e-9
-    if singular:
+    unusable = affine.shape != (4, 4) or not bool(torch.isfinite(affine).all()) or abs(torch.det(affine)) < 1e-9
+    if unusable:
         raise GeometryError(
-            "The affine must be an invertible 4×4 matrix of finite numbers.",
+            "The affine must be an invertible 4 by 4 matrix of finite numbers.",
             hint="Check sform and qform of the image, or convert the DICOMs again.",
             code=ErrorCode.GEOMETRY,
         )
