@@ -1,0 +1,72 @@
+"""The one place that knows sizes."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, DecNet, DeformNet, FeatNet, GaussianNet, Parts, RecNet
+from cmnet_core.models.layers import StackConv
+from cmnet_core.models.segnet import SegNet
+from cmnet_core.types import Label
+
+
+@dataclass(frozen=True, slots=True)
+class SegNetSizes:
+    """Sizes of SegNet: channels of each level, finest first, and the first level that sees neighbouring slices."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 96, 128)
+    deep_from: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MotionSizes:
+    """Sizes of CardioMorphNet.
+
+    Attributes:
+        features: Channels of FeatNet; the last is that of φ_I, and of φ_Z.
+        latent: Channels of Z.
+        hidden: Channels of each layer of RecNet.
+        decoder: Channels of DecNet.
+        deform: Channels of DeformNet's levels, finest first.
+        rank: Columns of V.
+        finest: The level at which the motion leaves DeformNet: 0 full resolution, 1 half.
+        integration_steps: 0 for a displacement, n for a velocity and n squarings.
+    """
+
+    features: tuple[int, ...] = (16, 32, 32, 32)
+    latent: int = 1
+    hidden: tuple[int, ...] = (64, 32)
+    decoder: tuple[int, ...] = (32, 32, 32, 16)
+    deform: tuple[int, ...] = (16, 32, 48, 64, 64)
+    rank: int = 1
+    finest: int = 1
+    integration_steps: int = 7
+
+
+PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0)
+"""The article's own setting: a displacement at full resolution."""
+
+
+def build_segnet(sizes: SegNetSizes) -> SegNet:
+    """SegNet with these sizes and random weights."""
+    return SegNet(widths=sizes.widths, deep_from=sizes.deep_from, classes=len(Label)).to(
+        memory_format=torch.channels_last
+    )
+
+
+def build_motion(sizes: MotionSizes) -> CardioMorphNet:
+    """CardioMorphNet with these sizes and random weights."""
+    channels, memory = sizes.features[-1], sizes.hidden[-1]
+    parts = Parts(
+        feat_net=FeatNet(widths=sizes.features),
+        infer_z=GaussianNet(channels=(channels + memory, channels), latent=sizes.latent),
+        prior_z=GaussianNet(channels=(memory, channels, channels), latent=sizes.latent),
+        feat_z=StackConv(sizes.latent, channels),
+        dec_net=DecNet(channels_in=channels, widths=sizes.decoder),
+        rec_net=RecNet(channels_in=2 * channels, hidden=sizes.hidden),
+        deform_net=DeformNet(
+            widths=sizes.deform, latent_features=channels, rank=sizes.rank, finest=sizes.finest
+        ),
+    )
+    model = CardioMorphNet(parts, integration_steps=sizes.integration_steps, finest=sizes.finest)
+    return model.to(memory_format=torch.channels_last)

@@ -1,0 +1,278 @@
+"""CardioMorphNet: a recurrent variational autoencoder whose latent conditions a posterior over motion.
+
+Movahed et al., Medical Image Analysis 113 (2026) 104149. Read from top to bottom: the networks, then one step of the
+model. All tensors are ragged batches of slices (see :mod:`cmnet_core.models.layers`); motion is in voxels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
+from cmnet_core.motion import exponential
+
+LOG_VARIANCE_BOUND = 12.0
+"""Log variances are kept within ± this, so that no exponential overflows; e^-12 is far below any voxel."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gaussian:
+    """A diagonal Gaussian over the latent Z."""
+
+    mean: Float[Tensor, "n c y x"]
+    log_variance: Float[Tensor, "n c y x"]
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "n c y x"]:
+        """Draw once, so that gradients pass."""
+        return self.mean + (0.5 * self.log_variance).exp() * _noise_like(self.mean, generator)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MotionPosterior:
+    """q(D_t): per voxel N(μ, σ² I + V Vᵀ), of a displacement or of a velocity, in voxels of its own grid."""
+
+    mean: Float[Tensor, "n 3 y x"]
+    log_variance: Float[Tensor, "n 1 y x"]
+    factor: Float[Tensor, "n 3 r y x"]
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "n 3 y x"]:
+        """Draw μ + σ ε₁ + V ε₂ with independent ε, whose covariance is σ² I + V Vᵀ."""
+        isotropic = (0.5 * self.log_variance).exp() * _noise_like(self.mean, generator)
+        directions = _noise_like(self.factor[:, :1], generator)
+        return self.mean + isotropic + (self.factor * directions).sum(2)
+
+
+def _noise_like(values: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device)
+
+
+class FeatNet(nn.Module):
+    """Image features φ_I at a sixteenth of the plane."""
+
+    def __init__(self, *, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        ins = (1, *widths[:-1])
+        self.strided = nn.ModuleList(StackConv(a, b, stride=2) for a, b in zip(ins, widths, strict=True))
+        self.last = StackConv(widths[-1], widths[-1])
+
+    def forward(self, image: Float[Tensor, "n 1 y x"], stacks: Stacks) -> Float[Tensor, "n c yo xo"]:
+        for layer in self.strided:
+            image = leaky(layer(image, stacks))
+        return leaky(self.last(image, stacks))
+
+
+class GaussianNet(nn.Module):
+    """Convolutions and two heads: InferZ, the posterior of Z, and PriorZ, its prior."""
+
+    def __init__(self, *, channels: tuple[int, ...], latent: int) -> None:
+        super().__init__()
+        self.body = nn.ModuleList(StackConv(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.mean = StackConv(channels[-1], latent)
+        self.log_variance = StackConv(channels[-1], latent)
+
+    def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Gaussian:
+        for layer in self.body:
+            slices = leaky(layer(slices, stacks))
+        return Gaussian(self.mean(slices, stacks).float(), _bounded(self.log_variance(slices, stacks)))
+
+
+def _bounded(log_variance: Tensor) -> Tensor:
+    return LOG_VARIANCE_BOUND * torch.tanh(log_variance.float() / LOG_VARIANCE_BOUND)
+
+
+class DecNet(nn.Module):
+    """The image again, from φ_Z."""
+
+    def __init__(self, *, channels_in: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        ins = (channels_in, *widths[:-1])
+        self.up = nn.ModuleList(StackUpConv(a, b) for a, b in zip(ins, widths, strict=True))
+        self.last = StackConv(widths[-1], 1)
+
+    def forward(self, features: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n 1 yo xo"]:
+        for layer in self.up:
+            features = leaky(layer(features, stacks))
+        image: Tensor = self.last(features, stacks).float()
+        return image
+
+
+State = list[tuple[Tensor, Tensor]]
+
+
+class RecNet(nn.Module):
+    """The memory h_t: layers of convolutional LSTM on [φ_I, φ_Z]."""
+
+    def __init__(self, *, channels_in: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        ins = (channels_in, *hidden[:-1])
+        self.layers = nn.ModuleList(StackConvLSTM(a, b) for a, b in zip(ins, hidden, strict=True))
+        self.hidden = hidden
+
+    def start(self, features: Float[Tensor, "n c y x"]) -> State:
+        """A state of zeros."""
+        n, _, y, x = features.shape
+        return [(features.new_zeros(n, c, y, x), features.new_zeros(n, c, y, x)) for c in self.hidden]
+
+    def forward(self, features: Float[Tensor, "n c y x"], state: State, stacks: Stacks) -> State:
+        advanced: State = []
+        for layer, before in zip(self.layers, state, strict=True):
+            advanced.append(layer(features, before, stacks))
+            features = advanced[-1][0]
+        return advanced
+
+
+class DeformNet(nn.Module):
+    """The posterior of the motion: a U-Net on [I_{t−1}, I_t] with φ_Z joined once, at the bottleneck.
+
+    Args:
+        widths: Channels of each level, finest first; the last is the bottleneck at a sixteenth of the plane.
+        latent_features: Channels of φ_Z.
+        rank: Columns of V.
+        finest: The level at which the motion leaves: 0 at full resolution, 1 at half of it.
+    """
+
+    def __init__(self, *, widths: tuple[int, ...], latent_features: int, rank: int, finest: int) -> None:
+        super().__init__()
+        self.first = StackConv(2, widths[0])
+        self.down = nn.ModuleList(StackConv(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.join = StackConv(widths[-1] + latent_features, widths[-1])
+        levels = range(len(widths) - 2, finest - 1, -1)
+        self.up = nn.ModuleList(StackConv(widths[level + 1] + widths[level], widths[level]) for level in levels)
+        self.refine = StackConv(widths[finest], widths[finest])
+        self.mean = StackConv(widths[finest], 3)
+        self.log_variance = StackConv(widths[finest], 1)
+        self.factor = StackConv(widths[finest], 3 * rank)
+        self.rank = rank
+        self._start_still()
+
+    def _start_still(self) -> None:
+        """Begin with almost no motion and little doubt: from there every warp has a useful gradient."""
+        for head in (self.mean, self.factor):
+            nn.init.normal_(head.planar.weight, std=1e-4)
+            nn.init.zeros_(head.planar.bias)
+        nn.init.constant_(self.log_variance.planar.bias, -6.0)
+
+    def forward(
+        self, previous: Tensor, current: Tensor, latent_features: Tensor, stacks: Stacks
+    ) -> MotionPosterior:
+        slices = leaky(self.first(torch.cat([previous, current], dim=1), stacks))
+        skips = [slices]
+        for layer in self.down:
+            slices = leaky(layer(slices, stacks))
+            skips.append(slices)
+        slices = leaky(self.join(torch.cat([slices, latent_features.to(slices.dtype)], dim=1), stacks))
+        for layer, skip in zip(self.up, reversed(skips[:-1]), strict=False):
+            slices = leaky(layer(torch.cat([enlarge(slices, factor=2), skip], dim=1), stacks))
+        slices = leaky(self.refine(slices, stacks))
+        return MotionPosterior(
+            self.mean(slices, stacks).float(),
+            _bounded(self.log_variance(slices, stacks)),
+            self.factor(slices, stacks).float().unflatten(1, (3, self.rank)),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one step of the model gives.
+
+    Attributes:
+        latent: q(Z_t).
+        latent_prior: p(Z_t) from the memory.
+        motion: q(D_t), on the grid of frame t, pointing into frame t−1.
+        reconstruction: Î_t.
+        state: The memory h_t.
+    """
+
+    latent: Gaussian
+    latent_prior: Gaussian
+    motion: MotionPosterior
+    reconstruction: Float[Tensor, "n 1 y x"]
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The finished networks that make a CardioMorphNet."""
+
+    feat_net: FeatNet
+    infer_z: GaussianNet
+    prior_z: GaussianNet
+    feat_z: StackConv
+    dec_net: DecNet
+    rec_net: RecNet
+    deform_net: DeformNet
+
+
+class CardioMorphNet(nn.Module):
+    """The model of the article, one step at a time.
+
+    Args:
+        parts: The networks.
+        integration_steps: 0 takes the motion as a displacement, as the article does; n > 0 takes it as a stationary
+            velocity and integrates it by n squarings.
+        finest: The level at which the motion leaves DeformNet.
+    """
+
+    def __init__(self, parts: Parts, *, integration_steps: int, finest: int) -> None:
+        super().__init__()
+        self.feat_net = parts.feat_net
+        self.infer_z = parts.infer_z
+        self.prior_z = parts.prior_z
+        self.feat_z = parts.feat_z
+        self.dec_net = parts.dec_net
+        self.rec_net = parts.rec_net
+        self.deform_net = parts.deform_net
+        self.integration_steps = integration_steps
+        self.scale = 2**finest
+
+    def forward(
+        self,
+        previous: Float[Tensor, "n 1 y x"],
+        current: Float[Tensor, "n 1 y x"],
+        state: State | None,
+        stacks: Stacks,
+        generator: torch.Generator | None,
+    ) -> Step:
+        """Advance from frame t−1 to frame t.
+
+        Args:
+            previous: I_{t−1}.
+            current: I_t.
+            state: The memory h_{t−1}; None at the start of a sequence.
+            stacks: Where the stacks of the batch begin.
+            generator: Draws Z; None takes its mean, as inference does.
+        """
+        features = self.feat_net(current, stacks)
+        state = self.rec_net.start(features.float()) if state is None else state
+        memory = state[-1][0]
+        prior = self.prior_z(memory, stacks)
+        latent = self.infer_z(torch.cat([features, memory.to(features.dtype)], dim=1), stacks)
+        z = latent.mean if generator is None else latent.sample(generator)
+        latent_features = leaky(self.feat_z(z, stacks))
+        motion = self.deform_net(previous, current, latent_features, stacks)
+        reconstruction = self.dec_net(latent_features, stacks)
+        state = self.rec_net(torch.cat([features, latent_features], dim=1), state, stacks)
+        return Step(latent, prior, motion, reconstruction, state)
+
+    def displacements(
+        self, motion: Float[Tensor, "n 3 y x"], stacks: Stacks, *, backward: bool = False
+    ) -> list[Float[Tensor, "1 3 z y x"]]:
+        """Displacements on the full grid, in its voxels, one volume a stack.
+
+        Args:
+            motion: A mean or a sample of the posterior.
+            stacks: Where the stacks of the batch begin.
+            backward: The inverse motion, from t−1 to t; exact only where the motion is a velocity.
+        """
+        sign = -1.0 if backward else 1.0
+        volumes = [exponential(sign * part, steps=self.integration_steps) for part in stacks.volumes(motion)]
+        return [enlarge_displacement(volume, factor=self.scale) for volume in volumes]
+
+
+def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: int) -> Float[Tensor, "1 3 z yo xo"]:
+    """Bring a displacement to a plane ``factor`` times as fine; its voxels, and so its in-plane values, change."""
+    planes = enlarge(displacement[0].movedim(1, 0), factor=factor)
+    voxels = torch.tensor([1.0, factor, factor], dtype=planes.dtype, device=planes.device).view(1, 3, 1, 1)
+    return (planes * voxels).movedim(0, 1)[None]
