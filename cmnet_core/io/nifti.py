@@ -1,0 +1,301 @@
+"""NIfTI files to records and back.
+
+This and ``nifti_file`` are the only modules that know nibabel and the file's axis order (x, y, z, t).
+"""
+
+import gzip
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from jaxtyping import Float64, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmnet_core.errors import ErrorCode, GeometryError, ImageError, LabelError
+from cmnet_core.io.atomic import write_bytes
+from cmnet_core.io.nifti_file import Header, decode, describe, geometry, grid_difference, raw_header, reading
+from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField
+
+_LPS_OF_RAS = torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)
+
+
+class LabelScheme(StrEnum):
+    """Who numbered the tissues of a reference mask."""
+
+    CMNET = "cmnet"
+    ACDC = "acdc"
+    MNMS = "mnms"
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The tissue of each value, from 0."""
+        if self is LabelScheme.ACDC:
+            return (Label.BACKGROUND, Label.RV, Label.MYO, Label.LV)
+        return (Label.BACKGROUND, Label.LV, Label.MYO, Label.RV)
+
+
+def inspect(path: Path) -> Header:
+    """Read a header and check it, without decoding a voxel.
+
+    Raises:
+        ImageError: The file is missing, damaged, or has no usable dimensions.
+        GeometryError: Voxel sizes or affine make no sense.
+    """
+    with reading(path) as file:
+        return describe(raw_header(file, path))
+
+
+def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
+    """Read a 4-D cine.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        frame_ms: Time between two frames, where the caller knows better than the header; else None.
+
+    Raises:
+        ImageError: The file is missing, damaged, not 4-D, or has voxels that are not finite.
+        GeometryError: Voxel sizes or affine make no sense.
+    """
+    with reading(path) as file:
+        raw = raw_header(file, path)
+        header = describe(raw)
+        _require_frames(header)
+        voxels = _float_voxels(file, raw, header)
+        return CineSequence(
+            voxels=voxels,
+            spacing=header.spacing,
+            affine=header.affine,
+            frame_ms=header.frame_ms if frame_ms is None else frame_ms,
+            ed=None,
+            es=None,
+            flags=header.flags,
+        )
+
+
+def read_pair(ed: Path, es: Path) -> CineSequence:
+    """Read the end-diastolic and the end-systolic volume as a cine of two frames, ED = 0 and ES = 1.
+
+    Raises:
+        ImageError: A file is missing, damaged, not 3-D, or has voxels that are not finite.
+        GeometryError: Voxel sizes or affine make no sense, or the two grids differ.
+    """
+    header, ed_voxels = _read_volume(ed)
+    es_header, es_voxels = _read_volume(es)
+    difference = grid_difference(es_header, header)
+    if difference:
+        raise GeometryError(
+            f"{es}: the ES volume does not lie on the grid of the ED volume {ed.name}: {difference}.",
+            hint="Give two frames of the same series.",
+            code=ErrorCode.GEOMETRY,
+        )
+    return CineSequence(
+        voxels=torch.cat([ed_voxels, es_voxels]),
+        spacing=header.spacing,
+        affine=header.affine,
+        frame_ms=None,
+        ed=0,
+        es=1,
+        flags=header.flags,
+    )
+
+
+def read_labels(
+    paths: Sequence[Path], *, scheme: LabelScheme, cine: CineSequence, frames: Sequence[int]
+) -> LabelSequence:
+    """Read 3-D reference masks, one a frame.
+
+    Args:
+        paths: One 3-D file a frame.
+        scheme: Who numbered the tissues.
+        cine: The image that the masks belong to.
+        frames: The cine's frame that each mask belongs to, from 0.
+
+    Raises:
+        LabelError: Unknown values, or a mask that does not lie on the image's grid.
+        ImageError: A file is missing, damaged or not 3-D.
+    """
+    maps = [_read_label_maps(path, scheme=scheme, cine=cine, frames=1) for path in paths]
+    return LabelSequence(labels=torch.cat(maps), frames=tuple(frames), spacing=cine.spacing, affine=cine.affine)
+
+
+def read_label_cine(path: Path, *, scheme: LabelScheme, cine: CineSequence) -> LabelSequence:
+    """Read a 4-D reference mask with as many frames as the image; frames without any label are left out.
+
+    Raises:
+        LabelError: Unknown values, no label at all, or a mask that does not lie on the image's grid.
+        ImageError: The file is missing or damaged.
+    """
+    maps = _read_label_maps(path, scheme=scheme, cine=cine, frames=cine.frames)
+    frames = [t for t in range(len(maps)) if bool(maps[t].any())]
+    if not frames:
+        raise LabelError(
+            f"{path}: no frame of this mask holds a label.",
+            hint="Give the mask that was contoured, or leave the cell empty.",
+            code=ErrorCode.LABEL_VALUES,
+        )
+    return LabelSequence(labels=maps[frames], frames=tuple(frames), spacing=cine.spacing, affine=cine.affine)
+
+
+def write_image(
+    path: Path, voxels: Shaped[Tensor, "*t z y x"], *, affine: Float64[Tensor, "4 4"], frame_ms: float | None
+) -> None:
+    """Write a volume or a cine, in the type of its tensor.
+
+    Args:
+        path: Final name; the file appears there only when it is whole.
+        voxels: Three or four axes.
+        affine: As in :class:`CineSequence`; sform and qform are set from it.
+        frame_ms: Time between two frames, or None.
+    """
+    _save(path, _image(_storable(voxels), affine, frame_ms=frame_ms))
+
+
+def write_labels(path: Path, labels: LabelSequence, *, frame_ms: float | None) -> None:
+    """Write label maps: 3-D if there is one, else 4-D, in the order of the record."""
+    maps = labels.labels if len(labels.labels) > 1 else labels.labels[0]
+    write_image(path, maps, affine=labels.affine, frame_ms=frame_ms)
+
+
+def write_motion(path: Path, field: MotionField, *, affine: Float64[Tensor, "4 4"]) -> None:
+    """Write a displacement as ITK, ANTs and nitransforms read it.
+
+    On the grid of the fixed frame, each vector points to the place in the moving frame: 5-D (x, y, z, 1, 3), intent
+    ``vector``, millimetres along the LPS axes of the scanner. The two frame numbers stand in the description.
+
+    Args:
+        path: Final name; the file appears there only when it is whole.
+        field: The displacement.
+        affine: Of the grid of the fixed frame.
+    """
+    lps = torch.einsum("ri,izyx->rzyx", _lps_directions(affine), field.displacement_mm.double())
+    image = _image(lps[:, None].float(), affine, frame_ms=None)
+    image.header.set_intent("vector")
+    image.header["descrip"] = f"cmnet displacement fixed={field.fixed} moving={field.moving}".encode()
+    _save(path, image)
+
+
+def read_motion(path: Path) -> MotionField:
+    """Read a displacement that :func:`write_motion` wrote.
+
+    Raises:
+        ImageError: The file is missing, damaged, or not such a displacement.
+        GeometryError: Voxel sizes or affine make no sense.
+    """
+    with reading(path) as file:
+        raw = raw_header(file, path)
+        named = re.search(r"fixed=(\d+) moving=(\d+)", raw["descrip"].item().decode("latin-1"))
+        shape = raw.get_data_shape()
+        if named is None or len(shape) != 5 or shape[3:] != (1, 3):
+            raise ImageError(
+                f"Expected a displacement with shape (x, y, z, 1, 3) written by cmnet, found shape {shape}.",
+                hint="Give a file that ends in _motion.nii.gz from a run folder.",
+                code=ErrorCode.IMAGE_DIMENSIONS,
+            )
+        spacing, affine, _ = geometry(raw)
+        lps = torch.from_numpy(decode(file, raw).astype(np.float64))[:, 0]
+        along_axes = torch.einsum("ir,rzyx->izyx", torch.linalg.inv(_lps_directions(affine)), lps)
+        return MotionField(along_axes.float(), spacing, fixed=int(named[1]), moving=int(named[2]))
+
+
+def _require_frames(header: Header) -> None:
+    if header.frames < 2:
+        raise ImageError(
+            f"Expected a 4-D cine with at least two frames, found one volume of {header.grid} voxels (z, y, x).",
+            hint="Give a 4-D image, or two 3-D images as 'ED.nii.gz;ES.nii.gz'.",
+            code=ErrorCode.IMAGE_DIMENSIONS,
+        )
+
+
+def _require_volume(header: Header) -> None:
+    if header.frames != 1:
+        raise ImageError(
+            f"Expected one 3-D volume, found {header.frames} frames.",
+            hint="Give a single frame here, or the whole cine as one 4-D image.",
+            code=ErrorCode.IMAGE_DIMENSIONS,
+        )
+
+
+def _float_voxels(file: IO[bytes], raw: Any, header: Header) -> Tensor:
+    voxels = decode(file, raw).astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(voxels)).reshape(header.frames, *header.grid)
+
+
+def _read_volume(path: Path) -> tuple[Header, Tensor]:
+    with reading(path) as file:
+        raw = raw_header(file, path)
+        header = describe(raw)
+        _require_volume(header)
+        voxels = _float_voxels(file, raw, header)
+        if not bool(torch.isfinite(voxels).all()):
+            raise ImageError(
+                "The image holds NaN or infinite voxels.",
+                hint="Convert the image again from its source, or leave the subject out.",
+                code=ErrorCode.IMAGE_VALUES,
+            )
+        return header, voxels
+
+
+def _read_label_maps(path: Path, *, scheme: LabelScheme, cine: CineSequence, frames: int) -> Tensor:
+    """Label maps (n, z, y, x) in cmnet's numbers, on the grid of the cine."""
+    with reading(path) as file:
+        raw = raw_header(file, path)
+        header = describe(raw)
+        difference = grid_difference(header, cine)
+        if header.frames != frames:
+            difference = f"{header.frames} frame(s) where {frames} were expected"
+        if difference:
+            raise LabelError(
+                f"The mask does not lie on the grid of its image: {difference}.",
+                hint="Resample the mask onto the image, or give the mask that was drawn on it.",
+                code=ErrorCode.LABEL_GEOMETRY,
+            )
+        values = decode(file, raw).reshape(frames, *header.grid)
+        return torch.from_numpy(_to_labels(values, scheme))
+
+
+def _to_labels(values: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8]:
+    labels = scheme.labels
+    unknown = np.setdiff1d(np.unique(values), np.arange(len(labels)))
+    if len(unknown):
+        raise LabelError(
+            f"Label scheme '{scheme}' has the values 0 to {len(labels) - 1}, "
+            f"found {', '.join(f'{value:g}' for value in unknown[:8])}.",
+            hint=f"Name the right label_scheme in the manifest: {', '.join(LabelScheme)}.",
+            code=ErrorCode.LABEL_VALUES,
+        )
+    return np.asarray(np.array(labels, dtype=np.uint8)[values.astype(np.uint8)])
+
+
+def _storable(voxels: Tensor) -> Tensor:
+    """NIfTI readers agree on few types: floats are written in single precision."""
+    return voxels.detach().float() if voxels.is_floating_point() else voxels.detach()
+
+
+def _image(voxels: Tensor, affine: Tensor, *, frame_ms: float | None) -> Any:
+    xyz_affine = affine[:, [2, 1, 0, 3]].cpu().numpy()
+    image = nib.Nifti1Image(voxels.cpu().numpy().T, xyz_affine)
+    image.set_qform(xyz_affine, code="scanner")
+    image.set_sform(xyz_affine, code="scanner")
+    image.header.set_xyzt_units("mm", "sec" if frame_ms else "unknown")
+    if frame_ms:
+        image.header["pixdim"][4] = frame_ms / 1000.0
+    return image
+
+
+def _save(path: Path, image: Any) -> None:
+    # Time stamps inside a gzip file would give the same voxels another checksum each day.
+    content: bytes = image.to_bytes()
+    write_bytes(path, gzip.compress(content, compresslevel=4, mtime=0) if path.suffix == ".gz" else content)
+
+
+def _lps_directions(affine: Float64[Tensor, "4 4"]) -> Float64[Tensor, "3 3"]:
+    """Unit vectors of the (z, y, x) axes, in columns, along the scanner's left, posterior and superior."""
+    columns = affine[:3, :3]
+    directions: Tensor = _LPS_OF_RAS[:, None] * columns / columns.norm(dim=0)
+    return directions
