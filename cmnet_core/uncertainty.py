@@ -1,0 +1,53 @@
+"""The posterior of the displacement: a Gaussian per voxel with covariance ``C = σ² I + V Vᵀ``.
+
+Everything is in the units in which the network predicts, unless said otherwise. σ² has one channel, V is 3 by r.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def log_determinant(
+    variance: Float[Tensor, "*b 1 z y x"], factor: Float[Tensor, "*b 3 r z y x"]
+) -> Float[Tensor, "*b z y x"]:
+    """``log det C = 3 log σ² + log det(I_r + VᵀV / σ²)``, by the matrix determinant lemma.
+
+    Args:
+        variance: σ², positive.
+        factor: V.
+    """
+    rank = factor.shape[-4]
+    scaled = torch.einsum("...crzyx,...cszyx->...zyxrs", factor, factor) / variance.squeeze(-4)[..., None, None]
+    if rank == 1:
+        return 3 * variance.squeeze(-4).log() + torch.log1p(scaled[..., 0, 0])
+    inner = torch.eye(rank, dtype=factor.dtype, device=factor.device) + scaled
+    return 3 * variance.squeeze(-4).log() + torch.logdet(inner)
+
+
+def differential_entropy(
+    variance: Float[Tensor, "*b 1 z y x"], factor: Float[Tensor, "*b 3 r z y x"]
+) -> Float[Tensor, "*b z y x"]:
+    """Differential entropy in nats, ``½ [3 log(2πe) + log det C]``; it may be negative."""
+    return 0.5 * (3 * math.log(2 * math.pi * math.e) + log_determinant(variance, factor))
+
+
+def sample(
+    mean: Float[Tensor, "*b 3 z y x"],
+    variance: Float[Tensor, "*b 1 z y x"],
+    factor: Float[Tensor, "*b 3 r z y x"],
+    generator: torch.Generator,
+) -> Float[Tensor, "*b 3 z y x"]:
+    """One draw of ``μ + σε₁ + Vε₂``.
+
+    The two ε are independent: only then is the covariance C. ``generator`` lives on the device of ``mean``.
+    """
+    isotropic = _normal(mean.shape, mean, generator)
+    low_rank = _normal((*factor.shape[:-5], *factor.shape[-4:]), mean, generator)
+    return mean + variance.sqrt() * isotropic + torch.einsum("...crzyx,...rzyx->...czyx", factor, low_rank)
+
+
+def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
