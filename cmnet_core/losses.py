@@ -11,15 +11,12 @@ from torch.nn import functional
 
 from cmnet_core.models.cardiomorphnet import Gaussian, MotionPosterior
 from cmnet_core.types import Spacing
-from cmnet_core.uncertainty import log_determinant
 
 SMALLEST_PROBABILITY = 1e-6
 """Probabilities are cut off here before their logarithm; a missed voxel then costs 13.8 nats, not infinity."""
 
 
-def shape_divergence(
-    predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]
-) -> Float[Tensor, ""]:
+def shape_divergence(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
     """Kullback–Leibler divergence of class probabilities, mean over voxels: L_semi, and L_sup for one-hot targets.
 
     Both arguments are probabilities already. A perfect prediction costs exactly 0.
@@ -50,10 +47,9 @@ def shape_pyramid(
 
 def kl_motion(posterior: MotionPosterior) -> Float[Tensor, ""]:
     """KL_D = ½ [tr C + μᵀμ − 3 − log det C] against N(0, I), mean over voxels; tr C = 3σ² + ‖V‖²_F."""
-    variance = posterior.log_variance.exp()
-    trace = 3.0 * variance[:, 0] + posterior.factor.square().sum((1, 2))
+    trace = 3.0 * posterior.variance[:, 0] + posterior.factor.square().sum((1, 2))
     distance = posterior.mean.square().sum(1)
-    return 0.5 * (trace + distance - 3.0 - log_determinant(variance, posterior.factor)).mean()
+    return 0.5 * (trace + distance - 3.0 - posterior.log_determinant).mean()
 
 
 def kl_latent(posterior: Gaussian, prior: Gaussian) -> Float[Tensor, ""]:

@@ -1,8 +1,10 @@
 """The one place that knows sizes."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, DecNet, DeformNet, FeatNet, GaussianNet, Parts, RecNet
 from cmnet_core.models.layers import StackConv
@@ -49,9 +51,8 @@ PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0)
 
 def build_segnet(sizes: SegNetSizes) -> SegNet:
     """SegNet with these sizes and random weights."""
-    return SegNet(widths=sizes.widths, deep_from=sizes.deep_from, classes=len(Label)).to(
-        memory_format=torch.channels_last
-    )
+    model = SegNet(widths=sizes.widths, deep_from=sizes.deep_from, classes=len(Label))
+    return _channels_last(model)
 
 
 def build_motion(sizes: MotionSizes) -> CardioMorphNet:
@@ -64,9 +65,18 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
         feat_z=StackConv(sizes.latent, channels),
         dec_net=DecNet(channels_in=channels, widths=sizes.decoder),
         rec_net=RecNet(channels_in=2 * channels, hidden=sizes.hidden),
-        deform_net=DeformNet(
-            widths=sizes.deform, latent_features=channels, rank=sizes.rank, finest=sizes.finest
-        ),
+        deform_net=DeformNet(widths=sizes.deform, latent_features=channels, rank=sizes.rank, finest=sizes.finest),
     )
     model = CardioMorphNet(parts, integration_steps=sizes.integration_steps, finest=sizes.finest)
-    return model.to(memory_format=torch.channels_last)
+    return _channels_last(model)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def _channels_last(network: Network) -> Network:
+    """Lay weights out as convolutions run them fastest."""
+    for weight in network.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return network

@@ -4,12 +4,15 @@ Movahed et al., Medical Image Analysis 113 (2026) 104149. Read from top to botto
 model. All tensors are ragged batches of slices (see :mod:`cmnet_core.models.layers`); motion is in voxels.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cmnet_core import uncertainty
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
 from cmnet_core.motion import exponential
 
@@ -26,7 +29,8 @@ class Gaussian:
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "n c y x"]:
         """Draw once, so that gradients pass."""
-        return self.mean + (0.5 * self.log_variance).exp() * _noise_like(self.mean, generator)
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + (0.5 * self.log_variance).exp() * noise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,14 +42,27 @@ class MotionPosterior:
     factor: Float[Tensor, "n 3 r y x"]
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "n 3 y x"]:
-        """Draw μ + σ ε₁ + V ε₂ with independent ε, whose covariance is σ² I + V Vᵀ."""
-        isotropic = (0.5 * self.log_variance).exp() * _noise_like(self.mean, generator)
-        directions = _noise_like(self.factor[:, :1], generator)
-        return self.mean + isotropic + (self.factor * directions).sum(2)
+        """Draw once, so that gradients pass; voxels are independent of each other."""
+        return uncertainty.sample(self.mean[:, :, None], self.variance[:, :, None], self._factor, generator)[:, :, 0]
 
+    @property
+    def variance(self) -> Float[Tensor, "n 1 y x"]:
+        """σ²."""
+        return self.log_variance.exp()
 
-def _noise_like(values: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device)
+    @property
+    def _factor(self) -> Float[Tensor, "n 3 r 1 y x"]:
+        return self.factor[:, :, :, None]
+
+    @property
+    def log_determinant(self) -> Float[Tensor, "n y x"]:
+        """Log det C of every voxel."""
+        return uncertainty.log_determinant(self.variance[:, :, None], self._factor)[:, 0]
+
+    @property
+    def entropy(self) -> Float[Tensor, "n y x"]:
+        """Differential entropy of every voxel, in nats."""
+        return uncertainty.differential_entropy(self.variance[:, :, None], self._factor)[:, 0]
 
 
 class FeatNet(nn.Module):
@@ -68,7 +85,7 @@ class GaussianNet(nn.Module):
 
     def __init__(self, *, channels: tuple[int, ...], latent: int) -> None:
         super().__init__()
-        self.body = nn.ModuleList(StackConv(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.body = nn.ModuleList(StackConv(a, b) for a, b in pairwise(channels))
         self.mean = StackConv(channels[-1], latent)
         self.log_variance = StackConv(channels[-1], latent)
 
@@ -136,7 +153,7 @@ class DeformNet(nn.Module):
     def __init__(self, *, widths: tuple[int, ...], latent_features: int, rank: int, finest: int) -> None:
         super().__init__()
         self.first = StackConv(2, widths[0])
-        self.down = nn.ModuleList(StackConv(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(StackConv(a, b, stride=2) for a, b in pairwise(widths))
         self.join = StackConv(widths[-1] + latent_features, widths[-1])
         levels = range(len(widths) - 2, finest - 1, -1)
         self.up = nn.ModuleList(StackConv(widths[level + 1] + widths[level], widths[level]) for level in levels)
@@ -150,13 +167,11 @@ class DeformNet(nn.Module):
     def _start_still(self) -> None:
         """Begin with almost no motion and little doubt: from there every warp has a useful gradient."""
         for head in (self.mean, self.factor):
-            nn.init.normal_(head.planar.weight, std=1e-4)
-            nn.init.zeros_(head.planar.bias)
-        nn.init.constant_(self.log_variance.planar.bias, -6.0)
+            nn.init.normal_(head.weight, std=1e-4)
+        nn.init.normal_(self.log_variance.weight, std=1e-3)
+        nn.init.constant_(self.log_variance.bias, -6.0)
 
-    def forward(
-        self, previous: Tensor, current: Tensor, latent_features: Tensor, stacks: Stacks
-    ) -> MotionPosterior:
+    def forward(self, previous: Tensor, current: Tensor, latent_features: Tensor, stacks: Stacks) -> MotionPosterior:
         slices = leaky(self.first(torch.cat([previous, current], dim=1), stacks))
         skips = [slices]
         for layer in self.down:
@@ -276,3 +291,18 @@ def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: in
     planes = enlarge(displacement[0].movedim(1, 0), factor=factor)
     voxels = torch.tensor([1.0, factor, factor], dtype=planes.dtype, device=planes.device).view(1, 3, 1, 1)
     return (planes * voxels).movedim(0, 1)[None]
+
+
+def closed_cycle(
+    model: CardioMorphNet, frames: list[Float[Tensor, "n 1 y x"]], stacks: Stacks, generator: torch.Generator | None
+) -> Iterator[tuple[int, Step]]:
+    """Walk once round the cycle and yield (t, step) for t = 1 … T; the last step leads from frame T−1 back to frame 0.
+
+    A pass over frame 0 primes the memory first and is not yielded.
+    """
+    state: State | None = None
+    for t in range(len(frames) + 1):
+        step = model(frames[t - 1], frames[t % len(frames)], state, stacks, generator)
+        state = step.state
+        if t > 0:
+            yield t, step

@@ -1,11 +1,14 @@
 """Layers that act on stacks of slices of any depth.
 
 A batch is ragged: the slices of all its stacks lie one after the other in the first axis, ``[n c y x]``, and a
-:class:`Stacks` says where each stack begins. Nothing is padded, so a stack's result cannot depend on its company,
-and a 3×3×3 convolution becomes a planar one over a slice and its two neighbours, which CPUs run several times faster.
+:class:`Stacks` says how many belong to each. Nothing is padded, so a stack's result cannot depend on its company.
+A 3×3×3 convolution is the sum of three planar ones, of a slice and its two neighbours: on CPUs, in float32, that is up
+to ten times as fast as a convolution in space.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,71 +18,102 @@ from torch.nn import functional
 LEAK = 0.2
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Stacks:
-    """Where the stacks of a ragged batch begin and end.
+    """How the slices of a ragged batch belong together.
 
     Attributes:
         depths: Number of slices of each stack.
-        below: 1 where a slice has a neighbour before it in its own stack, else 0.
-        above: 1 where a slice has a neighbour after it in its own stack, else 0.
     """
 
     depths: tuple[int, ...]
-    below: Float[Tensor, "n 1 1 1"]
-    above: Float[Tensor, "n 1 1 1"]
-
-    @staticmethod
-    def of(depths: tuple[int, ...], *, device: torch.device) -> "Stacks":
-        """Describe a batch of stacks with these depths."""
-        ends = torch.tensor(depths, device=device).cumsum(0)
-        below = torch.ones(int(ends[-1]), device=device)
-        above = below.clone()
-        above[ends - 1] = 0.0
-        below[ends[:-1]] = 0.0
-        below[0] = 0.0
-        return Stacks(depths, below.view(-1, 1, 1, 1), above.view(-1, 1, 1, 1))
 
     def volumes(self, slices: Float[Tensor, "n c y x"]) -> list[Float[Tensor, "1 c z y x"]]:
         """Cut a ragged batch into one volume a stack."""
-        return [part.movedim(0, 1)[None] for part in slices.split(self.depths)]
+        return [part.movedim(0, 1)[None] for part in torch.split(slices, list(self.depths))]
 
     def slices(self, volumes: list[Float[Tensor, "1 c z y x"]]) -> Float[Tensor, "n c y x"]:
         """Undo :meth:`volumes`."""
         return torch.cat([volume[0].movedim(1, 0) for volume in volumes])
 
+    def spans(self) -> list[tuple[int, int]]:
+        """First slice and the one after the last, of each stack."""
+        ends = [sum(self.depths[: index + 1]) for index in range(len(self.depths))]
+        return [(end - depth, end) for end, depth in zip(ends, self.depths, strict=True)]
 
-def with_neighbours(slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n c3 y x"]:
-    """Each slice with the one before and the one after it, zero beyond the ends of its stack."""
-    below = torch.cat([slices[:1], slices[:-1]]) * stacks.below.to(slices.dtype)
-    above = torch.cat([slices[1:], slices[-1:]]) * stacks.above.to(slices.dtype)
-    return torch.cat([below, slices, above], dim=1)
+
+class _SumOfNeighbours(torch.autograd.Function):
+    """``out[z] = before[z − 1] + here[z] + after[z + 1]`` within each stack, copying whole slices only."""
+
+    @staticmethod
+    def forward(ctx: Any, before: Tensor, here: Tensor, after: Tensor, spans: list[tuple[int, int]]) -> Tensor:
+        ctx.spans = spans
+        out = here.clone()
+        for first, end in spans:
+            out[first + 1 : end] += before[first : end - 1]
+            out[first : end - 1] += after[first + 1 : end]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        here = gradients[0].contiguous(memory_format=torch.channels_last)
+        before, after = torch.zeros_like(here), torch.zeros_like(here)
+        for first, end in ctx.spans:
+            before[first : end - 1] = here[first + 1 : end]
+            after[first + 1 : end] = here[first : end - 1]
+        return before, here, after, None
+
+
+def _sum_of_neighbours(planes: list[Tensor], stacks: Stacks) -> Tensor:
+    out: Tensor = _SumOfNeighbours.apply(*planes, stacks.spans())  # type: ignore[no-untyped-call]
+    return out
 
 
 class StackConv(nn.Module):
-    """A 3×3×3 convolution with stride 1 along depth and ``stride`` in the plane, zero-padded."""
+    """A 3×3×3 convolution with stride 1 along depth and ``stride`` in the plane, zero-padded.
 
-    def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1) -> None:
+    ``weight[k]`` acts on the slice before (k = 0), on the slice itself (1) and on the one after (2).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1, bias: bool = True) -> None:
         super().__init__()
-        self.planar = nn.Conv2d(3 * channels_in, channels_out, kernel_size=3, stride=stride, padding=1)
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(3, channels_out, channels_in, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
+        _initialise(self.weight, inputs=27 * channels_in)
 
     def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n k yo xo"]:
-        out: Tensor = self.planar(with_neighbours(slices, stacks))
-        return out
+        planes = [
+            functional.conv2d(slices, _channels_last(weight), bias, stride=self.stride, padding=1)
+            for weight, bias in zip(self.weight, (None, self.bias, None), strict=True)
+        ]
+        return _sum_of_neighbours(planes, stacks)
 
 
 class StackUpConv(nn.Module):
-    """A 3×3×3 transposed convolution that doubles the plane and keeps the depth."""
+    """A 3×3×3 transposed convolution that doubles the plane and keeps the depth; ``weight`` as in StackConv."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.planar = nn.ConvTranspose2d(
-            3 * channels_in, channels_out, kernel_size=3, stride=2, padding=1, output_padding=1
-        )
+        self.weight = nn.Parameter(torch.empty(3, channels_in, channels_out, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        _initialise(self.weight, inputs=27 * channels_in // 4)
 
     def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n k yo xo"]:
-        out: Tensor = self.planar(with_neighbours(slices, stacks))
-        return out
+        planes = [
+            functional.conv_transpose2d(slices, _channels_last(weight), bias, stride=2, padding=1, output_padding=1)
+            for weight, bias in zip(self.weight, (None, self.bias, None), strict=True)
+        ]
+        return _sum_of_neighbours(planes, stacks)
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def _initialise(weight: Tensor, *, inputs: int) -> None:
+    """He initialisation for the leaky activation (He et al., ICCV 2015)."""
+    nn.init.normal_(weight, std=math.sqrt(2.0 / ((1.0 + LEAK**2) * inputs)))
 
 
 class StackConvLSTM(nn.Module):

@@ -9,25 +9,37 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cmnet_core.models.layers import Stacks, enlarge, leaky, with_neighbours
+from cmnet_core.models.layers import StackConv, Stacks, enlarge, leaky
 
 
 class ConvBlock(nn.Module):
-    """Two normalised convolutions with a short cut; ``deep`` ones also see the neighbouring slices."""
+    """Two normalised convolutions with a short cut; the first of a ``deep`` one also sees the neighbouring slices."""
 
     def __init__(self, channels_in: int, channels_out: int, *, deep: bool) -> None:
         super().__init__()
-        self.deep = deep
-        self.first = nn.Conv2d(channels_in * (3 if deep else 1), channels_out, 3, padding=1, bias=False)
+        self.first = (
+            PlanarConv(channels_in, channels_out) if not deep else StackConv(channels_in, channels_out, bias=False)
+        )
         self.first_norm = nn.BatchNorm2d(channels_out)
-        self.second = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.second = PlanarConv(channels_out, channels_out)
         self.second_norm = nn.BatchNorm2d(channels_out)
         self.short_cut = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n k y x"]:
-        seen = with_neighbours(slices, stacks) if self.deep else slices
-        inner = leaky(self.first_norm(self.first(seen)))
-        return leaky(self.second_norm(self.second(inner)) + self.short_cut(slices))
+        inner = leaky(self.first_norm(self.first(slices, stacks)))
+        return leaky(self.second_norm(self.second(inner, stacks)) + self.short_cut(slices))
+
+
+class PlanarConv(nn.Module):
+    """A 3×3 convolution of each slice alone, with the call of StackConv."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+
+    def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n k y x"]:
+        out: Tensor = self.conv(slices)
+        return out
 
 
 class SegNet(nn.Module):
@@ -63,3 +75,16 @@ class SegNet(nn.Module):
             slices = block(torch.cat([enlarge(slices, factor=2), skip], dim=1), stacks)
         logits: Tensor = self.head(slices)
         return logits
+
+
+@torch.no_grad()
+def class_probabilities(
+    model: SegNet, voxels: Float[Tensor, "t z y x"], *, frames_at_once: int
+) -> Float[Tensor, "t z k y x"]:
+    """SegNet's probabilities for every frame of a window, ``frames_at_once`` in one pass."""
+    parts = []
+    for chunk in torch.split(voxels, frames_at_once):
+        stacks = Stacks((int(chunk.shape[1]),) * len(chunk))
+        logits = model(chunk.flatten(0, 1)[:, None].contiguous(memory_format=torch.channels_last), stacks)
+        parts.append(logits.float().softmax(1).unflatten(0, chunk.shape[:2]))
+    return torch.cat(parts)

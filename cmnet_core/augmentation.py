@@ -1,0 +1,134 @@
+"""What varies between scanners, patients and technicians, drawn at random for training.
+
+A view is one in-plane affine map for a whole stack over all its frames, so that motion stays motion; the look is one
+change of intensities for the whole cine.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentationRanges:
+    """How far each property may vary; everything is drawn uniformly.
+
+    Attributes:
+        rotation_deg: Largest rotation to either side.
+        scale: Largest relative change of size.
+        shear: Largest shear.
+        shift_voxels: Largest shift of the window's centre.
+        mirror: Mirror in the plane and reverse the slices, each with probability ½.
+        gamma: Largest |log γ| of the intensity curve.
+        brightness: Largest offset, and largest relative change of contrast.
+        noise: Largest standard deviation of added noise.
+        shading: Largest relative shading by the receive coil across the window.
+        blur_voxels: Largest width of an in-plane blur.
+    """
+
+    rotation_deg: float = 180.0
+    scale: float = 0.2
+    shear: float = 0.1
+    shift_voxels: float = 16.0
+    mirror: bool = True
+    gamma: float = 0.35
+    brightness: float = 0.15
+    noise: float = 0.06
+    shading: float = 0.35
+    blur_voxels: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One in-plane affine map: output voxel q, from the window's middle, shows input voxel ``centre + matrix @ q``."""
+
+    matrix: Float[Tensor, "2 2"]
+    centre: Float[Tensor, "2"]
+    reverse_slices: bool
+
+
+def _between(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _coin(generator: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < 0.5)
+
+
+def draw_view(centre: tuple[float, float], ranges: AugmentationRanges, generator: torch.Generator) -> View:
+    """Draw a view around ``centre`` (y, x), in voxels."""
+    angle = math.radians(_between(-ranges.rotation_deg, ranges.rotation_deg, generator))
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    shear = torch.tensor([[1.0, _between(-ranges.shear, ranges.shear, generator)], [0.0, 1.0]])
+    scale = 1.0 + _between(-ranges.scale, ranges.scale, generator)
+    mirror = torch.diag(torch.tensor([1.0, -1.0 if ranges.mirror and _coin(generator) else 1.0]))
+    shift = torch.tensor([_between(-ranges.shift_voxels, ranges.shift_voxels, generator) for _ in range(2)])
+    return View(turn @ shear @ mirror * scale, torch.tensor(centre) + shift, ranges.mirror and _coin(generator))
+
+
+def straight_view(centre: tuple[float, float]) -> View:
+    """The view that changes nothing, around ``centre`` (y, x)."""
+    return View(torch.eye(2), torch.tensor(centre), reverse_slices=False)
+
+
+def _sampling_grid(view: View, size: tuple[int, int], source: tuple[int, int]) -> Float[Tensor, "1 y x 2"]:
+    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
+    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    points = offsets @ view.matrix.T + view.centre
+    last = torch.tensor([max(n - 1, 1) for n in source], dtype=torch.float32)
+    return (2.0 * points / last - 1.0).flip(-1)[None]
+
+
+def view_image(voxels: Float[Tensor, "t z y x"], view: View, size: tuple[int, int]) -> Float[Tensor, "t z yo xo"]:
+    """Look at a cine through a view; zero outside the image."""
+    grid = _sampling_grid(view, size, (int(voxels.shape[2]), int(voxels.shape[3])))
+    seen = functional.grid_sample(voxels, grid.expand(len(voxels), -1, -1, -1), align_corners=True)
+    return seen.flip(1) if view.reverse_slices else seen
+
+
+def view_labels(
+    labels: UInt8[Tensor, "n z y x"], view: View, size: tuple[int, int], *, classes: int
+) -> Float[Tensor, "n z k yo xo"]:
+    """Look at label maps through a view: one-hot of the class with the largest linearly resampled share."""
+    grid = _sampling_grid(view, size, (int(labels.shape[2]), int(labels.shape[3])))
+    shares = functional.one_hot(labels.long(), classes).movedim(-1, 2).float().flatten(1, 2)
+    seen = functional.grid_sample(shares, grid.expand(len(labels), -1, -1, -1), align_corners=True)
+    # Outside the image no class has a share; argmax then takes the first, which is the background.
+    winner = seen.unflatten(1, (labels.shape[1], classes)).argmax(2)
+    hard = functional.one_hot(winner, classes).movedim(-1, 2).float()
+    return hard.flip(1) if view.reverse_slices else hard
+
+
+def change_look(
+    voxels: Float[Tensor, "t z y x"], ranges: AugmentationRanges, generator: torch.Generator
+) -> Float[Tensor, "t z y x"]:
+    """Draw contrast, brightness, coil shading, blur and noise for a whole cine of intensities from 0 to 1."""
+    gamma = math.exp(_between(-ranges.gamma, ranges.gamma, generator))
+    contrast = 1.0 + _between(-ranges.brightness, ranges.brightness, generator)
+    offset = _between(-ranges.brightness, ranges.brightness, generator)
+    looked = voxels.clamp(0, 1) ** gamma * contrast + offset
+    looked = looked * _shading((int(voxels.shape[2]), int(voxels.shape[3])), ranges.shading, generator)
+    looked = _blurred(looked, _between(0.0, ranges.blur_voxels, generator))
+    deviation = _between(0.0, ranges.noise, generator)
+    return looked + deviation * torch.randn(looked.shape, generator=generator)
+
+
+def _shading(size: tuple[int, int], strength: float, generator: torch.Generator) -> Float[Tensor, "y x"]:
+    coarse = 1.0 + strength * (2.0 * torch.rand((1, 1, 3, 3), generator=generator) - 1.0)
+    return functional.interpolate(coarse, size, mode="bilinear", align_corners=True)[0, 0]
+
+
+def _blurred(voxels: Float[Tensor, "t z y x"], width: float) -> Float[Tensor, "t z y x"]:
+    if width < 0.3:
+        return voxels
+    offsets = torch.arange(-2, 3, dtype=torch.float32)
+    weights = torch.exp(-0.5 * (offsets / width) ** 2)
+    weights = weights / weights.sum()
+    planes = voxels.flatten(0, 1)[:, None]
+    planes = functional.conv2d(functional.pad(planes, (0, 0, 2, 2), mode="replicate"), weights.view(1, 1, 5, 1))
+    planes = functional.conv2d(functional.pad(planes, (2, 2, 0, 0), mode="replicate"), weights.view(1, 1, 1, 5))
+    return planes[:, 0].view_as(voxels)

@@ -1,0 +1,160 @@
+"""Weights on disk: safetensors with a card in its header. Nothing is ever unpickled."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cmnet_core.errors import CheckpointError, ErrorCode
+from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
+from cmnet_core.models.cardiomorphnet import CardioMorphNet
+from cmnet_core.models.segnet import SegNet
+
+FORMAT_VERSION = 1
+CARD_KEY = "cmnet"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a weights file says of itself.
+
+    Attributes:
+        name: A short name.
+        segnet: Sizes of SegNet.
+        motion: Sizes of CardioMorphNet, or None where only SegNet is trained yet.
+        spacing_mm: In-plane spacing that the networks see.
+        window: In-plane size (y, x) of the window that the networks see.
+        training_data: What it was trained on, in words.
+        terms: What it may be used for, in words.
+        version: Version of cmnet, with the commit where known.
+        training: Settings and course of the training.
+        metrics: Figures on the validation split.
+        format_version: Version of this layout.
+    """
+
+    name: str
+    segnet: SegNetSizes
+    motion: MotionSizes | None
+    spacing_mm: float
+    window: tuple[int, int]
+    training_data: str
+    terms: str
+    version: str
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """Networks, their card, and the digest of the file that they came from."""
+
+    segnet: SegNet
+    motion: CardioMorphNet | None
+    card: ModelCard
+    digest: str
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header; the file appears under its name only when it is whole."""
+    content = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata={CARD_KEY: json.dumps(header, sort_keys=True)},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or not one of cmnet's.
+    """
+    if not path.is_file():
+        raise _unusable(path, "does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(CARD_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise _unusable(path, "is not a whole safetensors file") from error
+    if header is None:
+        raise _unusable(path, "was not written by cmnet")
+    return tensors, json.loads(header)
+
+
+def _unusable(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"The weights file {path} {why}.",
+        hint="Name a shipped model ('cmnet models list') or a file that 'cmnet train' wrote.",
+        code=ErrorCode.CHECKPOINT,
+    )
+
+
+def save_checkpoint(path: Path, *, segnet: SegNet, motion: CardioMorphNet | None, card: ModelCard) -> None:
+    """Write the networks' weights with their card."""
+    tensors = {f"segnet.{name}": tensor for name, tensor in segnet.state_dict().items()}
+    if motion is not None:
+        tensors |= {f"motion.{name}": tensor for name, tensor in motion.state_dict().items()}
+    save_tensors(path, tensors, asdict(card))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read networks, ready for inference, on the CPU.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or its weights do not fit the sizes on its card.
+    """
+    tensors, header = load_tensors(path)
+    card = _read_card(path, header)
+    segnet = build_segnet(card.segnet)
+    motion = build_motion(card.motion) if card.motion else None
+    try:
+        segnet.load_state_dict(_part(tensors, "segnet."))
+        if motion is not None:
+            motion.load_state_dict(_part(tensors, "motion."))
+    except RuntimeError as error:
+        raise _unusable(path, "holds weights that do not fit the sizes on its card") from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Checkpoint(segnet.eval(), motion.eval() if motion is not None else None, card, digest)
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read only the card of a weights file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or not one of cmnet's.
+    """
+    return _read_card(path, load_tensors(path)[1])
+
+
+def _read_card(path: Path, header: dict[str, Any]) -> ModelCard:
+    if header.get("format_version") != FORMAT_VERSION:
+        raise _unusable(path, f"has layout version {header.get('format_version')}, expected {FORMAT_VERSION}")
+    unknown = set(header) - {entry.name for entry in fields(ModelCard)}
+    if unknown:
+        raise _unusable(path, f"has unknown entries on its card: {sorted(unknown)}")
+    header["segnet"] = SegNetSizes(**_tuples(header["segnet"]))
+    header["motion"] = MotionSizes(**_tuples(header["motion"])) if header["motion"] else None
+    return ModelCard(**_tuples(header))
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where the cards have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
