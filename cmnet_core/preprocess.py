@@ -207,7 +207,7 @@ def extract_labels(labels: UInt8[Tensor, "n z y x"], window: Window) -> UInt8[Te
     Raises:
         GeometryError: The maps are not on the grid that the window was made for.
     """
-    return torch.stack([extract(_one_hot(stack), window).argmax(0).to(torch.uint8) for stack in labels])
+    return torch.stack([extract(_one_hot(stack), window).max(0).indices.to(torch.uint8) for stack in labels])
 
 
 def _one_hot(stack: UInt8[Tensor, "z y x"]) -> Float[Tensor, "k z y x"]:
@@ -237,7 +237,7 @@ def restore_labels(probabilities: Float[Tensor, "n 4 z out_y out_x"], window: Wi
     Raises:
         GeometryError: The probabilities are not on the window's grid.
     """
-    maps = [restore(frame, window, outside=0.0).argmax(0) for frame in probabilities]
+    maps = [restore(frame, window, outside=0.0).max(0).indices for frame in probabilities]
     return torch.stack(maps).to(torch.uint8)
 
 
