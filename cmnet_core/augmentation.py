@@ -98,7 +98,7 @@ def view_labels(
     shares = functional.one_hot(labels.long(), classes).movedim(-1, 2).float().flatten(1, 2)
     seen = functional.grid_sample(shares, grid.expand(len(labels), -1, -1, -1), align_corners=True)
     # Outside the image no class has a share; argmax then takes the first, which is the background.
-    winner = seen.unflatten(1, (labels.shape[1], classes)).argmax(2)
+    winner = seen.view(len(seen), labels.shape[1], classes, *size).argmax(2)
     hard = functional.one_hot(winner, classes).movedim(-1, 2).float()
     return hard.flip(1) if view.reverse_slices else hard
 

@@ -5,6 +5,8 @@ Two worlds meet here. Inside a network a displacement is a batch ``[b 3 z y x]``
 ``moving(p + u(p)) ≈ fixed(p)``.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -104,6 +106,42 @@ def compose(first: MotionField, then: MotionField) -> MotionField:
     _require_same_grid(tuple(then.displacement_mm.shape[1:]), first)
     displacement = compose_displacements(to_voxels(first), to_voxels(then))[0]
     return from_voxels(displacement, first.spacing, fixed=first.fixed, moving=then.moving)
+
+
+def chain(steps: Sequence[MotionField]) -> list[MotionField]:
+    """Compose consecutive steps, each pointing into the frame where the one before it is fixed.
+
+    Returns:
+        For each step the field that is fixed where the step is fixed and points into the frame that the first step
+        points into. A mask of that frame is carried to any other by one interpolation.
+
+    Raises:
+        GeometryError: Two steps do not meet.
+    """
+    chained: list[MotionField] = []
+    for step in steps:
+        chained.append(compose(step, chained[-1]) if chained else step)
+    return chained
+
+
+def carry(steps: Sequence[MotionField], *, moving: int, fixed: int) -> MotionField:
+    """The field on the grid of ``fixed`` that points into ``moving``, along the steps of a cycle in their order.
+
+    Equal frames mean once round the cycle.
+
+    Raises:
+        GeometryError: A step that is needed is not there.
+    """
+    start = next((index for index, step in enumerate(steps) if step.moving == moving), None)
+    round_the_cycle = [*steps[start:], *steps[:start]] if start is not None else []
+    stop = next((index for index, step in enumerate(round_the_cycle) if step.fixed == fixed), None)
+    if stop is None:
+        raise GeometryError(
+            f"The motion from frame {moving} to frame {fixed} is not among the {len(steps)} steps at hand.",
+            hint="Run 'cmnet infer' again for this subject with its motion kept in full.",
+            code=ErrorCode.GEOMETRY,
+        )
+    return chain(round_the_cycle[: stop + 1])[-1]
 
 
 def invert(field: MotionField, *, iterations: int = 30) -> MotionField:

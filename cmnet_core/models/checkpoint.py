@@ -18,6 +18,7 @@ from cmnet_core.models.segnet import SegNet
 
 FORMAT_VERSION = 1
 CARD_KEY = "cmnet"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise _unusable(path, "holds weights that do not fit the sizes on its card") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Checkpoint(segnet.eval(), motion.eval() if motion is not None else None, card, digest)
+
+
+def shipped_models() -> dict[str, Path]:
+    """The weights that come with the package, by name."""
+    return {path.stem: path for path in sorted(WEIGHTS.glob("*.safetensors"))}
+
+
+def find_weights(source: str | Path) -> Path:
+    """The file behind a shipped name or a path."""
+    return shipped_models().get(str(source), Path(source))
 
 
 def read_card(path: Path) -> ModelCard:

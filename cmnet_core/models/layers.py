@@ -75,11 +75,11 @@ class StackConv(nn.Module):
     ``weight[k]`` acts on the slice before (k = 0), on the slice itself (1) and on the one after (2).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1, bias: bool = True) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(3, channels_out, channels_in, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(channels_out))
         _initialise(self.weight, inputs=27 * channels_in)
 
     def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n k yo xo"]:

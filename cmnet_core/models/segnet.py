@@ -17,9 +17,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, *, deep: bool) -> None:
         super().__init__()
-        self.first = (
-            PlanarConv(channels_in, channels_out) if not deep else StackConv(channels_in, channels_out, bias=False)
-        )
+        self.first = PlanarConv(channels_in, channels_out) if not deep else StackConv(channels_in, channels_out)
         self.first_norm = nn.BatchNorm2d(channels_out)
         self.second = PlanarConv(channels_out, channels_out)
         self.second_norm = nn.BatchNorm2d(channels_out)
@@ -35,7 +33,7 @@ class PlanarConv(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
     def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n k y x"]:
         out: Tensor = self.conv(slices)

@@ -1,0 +1,243 @@
+"""A cine in, labels, motion and doubt out: one subject through trained networks."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from cmnet_core import preprocess
+from cmnet_core.errors import CheckpointError, CmnetError, ErrorCode
+from cmnet_core.indices import find_phases, volumes_ml
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle, enlarge_displacement
+from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
+from cmnet_core.models.layers import Stacks, enlarge
+from cmnet_core.models.segnet import SegNet, class_probabilities
+from cmnet_core.motion import chain, exponential, from_voxels, jacobian_determinant, propagate
+from cmnet_core.preprocess import Window
+from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField, Spacing
+
+FRAMES_AT_ONCE = 8
+"""Frames that SegNet takes in one pass: enough to keep a processor busy, few enough for a small memory."""
+
+FRAMES_FOR_CENTRE = 4
+"""Frames, spread over the cycle, in which the heart is looked for."""
+
+PRIOR_ENTROPY = 0.5 * 3.0 * math.log(2.0 * math.pi * math.e)
+"""Entropy of p(D) = N(0, I) in nats, in voxels of the motion's grid: what is known where nothing was estimated."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """Networks ready for inference on one device.
+
+    Attributes:
+        segnet: What is where.
+        motion: What moves.
+        card: What the weights say of themselves.
+        digest: SHA-256 of the weights file.
+        device: Where the networks live.
+    """
+
+    segnet: SegNet
+    motion: CardioMorphNet
+    card: ModelCard
+    digest: str
+    device: torch.device
+
+
+def load_model(source: str | Path, device: torch.device) -> Model:
+    """Load a shipped model by name, or any weights file that ``cmnet train --stage motion`` wrote.
+
+    Raises:
+        CheckpointError: There is no such model, the file is damaged, or it holds SegNet only.
+    """
+    checkpoint = load_checkpoint(find_weights(source))
+    if checkpoint.motion is None:
+        raise CheckpointError(
+            f"The weights file {source} holds SegNet only, without the motion network.",
+            hint="Train the second stage with 'cmnet train --stage motion --init FILE', or name a shipped model.",
+            code=ErrorCode.CHECKPOINT,
+        )
+    segnet, motion = checkpoint.segnet.to(device), checkpoint.motion.to(device)
+    return Model(segnet, motion, checkpoint.card, checkpoint.digest, device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracking:
+    """What inference knows of one subject. Frames are numbered as in the input.
+
+    Attributes:
+        cine: What the networks saw: normalised, at their spacing, in their window, with ED and ES.
+        window: The way back to the subject's own grid.
+        segmentation: SegNet's label maps of all frames, on the subject's own grid.
+        propagated: SegNet's ED mask carried to all frames by the motion, on the subject's own grid.
+        steps: The motion of every step of the closed cycle on the window's grid, beginning with the one out of ED; a
+            step is fixed at frame t and points into frame t−1.
+        velocities: What the steps were integrated from, on the motion's own grid, in its voxels.
+        ed_to_es: The ED→ES motion on the subject's own grid: fixed at ES, pointing into ED.
+        entropy: Differential entropy of each step's posterior in nats, in voxels of the motion's grid, shown on the
+            subject's own grid; frame t holds the step into t.
+        closing_error_mm: Mean distance, inside the heart, by which the cycle fails to close.
+        folded_voxels: Voxels of the window where the ED→ES motion folds.
+        flags: Quality flags.
+    """
+
+    cine: CineSequence
+    window: Window
+    segmentation: LabelSequence
+    propagated: LabelSequence
+    steps: tuple[MotionField, ...]
+    velocities: Float[Tensor, "t 3 z y x"]
+    ed_to_es: MotionField
+    entropy: Float[Tensor, "t z y x"]
+    closing_error_mm: float
+    folded_voxels: int
+    flags: tuple[str, ...]
+
+    @property
+    def ed(self) -> int:
+        """End-diastolic frame."""
+        assert self.cine.ed is not None, "a tracked cine knows its ED"
+        return self.cine.ed
+
+    @property
+    def es(self) -> int:
+        """End-systolic frame."""
+        assert self.cine.es is not None, "a tracked cine knows its ES"
+        return self.cine.es
+
+
+def track(model: Model, cine: CineSequence) -> Tracking:
+    """Find the heart, label every frame, follow the motion round the cycle, and bring all of it back.
+
+    Args:
+        model: Trained networks.
+        cine: A cine on the subject's own grid; where ED and ES are None they are found.
+
+    Raises:
+        ImageError: No contrast, or no heart.
+    """
+    bright = replace(cine, voxels=preprocess.normalise(cine.voxels))
+    window = find_window(model, bright)
+    voxels = preprocess.extract(bright.voxels, window)
+    shapes = _shapes(model, voxels)
+    ed, es = _phases(cine, shapes, window.spacing)
+    velocities, entropy = _follow(model, voxels, ed)
+    steps = step_fields(velocities, window.spacing, ed=ed, card=model.card)
+    to_ed = {field.fixed: field for field in chain(steps)}
+    carried = {frame: propagate(shapes[ed], field) for frame, field in to_ed.items() if frame != ed}
+    labels = LabelSequence(
+        preprocess.restore_labels(shapes, window), tuple(range(cine.frames)), cine.spacing, cine.affine
+    )
+    propagated = torch.stack([carried.get(frame, shapes[ed]) for frame in range(cine.frames)])
+    return Tracking(
+        cine=CineSequence(
+            voxels, window.spacing, preprocess.window_affine(cine.affine, window), cine.frame_ms, ed, es, cine.flags
+        ),
+        window=window,
+        segmentation=labels,
+        propagated=replace(labels, labels=preprocess.restore_labels(propagated, window)),
+        steps=steps,
+        velocities=velocities,
+        ed_to_es=preprocess.restore_motion(to_ed[es], window),
+        entropy=preprocess.restore(entropy, window, outside=PRIOR_ENTROPY),
+        closing_error_mm=closing_error_mm(to_ed[ed], shapes[ed, Label.BACKGROUND] < 0.5),
+        folded_voxels=int((jacobian_determinant(to_ed[es]) <= 0).sum()),
+        flags=cine.flags,
+    )
+
+
+def find_window(model: Model, cine: CineSequence) -> Window:
+    """Place the networks' window around the heart, without any mask.
+
+    What changes once a cycle gives a first guess; SegNet's view of it gives the centre. Where SegNet sees no heart
+    there, it looks at the whole field.
+
+    Raises:
+        ImageError: There is no heart in the whole field either.
+    """
+    spacing_mm, size = model.card.spacing_mm, model.card.window
+    chosen = torch.linspace(0, cine.frames - 1, min(cine.frames, FRAMES_FOR_CENTRE)).round().long()
+    frames = cine.voxels[chosen]
+    guess = preprocess.window_around(cine, preprocess.heart_centre_from_motion(cine), spacing_mm=spacing_mm, size=size)
+    try:
+        centre = _heart_centre(model, frames, guess)
+    except CmnetError as error:
+        if error.code is not ErrorCode.HEART_NOT_FOUND:
+            raise
+        centre = _heart_centre(model, frames, preprocess.wide_window(cine, spacing_mm=spacing_mm))
+    return preprocess.window_around(cine, centre, spacing_mm=spacing_mm, size=size)
+
+
+def _heart_centre(model: Model, frames: Float[Tensor, "t z y x"], window: Window) -> tuple[float, float]:
+    shapes = _shapes(model, preprocess.extract(frames, window))
+    return preprocess.centre_of_probability(1.0 - shapes[:, Label.BACKGROUND].mean(0), window)
+
+
+def _shapes(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t k z y x"]:
+    found = class_probabilities(model.segnet, voxels.to(model.device), frames_at_once=FRAMES_AT_ONCE)
+    return found.movedim(2, 1).cpu()
+
+
+def _phases(cine: CineSequence, shapes: Float[Tensor, "t k z y x"], spacing: Spacing) -> tuple[int, int]:
+    """ED and ES as given; where they are not, where SegNet's LV is largest and smallest."""
+    if cine.ed is not None and cine.es is not None:
+        return cine.ed, cine.es
+    labels: UInt8[Tensor, "t z y x"] = shapes.argmax(1).to(torch.uint8)
+    ed, es = find_phases(volumes_ml(labels, spacing).lv_ml)
+    return (cine.ed if cine.ed is not None else ed), (cine.es if cine.es is not None else es)
+
+
+@torch.no_grad()
+def _follow(
+    model: Model, voxels: Float[Tensor, "t z y x"], ed: int
+) -> tuple[Float[Tensor, "t 3 z yh xh"], Float[Tensor, "t z y x"]]:
+    """Velocities of the steps of the cycle from ED on, and the entropy of the step into each frame (input order)."""
+    frames = [
+        frame[:, None].to(model.device).contiguous(memory_format=torch.channels_last)
+        for frame in voxels.roll(-ed, dims=0)
+    ]
+    velocities, entropies = [], []
+    for _, step in closed_cycle(model.motion, frames, Stacks((voxels.shape[1],)), None):
+        velocities.append(step.motion.mean.movedim(0, 1).cpu())
+        entropies.append(enlarge(step.motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
+    in_input_order = torch.stack(entropies).roll(ed + 1, dims=0)
+    return torch.stack(velocities), in_input_order
+
+
+def step_fields(
+    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, card: ModelCard
+) -> tuple[MotionField, ...]:
+    """Integrate stored velocities to the motion of each step on the window's grid.
+
+    Args:
+        velocities: Of the steps of the closed cycle, beginning with the one out of ED, in voxels of their own grid.
+        spacing: Spacing of the window.
+        ed: End-diastolic frame.
+        card: Of the model that gave the velocities.
+
+    Raises:
+        CheckpointError: The card is that of a SegNet without a motion network.
+    """
+    if card.motion is None:
+        raise CheckpointError(
+            f"The model {card.name} has no motion network.",
+            hint="Name the model that the run was made with.",
+            code=ErrorCode.CHECKPOINT,
+        )
+    count = len(velocities)
+    fields = []
+    for index, velocity in enumerate(velocities):
+        displacement = exponential(velocity[None], steps=card.motion.integration_steps)
+        displacement = enlarge_displacement(displacement, factor=2**card.motion.finest)[0]
+        fixed, moving = (ed + index + 1) % count, (ed + index) % count
+        fields.append(from_voxels(displacement, spacing, fixed=fixed, moving=moving))
+    return tuple(fields)
+
+
+def closing_error_mm(round_trip: MotionField, heart: Bool[Tensor, "z y x"]) -> float:
+    """Mean length, inside the heart at ED, of the motion composed once round the cycle; 0 where it closes."""
+    return float(round_trip.displacement_mm.norm(dim=0)[heart].mean()) if bool(heart.any()) else 0.0

@@ -1,0 +1,169 @@
+"""The loop that both stages share.
+
+Every epoch draws from a generator seeded by the seed and the epoch's number, and the state is saved whole after each
+epoch: a run that was stopped goes on with the same numbers.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cmnet_core.models.checkpoint import load_tensors, save_tensors
+
+GRADIENT_NORM = 5.0
+"""Longer gradients are shortened to this: recurrent networks meet some now and then."""
+
+FINAL_SHARE = 0.005
+"""Share of the learning rate's peak that is left at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast to learn.
+
+    Attributes:
+        epochs: Passes over the training data.
+        learning_rate: Its peak; it rises over the first epoch and then falls as a cosine.
+        weight_decay: Of AdamW.
+        seed: Of every random draw.
+    """
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """What an epoch cost and gave.
+
+    Attributes:
+        epoch: Its number, from 0.
+        loss: Mean of every term of the loss over the batches.
+        validation: Figures on the validation cases.
+        seconds: Wall time.
+    """
+
+    epoch: int
+    loss: dict[str, float]
+    validation: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """Where a training keeps its state and whom it tells.
+
+    Attributes:
+        state: File with weights and optimiser after the last whole epoch.
+        resume: Go on from that file where it exists.
+        on_batch: Told the number of finished batches of the epoch, and of all.
+        on_epoch: Told the record of each finished epoch.
+    """
+
+    state: Path
+    resume: bool
+    on_batch: Callable[[int, int], None]
+    on_epoch: Callable[[EpochRecord], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """What differs between the stages.
+
+    Attributes:
+        loss: Terms of the loss of the cases with these numbers; ``loss`` among them is what is minimised.
+        batches: Numbers of the cases of each batch of an epoch.
+        validate: Figures of the model as it stands.
+    """
+
+    loss: Callable[[list[int], torch.Generator], dict[str, Tensor]]
+    batches: Callable[[torch.Generator], Sequence[list[int]]]
+    validate: Callable[[], dict[str, float]]
+
+
+def run(model: nn.Module, stage: Stage, *, schedule: Schedule, watch: Watch) -> None:
+    """Train the model in place, from the beginning or from the saved state."""
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, amsgrad=True
+    )
+    finished = _load_state(watch.state, model, optimiser) if watch.resume and watch.state.exists() else 0
+    for epoch in range(finished, schedule.epochs):
+        started = time.monotonic()
+        terms = _epoch(model, optimiser, stage, epoch, schedule, watch.on_batch)
+        model.eval()
+        figures = stage.validate()
+        _save_state(watch.state, model, optimiser, finished_epochs=epoch + 1)
+        watch.on_epoch(EpochRecord(epoch, terms, figures, time.monotonic() - started))
+    model.eval()
+
+
+def _epoch(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    stage: Stage,
+    epoch: int,
+    schedule: Schedule,
+    on_batch: Callable[[int, int], None],
+) -> dict[str, float]:
+    model.train()
+    generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + epoch)
+    batches = stage.batches(generator)
+    terms = []
+    for number, batch in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(schedule, epoch + number / len(batches))
+        parts = stage.loss(batch, generator)
+        optimiser.zero_grad(set_to_none=True)
+        parts["loss"].backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+        optimiser.step()
+        terms.append({name: float(part.detach()) for name, part in parts.items()})
+        on_batch(number + 1, len(batches))
+    return mean_of_each(terms)
+
+
+def learning_rate(schedule: Schedule, epochs_done: float) -> float:
+    """A linear rise over the first epoch, then a cosine (Loshchilov and Hutter, ICLR 2017)."""
+    if epochs_done < 1.0:
+        return schedule.learning_rate * max(epochs_done, 0.01)
+    angle = math.pi * min((epochs_done - 1.0) / max(schedule.epochs - 1.0, 1.0), 1.0)
+    return schedule.learning_rate * (FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(angle)))
+
+
+def mean_of_each(records: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of every entry over records with the same entries; empty without records."""
+    return {name: sum(record[name] for record in records) / len(records) for name in (records[0] if records else {})}
+
+
+def fast_convolutions(device: torch.device) -> torch.autocast:
+    """Bfloat16 for convolutions, on GPUs and on processors that have instructions for it."""
+    # torch offers no public question for this.
+    fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(fast))
+
+
+def _save_state(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, *, finished_epochs: int) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    save_tensors(path, tensors, {"finished_epochs": finished_epochs})
+
+
+def _load_state(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Put a saved state back; return the number of finished epochs."""
+    tensors, header = load_tensors(path)
+    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    state = optimiser.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, moment = name.split(".")
+            state["state"].setdefault(int(index), {})[moment] = tensor
+    optimiser.load_state_dict(state)
+    return int(header["finished_epochs"])

@@ -1,0 +1,219 @@
+"""Stage 2: CardioMorphNet learns the motion that makes shapes fit, with SegNet frozen."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cmnet_core import augmentation, losses, metrics
+from cmnet_core.augmentation import AugmentationRanges, View
+from cmnet_core.models.build import MotionSizes, build_motion
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, Step, closed_cycle
+from cmnet_core.models.layers import Stacks
+from cmnet_core.models.segnet import SegNet, class_probabilities
+from cmnet_core.motion import compose_displacements, from_voxels, jacobian_determinant, warp
+from cmnet_core.training.cases import CLASSES, STRUCTURES, TrainingCase, drop_slices
+from cmnet_core.training.loop import Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
+from cmnet_core.types import Spacing
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms of the loss.
+
+    Attributes:
+        shape: λ_s, of one step's warped mask against the mask of its frame.
+        composed: Of the ED mask carried by the composed motion against the mask of its frame; 0 in the article.
+        kl_motion: λ1.
+        kl_latent: λ2.
+        reconstruction: λ3.
+        smoothness: ρ, of the bending energy of one step.
+    """
+
+    shape: float = 1.0
+    composed: float = 1.0
+    kl_motion: float = 1e-4
+    kl_latent: float = 2e-4
+    reconstruction: float = 0.01
+    smoothness: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class MotionTraining:
+    """Settings of the second stage.
+
+    Attributes:
+        schedule: How long and how fast to learn.
+        frames: Frames drawn from a cine: ED, ES and equally many on each arc between them.
+        pyramid_levels: Planes on which shapes are compared; 1 is the article's term.
+        window: Size (y, x) of a view.
+        weights: Of the terms of the loss.
+        sizes: Sizes of the network.
+        augmentation: How far views may vary.
+    """
+
+    schedule: Schedule = field(default_factory=lambda: Schedule(40, 1e-3, 1e-5, seed=1))
+    frames: int = 6
+    pyramid_levels: int = 4
+    window: tuple[int, int] = (128, 128)
+    weights: LossWeights = field(default_factory=LossWeights)
+    sizes: MotionSizes = field(default_factory=MotionSizes)
+    augmentation: AugmentationRanges = field(default_factory=lambda: AugmentationRanges(shift_voxels=8.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cycle:
+    """Frames of one subject round the cycle, ED first.
+
+    Attributes:
+        images: One frame each, ``[n 1 y x]``.
+        shapes: Class probabilities of each frame, ``[n k y x]``: the reference where there is one, else SegNet's.
+        spacing: Voxel spacing in mm.
+    """
+
+    images: list[Tensor]
+    shapes: list[Tensor]
+    spacing: Spacing
+
+    @property
+    def stacks(self) -> Stacks:
+        """One stack."""
+        return Stacks((len(self.images[0]),))
+
+
+def train_motion(
+    cases: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
+    *,
+    segnet: SegNet,
+    settings: MotionTraining,
+    watch: Watch,
+    start: CardioMorphNet | None,
+) -> CardioMorphNet:
+    """Train on whole cycles of the cases, from ``start`` or from random weights."""
+    torch.manual_seed(settings.schedule.seed)
+    model = start or build_motion(settings.sizes)
+
+    def loss(batch: list[int], generator: torch.Generator) -> dict[str, Tensor]:
+        cycle = _draw_cycle(cases[batch[0]], segnet, settings, generator)
+        return cycle_loss(model, cycle, settings=settings, generator=generator)
+
+    def batches(generator: torch.Generator) -> list[list[int]]:
+        return [[index] for index in torch.randperm(len(cases), generator=generator).tolist()]
+
+    def validate() -> dict[str, float]:
+        return validate_motion(model, validation, window=settings.window)
+
+    run(model, Stage(loss, batches, validate), schedule=settings.schedule, watch=watch)
+    return model
+
+
+def arc_frames(frames: int, *, ed: int, es: int, count: int, generator: torch.Generator) -> list[int]:
+    """Draw frames round the cycle: ED, some on the arc to ES, ES, some on the arc back; each frame at most once."""
+    to_es = [(ed + step) % frames for step in range(1, (es - ed) % frames)]
+    to_ed = [(es + step) % frames for step in range(1, (ed - es) % frames)]
+    return [ed, *_some(to_es, count // 2 - 1, generator), es, *_some(to_ed, count // 2 - 1, generator)]
+
+
+def _some(arc: list[int], count: int, generator: torch.Generator) -> list[int]:
+    chosen = torch.randperm(len(arc), generator=generator)[: max(count, 0)]
+    return [arc[index] for index in sorted(chosen.tolist())]
+
+
+def _draw_cycle(case: TrainingCase, segnet: SegNet, settings: MotionTraining, generator: torch.Generator) -> Cycle:
+    frames = arc_frames(len(case.voxels), ed=case.ed, es=case.es, count=settings.frames, generator=generator)
+    view = augmentation.draw_view(case.centre, settings.augmentation, generator)
+    voxels = augmentation.view_image(case.voxels[frames], view, settings.window)
+    voxels = augmentation.change_look(voxels, settings.augmentation, generator)
+    shapes = _shapes(case, frames, voxels, view, segnet)
+    keep = drop_slices(int(voxels.shape[1]), generator)
+    return Cycle(_as_slices(voxels[:, keep]), [shape[keep] for shape in shapes], _seen_spacing(case.spacing, view))
+
+
+def _seen_spacing(spacing: Spacing, view: View) -> Spacing:
+    """A view that shrinks the heart has larger voxels."""
+    scale = float(torch.linalg.det(view.matrix).abs().sqrt())
+    return Spacing(spacing.z, spacing.y * scale, spacing.x * scale)
+
+
+def _as_slices(voxels: Float[Tensor, "t z y x"]) -> list[Tensor]:
+    return [frame[:, None].contiguous(memory_format=torch.channels_last) for frame in voxels]
+
+
+def _shapes(
+    case: TrainingCase, frames: list[int], voxels: Float[Tensor, "t z y x"], view: View, segnet: SegNet
+) -> list[Tensor]:
+    size = (int(voxels.shape[2]), int(voxels.shape[3]))
+    return [
+        augmentation.view_labels(case.mask(frame)[None], view, size, classes=CLASSES)[0]
+        if frame in case.labelled
+        else class_probabilities(segnet, image[None], frames_at_once=1)[0]
+        for frame, image in zip(frames, voxels, strict=True)
+    ]
+
+
+def cycle_loss(
+    model: CardioMorphNet, cycle: Cycle, *, settings: MotionTraining, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Every term of the loss, summed over the steps of the closed cycle, and their weighted sum as ``loss``."""
+    with fast_convolutions(cycle.images[0].device):
+        steps = list(closed_cycle(model, cycle.images, cycle.stacks, generator))
+    terms: list[dict[str, Tensor]] = []
+    composed: Tensor | None = None
+    for t, step in steps:
+        (displacement,) = model.displacements(step.motion.sample(generator), cycle.stacks)
+        composed = displacement if composed is None else compose_displacements(displacement, composed)
+        shape_terms = {
+            "shape": _mismatch(cycle, t - 1, t, displacement, levels=settings.pyramid_levels),
+            "composed": _mismatch(cycle, 0, t, composed, levels=settings.pyramid_levels),
+        }
+        terms.append(shape_terms | _model_terms(cycle, t, step, displacement))
+    totals = {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
+    weights = asdict(settings.weights)
+    return totals | {"loss": torch.stack([weights[name] * value for name, value in totals.items()]).sum()}
+
+
+def _mismatch(cycle: Cycle, origin: int, frame: int, displacement: Tensor, *, levels: int) -> Tensor:
+    """How far the shape of one frame, warped, is from the shape of another; frames count on past the cycle's end."""
+    (volume,) = cycle.stacks.volumes(cycle.shapes[origin])
+    warped = cycle.stacks.slices([warp(volume, displacement)])
+    return losses.shape_pyramid(warped, cycle.shapes[frame % len(cycle.shapes)], levels=levels)
+
+
+def _model_terms(cycle: Cycle, t: int, step: Step, displacement: Tensor) -> dict[str, Tensor]:
+    return {
+        "kl_motion": losses.kl_motion(step.motion),
+        "kl_latent": losses.kl_latent(step.latent, step.latent_prior),
+        "reconstruction": (cycle.images[t % len(cycle.images)] - step.reconstruction).square().mean(),
+        "smoothness": losses.bending_energy(displacement, cycle.spacing),
+    }
+
+
+@torch.no_grad()
+def validate_motion(
+    model: CardioMorphNet, cases: Sequence[TrainingCase], *, window: tuple[int, int]
+) -> dict[str, float]:
+    """Mean Dice in % of the reference ED mask carried to ES, of the unmoved mask, and mean number of folded voxels."""
+    return mean_of_each([_case_figures(model, case, window) for case in cases])
+
+
+def _case_figures(model: CardioMorphNet, case: TrainingCase, window: tuple[int, int]) -> dict[str, float]:
+    view = augmentation.straight_view(case.centre)
+    images = _as_slices(augmentation.view_image(case.voxels[[case.ed, case.es]], view, window))
+    ed, es = (
+        augmentation.view_labels(case.mask(frame)[None], view, window, classes=CLASSES)[0]
+        for frame in (case.ed, case.es)
+    )
+    stacks = Stacks((len(ed),))
+    _, step = next(closed_cycle(model, images, stacks, None))
+    (displacement,) = model.displacements(step.motion.mean, stacks)
+    carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
+    field = from_voxels(displacement[0], case.spacing, fixed=1, moving=0)
+    figures = {"folded_voxels": float((jacobian_determinant(field) <= 0).sum())}
+    for label in STRUCTURES:
+        for name, shape in (("ed2es", carried), ("still", ed)):
+            score = metrics.dice_pct(shape.argmax(1).to(torch.uint8), es.argmax(1).to(torch.uint8), label)
+            figures[f"dice_{label.name.lower()}_{name}_pct"] = score or 0.0
+    return figures

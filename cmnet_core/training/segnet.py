@@ -1,0 +1,108 @@
+"""Stage 1: SegNet learns from the masks at ED and ES."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cmnet_core import augmentation, losses, metrics
+from cmnet_core.augmentation import AugmentationRanges
+from cmnet_core.models.build import SegNetSizes, build_segnet
+from cmnet_core.models.layers import Stacks
+from cmnet_core.models.segnet import SegNet, class_probabilities
+from cmnet_core.training.cases import CLASSES, STRUCTURES, TrainingCase, drop_slices
+from cmnet_core.training.loop import Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
+
+
+@dataclass(frozen=True, slots=True)
+class SegNetTraining:
+    """Settings of the first stage.
+
+    Attributes:
+        schedule: How long and how fast to learn.
+        stacks_per_batch: Stacks that share one step of the optimiser.
+        anywhere: Share of views that look anywhere in the field rather than at the heart.
+        window: Size (y, x) of a view.
+        spacing_mm: In-plane spacing of a view.
+        sizes: Sizes of the network.
+        augmentation: How far views may vary.
+    """
+
+    schedule: Schedule = field(default_factory=lambda: Schedule(60, 2e-3, 1e-4, seed=1))
+    stacks_per_batch: int = 2
+    anywhere: float = 0.15
+    window: tuple[int, int] = (128, 128)
+    spacing_mm: float = 1.5
+    sizes: SegNetSizes = field(default_factory=SegNetSizes)
+    augmentation: AugmentationRanges = field(default_factory=AugmentationRanges)
+
+
+def train_segnet(
+    cases: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
+    *,
+    settings: SegNetTraining,
+    watch: Watch,
+    start: SegNet | None,
+) -> SegNet:
+    """Train on the ED and ES frames of the cases, from ``start`` or from random weights."""
+    torch.manual_seed(settings.schedule.seed)
+    model = start or build_segnet(settings.sizes)
+    stacks = [(case, frame) for case in cases for frame in (case.ed, case.es)]
+
+    def loss(batch: list[int], generator: torch.Generator) -> dict[str, Tensor]:
+        return {"loss": _loss(model, [_view(*stacks[index], settings, generator) for index in batch])}
+
+    def batches(generator: torch.Generator) -> list[list[int]]:
+        order = torch.randperm(len(stacks), generator=generator)
+        return [part.tolist() for part in order.chunk(math.ceil(len(stacks) / settings.stacks_per_batch))]
+
+    def validate() -> dict[str, float]:
+        return validate_segnet(model, validation, window=settings.window)
+
+    run(model, Stage(loss, batches, validate), schedule=settings.schedule, watch=watch)
+    return model
+
+
+def _view(
+    case: TrainingCase, frame: int, settings: SegNetTraining, generator: torch.Generator
+) -> tuple[Float[Tensor, "z 1 y x"], Float[Tensor, "z k y x"]]:
+    centre = case.centre
+    if float(torch.rand((), generator=generator)) < settings.anywhere:
+        y, x = torch.rand(2, generator=generator).tolist()
+        centre = (y * case.voxels.shape[2], x * case.voxels.shape[3])
+    view = augmentation.draw_view(centre, settings.augmentation, generator)
+    image = augmentation.view_image(case.voxels[frame : frame + 1], view, settings.window)
+    image = augmentation.change_look(image, settings.augmentation, generator)
+    target = augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)
+    keep = drop_slices(int(image.shape[1]), generator)
+    return image[0, keep, None], target[0, keep]
+
+
+def _loss(model: SegNet, views: list[tuple[Tensor, Tensor]]) -> Tensor:
+    image = torch.cat([view[0] for view in views]).contiguous(memory_format=torch.channels_last)
+    target = torch.cat([view[1] for view in views])
+    with fast_convolutions(image.device):
+        logits = model(image, Stacks(tuple(len(view[0]) for view in views)))
+    return losses.segmentation_loss(logits.float(), target)
+
+
+def validate_segnet(model: SegNet, cases: Sequence[TrainingCase], *, window: tuple[int, int]) -> dict[str, float]:
+    """Mean Dice in % of each structure at ED and ES, seen through an unchanged window around the heart."""
+    return mean_of_each([_case_figures(model, case, window) for case in cases])
+
+
+def _case_figures(model: SegNet, case: TrainingCase, window: tuple[int, int]) -> dict[str, float]:
+    view = augmentation.straight_view(case.centre)
+    figures = {}
+    for phase, frame in (("ed", case.ed), ("es", case.es)):
+        image = augmentation.view_image(case.voxels[frame : frame + 1], view, window)
+        target = augmentation.view_labels(case.mask(frame)[None], view, window, classes=CLASSES)[0]
+        predicted = class_probabilities(model, image, frames_at_once=1)[0].argmax(1)
+        for label in STRUCTURES:
+            score = metrics.dice_pct(predicted.to(torch.uint8), target.argmax(1).to(torch.uint8), label)
+            figures[f"dice_{label.name.lower()}_{phase}_pct"] = score or 0.0
+    return figures
