@@ -1,0 +1,90 @@
+"""Layers on ragged stacks against torch's own convolutions in space."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cmnet_core.models.build import PAPER, MotionSizes, SegNetSizes, build_motion, build_segnet
+from cmnet_core.models.cardiomorphnet import closed_cycle
+from cmnet_core.models.layers import StackConv, Stacks, StackUpConv
+
+DEPTHS = (3, 1, 4)
+
+
+def random_slices(channels: int, *, depths: tuple[int, ...], size: int, seed: int) -> Tensor:
+    return torch.randn(sum(depths), channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def stack_by_stack(reference: nn.Module, slices: Tensor, stacks: Stacks) -> Tensor:
+    return stacks.slices([reference(volume) for volume in stacks.volumes(slices)])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_stack_convolution_is_a_convolution_in_space(stride: int) -> None:
+    layer = StackConv(4, 5, stride=stride).double()
+    reference = nn.Conv3d(4, 5, 3, padding=1, stride=(1, stride, stride)).double()
+    reference.weight.data = layer.weight.data.movedim(0, 2).clone()
+    reference.bias = layer.bias
+    slices, stacks = random_slices(4, depths=DEPTHS, size=6, seed=1).double(), Stacks(DEPTHS)
+    torch.testing.assert_close(layer(slices, stacks), stack_by_stack(reference, slices, stacks))
+
+
+def test_stack_up_convolution_is_a_transposed_convolution_in_space() -> None:
+    layer = StackUpConv(4, 5).double()
+    reference = nn.ConvTranspose3d(4, 5, 3, stride=(1, 2, 2), padding=1, output_padding=(0, 1, 1), dtype=torch.float64)
+    # A transposed convolution scatters: what its first depth tap writes lies one slice before its input.
+    reference.weight.data = layer.weight.data.flip(0).movedim(0, 2).clone()
+    reference.bias = layer.bias
+    slices, stacks = random_slices(4, depths=DEPTHS, size=3, seed=2).double(), Stacks(DEPTHS)
+    torch.testing.assert_close(layer(slices, stacks), stack_by_stack(reference, slices, stacks))
+
+
+def test_stack_convolution_has_right_gradients() -> None:
+    layer = StackConv(2, 2).double()
+    slices = random_slices(2, depths=DEPTHS, size=3, seed=3).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: layer(values, Stacks(DEPTHS)), (slices,))
+
+
+def test_parts_have_the_sizes_of_the_article() -> None:
+    model = build_motion(PAPER)
+
+    def parameters(part: nn.Module) -> int:
+        return sum(weight.numel() for weight in part.parameters())
+
+    assert parameters(model.feat_net) == 97_344
+    assert parameters(model.infer_z) == 57_058
+    assert parameters(model.prior_z) == 57_090
+    assert parameters(model.feat_z) == 896
+    assert parameters(model.dec_net) == 97_313
+    assert parameters(model.rec_net) == 1_216_896
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7, 30])
+def test_any_depth_passes(depth: int) -> None:
+    stacks = Stacks((depth,))
+    frames = [random_slices(1, depths=(depth,), size=32, seed=seed) for seed in range(2)]
+    with torch.no_grad():
+        assert build_segnet(SegNetSizes()).eval()(frames[0], stacks).shape == (depth, 4, 32, 32)
+        model = build_motion(MotionSizes())
+        steps = list(closed_cycle(model, frames, stacks, None))
+    assert [t for t, _ in steps] == [1, 2]
+    (displacement,) = model.displacements(steps[0][1].motion.mean, stacks)
+    assert displacement.shape == (1, 3, depth, 32, 32)
+    assert steps[0][1].reconstruction.shape == (depth, 1, 32, 32)
+
+
+def test_a_batch_equals_its_elements() -> None:
+    depths = (2, 5)
+    torch.manual_seed(0)
+    segnet, motion = build_segnet(SegNetSizes()).eval(), build_motion(MotionSizes()).eval()
+    frames = [random_slices(1, depths=depths, size=32, seed=seed) for seed in range(3)]
+    with torch.no_grad():
+        together = [step.motion.mean for _, step in closed_cycle(motion, frames, Stacks(depths), None)]
+        labels = segnet(frames[0], Stacks(depths))
+        for part, depth in enumerate(depths):
+            alone = [frame.split(depths)[part] for frame in frames]
+            torch.testing.assert_close(
+                segnet(alone[0], Stacks((depth,))), labels.split(depths)[part], atol=1e-4, rtol=1e-4
+            )
+            for (_, step), mean in zip(closed_cycle(motion, alone, Stacks((depth,)), None), together, strict=True):
+                torch.testing.assert_close(step.motion.mean, mean.split(depths)[part], atol=1e-6, rtol=1e-3)
