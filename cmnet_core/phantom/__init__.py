@@ -2,10 +2,11 @@
 
 from cmnet_core.phantom.build import Phantom, make_phantom
 from cmnet_core.phantom.draw import draw_spec
-from cmnet_core.phantom.spec import BeatSpec, Defect, HeartSpec, LookSpec, PhantomSpec, ScanSpec
+from cmnet_core.phantom.spec import BeatSpec, ChestSpec, Defect, HeartSpec, LookSpec, PhantomSpec, ScanSpec
 
 __all__ = [
     "BeatSpec",
+    "ChestSpec",
     "Defect",
     "HeartSpec",
     "LookSpec",

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.phantom.shape import Points, Surfaces, smooth_step, surfaces
-from cmnet_core.phantom.spec import HeartSpec, LookSpec
+from cmnet_core.phantom.spec import ChestSpec, HeartSpec, LookSpec, PhantomSpec
 
 _EDGE_MM = 1.4
 _BONE = 0.18
@@ -30,21 +30,21 @@ class Texture:
         patchy: Structures of about a centimetre.
         broad: Structures of several centimetres.
         waves: Angular frequencies, slopes along the axis and phases of the trabeculae.
-        stomach: Signal of what is in the stomach.
     """
 
     fine: Float[Tensor, "z y x"]
     patchy: Float[Tensor, "z y x"]
     broad: Float[Tensor, "z y x"]
     waves: Float[Tensor, "3 k"]
-    stomach: float
 
 
 def _field(shape: tuple[int, ...], cell: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "z y x"]:
     coarse = [max(2, math.ceil(n / c) + 1) for n, c in zip(shape, cell, strict=True)]
     values = torch.randn([1, 1, *coarse], generator=generator)
-    smooth = functional.interpolate(values, size=shape, mode="trilinear", align_corners=True)[0, 0]
-    return (smooth - smooth.mean()) / smooth.std()
+    smooth = functional.interpolate(values, size=shape, mode="trilinear", align_corners=True)
+    # Linear interpolation leaves straight-edged patches; averaging rounds them.
+    rounded = functional.avg_pool2d(smooth[0], 5, stride=1, padding=2, count_include_pad=False)[0]
+    return (rounded - rounded.mean()) / rounded.std()
 
 
 def draw_texture(shape: tuple[int, int, int], generator: torch.Generator) -> Texture:
@@ -55,9 +55,8 @@ def draw_texture(shape: tuple[int, int, int], generator: torch.Generator) -> Tex
     return Texture(
         fine=_field(shape, (2, 3, 3), generator),
         patchy=_field(shape, (5, 8, 8), generator),
-        broad=_field(shape, (14, 28, 28), generator),
+        broad=_field(shape, (14, 24, 24), generator),
         waves=torch.stack([turns, slopes, phases]),
-        stomach=float(0.25 + 0.5 * torch.rand(1, generator=generator)),
     )
 
 
@@ -74,57 +73,73 @@ def _disc(points: Points, y: float, x: float, radius: float) -> Tensor:
     return _inside(radius - ((points.y - y) ** 2 + (points.x - x) ** 2).sqrt())
 
 
-def _chest(points: Points, texture: Texture, look: LookSpec, right_mm: float) -> Tensor:
-    """Lung with its vessels, ribs, muscle, fat under the skin, air."""
-    muscle_mm, centre = 13.0, -12.0
-    half_width = right_mm + 9.0 + muscle_mm + look.chest_fat_mm - centre
-    across, along = (points.x - centre) / half_width, (points.y + 10.0) / 165.0
-    depth = half_width * (1.0 - (across * across + along * along).sqrt()) + 2.0 * texture.broad
-    image = look.lung * (1.0 + 0.3 * texture.fine)
-    image = _paint(image, smooth_step((texture.patchy + 0.3 * texture.fine - 2.0) / 0.4), 0.6)
-    wall = _inside(look.chest_fat_mm + muscle_mm - depth)
-    image = _paint(image, wall, look.myocardium * _MUSCLE_OVER_MYOCARDIUM * (1.0 + 0.1 * texture.patchy))
-    rib = (points.y / 26.0 + 0.02 * points.s).sin() - 0.55
-    middle = (depth - look.chest_fat_mm - 0.55 * muscle_mm).abs()
-    image = _paint(image, _inside(4.0 - middle) * smooth_step(rib * 8.0), _MARROW)
-    image = _paint(image, _inside(1.2 - (middle - 4.5).abs()) * smooth_step(rib * 8.0), _BONE)
-    image = _paint(image, _inside(look.chest_fat_mm - depth), look.fat * (1.0 + 0.05 * texture.patchy))
+def _wall_depth(points: Points, texture: Texture, chest: ChestSpec, right_mm: float) -> Tensor:
+    """How deep under the skin a point lies, in mm."""
+    near = right_mm + chest.wall_gap_mm + chest.muscle_mm + chest.skin_fat_mm
+    across = (points.x - near + chest.depth_mm) / chest.depth_mm
+    along = (points.y + 10.0) / chest.height_mm
+    # An exponent of 3 makes the chest's outline a rounded rectangle rather than an ellipse.
+    outline = (across.abs() ** 3 + along.abs() ** 3).clamp_min(1e-9) ** (1.0 / 3.0)
+    return chest.depth_mm * (1.0 - outline) + 1.5 * texture.broad
+
+
+def _chest(points: Points, texture: Texture, spec: PhantomSpec, right_mm: float) -> Tensor:
+    """Lung with its vessels, ribs, muscle streaked with fat, fat under the skin, air."""
+    look, chest = spec.look, spec.chest
+    depth = _wall_depth(points, texture, chest, right_mm)
+    image = look.lung * (1.0 + 0.3 * texture.fine + 0.2 * texture.broad)
+    image = _paint(image, smooth_step((texture.patchy + 0.4 * texture.fine - 2.1) / 0.5), 0.75)
+    wall = _inside(chest.skin_fat_mm + chest.muscle_mm - depth)
+    muscle = look.myocardium * _MUSCLE_OVER_MYOCARDIUM * (1.0 + 0.1 * texture.patchy)
+    muscle = _paint(muscle, smooth_step((texture.patchy + 0.5 * texture.broad - 0.7) / 0.4), 0.9 * look.fat)
+    image = _paint(image, wall, muscle)
+    rib = smooth_step(8.0 * (points.y / 9.0 + 0.05 * points.s + texture.broad).sin() - 4.0)
+    middle = (depth - chest.skin_fat_mm - 0.6 * chest.muscle_mm).abs()
+    image = _paint(image, _inside(4.5 - middle) * rib, _BONE)
+    image = _paint(image, _inside(3.0 - middle) * rib, _MARROW)
+    skin = chest.skin_fat_mm * (1.0 + 0.25 * texture.broad)
+    image = _paint(image, _inside(skin - depth), look.fat * (1.0 + 0.07 * texture.patchy))
     return _paint(image, _inside(-depth), 0.0)
 
 
-def _abdomen(points: Points, texture: Texture, look: LookSpec, left_mm: float) -> tuple[Tensor, Tensor]:
+def _abdomen(points: Points, texture: Texture, spec: PhantomSpec, left_mm: float) -> tuple[Tensor, Tensor]:
     """Liver and stomach under the diaphragm, with fat between them, and how deep under the diaphragm a point is."""
-    dome = -(left_mm + 7.0) - 0.0022 * (points.x - 15.0) ** 2 + 0.12 * (-40.0 - points.s) + 3.0 * texture.broad
+    look, chest = spec.look, spec.chest
+    rise = 0.3 * (-35.0 - points.s).clamp_min(0.0)
+    dome = rise - left_mm - chest.diaphragm_gap_mm - 0.002 * (points.x - 5.0) ** 2 + 3.5 * texture.broad
     depth = dome - points.y
-    border = points.x + 8.0 + 10.0 * texture.broad
-    liver = look.liver * (1.0 + 0.05 * texture.fine)
-    vessels = smooth_step((0.13 - (texture.patchy - 0.4).abs()) / 0.05)
-    liver = _paint(liver, vessels * (points.x > 0), 0.75)
-    organ = _paint(liver, _inside(-border), texture.stomach * (1.0 + 0.25 * texture.patchy))
-    bowel = _inside(-border - 25.0) * _inside(depth - 25.0)
-    organ = _paint(organ, bowel, (0.45 + 0.3 * texture.patchy).clamp(0.05, 1.1))
-    organ = _paint(organ, _inside(3.0 - (border + 3.0).abs()), look.fat * 0.9)
-    return _paint(organ, _inside(1.5 - depth), _BONE), depth
+    border = points.x + chest.liver_border_mm + 12.0 * texture.broad - 0.25 * points.y - 0.25 * left_mm
+    liver = look.liver * (1.0 + 0.05 * texture.fine + 0.06 * texture.broad)
+    organ = _paint(liver, smooth_step((texture.patchy - 1.7) / 0.5), 0.8)
+    stomach = chest.stomach * (1.0 + 0.2 * texture.patchy)
+    organ = _paint(organ, _inside(-border), stomach)
+    bowel = _inside(-border - 30.0 - 8.0 * texture.patchy) + _inside(depth - 70.0 - 8.0 * texture.broad)
+    organ = _paint(organ, bowel.clamp_max(1.0), (0.55 + 0.35 * texture.patchy).clamp(0.05, 1.1))
+    organ = _paint(organ, _inside(2.5 + 2.0 * texture.patchy - (border + 3.0).abs()), look.fat * 0.9)
+    return _paint(organ, _inside(1.4 - depth), _BONE), depth
 
 
-def _back(image: Tensor, points: Points, texture: Texture, look: LookSpec, left_mm: float) -> Tensor:
-    """Spine and descending aorta."""
-    y, x = -(left_mm + 34.0), -(left_mm + 42.0)
+def _back(image: Tensor, points: Points, texture: Texture, look: LookSpec, spine_mm: tuple[float, float]) -> Tensor:
+    """Spine with its canal, its muscle, and the descending aorta before it."""
+    y, x = spine_mm
     image = _paint(image, _disc(points, y, x, 27.0), look.myocardium * _MUSCLE_OVER_MYOCARDIUM)
     image = _paint(image, _disc(points, y, x, 21.0), _MARROW * (1.0 + 0.1 * texture.patchy))
     image = _paint(image, _disc(points, y - 6.0, x - 24.0, 8.0), 1.1)
-    y, x = -(left_mm + 14.0), -(0.35 * left_mm + 12.0)
+    y, x = y + 17.0, x + 32.0
     image = _paint(image, _disc(points, y, x, 12.5), look.myocardium)
     return _paint(image, _disc(points, y, x, 11.0), 1.0)
 
 
-def _background(points: Points, texture: Texture, look: LookSpec, reach: tuple[float, float]) -> Tensor:
+def _background(points: Points, texture: Texture, spec: PhantomSpec, reach: tuple[float, float]) -> Tensor:
     left_mm, right_mm = reach
-    image = _chest(points, texture, look, right_mm)
-    organs, depth = _abdomen(points, texture, look, left_mm)
-    body = (image > 0.03) & (points.x < right_mm + 8.0)
-    image = _paint(image, _inside(depth) * body, organs)
-    return _back(image, points, texture, look, left_mm)
+    wall_mm = spec.chest.skin_fat_mm + spec.chest.muscle_mm
+    far_mm = right_mm + spec.chest.wall_gap_mm + wall_mm - 2.0 * spec.chest.depth_mm
+    image = _chest(points, texture, spec, right_mm)
+    organs, depth = _abdomen(points, texture, spec, left_mm)
+    within = _inside(_wall_depth(points, texture, spec.chest, right_mm) - wall_mm)
+    image = _paint(image, _inside(depth) * within, organs)
+    spine_mm = (-(left_mm + 40.0), min(-(0.35 * left_mm + 46.0), far_mm + spec.chest.skin_fat_mm + 34.0))
+    return _paint(image, within, _back(image, points, texture, spec.look, spine_mm))
 
 
 def _ridges(points: Points, texture: Texture) -> Tensor:
@@ -136,12 +151,12 @@ def _ridges(points: Points, texture: Texture) -> Tensor:
     return (0.5 + 0.25 * height).clamp(0.0, 1.4)
 
 
-def _epicardial_fat(points: Points, wall: Surfaces, texture: Texture, look: LookSpec) -> Tensor:
-    """Thickness of the fat outside the heart: more in the grooves at the insertions and at the valves."""
-    groove = torch.exp(-((wall.rv_gap / 500.0) ** 2))
+def _epicardial_fat(points: Points, wall: Surfaces, texture: Texture, chest: ChestSpec) -> Tensor:
+    """Thickness of the fat outside the heart: patchy, more in the grooves at the insertions and at the valves."""
+    groove = torch.exp(-((wall.rv_gap / 450.0) ** 2))
     valves = torch.exp(-((points.s - 4.0) ** 2) / 120.0)
-    lively = (0.55 + 0.45 * texture.broad).clamp(0.05, 1.6)
-    return look.epicardial_fat_mm * (lively + 1.2 * groove + 0.8 * valves)
+    lively = (0.3 + 0.7 * texture.broad + 0.3 * texture.patchy).clamp(0.0, 2.0)
+    return chest.epicardial_fat_mm * (lively + 1.3 * groove + 0.8 * valves)
 
 
 def _great_vessels(image: Tensor, points: Points, heart: HeartSpec, look: LookSpec) -> Tensor:
@@ -152,36 +167,44 @@ def _great_vessels(image: Tensor, points: Points, heart: HeartSpec, look: LookSp
     return _paint(image, above * _disc(points, y, x, radius), 1.05)
 
 
-def _ventricles(
-    image: Tensor, points: Points, wall: Surfaces, texture: Texture, heart: HeartSpec, look: LookSpec
-) -> Tensor:
+def _right_heart(image: Tensor, points: Points, wall: Surfaces, texture: Texture, spec: PhantomSpec) -> Tensor:
+    """The sac with its fat, the RV's thin wall and its blood."""
+    heart, look = spec.heart, spec.look
     radius = (points.y * points.y + points.x * points.x).sqrt()
-    ridges = _ridges(points, texture)
-    muscle = look.myocardium * (1.0 + look.texture * texture.fine)
-    blood = 1.0 + 0.6 * look.texture * texture.patchy
-    tip = _inside(points.s + heart.length_mm)
-    fat = _epicardial_fat(points, wall, texture, look)
+    fat = _epicardial_fat(points, wall, texture, spec.chest)
     outer = wall.rv_wall.sqrt() - (1.0 - smooth_step(wall.rv_gap / 200.0)) * heart.rv_wall_mm
     sac = _inside(points.s + heart.length_mm + 4.0)
-    image = _paint(image, sac * _inside(outer + fat + 1.3 - radius), _BONE)
+    image = _paint(image, sac * _inside(outer + fat + 1.2 - radius), _BONE)
     image = _paint(image, sac * _inside(outer + fat - radius), look.fat * (1.0 + 0.06 * texture.fine))
-    right = _inside(points.s + heart.rv_length_mm + heart.rv_wall_mm) * smooth_step(wall.rv_gap / 60.0)
-    image = _paint(image, right * _inside(wall.rv_wall.sqrt() - radius), muscle * 1.05)
-    inner = wall.rv.sqrt() - 2.0 * heart.trabeculation_mm * ridges
-    right = right * _inside(points.s + heart.rv_length_mm)
-    image = _paint(image, right * _inside(inner - radius), blood * _RV_BLOOD)
-    image = _paint(image, tip * _inside(wall.epi.sqrt() - radius), muscle)
-    inner = wall.endo.sqrt() - heart.trabeculation_mm * ridges * (1.0 - smooth_step((points.s + 15.0) / 15.0))
+    within = smooth_step(wall.rv_gap / 60.0)
+    shell = within * _inside(points.s + heart.rv_length_mm + heart.rv_wall_mm)
+    muscle = 1.05 * look.myocardium * (1.0 + look.texture * texture.fine)
+    image = _paint(image, shell * _inside(wall.rv_wall.sqrt() - radius), muscle)
+    inner = wall.rv.sqrt() - 2.0 * heart.trabeculation_mm * _ridges(points, texture)
+    blood = _RV_BLOOD * (1.0 + 0.6 * look.texture * texture.patchy)
+    return _paint(image, within * _inside(points.s + heart.rv_length_mm) * _inside(inner - radius), blood)
+
+
+def _left_heart(image: Tensor, points: Points, wall: Surfaces, texture: Texture, spec: PhantomSpec) -> Tensor:
+    """The LV's muscle and blood; above the valve plane they go on as the atrium's."""
+    heart, look = spec.heart, spec.look
+    radius = (points.y * points.y + points.x * points.x).sqrt()
+    muscle = look.myocardium * (1.0 + look.texture * texture.fine)
+    image = _paint(image, _inside(points.s + heart.length_mm) * _inside(wall.epi.sqrt() - radius), muscle)
+    rough = heart.trabeculation_mm * (1.0 - smooth_step((points.s + 15.0) / 15.0))
+    inner = wall.endo.sqrt() - rough * _ridges(points, texture)
+    blood = 1.0 + 0.6 * look.texture * texture.patchy
     return _paint(image, _inside(points.s + heart.cavity_length_mm) * _inside(inner - radius), blood)
 
 
-def paint_anatomy(heart: HeartSpec, look: LookSpec, points: Points, texture: Texture) -> Float[Tensor, "z y x"]:
+def paint_anatomy(spec: PhantomSpec, points: Points, texture: Texture) -> Float[Tensor, "z y x"]:
     """Signal at the points of a grid at ED, papillary muscles left out (they do not move with the blood)."""
-    wall = surfaces(heart, points)
-    left_mm, right_mm = float(wall.epi.max().sqrt()), float(wall.rv_wall.max().sqrt())
-    image = _background(points, texture, look, (left_mm, right_mm))
-    image = _great_vessels(image, points, heart, look)
-    return _ventricles(image, points, wall, texture, heart, look)
+    wall = surfaces(spec.heart, points)
+    reach = float(wall.epi.max().sqrt()), float(wall.rv_wall.max().sqrt())
+    image = _background(points, texture, spec, reach)
+    image = _great_vessels(image, points, spec.heart, spec.look)
+    image = _right_heart(image, points, wall, texture, spec)
+    return _left_heart(image, points, wall, texture, spec)
 
 
 def papillary_share(heart: HeartSpec, lifted: Points, endo_mm: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

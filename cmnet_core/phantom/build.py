@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 from torch import Tensor
 
 from cmnet_core.phantom.motion import Beat, carry, make_beat, pull_back
@@ -18,7 +18,7 @@ from cmnet_core.phantom.scan import (
     spacing_of,
     to_image,
 )
-from cmnet_core.phantom.shape import Points, labels_at, volumes
+from cmnet_core.phantom.shape import Points, volumes
 from cmnet_core.phantom.spec import PhantomSpec, ScanSpec
 from cmnet_core.types import CineSequence, LabelSequence, MotionField
 
@@ -89,19 +89,6 @@ def affine_of(scan: ScanSpec) -> Float64[Tensor, "4 4"]:
     return affine
 
 
-def _labels(spec: PhantomSpec, beat: Beat) -> UInt8[Tensor, "t z y x"]:
-    scan = spec.scan
-    grid = grid_points(scan, slice_depths(scan, torch.float32))
-    radius = beat.descent_centre_mm + beat.descent_radius_mm
-    near = ((grid.x**2 + grid.y**2) < radius * radius).any(dim=0)
-    points = Points(*(p.expand(-1, scan.rows, scan.columns)[:, near] for p in grid))
-    labels = torch.zeros(scan.frames, scan.slices, scan.rows, scan.columns, dtype=torch.uint8)
-    for frame in range(scan.frames):
-        now = beat.at(frame_phase(scan, frame))
-        labels[frame][:, near] = labels_at(spec.heart, pull_back(beat, now, points))
-    return labels
-
-
 def make_phantom(spec: PhantomSpec, generator: torch.Generator) -> Phantom:
     """Make the images, masks and motion of a subject.
 
@@ -114,10 +101,10 @@ def make_phantom(spec: PhantomSpec, generator: torch.Generator) -> Phantom:
     camera = make_camera(spec, beat, generator)
     shading = coil_shading(spec)
     voxels = torch.empty(scan.frames, scan.slices, scan.rows, scan.columns)
+    labels = torch.empty(voxels.shape, dtype=torch.uint8)
     for frame in range(scan.frames):
-        seen = camera.see(beat.at(frame_phase(scan, frame)))
+        seen, labels[frame] = camera.see(beat.at(frame_phase(scan, frame)))
         voxels[frame] = spec.look.gain * expose(seen * shading, spec.look, generator)
-    labels = _labels(spec, beat)
     affine, spacing = affine_of(scan), spacing_of(scan)
     es = int((labels == 1).sum(dim=(1, 2, 3)).argmin())
     frame_ms = 60_000.0 / spec.beat.heart_rate_bpm / scan.frames

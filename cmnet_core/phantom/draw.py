@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from cmnet_core.phantom.shape import volumes
-from cmnet_core.phantom.spec import BeatSpec, Defect, HeartSpec, LookSpec, PhantomSpec, ScanSpec
+from cmnet_core.phantom.spec import BeatSpec, ChestSpec, Defect, HeartSpec, LookSpec, PhantomSpec, ScanSpec
 
 
 def _uniform(generator: torch.Generator, low: float, high: float) -> float:
@@ -123,8 +123,20 @@ def _draw_look(generator: torch.Generator) -> LookSpec:
         shading=_uniform(generator, 0.2, 0.8),
         resolution=_uniform(generator, 0.7, 1.0),
         texture=_uniform(generator, 0.04, 0.10),
-        epicardial_fat_mm=_uniform(generator, 1.0, 5.0),
-        chest_fat_mm=_uniform(generator, 8.0, 28.0),
+    )
+
+
+def _draw_chest(generator: torch.Generator) -> ChestSpec:
+    return ChestSpec(
+        epicardial_fat_mm=_uniform(generator, 0.5, 4.5),
+        skin_fat_mm=_uniform(generator, 5.0, 28.0),
+        muscle_mm=_uniform(generator, 10.0, 20.0),
+        wall_gap_mm=_uniform(generator, 2.0, 14.0),
+        depth_mm=_uniform(generator, 112.0, 150.0),
+        height_mm=_uniform(generator, 140.0, 200.0),
+        diaphragm_gap_mm=_uniform(generator, 1.0, 9.0),
+        liver_border_mm=_uniform(generator, -20.0, 45.0),
+        stomach=_uniform(generator, 0.15, 0.8),
     )
 
 
@@ -147,5 +159,9 @@ def draw_spec(generator: torch.Generator, *, frames: int, defect: bool, ed: int 
     stroke_ml = volumes(left).lv * lvef_pct / 100.0 * beat.rv_to_lv_stroke
     heart = _fit_rv(left, min(max(100.0 * stroke_ml / rvef_pct, 90.0), 230.0))
     return PhantomSpec(
-        heart=heart, beat=beat, scan=_draw_scan(generator, heart, frames, ed), look=_draw_look(generator)
+        heart=heart,
+        beat=beat,
+        chest=_draw_chest(generator),
+        scan=_draw_scan(generator, heart, frames, ed),
+        look=_draw_look(generator),
     )

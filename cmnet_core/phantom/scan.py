@@ -4,19 +4,19 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.phantom.anatomy import draw_texture, paint_anatomy, papillary_share
 from cmnet_core.phantom.motion import Beat, Instant, cavity_mm, lift, unsqueeze
-from cmnet_core.phantom.shape import Points, surfaces
+from cmnet_core.phantom.shape import Points, labels_at, surfaces
 from cmnet_core.phantom.spec import LookSpec, PhantomSpec, ScanSpec
 from cmnet_core.types import Spacing
 
 _VOLUME_STEP_MM = 2.0
 _VOLUME_MARGIN_MM = 22.0
-_SUBSLICE_MM = 2.6
+_SUBSLICE_MM = 3.4
 
 
 def spacing_of(scan: ScanSpec) -> Spacing:
@@ -79,8 +79,8 @@ def slice_depths(scan: ScanSpec, dtype: torch.dtype = torch.float64) -> Float[Te
 
 
 def _subslices(scan: ScanSpec) -> Float[Tensor, "z k"]:
-    """Depths over which each slice averages."""
-    count = max(2, math.ceil(scan.thickness_mm / _SUBSLICE_MM))
+    """Depths over which each slice averages: an odd number, so that one is the slice's centre."""
+    count = 2 * math.ceil(0.5 * (scan.thickness_mm / _SUBSLICE_MM - 1.0)) + 1
     offsets = ((torch.arange(count) + 0.5) / count - 0.5) * scan.thickness_mm
     return slice_depths(scan, torch.float32)[:, None] + offsets
 
@@ -117,7 +117,7 @@ def _paint_volume(spec: PhantomSpec, generator: torch.Generator) -> _Volume:
     depths = torch.arange(first, last + _VOLUME_STEP_MM, _VOLUME_STEP_MM)
     texture = draw_texture((len(depths), scan.rows, scan.columns), generator)
     points = Points(*(p.expand(len(depths), scan.rows, scan.columns) for p in grid_points(scan, depths)))
-    return _Volume(paint_anatomy(spec.heart, spec.look, points, texture), first, _VOLUME_STEP_MM)
+    return _Volume(paint_anatomy(spec, points, texture), first, _VOLUME_STEP_MM)
 
 
 def _moving(beat: Beat, points: Points) -> Tensor:
@@ -138,8 +138,8 @@ class Camera:
     points: Points
     still: Float[Tensor, "z y x"]
 
-    def see(self, now: Instant) -> Float[Tensor, "z y x"]:
-        """Signal of all slices at an instant, averaged over each slice's thickness."""
+    def see(self, now: Instant) -> tuple[Float[Tensor, "z y x"], UInt8[Tensor, "z y x"]]:
+        """Signal of all slices at an instant, averaged over each slice's thickness, and the tissue at their centres."""
         lifted = lift(self.beat, now, self.points)
         wall = surfaces(self.beat.heart, lifted)
         material = unsqueeze(self.beat, now, lifted, wall)
@@ -149,7 +149,10 @@ class Camera:
         signal = signal + share * (self.spec.look.myocardium - signal)
         image = self.still.clone()
         image[:, self.moving] = signal.mean(dim=1)
-        return image
+        labels = torch.zeros_like(image, dtype=torch.uint8)
+        centre = self.points.s.shape[1] // 2
+        labels[:, self.moving] = labels_at(self.beat.heart, Points(*(p[:, centre] for p in material)))
+        return image, labels
 
 
 def make_camera(spec: PhantomSpec, beat: Beat, generator: torch.Generator) -> Camera:

@@ -161,8 +161,6 @@ class LookSpec:
         shading: How strongly the coils' sensitivity falls away from the chest wall, 0 to 1.
         resolution: Share of k-space that was measured along y and x.
         texture: Relative variation inside one tissue.
-        epicardial_fat_mm: Typical thickness of the fat round the heart.
-        chest_fat_mm: Thickness of the fat under the skin.
     """
 
     myocardium: float
@@ -174,15 +172,41 @@ class LookSpec:
     shading: float
     resolution: float
     texture: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChestSpec:
+    """What lies around the heart; none of it is labelled.
+
+    Attributes:
+        epicardial_fat_mm: Typical thickness of the fat round the heart.
+        skin_fat_mm: Thickness of the fat under the skin.
+        muscle_mm: Thickness of the chest wall's muscle and ribs.
+        wall_gap_mm: From the RV's free wall to the chest wall.
+        depth_mm: Half the chest's extent from the RV's side to the far one.
+        height_mm: Half the body's extent across that.
+        diaphragm_gap_mm: From the LV's inferior wall to the diaphragm.
+        liver_border_mm: Where the liver ends, beyond the LV's axis and away from the RV.
+        stomach: Signal of what is in the stomach, relative to blood.
+    """
+
     epicardial_fat_mm: float
-    chest_fat_mm: float
+    skin_fat_mm: float
+    muscle_mm: float
+    wall_gap_mm: float
+    depth_mm: float
+    height_mm: float
+    diaphragm_gap_mm: float
+    liver_border_mm: float
+    stomach: float
 
 
 @dataclass(frozen=True, slots=True)
 class PhantomSpec:
-    """One synthetic subject: its heart, its beat, the scan and the scanner's look."""
+    """One synthetic subject: its heart, its beat, its chest, the scan and the scanner's look."""
 
     heart: HeartSpec
     beat: BeatSpec
+    chest: ChestSpec
     scan: ScanSpec
     look: LookSpec
