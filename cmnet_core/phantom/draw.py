@@ -28,13 +28,13 @@ def _chance(generator: torch.Generator, share: float) -> bool:
 def _draw_heart(generator: torch.Generator, lvef_pct: float) -> HeartSpec:
     """An LV; the RV's width is fitted afterwards."""
     dilation = 1.0 + 0.013 * max(0.0, 52.0 - lvef_pct)
-    edv_ml = min(max(_normal(generator, 142.0, 27.0) * dilation, 75.0), 300.0)
-    slender = _uniform(generator, 3.05, 3.7) / dilation**0.35
+    edv_ml = min(max(_normal(generator, 138.0, 27.0) * dilation, 75.0), 300.0)
+    slender = _uniform(generator, 2.95, 3.55) / dilation**0.35
     bluntness, narrowing = _uniform(generator, 0.35, 0.85), _uniform(generator, 0.04, 0.14)
     radius = (edv_ml * 1000.0 / (3.1416 * slender * (2.0 / 3.0 + bluntness / 12.0) * (1.0 - 0.8 * narrowing))) ** (
         1 / 3
     )
-    wall = _normal(generator, 9.0, 1.1)
+    wall = _normal(generator, 7.8, 0.9)
     if lvef_pct > 50.0 and _chance(generator, 0.25):
         wall += _uniform(generator, 1.0, 5.0)
     cavity_length = slender * radius
@@ -86,7 +86,7 @@ def _draw_beat(generator: torch.Generator, heart: HeartSpec, lvef_pct: float, de
 
 
 def _draw_scan(generator: torch.Generator, heart: HeartSpec, frames: int, ed: int) -> ScanSpec:
-    thickness = _uniform(generator, 5.0, 10.0)
+    thickness = min(max(_normal(generator, 7.8, 1.4), 5.0), 10.0)
     gap = _uniform(generator, 0.0, 10.0 - thickness) if _chance(generator, 0.6) else 0.0
     base = _uniform(generator, -5.0, 8.0)
     pixel, field = _uniform(generator, 1.2, 1.9), _uniform(generator, 300.0, 380.0)
