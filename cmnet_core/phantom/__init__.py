@@ -1,0 +1,18 @@
+"""Synthetic short-axis cines of a beating heart whose motion is known in closed form."""
+
+from cmnet_core.phantom.build import Phantom, make_phantom
+from cmnet_core.phantom.draw import draw_spec
+from cmnet_core.phantom.spec import BeatSpec, ChestSpec, Defect, HeartSpec, LookSpec, PhantomSpec, ScanSpec
+
+__all__ = [
+    "BeatSpec",
+    "ChestSpec",
+    "Defect",
+    "HeartSpec",
+    "LookSpec",
+    "Phantom",
+    "PhantomSpec",
+    "ScanSpec",
+    "draw_spec",
+    "make_phantom",
+]
