@@ -32,12 +32,14 @@ class Image:
 
 
 def directions(normal: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and normal direction, LPS: an oblique short axis, or a long axis at a right angle to it."""
+    """Row, column and slice direction, LPS: a short axis from base to apex, or a long axis at a right angle to it."""
     tilt = np.deg2rad(35.0)
     row = np.array([np.cos(tilt), np.sin(tilt), 0.0])
     column = np.array([0.0, 0.0, -1.0])
-    across = np.cross(row, column)
-    return (row, column, across) if normal == "sax" else (across, column, np.cross(across, column))
+    towards_apex = -np.cross(row, column)
+    if normal == "sax":
+        return row, column, towards_apex
+    return towards_apex, column, row
 
 
 def stack(*, slices: int, phases: int, step_ms: float = STEP_MS) -> list[Image]:

@@ -1,7 +1,7 @@
 """A folder or zip of DICOMs to a short-axis cine.
 
-The images are sorted into the largest parallel stack, its slices by their place along the normal, each slice's phases
-by trigger time. Heart rates differ from slice to slice, so phases are matched by their share of the cycle.
+The images are sorted into the largest parallel stack, its slices from base to apex, each slice's phases by trigger
+time. Heart rates differ from slice to slice, so phases are matched by their share of the cycle.
 """
 
 from collections import Counter, defaultdict
@@ -31,6 +31,7 @@ DUPLICATE_IMAGES = "duplicate-images"
 FILES_UNREADABLE = "files-unreadable"
 
 _PARALLEL_COSINE = 0.999  # 2.6 degrees
+_APEX_FROM_BASE_LPS = np.array([1.0, -1.0, -1.0])
 _SAME_SLICE_MM = 0.5
 _UNEVEN_GAP = 0.1  # share of the mean distance
 _SHIFTED_MM = 1.0
@@ -40,7 +41,7 @@ _Slice = list[ImageHeader]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stack:
-    """Slices by their place along the normal; the images of each by time."""
+    """Slices from base to apex; the images of each by time."""
 
     slices: list[_Slice]
     frames: int
@@ -140,6 +141,12 @@ def _largest_parallel(images: Sequence[ImageHeader]) -> list[ImageHeader]:
     return max(groups, key=len)
 
 
+def _towards_apex(image: ImageHeader) -> NDArray[np.float64]:
+    """Unit vector across the slices. The heart's apex lies to the left, front and feet of its base."""
+    towards_apex = float(image.normal @ _APEX_FROM_BASE_LPS) >= 0
+    return image.normal if towards_apex else -image.normal
+
+
 def _same_grid(a: ImageHeader, b: ImageHeader) -> bool:
     cosines = (a.orientation * b.orientation).sum(axis=1)
     return (
@@ -150,9 +157,9 @@ def _same_grid(a: ImageHeader, b: ImageHeader) -> bool:
 
 
 def _by_place(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
-    """Images of each slice, slices sorted along the normal."""
-    normal = images[0].normal
-    places = sorted(((float(image.position @ normal), image) for image in images), key=lambda pair: pair[0])
+    """Images of each slice, slices sorted from base to apex."""
+    across = _towards_apex(images[0])
+    places = sorted(((float(image.position @ across), image) for image in images), key=lambda pair: pair[0])
     slices = [[places[0][1]]]
     for (before, _), (place, image) in pairwise(places):
         if place - before > _SAME_SLICE_MM:
@@ -283,16 +290,16 @@ def _geometry(slices: Sequence[_Slice]) -> tuple[Spacing, Tensor, set[str]]:
     """Spacing, affine (RAS mm, columns z, y, x) and flags, from the first image of each slice."""
     first = slices[0][0]
     along_x, along_y = first.orientation
-    normal = first.normal
+    across = _towards_apex(first)
     positions = np.array([images[0].position for images in slices])
-    gap, flags = _slice_gap(positions @ normal, told=first.slice_mm)
+    gap, flags = _slice_gap(positions @ across, told=first.slice_mm)
     spacing = Spacing(gap, *first.pixel_mm)
-    steps = np.outer(np.arange(len(slices)), normal * gap)
+    steps = np.outer(np.arange(len(slices)), across * gap)
     origin = (positions - steps).mean(axis=0)
     if np.abs((positions - steps - origin) @ first.orientation.T).max() > _SHIFTED_MM:
         flags.add(SLICES_SHIFTED)
     lps = np.eye(4)
-    lps[:3] = np.stack([normal * gap, along_y * spacing.y, along_x * spacing.x, origin], axis=1)
+    lps[:3] = np.stack([across * gap, along_y * spacing.y, along_x * spacing.x, origin], axis=1)
     return spacing, torch.from_numpy(np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps), flags
 
 

@@ -113,7 +113,8 @@ class ImageHeader:
     @property
     def normal(self) -> NDArray[np.float64]:
         """Unit vector across the slice, LPS."""
-        return np.cross(self.orientation[0], self.orientation[1])
+        normal = np.cross(self.orientation[0], self.orientation[1])
+        return np.asarray(normal / np.linalg.norm(normal))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 
 from cmnet_core.errors import CmnetError, ErrorCode
 from cmnet_core.io import dicom, dicom_file
-from tests.dicoms import Image, dicom_bytes, directions, stack
+from tests.dicoms import Image, dicom_bytes, stack
 
 
 def folder_of(path: Path, images: Sequence[Image]) -> Path:
@@ -61,14 +61,15 @@ def test_geometry_equals_itk(tmp_path: Path) -> None:
     cine = dicom.read_cine(folder_of(tmp_path / "all", images), frame_ms=None)
     folder = folder_of(tmp_path / "one", [image for image in images if image.phase == 0])
     reader = SimpleITK.ImageSeriesReader()
-    reader.SetFileNames([str(path) for path in sorted(folder.iterdir())])
+    # ITK expects the slices along the normal, which points from apex to base here.
+    reader.SetFileNames([str(path) for path in sorted(folder.iterdir(), reverse=True)])
     itk = reader.Execute()
     assert cine.spacing.zyx == pytest.approx(itk.GetSpacing()[::-1], rel=1e-5)
     for zyx in ((0, 0, 0), (3, 0, 0), (0, 5, 0), (2, 3, 4)):
         ras = (cine.affine @ torch.tensor([*map(float, zyx), 1.0], dtype=torch.float64))[:3].numpy()
-        lps = itk.TransformIndexToPhysicalPoint(zyx[::-1])
+        lps = itk.TransformIndexToPhysicalPoint((zyx[2], zyx[1], 3 - zyx[0]))
         np.testing.assert_allclose(ras * [-1, -1, 1], lps, atol=1e-3)
-    np.testing.assert_allclose(cine.voxels[0].numpy(), SimpleITK.GetArrayFromImage(itk), atol=1e-3)
+    np.testing.assert_allclose(cine.voxels[0].numpy(), SimpleITK.GetArrayFromImage(itk)[::-1], atol=1e-3)
 
 
 def test_phases_are_matched_by_share_of_the_cycle(tmp_path: Path) -> None:
@@ -134,8 +135,14 @@ def test_single_slice_takes_its_thickness(tmp_path: Path) -> None:
     assert header.spacing.zyx == (8.0, 1.5, 1.25)
 
 
-def test_directions_are_what_the_tests_assume() -> None:
-    assert np.linalg.det(np.stack(directions("sax"))) == pytest.approx(1.0)
+def test_slices_run_from_base_to_apex_whatever_the_numbering(tmp_path: Path) -> None:
+    images = stack(slices=4, phases=2)
+    renumbered = [i.changed(instance=round(900 - 100 * i.z + i.phase)) for i in images]
+    cine = dicom.read_cine(folder_of(tmp_path / "d", renumbered), frame_ms=None)
+    assert cine.voxels[0, :, 0, 0].tolist() == [0.0, 100.0, 200.0, 300.0]
+    right, anterior, superior = cine.affine[:3, 0].tolist()
+    assert right < 0 < anterior
+    assert superior <= 0
 
 
 def bad_source(tmp_path: Path, kind: str) -> Path:

@@ -63,6 +63,9 @@ def test_sunnybrook_is_one_stack_in_step(sunnybrook: Path, subject: str) -> None
     assert ed in (18, 19)
     assert es in (6, 7)
     assert contoured_ml(contours, cine.spacing.voxel_ml, ed) > contoured_ml(contours, cine.spacing.voxel_ml, es) > 20
+    slices_of_es = sorted(c.slice for c in contours if c.kind == "i" and c.frame == es)
+    areas = [next(c.mask((256, 256)).sum() for c in contours if (c.slice, c.frame) == (z, es)) for z in slices_of_es]
+    assert areas[1] > 2 * areas[-1], "slices run from base to apex"
     assert all(blood_is_brighter_than_muscle(cine.voxels, contours, z, ed) for z in middle_slices(contours))
 
 
