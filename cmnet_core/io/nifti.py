@@ -6,6 +6,7 @@ This and ``nifti_file`` are the only modules that know nibabel and the file's ax
 import gzip
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
@@ -51,6 +52,36 @@ def inspect(path: Path) -> Header:
         return describe(raw_header(file, path))
 
 
+def inspect_cine(path: Path) -> Header:
+    """Like :func:`inspect`, of a file that has to be a 4-D cine.
+
+    Raises:
+        ImageError: As for :func:`inspect`, or the file holds a single volume.
+        GeometryError: Voxel sizes or affine make no sense.
+    """
+    with reading(path) as file:
+        header = describe(raw_header(file, path))
+        _require_frames(header)
+        return header
+
+
+def inspect_pair(ed: Path, es: Path) -> Header:
+    """Like :func:`inspect`, of the two volumes of :func:`read_pair`.
+
+    Raises:
+        ImageError: As for :func:`inspect`, or a file holds more than one volume.
+        GeometryError: Voxel sizes or affine make no sense, or the two grids differ.
+    """
+    headers = []
+    for path in (ed, es):
+        with reading(path) as file:
+            header = describe(raw_header(file, path))
+            _require_volume(header)
+            headers.append(header)
+    _require_same_grid(*headers, es=es)
+    return replace(headers[0], frames=2)
+
+
 def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
     """Read a 4-D cine.
 
@@ -87,13 +118,7 @@ def read_pair(ed: Path, es: Path) -> CineSequence:
     """
     header, ed_voxels = _read_volume(ed)
     es_header, es_voxels = _read_volume(es)
-    difference = grid_difference(es_header, header)
-    if difference:
-        raise GeometryError(
-            f"{es}: the ES volume does not lie on the grid of the ED volume {ed.name}: {difference}.",
-            hint="Give two frames of the same series.",
-            code=ErrorCode.GEOMETRY,
-        )
+    _require_same_grid(header, es_header, es=es)
     return CineSequence(
         voxels=torch.cat([ed_voxels, es_voxels]),
         spacing=header.spacing,
@@ -218,6 +243,16 @@ def _require_volume(header: Header) -> None:
             f"Expected one 3-D volume, found {header.frames} frames.",
             hint="Give a single frame here, or the whole cine as one 4-D image.",
             code=ErrorCode.IMAGE_DIMENSIONS,
+        )
+
+
+def _require_same_grid(ed_header: Header, es_header: Header, *, es: Path) -> None:
+    difference = grid_difference(es_header, ed_header)
+    if difference:
+        raise GeometryError(
+            f"{es}: the ES volume does not lie on the grid of the ED volume: {difference}.",
+            hint="Give two frames of the same series.",
+            code=ErrorCode.GEOMETRY,
         )
 
 

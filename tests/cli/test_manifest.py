@@ -1,0 +1,201 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from cmnet_cli.manifest import Case, from_acdc, from_nifti, read_manifest, write_manifest
+from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.io import nifti
+from cmnet_core.io.nifti import LabelScheme
+
+
+def table(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def full_case(row: int, subject: str, folder: Path) -> Case:
+    return Case(
+        row=row,
+        subject_id=subject,
+        session="2",
+        image=(folder / f"{subject}.nii.gz",),
+        labels_ed=folder / "masks" / "ed.nii.gz",
+        labels_es=Path("/elsewhere/es.nii.gz"),
+        label_scheme=LabelScheme.ACDC,
+        ed=3,
+        es=11,
+        frame_ms=31.25,
+        heart_rate_bpm=61.0,
+        sex="female",
+        age_years=63.5,
+        height_cm=171.0,
+        weight_kg=70.2,
+        group="NOR, mild",
+        site="north",
+        scanner="1.5 T",
+        extra={"visit_note": 'said "fine"'},
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
+    pair = Case(row=3, subject_id="b", image=(tmp_path / "ed.nii", tmp_path / "es.nii"), ed=0, es=1)
+    cases = (full_case(2, "a", tmp_path), pair)
+    write_manifest(tmp_path / f"cohort{suffix}", cases)
+    manifest = read_manifest(tmp_path / f"cohort{suffix}")
+    assert manifest.cases == cases
+    assert [case.case_id for case in cases] == ["sub-a_ses-2", "sub-b"]
+    write_manifest(tmp_path / "again.csv", cases)
+    assert read_manifest(tmp_path / "again.csv").digest == manifest.digest
+
+
+def test_paths_inside_the_folder_move_with_it(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    write_manifest(tmp_path / "here" / "cohort.csv", [full_case(2, "a", tmp_path / "here")])
+    (tmp_path / "here").rename(tmp_path / "there")
+    (case,) = read_manifest(tmp_path / "there" / "cohort.csv").cases
+    assert case.image == (tmp_path / "there" / "a.nii.gz",)
+    assert case.labels_es == Path("/elsewhere/es.nii.gz")
+
+
+def test_digest_is_of_the_content(tmp_path: Path) -> None:
+    one = table(tmp_path / "a.csv", "subject_id,image,group\nx,x.nii,NOR\ny,y.nii,\n")
+    other = table(tmp_path / "b.tsv", "image\tsubject_id\tsite\tgroup\n\t\t\t\ny.nii\ty\t\t\nx.nii\tx\t\tNOR\n")
+    changed = table(tmp_path / "c.csv", "subject_id,image,group\nx,x.nii,DCM\ny,y.nii,\n")
+    digests = [read_manifest(path).digest for path in (one, other, changed)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_pair_has_its_own_frame_numbers(tmp_path: Path) -> None:
+    path = table(tmp_path / "m.csv", "subject_id,image,ed,es\na,ed.nii;es.nii,4,11\n")
+    (case,) = read_manifest(path).cases
+    assert (case.ed, case.es) == (0, 1)
+    assert case.image == (tmp_path / "ed.nii", tmp_path / "es.nii")
+
+
+def test_numbers_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"subject_id": [9900001, 9900002], "image": ["a.nii", "b.nii"], "ed": [0, None], "sex": "F"})
+    frame.to_parquet(tmp_path / "m.parquet")
+    first, second = read_manifest(tmp_path / "m.parquet").cases
+    assert (first.subject_id, first.ed, second.ed, first.sex) == ("9900001", 0, None, "female")
+    path = table(tmp_path / "m.csv", "\ufeffsubject_id , image\n007,a.nii\n")
+    assert read_manifest(path).cases[0].subject_id == "007"
+
+
+def test_all_problems_of_all_rows_are_listed_together(tmp_path: Path) -> None:
+    rows = [
+        "subject_id,image,session,labels,labels_ed,label_scheme,ed,es,height_cm,sex",
+        "good,a.nii,,,,,,,,",
+        "a/b,a.nii,,,,,,,,",
+        "good,b.nii,,,,,,,,",
+        f"{'x' * 65},a.nii,,,,,,,,",
+        ",a.nii,,,,,,,,",
+        "no-image,,,,,,,,,",
+        "three,a;b;c,,,,,,,,",
+        "text,a.nii,,,,,first,,,",
+        "minus,a.nii,,,,,-1,,,",
+        "same,a.nii,,,,,4,4,,",
+        "scheme,a.nii,,,,ukb,,,,",
+        "metres,a.nii,,,,,,,1.71,",
+        "sex,a.nii,,,,,,,,1",
+        "maskless,a.nii,,,ed.nii,,,,,",
+        "both,a.nii,,all.nii,ed.nii,,0,,,",
+    ]
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(table(tmp_path / "m.csv", "\n".join(rows)))
+    assert caught.value.code is ErrorCode.MANIFEST_ROW
+    places = [line.strip().split(":")[0] for line in caught.value.message.splitlines()[1:]]
+    columns = "subject_id subject_id subject_id subject_id image image ed ed es label_scheme height_cm sex ed labels"
+    assert places == [f"row {row}, {column}" for row, column in enumerate(columns.split(), start=3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code", "said"),
+    [
+        ("m.csv", "", ErrorCode.MANIFEST_UNREADABLE, "No columns"),
+        ("m.csv", "subject_id,image\n", ErrorCode.MANIFEST_EMPTY, "has no rows"),
+        ("m.csv", "subject_id,image\n,\n\n", ErrorCode.MANIFEST_EMPTY, "has no rows"),
+        ("m.csv", "Subject ID,image\n1,a.nii\n", ErrorCode.MANIFEST_COLUMN, "Rename 'Subject ID' to 'subject_id'"),
+        ("m.csv", "subject_id;image\n1;a.nii\n", ErrorCode.MANIFEST_COLUMN, "commas separate"),
+        ("m.csv", "subject_id,image\n1,a,b,c\n2\n3,a,b,c,d", ErrorCode.MANIFEST_UNREADABLE, "reading the manifest"),
+        ("m.xlsx", "PK", ErrorCode.MANIFEST_UNREADABLE, "Save the table as CSV"),
+        ("m.parquet", "text", ErrorCode.MANIFEST_UNREADABLE, "reading the manifest"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, name: str, text: str, code: ErrorCode, said: str) -> None:
+    with pytest.raises(ManifestError, match=said) as caught:
+        read_manifest(table(tmp_path / name, text))
+    assert caught.value.code is code
+
+
+def test_missing_and_binary_manifest(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b"subject_id,image\n\xff\xfe,a\n")
+    for name in ("m.csv", "nowhere.csv"):
+        with pytest.raises(ManifestError) as caught:
+            read_manifest(tmp_path / name)
+        assert caught.value.code is ErrorCode.MANIFEST_UNREADABLE
+
+
+def save(path: Path, *shape: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nifti.write_image(path, torch.zeros(*shape), affine=torch.eye(4, dtype=torch.float64), frame_ms=None)
+    return path
+
+
+def acdc_patient(folder: Path, number: int, *, ed: int, es: int, cine_frames: int | None) -> None:
+    patient = folder / f"patient{number:03d}"
+    for frame in (ed, es):
+        for mask in ("", "_gt"):
+            save(patient / f"{patient.name}_frame{frame:02d}{mask}.nii.gz", 2, 3, 4)
+    if cine_frames is not None:
+        save(patient / f"{patient.name}_4d.nii.gz", cine_frames, 2, 3, 4)
+    (patient / "Info.cfg").write_text(f"ED: {ed}\nES: {es}\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n")
+
+
+@pytest.mark.parametrize("inner", ["", "training"])
+def test_acdc_takes_the_cine_or_else_the_two_frames(tmp_path: Path, inner: str) -> None:
+    folder = tmp_path / inner
+    acdc_patient(folder, 1, ed=1, es=12, cine_frames=None)
+    acdc_patient(folder, 90, ed=4, es=11, cine_frames=12)
+    acdc_patient(folder, 91, ed=4, es=11, cine_frames=5)
+    pair, cine, short = from_acdc(tmp_path)
+    assert [path.name for path in pair.image] == ["patient001_frame01.nii.gz", "patient001_frame12.nii.gz"]
+    assert (pair.ed, pair.es, pair.height_cm, pair.weight_kg, pair.group) == (0, 1, 184.0, 95.0, "DCM")
+    assert (pair.label_scheme, len(short.image)) == (LabelScheme.ACDC, 2)
+    assert [path.name for path in cine.image] == ["patient090_4d.nii.gz"]
+    assert (cine.ed, cine.es) == (3, 10)
+    assert cine.labels_es is not None
+    assert cine.labels_es.name == "patient090_frame11_gt.nii.gz"
+
+
+def test_acdc_patients_that_lack_something_are_listed(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        acdc_patient(tmp_path, number, ed=1, es=12, cine_frames=None)
+    (tmp_path / "patient001" / "patient001_frame12.nii.gz").unlink()
+    (tmp_path / "patient002" / "Info.cfg").write_text("ED: one\n")
+    with pytest.raises(ManifestError, match=r"2 subject\(s\)") as caught:
+        from_acdc(tmp_path)
+    assert "patient001" in caught.value.message
+    assert "patient002" in caught.value.message
+    with pytest.raises(ManifestError, match="found none"):
+        from_acdc(tmp_path / "patient001")
+
+
+def test_nifti_by_pattern(tmp_path: Path) -> None:
+    for subject in ("p1", "p2"):
+        save(tmp_path / subject / f"{subject}_ses-2_sa.nii.gz", 2, 2, 3, 4)
+    save(tmp_path / "p1" / "p1_ses-2_gt.nii.gz", 2, 2, 3, 4)
+    cases = from_nifti(
+        tmp_path,
+        pattern="{subject_id}/{subject_id}_ses-{session}_*.nii.gz",
+        labels="{subject_id}/{subject_id}_ses-{session}_gt.nii.gz",
+        scheme=LabelScheme.MNMS,
+    )
+    assert [case.case_id for case in cases] == ["sub-p1_ses-2", "sub-p2_ses-2"]
+    assert [case.labels is not None for case in cases] == [True, False]
+    with pytest.raises(ManifestError, match="does not say where"):
+        from_nifti(tmp_path, pattern="*.nii", scheme=LabelScheme.CMNET)
+    with pytest.raises(ManifestError, match="found none"):
+        from_nifti(tmp_path, scheme=LabelScheme.CMNET)
