@@ -12,7 +12,8 @@ from cmnet_cli.report.overlay import Contour
 from cmnet_core.types import Label
 
 # From this many values on, bars say more than one point a value.
-_BARS_FROM = 12
+BARS_FROM = 12
+_RADIUS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +77,18 @@ def cycle(
         up: Quantity and unit of the curves.
     """
     everything = [value for curve in curves for value in curve.values]
-    plot = svg.Plot(svg.axis(across, times), svg.axis(up, everything, from_zero=True))
+    plot = svg.Plot(svg.axis(across, times, whole=True), svg.axis(up, everything, from_zero=True))
     marks = [svg.frame(plot)]
     for name, index in marked:
         x = plot.x(times[index])
         marks += [
             svg.line((x, plot.top), (x, plot.height - plot.bottom), kind="mark"),
-            svg.words(name, (x + 4, plot.top + 10), kind="marked"),
+            svg.words(name, (x + 4, plot.height - plot.bottom - 7), kind="marked"),
         ]
     for curve in curves:
         points = [(plot.x(time), plot.y(value)) for time, value in zip(times, curve.values, strict=True)]
         marks.append(svg.path([points], kind=f"curve {curve.kind}"))
-        marks += [svg.dot(point, kind=f"dot {curve.kind}", radius=2.2) for point in points]
+
     names = " and ".join(curve.name for curve in curves)
     return svg.picture(plot.width, plot.height, marks, text=f"{names}: {up} over {across}")
 
@@ -99,11 +100,13 @@ def distribution(label: str, values: Sequence[float]) -> Markup:
         label: Quantity and unit.
         values: At least one.
     """
-    across = svg.axis(label, values, ticks=4)
+    across = svg.axis(label, values, ticks=3)
     counts, edges = np.histogram(values, bins=_bins(len(values)), range=(across.low, across.high))
-    if len(values) < _BARS_FROM:
+    if len(values) < BARS_FROM:
         return _points(across, values)
-    plot = svg.Plot(across, svg.axis("subjects", counts.tolist(), from_zero=True, ticks=3), width=300, height=170)
+    plot = svg.Plot(
+        across, svg.axis("subjects", counts.tolist(), from_zero=True, whole=True, ticks=3), width=300, height=170
+    )
     marks = [svg.frame(plot)]
     for count, start, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         corner, width = (plot.x(start) + 1, plot.y(count)), plot.x(end) - plot.x(start) - 2
@@ -117,11 +120,16 @@ def _bins(count: int) -> int:
 
 
 def _points(across: svg.Axis, values: Sequence[float]) -> Markup:
-    plot = svg.Plot(across, svg.Axis("", 0.0, 1.0, ()), width=300, height=96, left=14, top=10)
+    plot = svg.Plot(across, svg.Axis("", 0.0, 1.0, ()), width=300, height=100, left=14, top=10)
     marks = [svg.frame(plot)]
-    marks += [
-        svg.dot((plot.x(value), plot.y(0.5)), kind="dot point", radius=5, text=f"{value:.1f}") for value in values
-    ]
+    drawn: list[float] = []
+    for value in sorted(values):
+        x = plot.x(value)
+        # Points that would hide each other are stacked.
+        level = sum(abs(x - other) < 2 * _RADIUS for other in drawn) % 4
+        drawn.append(x)
+        y = plot.y(0) - (2 * level + 1.4) * _RADIUS
+        marks.append(svg.dot((x, y), kind="dot point", radius=_RADIUS, text=f"{value:.1f}"))
     return svg.picture(plot.width, plot.height, marks, text=_summary(across.label, values))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import contourpy
 import numpy as np
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Float, Float64, Shaped, UInt8
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -15,7 +15,7 @@ HEART = (Label.LV, Label.MYO, Label.RV)
 # Where along the left ventricle the three levels are shown, from its base (0) to its apex (1).
 LEVELS = (("basal", 0.15), ("mid", 0.5), ("apical", 0.85))
 
-_SMOOTHING_VOXELS = 0.6
+_SMOOTHING_VOXELS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Box:
     left: int
     right: int
 
-    def cut(self, picture: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "height width"]:
+    def cut(self, picture: Shaped[np.ndarray, "*n y x"]) -> Shaped[np.ndarray, "*n height width"]:
         """That part of a picture."""
-        return picture[self.top : self.bottom, self.left : self.right]
+        return picture[..., self.top : self.bottom, self.left : self.right]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,26 +58,28 @@ class Contour:
     lines: tuple[Float64[np.ndarray, "points 2"], ...]
 
 
-def choose_slices(labels: Int[np.ndarray, "z y x"] | UInt8[np.ndarray, "z y x"]) -> tuple[Slice, ...]:
-    """A basal, a mid and an apical slice of the left ventricle; fewer where the stack has fewer slices with one.
+def choose_slices(belongs: Float[np.ndarray, "c z y x"]) -> tuple[Slice, ...]:
+    """A basal, a mid and an apical slice of the left ventricle; fewer where fewer slices hold one.
 
-    The base is the end of the stack where both ventricles are wider.
+    The base is the end of the stack where both cavities together are wider.
 
     Args:
-        labels: The ED label map.
+        belongs: Memberships at ED, see :func:`memberships`.
     """
-    cavity_area = np.isin(labels, (Label.LV, Label.RV)).sum(axis=(1, 2))
-    slices = np.flatnonzero((labels == Label.LV).any(axis=(1, 2)))
+    inside = belongs > 0.5
+    slices = np.flatnonzero(inside[HEART.index(Label.LV)].any(axis=(1, 2)))
     if not slices.size:
         return ()
+    cavities = inside[[HEART.index(Label.LV), HEART.index(Label.RV)]].sum(axis=(0, 2, 3))
     half = (slices.size + 1) // 2
-    if cavity_area[slices[:half]].sum() < cavity_area[slices[-half:]].sum():
+    if cavities[slices[:half]].sum() < cavities[slices[-half:]].sum():
         slices = slices[::-1]
-    chosen: dict[int, str] = {}
-    for name, fraction in sorted(LEVELS, key=lambda level: abs(level[1] - 0.5)):
-        chosen.setdefault(int(slices[round(fraction * (slices.size - 1))]), name)
-    order = [name for name, _ in LEVELS]
-    return tuple(Slice(name, index) for index, name in sorted(chosen.items(), key=lambda item: order.index(item[1])))
+    # The middle goes first, so that it keeps its slice where the stack is too short for three.
+    by_index: dict[int, str] = {}
+    for name, fraction in (LEVELS[1], LEVELS[0], LEVELS[2]):
+        by_index.setdefault(int(slices[round(fraction * (slices.size - 1))]), name)
+    names = {name: index for index, name in by_index.items()}
+    return tuple(Slice(name, names[name]) for name, _ in LEVELS if name in names)
 
 
 def memberships(
@@ -160,6 +162,6 @@ def viewing_flips(affine: Float64[np.ndarray, "4 4"]) -> tuple[bool, bool]:
     return bool(along_y[1] + along_y[2] > 0), bool(along_x[0] > 0)
 
 
-def flip(array: Float[np.ndarray, "*n y x"], flips: tuple[bool, bool]) -> Float[np.ndarray, "*n y x"]:
+def flip(array: Shaped[np.ndarray, "*n y x"], flips: tuple[bool, bool]) -> Shaped[np.ndarray, "*n y x"]:
     """The array with its last two axes turned round where asked."""
     return np.flip(array, axis=tuple(axis for axis, turned in zip((-2, -1), flips, strict=True) if turned))

@@ -69,13 +69,14 @@ class Plot:
         return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 1)
 
 
-def axis(label: str, values: Sequence[float], *, from_zero: bool = False, ticks: int = 5) -> Axis:
+def axis(label: str, values: Sequence[float], *, from_zero: bool = False, whole: bool = False, ticks: int = 5) -> Axis:
     """An axis that holds all values and ends at round numbers.
 
     Args:
         label: Quantity and unit.
         values: What is going to be drawn; at least one.
         from_zero: Whether the axis starts at 0.
+        whole: Whether only whole numbers make sense, as for counts.
         ticks: About how many numbers are written beside it.
 
     Example:
@@ -85,7 +86,7 @@ def axis(label: str, values: Sequence[float], *, from_zero: bool = False, ticks:
     low, high = (0.0 if from_zero else min(values)), max(values)
     if high - low < _EQUAL * max(1.0, abs(high)):
         low, high = (low, low + 1.0) if from_zero else (low - 1.0, low + 1.0)
-    step = _round_step((high - low) / ticks)
+    step = max(_round_step((high - low) / ticks), 1.0 if whole else 0.0)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return Axis(label, first * step, last * step, tuple(round(n * step, 9) for n in range(first, last + 1)))
 
