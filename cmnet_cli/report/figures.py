@@ -1,0 +1,181 @@
+"""The report's figures: arrays and numbers in, SVG out. Nothing here knows of files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from markupsafe import Markup
+
+from cmnet_cli.report import svg
+from cmnet_cli.report.overlay import Contour
+from cmnet_core.types import Label
+
+# From this many values on, bars say more than one point a value.
+BARS_FROM = 12
+_RADIUS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A quantity over the cycle.
+
+    Attributes:
+        name: As in the legend.
+        kind: Its class in the style sheet.
+        values: One a frame.
+    """
+
+    name: str
+    kind: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The values of one group.
+
+    Attributes:
+        name: As beside the row.
+        kind: Its class in the style sheet.
+        values: One a subject.
+    """
+
+    name: str
+    kind: str
+    values: tuple[float, ...]
+
+
+def heart(grey: UInt8[np.ndarray, "height width"], outlines: Sequence[Contour], *, text: str) -> Markup:
+    """A slice of the heart with the outlines of its structures.
+
+    Args:
+        grey: The picture.
+        outlines: Contours in its voxels.
+        text: What the picture shows, for those who cannot see it.
+    """
+    height, width = grey.shape
+    marks = [svg.image(grey)]
+    for outline in outlines:
+        # Voxel centres lie at whole numbers, the picture's corner half a voxel before the first of them.
+        lines = [[(float(x) + 0.5, float(y) + 0.5) for x, y in line] for line in outline.lines]
+        kind = f"contour {Label(outline.structure).name.lower()}"
+        marks.append(svg.path(lines, kind=kind, closed=True))
+    return svg.picture(width, height, marks, text=text)
+
+
+def cycle(
+    times: Sequence[float], curves: Sequence[Curve], *, marked: Sequence[tuple[str, int]], across: str, up: str
+) -> Markup:
+    """Curves over the cardiac cycle.
+
+    Args:
+        times: One a frame.
+        curves: What is drawn, one value a frame.
+        marked: Names of frames that get a vertical line, for instance ED.
+        across: Name and unit of the time axis.
+        up: Quantity and unit of the curves.
+    """
+    everything = [value for curve in curves for value in curve.values]
+    plot = svg.Plot(svg.axis(across, times, whole=True), svg.axis(up, everything, from_zero=True))
+    marks = [svg.frame(plot)]
+    for name, index in marked:
+        x = plot.x(times[index])
+        marks += [
+            svg.line((x, plot.top), (x, plot.height - plot.bottom), kind="mark"),
+            svg.words(name, (x + 4, plot.height - plot.bottom - 7), kind="marked"),
+        ]
+    for curve in curves:
+        points = [(plot.x(time), plot.y(value)) for time, value in zip(times, curve.values, strict=True)]
+        marks.append(svg.path([points], kind=f"curve {curve.kind}"))
+
+    names = " and ".join(curve.name for curve in curves)
+    return svg.picture(plot.width, plot.height, marks, text=f"{names}: {up} over {across}")
+
+
+def distribution(label: str, values: Sequence[float]) -> Markup:
+    """How a quantity is distributed: bars, or one point a value where there are few.
+
+    Args:
+        label: Quantity and unit.
+        values: At least one.
+    """
+    across = svg.axis(label, values, ticks=3)
+    counts, edges = np.histogram(values, bins=_bins(len(values)), range=(across.low, across.high))
+    if len(values) < BARS_FROM:
+        return _points(across, values)
+    plot = svg.Plot(
+        across, svg.axis("subjects", counts.tolist(), from_zero=True, whole=True, ticks=3), width=300, height=170
+    )
+    marks = [svg.frame(plot)]
+    for count, start, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        corner, width = (plot.x(start) + 1, plot.y(count)), plot.x(end) - plot.x(start) - 2
+        text = f"{svg.number(start)} to {svg.number(end)}: {count}"
+        marks.append(svg.bar(corner, max(width, 1), plot.y(0) - plot.y(count), kind="bar", text=text))
+    return svg.picture(plot.width, plot.height, marks, text=_summary(label, values))
+
+
+def _bins(count: int) -> int:
+    return int(np.clip(np.sqrt(count) * 1.5, 6, 24))
+
+
+def _points(across: svg.Axis, values: Sequence[float]) -> Markup:
+    plot = svg.Plot(across, svg.Axis("", 0.0, 1.0, ()), width=300, height=100, left=14, top=10)
+    marks = [svg.frame(plot)]
+    drawn: list[float] = []
+    for value in sorted(values):
+        x = plot.x(value)
+        # Points that would hide each other are stacked.
+        level = sum(abs(x - other) < 2 * _RADIUS for other in drawn) % 4
+        drawn.append(x)
+        y = plot.y(0) - (2 * level + 1.4) * _RADIUS
+        marks.append(svg.dot((x, y), kind="dot point", radius=_RADIUS, text=f"{value:.1f}"))
+    return svg.picture(plot.width, plot.height, marks, text=_summary(across.label, values))
+
+
+def _summary(label: str, values: Sequence[float]) -> str:
+    low, middle, high = np.percentile(values, (0, 50, 100))
+    return f"{label}: {len(values)} subjects, median {middle:.1f}, range {low:.1f} to {high:.1f}"
+
+
+def spreads(label: str, groups: Sequence[Spread]) -> Markup:
+    """Values of several groups below each other: one point a subject, a bar at the median.
+
+    Args:
+        label: Quantity and unit.
+        groups: Each with at least one value.
+    """
+    across = svg.axis(label, [value for group in groups for value in group.values])
+    up = svg.Axis("", 0.0, float(len(groups)), ())
+    plot = svg.Plot(across, up, width=440, height=62 + 30 * len(groups), left=150, top=8)
+    marks = [svg.frame(plot)]
+    for row, group in enumerate(groups):
+        y = plot.y(len(groups) - row - 0.5)
+        marks.append(svg.words(group.name, (plot.left - 10, y + 4), kind="tick end"))
+        marks += [svg.dot((plot.x(value), y), kind=f"dot faint {group.kind}", radius=4) for value in group.values]
+        middle = plot.x(float(np.median(group.values)))
+        marks.append(svg.line((middle, y - 9), (middle, y + 9), kind="median"))
+    text = "; ".join(f"{group.name}: median {np.median(group.values):.1f}" for group in groups)
+    return svg.picture(plot.width, plot.height, marks, text=f"{label}. {text}")
+
+
+def agreement(label: str, estimates: Sequence[float], references: Sequence[float]) -> Markup:
+    """Difference over mean, with bias and limits of agreement (Bland and Altman, Lancet 1986).
+
+    Args:
+        label: Quantity and unit.
+        estimates: What cmnet found, one a subject; at least two.
+        references: What it is compared with, in the same order.
+    """
+    difference = np.asarray(estimates, dtype=float) - np.asarray(references, dtype=float)
+    mean = (np.asarray(estimates, dtype=float) + np.asarray(references, dtype=float)) / 2.0
+    bias, reach = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
+    limits = (bias - reach, bias, bias + reach)
+    plot = svg.Plot(svg.axis(f"mean {label}", mean.tolist()), svg.axis("difference", [*difference.tolist(), *limits]))
+    marks = [svg.frame(plot)]
+    for level, kind in zip(limits, ("mark", "median flat", "mark"), strict=True):
+        marks.append(svg.line((plot.left, plot.y(level)), (plot.width - plot.right, plot.y(level)), kind=kind))
+    pairs = zip(mean.tolist(), difference.tolist(), strict=True)
+    marks += [svg.dot((plot.x(x), plot.y(y)), kind="dot point faint", radius=3.5) for x, y in pairs]
+    text = f"{label}: bias {bias:.1f}, limits of agreement {limits[0]:.1f} to {limits[2]:.1f}"
+    return svg.picture(plot.width, plot.height, marks, text=text)

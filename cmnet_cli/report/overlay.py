@@ -1,0 +1,167 @@
+"""From a cine and its label maps to the pictures of a subject page: which slices, which crop, which contours."""
+
+from dataclasses import dataclass
+
+import contourpy
+import numpy as np
+from jaxtyping import Float, Float64, Shaped, UInt8
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cmnet_core.types import Label
+
+HEART = (Label.LV, Label.MYO, Label.RV)
+
+# Where along the left ventricle the three levels are shown, from its base (0) to its apex (1).
+LEVELS = (("basal", 0.15), ("mid", 0.5), ("apical", 0.85))
+
+_SMOOTHING_VOXELS = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One level of the left ventricle.
+
+    Attributes:
+        name: basal, mid or apical.
+        index: Position in the stack.
+    """
+
+    name: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The part of a slice that is shown: rows ``top`` to ``bottom`` and columns ``left`` to ``right``, end excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def cut(self, picture: Shaped[np.ndarray, "*n y x"]) -> Shaped[np.ndarray, "*n height width"]:
+        """That part of a picture."""
+        return picture[..., self.top : self.bottom, self.left : self.right]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contour:
+    """The outline of one structure in a picture.
+
+    Attributes:
+        structure: What it encloses.
+        lines: Closed lines, each a list of (column, row) in voxels, voxel centres at whole numbers.
+    """
+
+    structure: Label
+    lines: tuple[Float64[np.ndarray, "points 2"], ...]
+
+
+def choose_slices(belongs: Float[np.ndarray, "c z y x"]) -> tuple[Slice, ...]:
+    """A basal, a mid and an apical slice of the left ventricle; fewer where fewer slices hold one.
+
+    The base is the end of the stack where both cavities together are wider.
+
+    Args:
+        belongs: Memberships at ED, see :func:`memberships`.
+    """
+    inside = belongs > 0.5
+    slices = np.flatnonzero(inside[HEART.index(Label.LV)].any(axis=(1, 2)))
+    if not slices.size:
+        return ()
+    cavities = inside[[HEART.index(Label.LV), HEART.index(Label.RV)]].sum(axis=(0, 2, 3))
+    half = (slices.size + 1) // 2
+    if cavities[slices[:half]].sum() < cavities[slices[-half:]].sum():
+        slices = slices[::-1]
+    # The middle goes first, so that it keeps its slice where the stack is too short for three.
+    by_index: dict[int, str] = {}
+    for name, fraction in (LEVELS[1], LEVELS[0], LEVELS[2]):
+        by_index.setdefault(int(slices[round(fraction * (slices.size - 1))]), name)
+    names = {name: index for index, name in by_index.items()}
+    return tuple(Slice(name, names[name]) for name, _ in LEVELS if name in names)
+
+
+def memberships(
+    labels: UInt8[np.ndarray, "z y x"],
+    *,
+    labels_affine: Float64[np.ndarray, "4 4"],
+    picture_affine: Float64[np.ndarray, "4 4"],
+    shape: tuple[int, int, int],
+) -> Float[np.ndarray, "c z y x"]:
+    """How much each voxel of the picture belongs to LV, myocardium and RV, by linear interpolation of the label map.
+
+    Args:
+        labels: A label map on its own grid.
+        labels_affine: That grid, (z, y, x, 1) to mm.
+        picture_affine: The picture's grid, (z, y, x, 1) to mm.
+        shape: The picture's size (z, y, x).
+    """
+    to_labels = np.linalg.inv(labels_affine) @ picture_affine
+    channels = [
+        ndimage.affine_transform(
+            (labels == label).astype(np.float32), to_labels[:3, :3], to_labels[:3, 3], output_shape=shape, order=1
+        )
+        for label in HEART
+    ]
+    return np.stack(channels)
+
+
+def heart_box(belongs: Float[np.ndarray, "c z y x"], *, margin: int) -> Box:
+    """A square around the heart; the whole slice where there is none.
+
+    Args:
+        belongs: Memberships, see :func:`memberships`.
+        margin: Voxels left free on each side.
+    """
+    height, width = belongs.shape[-2:]
+    rows, columns = np.nonzero((belongs > 0.5).any(axis=(0, 1)))
+    if not rows.size:
+        return Box(0, height, 0, width)
+    side = int(max(np.ptp(rows), np.ptp(columns))) + 1 + 2 * margin
+    top = _start((int(rows.min()) + int(rows.max())) // 2, side, height)
+    left = _start((int(columns.min()) + int(columns.max())) // 2, side, width)
+    return Box(top, min(top + side, height), left, min(left + side, width))
+
+
+def _start(centre: int, side: int, size: int) -> int:
+    return max(0, min(centre - side // 2, size - side))
+
+
+def contours(belongs: Float[np.ndarray, "c y x"]) -> tuple[Contour, ...]:
+    """The outlines of LV, LV with myocardium (the epicardium) and RV, smoothed by less than a voxel for the eye.
+
+    Args:
+        belongs: Memberships in one slice.
+    """
+    lv, myo, rv = belongs
+    outlined = ((Label.MYO, lv + myo), (Label.LV, lv), (Label.RV, rv))
+    return tuple(Contour(structure, _outline(inside)) for structure, inside in outlined)
+
+
+def _outline(inside: Float[np.ndarray, "y x"]) -> tuple[NDArray[np.float64], ...]:
+    # A border of zeros closes the lines of a structure that is cut by the picture's edge.
+    smooth = ndimage.gaussian_filter(np.pad(inside, 1), _SMOOTHING_VOXELS)
+    return tuple(np.asarray(line) - 1.0 for line in contourpy.contour_generator(z=smooth).lines(0.5))
+
+
+def grey_levels(voxels: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Intensities as 8-bit grey, black and white at the 1st and 99.5th percentile of all that is given."""
+    dark, bright = np.percentile(voxels, (1.0, 99.5))
+    scaled = (voxels - dark) / max(float(bright - dark), 1e-6)
+    return np.asarray(np.rint(255.0 * np.clip(scaled, 0.0, 1.0)), dtype=np.uint8)
+
+
+def viewing_flips(affine: Float64[np.ndarray, "4 4"]) -> tuple[bool, bool]:
+    """Whether rows and columns run against the usual view: the patient's left on the right, feet and back below.
+
+    Args:
+        affine: The picture's grid, (z, y, x, 1) to RAS mm.
+    """
+    along_y, along_x = affine[:3, 1], affine[:3, 2]
+    return bool(along_y[1] + along_y[2] > 0), bool(along_x[0] > 0)
+
+
+def flip(array: Shaped[np.ndarray, "*n y x"], flips: tuple[bool, bool]) -> Shaped[np.ndarray, "*n y x"]:
+    """The array with its last two axes turned round where asked."""
+    return np.flip(array, axis=tuple(axis for axis, turned in zip((-2, -1), flips, strict=True) if turned))

@@ -1,0 +1,25 @@
+"""What the documentation points at exists, and the example manifests are what they say."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "manifests").glob("*.md")])
+EXAMPLES = sorted((ROOT / "manifests").glob("*.csv"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_an_example_has_whole_rows_of_invented_subjects(example):
+    header, *rows = list(csv.reader(example.read_text(encoding="utf-8").splitlines()))
+    assert {len(row) for row in rows} == {len(header)}
+    assert all(row[0].startswith("990") for row in rows)

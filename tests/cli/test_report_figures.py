@@ -1,0 +1,152 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from cmnet_cli.report import figures, overlay, svg
+from cmnet_core.types import Label
+
+EYE = np.eye(4)
+
+
+def disc_labels(*, slices=6, size=40, radius=6):
+    """Discs: an LV inside a ring of myocardium, an RV beside it; the first slice is the largest."""
+    y, x = np.mgrid[:size, :size]
+    labels = np.zeros((slices, size, size), np.uint8)
+    for z in range(slices):
+        r = radius * (1 - 0.6 * z / max(slices - 1, 1))
+        distance = np.hypot(y - size / 2, x - size / 2)
+        labels[z][np.hypot(y - size / 2, x - size / 2 + 2 * r) < r] = Label.RV
+        labels[z][distance < r + 3] = Label.MYO
+        labels[z][distance < r] = Label.LV
+    return labels
+
+
+def one_hot(labels):
+    return np.stack([labels == label for label in overlay.HEART]).astype(np.float32)
+
+
+@given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_png_is_read_back_by_an_independent_reader(grey):
+    read = np.asarray(Image.open(io.BytesIO(svg.png(grey))))
+    np.testing.assert_array_equal(read, grey)
+
+
+@given(
+    st.lists(st.floats(-1e4, 1e4, allow_nan=False), min_size=1, max_size=20),
+    st.booleans(),
+)
+def test_an_axis_holds_all_values(values, from_zero):
+    values = [abs(value) for value in values] if from_zero else values
+    axis = svg.axis("volume", values, from_zero=from_zero)
+    slack = 1e-9 * max(1.0, *map(abs, values))
+    assert axis.low <= min(values) + slack
+    assert axis.high >= max(values) - slack
+    assert 2 <= len(axis.ticks) <= 12
+
+
+def test_counts_have_no_fractions_beside_their_axis():
+    assert svg.axis("subjects", [1, 2], from_zero=True, whole=True).ticks == (0.0, 1.0, 2.0)
+
+
+def test_levels_run_from_the_wide_end_to_the_narrow_one():
+    belongs = one_hot(disc_labels(slices=9))
+    names = [(level.name, level.index) for level in overlay.choose_slices(belongs)]
+    assert names == [("basal", 1), ("mid", 4), ("apical", 7)]
+    assert [level.index for level in overlay.choose_slices(belongs[:, ::-1])] == [7, 4, 1]
+
+
+@pytest.mark.parametrize(("slices", "names"), [(1, ["mid"]), (2, ["basal", "apical"]), (3, ["basal", "mid", "apical"])])
+def test_a_short_stack_has_fewer_levels(slices, names):
+    levels = overlay.choose_slices(one_hot(disc_labels(slices=slices)))
+    assert len({level.index for level in levels}) == len(levels) == len(names)
+
+
+def test_a_stack_without_a_ventricle_has_no_levels():
+    assert overlay.choose_slices(np.zeros((3, 4, 8, 8), np.float32)) == ()
+
+
+def test_labels_land_on_the_picture_wherever_the_two_grids_lie():
+    labels = disc_labels(slices=4, size=40)
+    finer = np.diag([1.0, 0.5, 0.5, 1.0])
+    finer[:3, 3] = (0.0, 5.0, 5.0)
+    belongs = overlay.memberships(labels, labels_affine=EYE, picture_affine=finer, shape=(4, 60, 60))
+    inside = belongs[0] > 0.5
+    np.testing.assert_array_equal(inside[:, ::2, ::2], (labels == Label.LV)[:, 5:35, 5:35])
+
+
+def test_an_outline_encloses_the_area_of_its_disc():
+    y, x = np.mgrid[:64, :64]
+    disc = (np.hypot(y - 30.0, x - 33.0) < 12).astype(np.float32)
+    empty = np.zeros_like(disc)
+    outlined = {outline.structure: outline.lines for outline in overlay.contours(np.stack([disc, empty, empty]))}
+    (line,) = outlined[Label.LV]
+    area = 0.5 * abs(np.sum(line[:-1, 0] * line[1:, 1] - line[1:, 0] * line[:-1, 1]))
+    assert area == pytest.approx(disc.sum(), rel=0.03)
+    np.testing.assert_allclose(line.mean(axis=0), (33, 30), atol=0.3)
+    assert not outlined[Label.RV]
+
+
+def test_an_outline_is_closed_at_the_edge_of_the_picture():
+    half = np.zeros((3, 20, 20), np.float32)
+    half[0, :, :7] = 1.0
+    (line,) = overlay.contours(half)[1].lines
+    np.testing.assert_allclose(line[0], line[-1])
+
+
+@pytest.mark.parametrize("margin", [0, 3, 100])
+def test_the_box_holds_the_heart_and_stays_in_the_picture(margin):
+    belongs = np.zeros((3, 2, 50, 60), np.float32)
+    belongs[0, 0, 40:48, 3:20] = 1.0
+    box = overlay.heart_box(belongs, margin=margin)
+    assert 0 <= box.top <= 40
+    assert 48 <= box.bottom <= 50
+    assert 0 <= box.left <= 3
+    assert 20 <= box.right <= 60
+
+
+def test_the_view_has_the_patients_left_on_the_right():
+    # Rows run to the back and columns to the left, as in most files that come from DICOM: shown as they are.
+    affine = np.array([[0.0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    assert overlay.viewing_flips(affine) == (False, False)
+    affine[:3, 1:3] *= -1
+    assert overlay.viewing_flips(affine) == (True, True)
+
+
+def test_a_picture_without_contrast_is_still_a_picture():
+    grey = overlay.grey_levels(np.full((4, 4), 7.0))
+    assert grey.dtype == np.uint8
+
+
+@pytest.mark.parametrize("count", [1, 2, 11, 12, 400])
+def test_a_distribution_is_drawn_for_any_number_of_subjects(count):
+    drawn = figures.distribution("LVEF (%)", np.linspace(20, 75, count).tolist())
+    assert drawn.startswith("<svg")
+    assert f"{count} subjects" in drawn
+
+
+def test_equal_values_can_be_drawn():
+    assert "<svg" in figures.distribution("LVEF (%)", [50.0] * 30)
+    assert "<svg" in figures.agreement("LVEF (%)", [50.0, 50.0], [50.0, 50.0])
+    assert "<svg" in figures.cycle([0.0], [figures.Curve("LV", "lv", (0.0,))], marked=[], across="frame", up="mL")
+
+
+def test_text_in_a_figure_cannot_become_markup():
+    nasty = "<script>alert(1)</script>"
+    spread = figures.Spread(nasty, nasty, (1.0, 2.0))
+    curve = figures.Curve(nasty, nasty, (1.0, 2.0))
+    drawn = figures.spreads(nasty, [spread]) + figures.cycle(
+        [0.0, 1.0], [curve], marked=[(nasty, 0)], across=nasty, up=nasty
+    )
+    drawn += figures.heart(np.zeros((2, 2), np.uint8), [], text=nasty)
+    assert "<script" not in drawn
+    assert '"<' not in drawn
+
+
+def test_agreement_states_bias_and_limits():
+    drawn = figures.agreement("LVEF (%)", [52.0, 48.0, 56.0], [50.0, 50.0, 50.0])
+    assert "bias 2.0, limits of agreement -5.8 to 9.8" in drawn
