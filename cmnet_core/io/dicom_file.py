@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.processing import apply_rescale
 
 from cmnet_core.errors import CaseError, ErrorCode, ImageError
@@ -70,6 +70,7 @@ DAMAGE = (
     zlib.error,
     zipfile.BadZipFile,
     InvalidDicomError,
+    BytesLengthException,
 )
 """What pydicom and zipfile raise on files that are not whole."""
 

@@ -27,9 +27,10 @@ from cmnet_core.types import CineSequence, Spacing
 SPACING_FROM_ZOOMS = "spacing-from-zooms"
 """Quality flag: affine and voxel sizes of the header disagree; direction from the one, scale from the other."""
 
-_DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
+_DAMAGE = (OSError, EOFError, ValueError, LookupError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
 _HEADER_BYTES = {1: 348, 2: 540}
 _DEFLATE_LIMIT = 1032  # the largest ratio that gzip can reach: a header that declares more cannot be true
+_TRAILING_BYTES = 2**20
 _MILLISECONDS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _PLAUSIBLE_FRAME_MS = (5.0, 500.0)
@@ -197,7 +198,7 @@ def decode(file: IO[bytes], raw: Any) -> NDArray[Any]:
     """
     stored = raw.raw_data_from_fileobj(file)
     if isinstance(file, gzip.GzipFile):
-        file.read(1)  # the checksum stands at the end, and is only compared when the end is reached
+        _compare_checksum(file)
     if stored.dtype.kind not in "iuf":
         raise ImageError(
             f"Expected one number a voxel, found {stored.dtype}.",
@@ -208,3 +209,9 @@ def decode(file: IO[bytes], raw: Any) -> NDArray[Any]:
     if slope is None or (slope, intercept) == (1.0, 0.0):
         return np.asarray(stored.T)
     return np.asarray(stored.T * np.float64(slope) + np.float64(intercept))
+
+
+def _compare_checksum(file: gzip.GzipFile) -> None:
+    """Read on to the end of the stream: only there is its checksum compared."""
+    if len(file.read(_TRAILING_BYTES)) == _TRAILING_BYTES:
+        raise ValueError("the file goes on long after its last voxel")

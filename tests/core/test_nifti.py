@@ -132,6 +132,7 @@ def damaged(tmp_path: Path, kind: str) -> Path:
     edits = {
         "zero spacing": {"pixdim": [1, 1, 0, 10, 1, 0, 0, 0]},
         "no affine": {"srow_x": [0, 0, 0, 0]},
+        "datatype": {"datatype": 1234},
         "huge": {"dim": [4, 30000, 30000, 30000, 300, 1, 1, 1]},
         "flat": {"dim": [2, 6, 5, 1, 1, 1, 1, 1]},
     }
@@ -139,6 +140,8 @@ def damaged(tmp_path: Path, kind: str) -> Path:
     content = path.read_bytes()
     if kind == "truncated":
         path.write_bytes(content[: len(content) // 2])
+    if kind == "flipped bit":
+        path.write_bytes(content[:-100] + bytes([content[-100] ^ 4]) + content[-99:])
     if kind == "no trailer":
         path.write_bytes(content[:-6])
     if kind == "text":
@@ -154,6 +157,8 @@ def damaged(tmp_path: Path, kind: str) -> Path:
         ("missing", ErrorCode.FILE_MISSING),
         ("truncated", ErrorCode.FILE_DAMAGED),
         ("no trailer", ErrorCode.FILE_DAMAGED),
+        ("flipped bit", ErrorCode.FILE_DAMAGED),
+        ("datatype", ErrorCode.FILE_DAMAGED),
         ("text", ErrorCode.FILE_DAMAGED),
         ("huge", ErrorCode.FILE_DAMAGED),
         ("volume", ErrorCode.IMAGE_DIMENSIONS),
