@@ -16,8 +16,14 @@ from cmnet_core import uncertainty
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
 from cmnet_core.motion import exponential
 
-LOG_VARIANCE_BOUND = 12.0
-"""Log variances are kept within ± this, so that no exponential overflows; e^-12 is far below any voxel."""
+LATENT_LOG_VARIANCE = 4.0
+"""Log variances of Z stay within ± this: a prior that collapses would make KL_Z, and its gradient, explode."""
+
+MOTION_LOG_VARIANCE = 8.0
+"""Log variances of the motion stay within ± this: from 0.02 to 55 voxels."""
+
+MOTION_VOXELS = 16.0
+"""Means and factors of the motion stay within ± this many voxels of its grid, more than any heart moves in one step."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,11 +98,13 @@ class GaussianNet(nn.Module):
     def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Gaussian:
         for layer in self.body:
             slices = leaky(layer(slices, stacks))
-        return Gaussian(self.mean(slices, stacks).float(), _bounded(self.log_variance(slices, stacks)))
+        log_variance = _within(self.log_variance(slices, stacks), LATENT_LOG_VARIANCE)
+        return Gaussian(self.mean(slices, stacks).float(), log_variance)
 
 
-def _bounded(log_variance: Tensor) -> Tensor:
-    return LOG_VARIANCE_BOUND * torch.tanh(log_variance.float() / LOG_VARIANCE_BOUND)
+def _within(values: Tensor, bound: float) -> Tensor:
+    """Keep values within ± bound, smoothly, and almost unchanged near 0."""
+    return bound * torch.tanh(values.float() / bound)
 
 
 class DecNet(nn.Module):
@@ -169,7 +177,7 @@ class DeformNet(nn.Module):
         for head in (self.mean, self.factor):
             nn.init.normal_(head.weight, std=1e-4)
         nn.init.normal_(self.log_variance.weight, std=1e-3)
-        nn.init.constant_(self.log_variance.bias, -6.0)
+        nn.init.constant_(self.log_variance.bias, -5.0)
 
     def forward(self, previous: Tensor, current: Tensor, latent_features: Tensor, stacks: Stacks) -> MotionPosterior:
         slices = leaky(self.first(torch.cat([previous, current], dim=1), stacks))
@@ -182,9 +190,9 @@ class DeformNet(nn.Module):
             slices = leaky(layer(torch.cat([enlarge(slices, factor=2), skip], dim=1), stacks))
         slices = leaky(self.refine(slices, stacks))
         return MotionPosterior(
-            self.mean(slices, stacks).float(),
-            _bounded(self.log_variance(slices, stacks)),
-            self.factor(slices, stacks).float().unflatten(1, (3, self.rank)),
+            _within(self.mean(slices, stacks), MOTION_VOXELS),
+            _within(self.log_variance(slices, stacks), MOTION_LOG_VARIANCE),
+            _within(self.factor(slices, stacks), MOTION_VOXELS).unflatten(1, (3, self.rank)),
         )
 
 

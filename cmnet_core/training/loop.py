@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cmnet_core.models.checkpoint import load_tensors, save_tensors
 
-GRADIENT_NORM = 5.0
+GRADIENT_NORM = 1.0
 """Longer gradients are shortened to this: recurrent networks meet some now and then."""
 
 FINAL_SHARE = 0.005

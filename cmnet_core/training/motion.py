@@ -47,6 +47,7 @@ class MotionTraining:
     Attributes:
         schedule: How long and how fast to learn.
         frames: Frames drawn from a cine: ED, ES and equally many on each arc between them.
+        pauses: Share of draws in which one frame is shown twice.
         pyramid_levels: Planes on which shapes are compared; 1 is the article's term.
         window: Size (y, x) of a view.
         weights: Of the terms of the loss.
@@ -54,8 +55,9 @@ class MotionTraining:
         augmentation: How far views may vary.
     """
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(40, 1e-3, 1e-5, seed=1))
+    schedule: Schedule = field(default_factory=lambda: Schedule(40, 6e-4, 1e-5, seed=1))
     frames: int = 6
+    pauses: float = 0.25
     pyramid_levels: int = 4
     window: tuple[int, int] = (128, 128)
     weights: LossWeights = field(default_factory=LossWeights)
@@ -117,6 +119,17 @@ def arc_frames(frames: int, *, ed: int, es: int, count: int, generator: torch.Ge
     return [ed, *_some(to_es, count // 2 - 1, generator), es, *_some(to_ed, count // 2 - 1, generator)]
 
 
+def pause(frames: list[int], *, share: float, generator: torch.Generator) -> list[int]:
+    """Show, in this share of draws, one frame twice in a row: with fresh noise, and without motion.
+
+    Long cines move little from frame to frame; a network that has met only strides drifts over fifty of them.
+    """
+    if float(torch.rand((), generator=generator)) >= share:
+        return frames
+    at = int(torch.randint(0, len(frames), (), generator=generator))
+    return [*frames[: at + 1], *frames[at:]]
+
+
 def _some(arc: list[int], count: int, generator: torch.Generator) -> list[int]:
     chosen = torch.randperm(len(arc), generator=generator)[: max(count, 0)]
     return [arc[index] for index in sorted(chosen.tolist())]
@@ -124,6 +137,7 @@ def _some(arc: list[int], count: int, generator: torch.Generator) -> list[int]:
 
 def _draw_cycle(case: TrainingCase, segnet: SegNet, settings: MotionTraining, generator: torch.Generator) -> Cycle:
     frames = arc_frames(len(case.voxels), ed=case.ed, es=case.es, count=settings.frames, generator=generator)
+    frames = pause(frames, share=settings.pauses, generator=generator)
     view = augmentation.draw_view(case.centre, settings.augmentation, generator)
     voxels = augmentation.view_image(case.voxels[frames], view, settings.window)
     voxels = augmentation.change_look(voxels, settings.augmentation, generator)
