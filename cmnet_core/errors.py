@@ -4,6 +4,7 @@ An error says what was expected, what was found and where (``message``), and wha
 """
 
 from enum import StrEnum
+from functools import partial
 
 
 class ErrorCode(StrEnum):
@@ -25,6 +26,7 @@ class ErrorCode(StrEnum):
     LABEL_VALUES = "label-values"
     LABEL_GEOMETRY = "label-geometry"
     HEART_NOT_FOUND = "heart-not-found"
+    WORKER_DIED = "worker-died"
     DEFECT = "defect"
 
 
@@ -45,6 +47,10 @@ class CmnetError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the usual pickling, and errors travel between processes.
+        return (partial(type(self), hint=self.hint, code=self.code), (self.message,))
 
 
 class ManifestError(CmnetError):

@@ -1,0 +1,62 @@
+# make setup | lint | check | test | bench | demo      PYTHON=python3.12 names another Python
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/null)
+
+# One thread a process: tests run side by side, and small grids gain nothing from more.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help setup lint check test bench demo clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    install into $(VENV) and run the whole main job on a synthetic cohort"
+	@echo "make test    install the test tools and run lint, types and tests"
+	@echo "make check   lint, types and import rules; no tests"
+	@echo "make lint    ruff alone"
+	@echo "make bench   CPU seconds, wall and peak memory of each stage"
+	@echo "make setup   the virtual environment with the test tools"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "cmnet needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Install a newer one, or name one that is here:  make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+
+# A stamp is younger than what it was made from, so an installation is not repeated.
+$(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(SOURCES)
+	@echo "Installing cmnet into $(VENV)"
+	@$(PIP) install -c constraints.txt .
+	@touch $@
+
+$(VENV)/installed-test: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing cmnet and its test tools into $(VENV)"
+	@$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@
+
+setup: $(VENV)/installed-test
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: lint
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --durations 10
+
+bench: setup
+	$(BIN)/python benchmarks/bench_stages.py
+
+demo: $(VENV)/installed
+	$(BIN)/cmnet demo cmnet-demo
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

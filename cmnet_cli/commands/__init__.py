@@ -1,0 +1,1 @@
+"""What each command does: read, plan, map, write the tables, say how it went."""

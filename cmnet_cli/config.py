@@ -1,0 +1,130 @@
+"""The settings of each command: a frozen dataclass, read from TOML. An unknown key is an error, never ignored."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cmnet_core.errors import ErrorCode, ManifestError
+
+ConfigT = TypeVar("ConfigT")
+
+
+class SaveMotion(StrEnum):
+    """How much of the motion a run keeps."""
+
+    FULL = "full"
+    ED2ES = "ed2es"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessConfig:
+    """Settings of ``cmnet preprocess``: the window that the networks look at.
+
+    Attributes:
+        spacing_mm: In-plane voxel size; the slices stay as they are.
+        size: Voxels along each in-plane axis, a multiple of 16.
+    """
+
+    spacing_mm: float = 1.5
+    size: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class InferConfig:
+    """Settings of ``cmnet infer``.
+
+    Attributes:
+        model: A shipped model's name, or the path of a safetensors file.
+        save_motion: ``full`` keeps every step of the cycle, ``ed2es`` the field between ED and ES, ``none`` neither.
+    """
+
+    model: str = "default"
+    save_motion: SaveMotion = SaveMotion.FULL
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateConfig:
+    """Settings of ``cmnet evaluate``.
+
+    Attributes:
+        heart_margin_mm: How far around the reference mask folded voxels count as within the heart.
+    """
+
+    heart_margin_mm: float = 10.0
+
+
+def load_config(kind: type[ConfigT], path: Path | None, **given: object) -> ConfigT:
+    """Read a command's settings: its defaults, then the TOML file, then what the command line gave.
+
+    Args:
+        kind: The dataclass of the command.
+        path: A TOML file, or None.
+        **given: Settings from the command line; None means not given.
+
+    Raises:
+        ManifestError: The file cannot be read, or holds an unknown key or an unusable value.
+    """
+    from_file = _read_toml(path) if path else {}
+    _refuse_unknown(kind, from_file, path)
+    from_line = {name: value for name, value in given.items() if value is not None}
+    values = {**from_file, **from_line}
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: _convert(name, value, kinds[name], path) for name, value in values.items()})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ManifestError(
+            f"The configuration {path} cannot be read: {error}.",
+            hint='Give a TOML file with lines such as: model = "default"',
+            code=ErrorCode.CONFIG,
+        ) from error
+
+
+def _refuse_unknown(kind: type[ConfigT], values: dict[str, Any], path: Path | None) -> None:
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(known)}."
+            raise ManifestError(f"Unknown key '{name}' in {path}.", hint=hint, code=ErrorCode.CONFIG)
+
+
+def _convert(name: str, value: object, kind: object, path: Path | None) -> object:
+    if kind is float and type(value) is int:
+        return float(value)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        if value not in list(kind):
+            raise _wrong_value(name, value, f"one of {', '.join(kind)}", path)
+        return kind(str(value))
+    if type(value) is not kind:
+        raise _wrong_value(name, value, f"of type {getattr(kind, '__name__', kind)}", path)
+    return value
+
+
+def _wrong_value(name: str, value: object, expected: str, path: Path | None) -> ManifestError:
+    where = f" in {path}" if path else ""
+    return ManifestError(
+        f"The setting '{name}'{where} must be {expected}, found {value!r}.",
+        hint="Correct the value, or leave the key out to have the default.",
+        code=ErrorCode.CONFIG,
+    )
+
+
+def digest_settings(*settings: object) -> str:
+    """A digest of settings that tells whether an output was made with the same ones.
+
+    >>> digest_settings(PreprocessConfig()) == digest_settings(PreprocessConfig(size=128))
+    True
+    """
+    plain = [dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item for item in settings]  # type: ignore[arg-type]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""What a person sees: progress, results and errors. Results go to standard output, all else to standard error."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from cmnet_core.errors import CmnetError
+
+# A plain log gets a line at most this often, so that 100,000 subjects do not make 100,000 lines.
+_LINE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where a command prints and how much.
+
+    Attributes:
+        quiet: Errors only.
+        verbose: A line a subject.
+        results: Standard output.
+        notes: Standard error.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    results: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+
+    def note(self, text: str) -> None:
+        """Say something in passing."""
+        if not self.quiet:
+            self.notes.print(text, markup=False)
+
+    def result(self, text: str) -> None:
+        """Print what the command was run for."""
+        if not self.quiet:
+            self.results.print(text, markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table as a result; the first column is left, all others right."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        if not self.quiet:
+            self.results.print(table)
+
+    def error(self, error: CmnetError) -> None:
+        """Print an error and what to do about it."""
+        self.notes.print(f"[bold red]Error[/] [dim]({error.code})[/]", highlight=False)
+        self.notes.print(error.message, markup=False)
+        self.notes.print(error.hint, markup=False)
+
+
+class Ticker(Protocol):
+    """Counts what is done."""
+
+    def tick(self, *, failed: bool) -> None:
+        """One more is done."""
+        ...
+
+
+class _Bar:
+    def __init__(self, progress: Progress, title: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, failed="", rate="")
+        self._failed = 0
+        self._done = 0
+        self._started = time.monotonic()
+
+    def tick(self, *, failed: bool) -> None:
+        self._failed += failed
+        self._done += 1
+        told = f"[red]{self._failed} failed[/]" if self._failed else ""
+        rate = f"{60 * self._done / (time.monotonic() - self._started):.1f}/min"
+        self._progress.update(self._task, advance=1, failed=told, rate=rate)
+
+
+class _Lines:
+    def __init__(self, screen: Screen, title: str, total: int) -> None:
+        self._screen, self._title, self._total = screen, title, total
+        self._failed = 0
+        self._done = 0
+        self._started = self._said = time.monotonic()
+
+    def tick(self, *, failed: bool) -> None:
+        self._failed += failed
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said < _LINE_EVERY_S and self._done < self._total:
+            return
+        self._said = now
+        spent = now - self._started
+        left = spent / self._done * (self._total - self._done)
+        self._screen.note(
+            f"{self._title}: {self._done} of {self._total}, {self._failed} failed, "
+            f"{60 * self._done / max(spent, 1e-9):.1f}/min, {left:.0f} s left"
+        )
+
+
+class _Silence:
+    def tick(self, *, failed: bool) -> None:
+        del failed
+
+
+@contextmanager
+def progress(screen: Screen, title: str, *, total: int) -> Iterator[Ticker]:
+    """Show how far a long job is: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+    if screen.quiet:
+        yield _Silence()
+    elif not screen.notes.is_terminal:
+        yield _Lines(screen, title, total)
+    else:
+        with Progress(*_COLUMNS, console=screen.notes) as bar:
+            yield _Bar(bar, title, total)
+
+
+_COLUMNS = (
+    SpinnerColumn(),
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[rate]}"),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[failed]}"),
+)
+
+
+def report_defect(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Let an unexpected error say whom to tell; Python prints the traceback before it."""
+    sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
+    sys.stderr.write("This is a defect in cmnet. Please report it with the lines above and `cmnet doctor`.\n")

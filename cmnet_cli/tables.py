@@ -1,0 +1,242 @@
+"""The tables of a run: fixed, versioned schemas whose columns say what they are."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cmnet_cli.sidecar import write_json
+
+SCHEMA_VERSION = 1
+Kind = Literal["text", "number", "count", "words", "flag"]
+
+_ARROW: Mapping[str, Any] = {
+    "text": pa.string(),
+    "number": pa.float64(),
+    "count": pa.int64(),
+    "words": pa.list_(pa.string()),
+    "flag": pa.bool_(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: Quantity and unit, as in ``lvedv_ml``.
+        kind: What its values are.
+        meaning: What it is, in words.
+        unit: Unit of measurement, empty for words and counts.
+        formula: How it is computed.
+        source: Where the formula or the convention comes from.
+        ukb_field: The UK Biobank field that holds the same quantity.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    formula: str = ""
+    source: str = ""
+    ukb_field: str = ""
+
+
+_WHO = (
+    Column("case_id", "text", "Subject and visit: sub-<id> or sub-<id>_ses-<n>"),
+    Column("subject_id", "text", "Subject, as in the manifest"),
+    Column("session", "text", "Visit, as in the manifest"),
+)
+
+_GROUPING = (
+    Column("group", "text", "Group, as in the manifest"),
+    Column("site", "text", "Site, as in the manifest"),
+    Column("scanner", "text", "Scanner, as in the manifest"),
+    Column("sex", "text", "Sex, as in the manifest"),
+    Column("age_years", "number", "Age, as in the manifest", "years"),
+    Column("height_cm", "number", "Height, as in the manifest", "cm"),
+    Column("weight_kg", "number", "Weight, as in the manifest", "kg"),
+)
+
+_COUNTED = "voxels of the label at that frame x voxel volume, slice gap included"
+_MASS = "myocardial volume at ED x 1.05 g/mL"
+_BY_BSA = "divided by body surface area"
+_MOSTELLER = "Mosteller 1987"
+
+_INDICES = (
+    *_WHO,
+    *_GROUPING,
+    Column("frames", "count", "Frames in the cycle"),
+    Column("frame_ms", "number", "Time between two frames", "ms"),
+    Column("heart_rate_bpm", "number", "Heart rate, as in the manifest or 60000 / (frames x frame_ms)", "1/min"),
+    Column("ed_frame", "count", "End-diastolic frame, from 0"),
+    Column("es_frame", "count", "End-systolic frame, from 0"),
+    Column("lvedv_ml", "number", "LV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24100"),
+    Column("lvesv_ml", "number", "LV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24101"),
+    Column("lvsv_ml", "number", "LV stroke volume", "mL", "lvedv_ml - lvesv_ml", "", "24102"),
+    Column("lvef_pct", "number", "LV ejection fraction", "%", "100 x lvsv_ml / lvedv_ml", "", "24103"),
+    Column("lvm_g", "number", "LV myocardial mass", "g", _MASS, "SegNet labels", "24105"),
+    Column("rvedv_ml", "number", "RV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24106"),
+    Column("rvesv_ml", "number", "RV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24107"),
+    Column("rvsv_ml", "number", "RV stroke volume", "mL", "rvedv_ml - rvesv_ml", "", "24108"),
+    Column("rvef_pct", "number", "RV ejection fraction", "%", "100 x rvsv_ml / rvedv_ml", "", "24109"),
+    Column(
+        "cardiac_output_l_min", "number", "LV cardiac output", "L/min", "lvsv_ml x heart_rate_bpm / 1000", "", "24104"
+    ),
+    Column("bsa_m2", "number", "Body surface area", "m2", "sqrt(height_cm x weight_kg / 3600)", _MOSTELLER),
+    Column("lvedv_index_ml_m2", "number", "LV end-diastolic volume index", "mL/m2", _BY_BSA),
+    Column("lvesv_index_ml_m2", "number", "LV end-systolic volume index", "mL/m2", _BY_BSA),
+    Column("lvsv_index_ml_m2", "number", "LV stroke volume index", "mL/m2", _BY_BSA),
+    Column("lvm_index_g_m2", "number", "LV mass index", "g/m2", _BY_BSA),
+    Column("rvedv_index_ml_m2", "number", "RV end-diastolic volume index", "mL/m2", _BY_BSA),
+    Column("rvesv_index_ml_m2", "number", "RV end-systolic volume index", "mL/m2", _BY_BSA),
+    Column("rvsv_index_ml_m2", "number", "RV stroke volume index", "mL/m2", _BY_BSA),
+    Column("qc_flags", "words", "Quality flags, and the reason of each value that is null"),
+)
+
+_FRAMES = (
+    *_WHO,
+    Column("frame", "count", "Frame of the input, from 0"),
+    Column("time_ms", "number", "Time since frame 0", "ms", "frame x frame_ms"),
+    Column("lv_ml", "number", "LV blood volume", "mL", _COUNTED, "SegNet labels"),
+    Column("myo_ml", "number", "LV myocardial volume", "mL", _COUNTED, "SegNet labels"),
+    Column("rv_ml", "number", "RV blood volume", "mL", _COUNTED, "SegNet labels"),
+    Column(
+        "lv_propagated_ml", "number", "LV blood volume by motion", "mL", _COUNTED, "ED labels carried by the motion"
+    ),
+    Column("myo_propagated_ml", "number", "LV myocardial volume by motion", "mL", _COUNTED, "as above"),
+    Column("rv_propagated_ml", "number", "RV blood volume by motion", "mL", _COUNTED, "as above"),
+    Column("mean_displacement_lv_mm", "number", "Mean displacement from ED of what fills the LV at ED", "mm"),
+    Column("max_displacement_lv_mm", "number", "Largest displacement from ED there", "mm"),
+    Column("mean_displacement_myo_mm", "number", "Mean displacement from ED of the myocardium", "mm"),
+    Column("max_displacement_myo_mm", "number", "Largest displacement from ED there", "mm"),
+    Column("mean_displacement_rv_mm", "number", "Mean displacement from ED of what fills the RV at ED", "mm"),
+    Column("max_displacement_rv_mm", "number", "Largest displacement from ED there", "mm"),
+    Column("folded_voxels", "count", "Voxels of the step into this frame with det F <= 0"),
+    Column("entropy_lv_nats", "number", "Mean entropy of the motion's posterior in the LV", "nats"),
+    Column("entropy_myo_nats", "number", "The same in the myocardium", "nats"),
+    Column("entropy_rv_nats", "number", "The same in the RV", "nats"),
+    Column("entropy_outside_nats", "number", "The same outside the heart", "nats"),
+)
+
+_MOTION = (
+    *_WHO,
+    Column("ed_frame", "count", "End-diastolic frame, from 0"),
+    Column("es_frame", "count", "End-systolic frame, from 0"),
+    Column("mean_displacement_es_myo_mm", "number", "Mean displacement of the myocardium from ED to ES", "mm"),
+    Column("max_displacement_es_myo_mm", "number", "Largest displacement of the myocardium from ED to ES", "mm"),
+    Column(
+        "myo_volume_change_pct",
+        "number",
+        "Myocardial volume at ES by motion against ED",
+        "%",
+        "100 x (ES - ED) / ED, of the propagated labels",
+    ),
+    Column("bending_energy", "number", "Mean bending energy of the steps", "1/mm2"),
+    Column("folded_voxels", "count", "Voxels with det F <= 0, all steps of the cycle"),
+    Column("closing_error_mm", "number", "Mean displacement in the heart after one whole cycle", "mm"),
+    Column("entropy_heart_nats", "number", "Mean entropy of the motion's posterior in the heart", "nats"),
+    Column("entropy_outside_nats", "number", "The same outside the heart", "nats"),
+    Column("qc_flags", "words", "Quality flags, and the reason of each value that is null"),
+)
+
+_STATUS = (
+    *_WHO,
+    Column("stage", "text", "The stage that the row tells of, the latest one"),
+    Column("state", "text", "done, pending, stale or failed"),
+    Column("reason", "text", "Why it is not done"),
+    Column("error_code", "text", "One of the documented codes"),
+    Column("message", "text", "What was expected and what was found"),
+    Column("hint", "text", "What to do about it"),
+    Column("attempt", "count", "How often the stage has been tried"),
+    Column("seconds_preprocess", "number", "Wall time of the last preprocess", "s"),
+    Column("seconds_infer", "number", "Wall time of the last infer", "s"),
+    Column("seconds_indices", "number", "Wall time of the last indices", "s"),
+    Column("host", "text", "Machine of the last attempt"),
+    Column("peak_memory_mb", "number", "Largest memory of the process so far", "MB"),
+)
+
+TABLES: Mapping[str, tuple[Column, ...]] = {
+    "indices": _INDICES,
+    "frames": _FRAMES,
+    "motion": _MOTION,
+    "status": _STATUS,
+}
+
+
+def schema_of(table: str, *, extra: Sequence[str] = ()) -> Any:
+    """The Arrow schema of a table.
+
+    Args:
+        table: Its name in a run folder.
+        extra: Columns of the manifest that are carried through as text.
+    """
+    columns = [*TABLES[table], *(Column(name, "text", "Carried through from the manifest") for name in extra)]
+    fields = [pa.field(column.name, _ARROW[column.kind], metadata=_describe(column)) for column in columns]
+    return pa.schema(fields, metadata={"cmnet_table": table, "cmnet_schema_version": str(SCHEMA_VERSION)})
+
+
+def _describe(column: Column) -> dict[str, str]:
+    told = {
+        "meaning": column.meaning,
+        "unit": column.unit,
+        "formula": column.formula,
+        "source": column.source,
+        "ukb_field": column.ukb_field,
+    }
+    return {name: text for name, text in told.items() if text}
+
+
+def write_table(path: Path, table: str, rows: Iterable[Mapping[str, Any]], *, extra: Sequence[str] = ()) -> None:
+    """Write a whole table under its final name, or nothing.
+
+    Args:
+        path: Where it goes.
+        table: Which schema it has.
+        rows: One mapping a row; a column that a row lacks is null.
+        extra: Columns of the manifest to carry through.
+
+    Raises:
+        ValueError: A row holds a column that the schema does not know; pyarrow would drop it without a word.
+    """
+    schema = schema_of(table, extra=extra)
+    listed = list(rows)
+    unknown = {name for row in listed for name in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"The table {table} has no column {sorted(unknown)}.")
+    write_arrow(path, pa.Table.from_pylist(listed, schema=schema))
+
+
+def write_arrow(path: Path, table: Any) -> None:
+    """Write an Arrow table as Parquet, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, each a plain mapping."""
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def write_data_dictionary(path: Path) -> None:
+    """Write unit, formula and source of every column of every table."""
+    dictionary = {
+        name: {column.name: {"type": column.kind, **_describe(column)} for column in columns}
+        for name, columns in TABLES.items()
+    }
+    write_json(path, {"schema_version": SCHEMA_VERSION, "tables": dictionary})
+
+
+def to_json(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as JSON, for scripts."""
+    return json.dumps([dict(row) for row in rows], indent=2, default=str, allow_nan=False)
