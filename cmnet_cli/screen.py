@@ -1,6 +1,5 @@
 """What a person sees: progress, results and errors. Results go to standard output, all else to standard error."""
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from cmnet_core.errors import CmnetError
 
@@ -66,6 +67,12 @@ class Screen:
         self.notes.print(f"[bold red]Error[/] [dim]({error.code})[/]", highlight=False)
         self.notes.print(error.message, markup=False)
         self.notes.print(error.hint, markup=False)
+
+    def failure(self, who: str, message: str, hint: str) -> None:
+        """Name a subject that failed, and what to do about it."""
+        self.notes.print(f"[red]{who}[/]")
+        for line in (message, hint):
+            self.notes.print(Padding(Text(line), (0, 0, 0, 4)))
 
 
 class Ticker(Protocol):
@@ -142,9 +149,3 @@ _COLUMNS = (
     TimeRemainingColumn(),
     TextColumn("{task.fields[failed]}"),
 )
-
-
-def report_defect(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """Let an unexpected error say whom to tell; Python prints the traceback before it."""
-    sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
-    sys.stderr.write("This is a defect in cmnet. Please report it with the lines above and `cmnet doctor`.\n")

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_core.io.atomic import write_bytes
 
 
 class State(StrEnum):
@@ -122,20 +122,10 @@ def record_outputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
     return tuple(record_file(path, name=path.name) for path in paths)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file under its final name, or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def write_json(path: Path, value: object) -> None:
     """Write plain values as readable JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_bytes(path, text.encode())
 
 
 def write_sidecar(path: Path, sidecar: Sidecar) -> None:

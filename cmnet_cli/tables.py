@@ -1,7 +1,6 @@
 """The tables of a run: fixed, versioned schemas whose columns say what they are."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cmnet_cli.sidecar import write_json
+from cmnet_core.io.atomic import replacing
 
 SCHEMA_VERSION = 1
 Kind = Literal["text", "number", "count", "words", "flag"]
@@ -214,12 +214,8 @@ def write_table(path: Path, table: str, rows: Iterable[Mapping[str, Any]], *, ex
 
 def write_arrow(path: Path, table: Any) -> None:
     """Write an Arrow table as Parquet, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(table, partial)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,5 @@
+"""``python -m cmnet_cli`` is ``cmnet``."""
+
+from cmnet_cli.app import main
+
+main()

@@ -1,0 +1,63 @@
+"""The command line as such: quick to answer, and clear."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from cmnet_cli.app import app
+from cmnet_core.errors import ErrorCode, ManifestError
+
+SLOW_TO_IMPORT = ("torch", "pandas", "nibabel", "scipy", "matplotlib", "pyarrow", "numpy")
+
+
+def test_help_imports_nothing_slow() -> None:
+    code = (
+        "import sys; from cmnet_cli.app import app; app(['--help'], standalone_mode=False); "
+        f"sys.exit(' '.join(n for n in {SLOW_TO_IMPORT} if n in sys.modules) or 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "indices" in ran.stdout or "doctor" in ran.stdout
+
+
+def test_help_answers_within_half_a_second_of_processor_time() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "cmnet_cli", "--help"], capture_output=True, check=True)
+        seconds.append(time.monotonic() - started)
+    # Wall time of the best of three, doubled for a machine that is busy with other tests.
+    assert min(seconds) < 1.0
+
+
+def test_doctor_names_versions_and_devices() -> None:
+    ran = CliRunner().invoke(app, ["doctor"])
+    assert ran.exit_code == 0
+    for word in ("cmnet", "torch", "cpu", "disk free"):
+        assert word in ran.output
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    assert CliRunner().invoke(app, ["infre"]).exit_code == 2
+
+
+def test_a_deliberate_error_is_message_hint_and_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ManifestError("Expected a cohort.", hint="Give one.", code=ErrorCode.MANIFEST_EMPTY)
+
+    monkeypatch.setattr("cmnet_cli.commands.doctor.doctor", fail)
+    ran = CliRunner().invoke(app, ["doctor"])
+    assert ran.exit_code == 3
+    for told in ("Expected a cohort.", "Give one.", "manifest-empty"):
+        assert told in ran.output
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cmnet_cli.commands.doctor.doctor", interrupt)
+    assert CliRunner().invoke(app, ["doctor"]).exit_code == 130

@@ -1,0 +1,80 @@
+"""The map over cases: every case has one outcome, in this process and in others."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from cmnet_cli.cohort import map_cases
+from cmnet_core.errors import ErrorCode, ImageError
+
+
+@dataclass(frozen=True)
+class Numbered:
+    number: int
+
+    @property
+    def case_id(self) -> str:
+        return f"sub-{9900000 + self.number}"
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """Doubles a number; 2 is bad input, 3 is a defect, 4 kills its process."""
+
+    name: str = "doubling"
+
+    def open(self) -> Callable[[Numbered], int]:
+        return _double
+
+
+def _double(case: Numbered) -> int:
+    if case.number == 2:
+        raise ImageError("Two is even.", hint="Give one.", code=ErrorCode.IMAGE_VALUES)
+    if case.number == 3:
+        raise ZeroDivisionError("three")
+    if case.number == 4:
+        os._exit(9)
+    return 2 * case.number
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_case_costs_one_case(workers: int) -> None:
+    outcomes = {o.case_id: o for o in map_cases(Doubling(), [Numbered(n) for n in (1, 2, 3, 5)], workers=workers)}
+    assert {case: outcome.receipt for case, outcome in outcomes.items()} == {
+        "sub-9900001": 2,
+        "sub-9900002": None,
+        "sub-9900003": None,
+        "sub-9900005": 10,
+    }
+    bad, defect = outcomes["sub-9900002"].failure, outcomes["sub-9900003"].failure
+    assert bad is not None
+    assert defect is not None
+    assert (bad.code, bad.hint) == (ErrorCode.IMAGE_VALUES, "Give one.")
+    assert defect.code == ErrorCode.DEFECT
+    assert "ZeroDivisionError" in defect.traceback
+
+
+def test_a_case_that_kills_its_process_costs_one_case() -> None:
+    outcomes = {o.case_id: o for o in map_cases(Doubling(), [Numbered(n) for n in (1, 4, 5, 6)], workers=2)}
+    assert len(outcomes) == 4
+    dead = outcomes["sub-9900004"].failure
+    assert dead is not None
+    assert dead.code == ErrorCode.WORKER_DIED
+    assert [outcomes[f"sub-990000{n}"].receipt for n in (1, 5, 6)] == [2, 10, 12]
+
+
+def test_cases_are_taken_as_workers_become_free() -> None:
+    taken = []
+
+    def endless() -> object:
+        number = 10
+        while True:
+            taken.append(number)
+            yield Numbered(number)
+            number += 1
+
+    outcomes = map_cases(Doubling(), endless(), workers=0)  # type: ignore[arg-type]
+    assert next(outcomes).receipt == 20
+    assert taken == [10]

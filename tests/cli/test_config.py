@@ -1,0 +1,51 @@
+"""Settings: defaults, then the file, then the command line; what is not known is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from cmnet_cli.config import InferConfig, PreprocessConfig, SaveMotion, digest_settings, load_config
+from cmnet_core.errors import ErrorCode, ManifestError
+
+
+def _toml(folder: Path, text: str) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_command_line_goes_before_the_file_and_the_file_before_the_defaults(tmp_path: Path) -> None:
+    path = _toml(tmp_path, 'model = "mine.safetensors"\nsave_motion = "none"\n')
+    assert load_config(InferConfig, path, model=None, save_motion="ed2es") == InferConfig(
+        model="mine.safetensors", save_motion=SaveMotion.ED2ES
+    )
+
+
+def test_a_whole_number_serves_as_a_length(tmp_path: Path) -> None:
+    assert load_config(PreprocessConfig, _toml(tmp_path, "spacing_mm = 2")).spacing_mm == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('modle = "x"', "Did you mean 'model'?"),
+        ("colour = 3", "Known keys: model, save_motion."),
+        ("model = 3", "must be of type str"),
+        ('save_motion = "some"', "one of full, ed2es, none"),
+        ("model = ", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        load_config(InferConfig, _toml(tmp_path, text))
+    assert caught.value.code == ErrorCode.CONFIG
+    assert told in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"nowhere\.toml"):
+        load_config(InferConfig, tmp_path / "nowhere.toml")
+
+
+def test_another_setting_has_another_digest() -> None:
+    assert digest_settings(InferConfig()) != digest_settings(InferConfig(model="other"))

@@ -1,0 +1,97 @@
+"""A sidecar proves that a case is done, and says why it is not."""
+
+from pathlib import Path
+
+import pytest
+
+from cmnet_cli.sidecar import (
+    Expected,
+    Sidecar,
+    State,
+    damaged_outputs,
+    judge,
+    read_sidecar,
+    record_inputs,
+    record_outputs,
+    write_sidecar,
+)
+from cmnet_core.errors import ErrorCode, ImageError
+
+
+def _made(folder: Path) -> tuple[Path, Expected]:
+    """A case folder with an input, an output and the sidecar of a stage that turned one into the other."""
+    image, output, path = folder / "image.nii", folder / "out.nii", folder / "sub-9900001_desc-infer.json"
+    image.write_bytes(b"image")
+    output.write_bytes(b"result")
+    sidecar = Sidecar(
+        stage="infer",
+        case_id="sub-9900001",
+        version="0",
+        settings_digest="s",
+        model_digest="m",
+        inputs=record_inputs([image]),
+        outputs=record_outputs([output]),
+        facts={"ed": 0},
+    )
+    write_sidecar(path, sidecar)
+    assert read_sidecar(path) == sidecar
+    return path, Expected(inputs=(image,), settings_digest="s", model_digest="m")
+
+
+def test_nothing_changed_is_done(tmp_path: Path) -> None:
+    assert judge(*_made(tmp_path)) == (State.DONE, "")
+
+
+def test_a_touched_input_with_the_same_content_is_done(tmp_path: Path) -> None:
+    path, expected = _made(tmp_path)
+    expected.inputs[0].write_bytes(b"image")
+    assert judge(path, expected) == (State.DONE, "")
+
+
+def test_a_changed_input_is_stale(tmp_path: Path) -> None:
+    path, expected = _made(tmp_path)
+    expected.inputs[0].write_bytes(b"imagx")
+    assert judge(path, expected) == (State.STALE, "an input has changed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "reason"), [("s2", "m", "made with other settings"), ("s", "m2", "made with other weights")]
+)
+def test_other_settings_or_weights_are_stale(tmp_path: Path, settings: str, model: str, reason: str) -> None:
+    path, expected = _made(tmp_path)
+    assert judge(path, Expected(expected.inputs, settings, model)) == (State.STALE, reason)
+
+
+def test_a_truncated_output_is_pending_and_a_changed_one_is_damaged(tmp_path: Path) -> None:
+    path, expected = _made(tmp_path)
+    sidecar = read_sidecar(path)
+    assert sidecar is not None
+    assert damaged_outputs(path, sidecar) == []
+    (tmp_path / "out.nii").write_bytes(b"resulT")
+    assert damaged_outputs(path, sidecar) == ["out.nii"]
+    (tmp_path / "out.nii").write_bytes(b"res")
+    assert judge(path, expected) == (State.PENDING, "output out.nii is missing or damaged")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"stage": 1}'])
+def test_a_sidecar_that_makes_no_sense_is_none(tmp_path: Path, text: str) -> None:
+    path, expected = _made(tmp_path)
+    path.write_text(text)
+    assert judge(path, expected) == (State.PENDING, "no sidecar")
+
+
+def test_a_folder_counts_as_one_file(tmp_path: Path) -> None:
+    folder = tmp_path / "dicoms"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(b"one")
+    before = record_inputs([folder])
+    (folder / "2.dcm").write_bytes(b"two")
+    after = record_inputs([folder])
+    assert (before[0].size, after[0].size) == (3, 6)
+    assert before[0].sha256 != after[0].sha256
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"nowhere\.nii") as caught:
+        record_inputs([tmp_path / "nowhere.nii"])
+    assert caught.value.code == ErrorCode.FILE_MISSING
