@@ -8,7 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cmnet_core.errors import ErrorCode, ManifestError
 
@@ -65,21 +65,19 @@ def load_config(kind: type[ConfigT], path: Path | None, **given: object) -> Conf
 
     Args:
         kind: The dataclass of the command.
-        path: A TOML file, or None.
+        path: A TOML file, or None; a table in it fills a dataclass within the dataclass.
         **given: Settings from the command line; None means not given.
 
     Raises:
         ManifestError: The file cannot be read, or holds an unknown key or an unusable value.
     """
-    from_file = _read_toml(path) if path else {}
-    _refuse_unknown(kind, from_file, path)
     from_line = {name: value for name, value in given.items() if value is not None}
-    values = {**from_file, **from_line}
-    kinds = {field.name: field.type for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: _convert(name, value, kinds[name], path) for name, value in values.items()})
+    return _build(kind, {**_read_toml(path), **from_line}, path)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -90,16 +88,22 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _refuse_unknown(kind: type[ConfigT], values: dict[str, Any], path: Path | None) -> None:
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+def _build(kind: type[ConfigT], values: dict[str, Any], path: Path | None) -> ConfigT:
+    kinds = get_type_hints(kind)
     for name in values:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(known)}."
+        if name not in kinds:
+            close = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(kinds)}."
             raise ManifestError(f"Unknown key '{name}' in {path}.", hint=hint, code=ErrorCode.CONFIG)
+    return kind(**{name: _convert(name, value, kinds[name], path) for name, value in values.items()})
 
 
-def _convert(name: str, value: object, kind: object, path: Path | None) -> object:
+def _convert(name: str, value: object, kind: Any, path: Path | None) -> object:
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        inner = [item for item in get_args(kind) if item is not ...]
+        return tuple(_convert(name, item, inner[min(n, len(inner) - 1)], path) for n, item in enumerate(value))
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _build(kind, value, path)
     if kind is float and type(value) is int:
         return float(value)
     if isinstance(kind, type) and issubclass(kind, StrEnum):

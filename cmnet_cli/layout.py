@@ -53,7 +53,7 @@ class CaseFolder:
     @property
     def motion(self) -> Path:
         """The motion of every step of the cycle, in cmnet's compact form."""
-        return self._file("motion.safetensors")
+        return self._file("motion.npz")
 
     def sidecar(self, stage: str) -> Path:
         """The proof that a stage is done, written after all of its other files."""

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -114,7 +115,7 @@ def record_file(path: Path, *, name: str) -> FileRecord:
 
 def record_inputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
     """Describe the files that a stage reads."""
-    return tuple(record_file(path, name=str(path)) for path in paths)
+    return tuple(record_file(path, name=os.path.abspath(path)) for path in paths)
 
 
 def record_outputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
@@ -122,10 +123,23 @@ def record_outputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
     return tuple(record_file(path, name=path.name) for path in paths)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file under its final name, or nothing."""
+    write_bytes(path, text.encode())
+
+
 def write_json(path: Path, value: object) -> None:
     """Write plain values as readable JSON, whole or not at all."""
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON file, or None where there is none or it cannot be understood."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def write_sidecar(path: Path, sidecar: Sidecar) -> None:
@@ -135,12 +149,12 @@ def write_sidecar(path: Path, sidecar: Sidecar) -> None:
 
 def read_sidecar(path: Path) -> Sidecar | None:
     """The proof in a file, or None where there is none or it cannot be understood."""
+    values = read_json(path) or {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         inputs = tuple(FileRecord(**item) for item in values.pop("inputs"))
         outputs = tuple(FileRecord(**item) for item in values.pop("outputs"))
         return Sidecar(inputs=inputs, outputs=outputs, **values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError):
         return None
 
 
@@ -170,7 +184,7 @@ def _why_stale(sidecar: Sidecar, expected: Expected) -> str:
         return "made with other weights"
     if sidecar.settings_digest != expected.settings_digest:
         return "made with other settings"
-    if [record.path for record in sidecar.inputs] != [str(path) for path in expected.inputs]:
+    if [record.path for record in sidecar.inputs] != [os.path.abspath(path) for path in expected.inputs]:
         return "made from other files"
     return "" if all(_is_unchanged(record) for record in sidecar.inputs) else "an input has changed"
 

@@ -111,11 +111,11 @@ _FRAMES = (
     ),
     Column("myo_propagated_ml", "number", "LV myocardial volume by motion", "mL", _COUNTED, "as above"),
     Column("rv_propagated_ml", "number", "RV blood volume by motion", "mL", _COUNTED, "as above"),
-    Column("mean_displacement_lv_mm", "number", "Mean displacement from ED of what fills the LV at ED", "mm"),
+    Column("mean_displacement_lv_mm", "number", "Mean displacement from ED in the LV", "mm"),
     Column("max_displacement_lv_mm", "number", "Largest displacement from ED there", "mm"),
-    Column("mean_displacement_myo_mm", "number", "Mean displacement from ED of the myocardium", "mm"),
+    Column("mean_displacement_myo_mm", "number", "Mean displacement from ED in the myocardium", "mm"),
     Column("max_displacement_myo_mm", "number", "Largest displacement from ED there", "mm"),
-    Column("mean_displacement_rv_mm", "number", "Mean displacement from ED of what fills the RV at ED", "mm"),
+    Column("mean_displacement_rv_mm", "number", "Mean displacement from ED in the RV", "mm"),
     Column("max_displacement_rv_mm", "number", "Largest displacement from ED there", "mm"),
     Column("folded_voxels", "count", "Voxels of the step into this frame with det F <= 0"),
     Column("entropy_lv_nats", "number", "Mean entropy of the motion's posterior in the LV", "nats"),
@@ -137,7 +137,6 @@ _MOTION = (
         "%",
         "100 x (ES - ED) / ED, of the propagated labels",
     ),
-    Column("bending_energy", "number", "Mean bending energy of the steps", "1/mm2"),
     Column("folded_voxels", "count", "Voxels with det F <= 0, all steps of the cycle"),
     Column("closing_error_mm", "number", "Mean displacement in the heart after one whole cycle", "mm"),
     Column("entropy_heart_nats", "number", "Mean entropy of the motion's posterior in the heart", "nats"),
@@ -161,11 +160,77 @@ _STATUS = (
     Column("peak_memory_mb", "number", "Largest memory of the process so far", "MB"),
 )
 
+_FIGURE = "ed-to-es, es-to-ed, at-ed, at-es, or pooled over both phases"
+_METHOD = "cardiomorphnet, no-motion (the mask left where it is) or segnet"
+
+_EVALUATION = (
+    *_WHO,
+    Column("group", "text", "Group, as in the manifest"),
+    Column("method", "text", _METHOD),
+    Column("figure", "text", _FIGURE),
+    Column("structure", "text", "lv, myo or rv"),
+    Column(
+        "dsc_pct", "number", "Dice similarity", "%", "100 x 2|A and B| / (|A| + |B|); pooled: voxels of both phases"
+    ),
+    Column("jac_pct", "number", "Jaccard index", "%", "100 x |A and B| / |A or B|; pooled: all voxels of both"),
+    Column("hd95_mm", "number", "Symmetric Hausdorff distance, 95th percentile", "mm", "pooled: mean of both phases"),
+    Column("msd_mm", "number", "Symmetric mean surface distance", "mm", "pooled: mean of both phases"),
+    Column("failure", "text", "Why there is no distance: empty-prediction or empty-reference"),
+)
+
+_FOLDING = (
+    *_WHO,
+    Column("group", "text", "Group, as in the manifest"),
+    Column("figure", "text", "ed-to-es or es-to-ed: the composed motion between the phases"),
+    Column("njd_field", "count", "Voxels with det F <= 0 in the whole window"),
+    Column("njd_field_pct", "number", "Their share of the window", "%"),
+    Column("njd_heart", "count", "Voxels with det F <= 0 within the heart: the reference mask and a margin around it"),
+    Column("njd_heart_pct", "number", "Their share of that region", "%"),
+)
+
+_AGREEMENT = (
+    *_WHO,
+    Column("group", "text", "Group, as in the manifest"),
+    Column("index", "text", "A clinical index, as a column of the table indices"),
+    Column("estimate", "number", "From SegNet's labels, in the unit of the index"),
+    Column("reference", "number", "From the reference masks, in the unit of the index"),
+)
+
+_EVALUATION_SUMMARY = (
+    Column("group", "text", "Group, or all"),
+    Column("method", "text", _METHOD),
+    Column("figure", "text", _FIGURE),
+    Column("structure", "text", "lv, myo or rv"),
+    Column("n", "count", "Subjects"),
+    Column("failures", "count", "Subjects whose prediction is empty; they have no distance"),
+    Column("dsc_mean_pct", "number", "Mean Dice similarity", "%"),
+    Column("dsc_sd_pct", "number", "Its standard deviation", "%"),
+    Column("jac_mean_pct", "number", "Mean Jaccard index", "%"),
+    Column("hd95_mean_mm", "number", "Mean 95th percentile Hausdorff distance", "mm"),
+    Column("msd_mean_mm", "number", "Mean of the mean surface distances", "mm"),
+)
+
+_AGREEMENT_SUMMARY = (
+    Column("group", "text", "Group, or all"),
+    Column("index", "text", "A clinical index, as a column of the table indices"),
+    Column("n", "count", "Subjects with both values"),
+    Column("bias", "number", "Mean of estimate - reference", "", "", "Bland and Altman 1986"),
+    Column("lower", "number", "Lower limit of agreement", "", "bias - 1.96 SD", "Bland and Altman 1986"),
+    Column("upper", "number", "Upper limit of agreement", "", "bias + 1.96 SD", "Bland and Altman 1986"),
+    Column("rmse", "number", "Root of the mean squared difference"),
+    Column("r", "number", "Pearson's correlation"),
+)
+
 TABLES: Mapping[str, tuple[Column, ...]] = {
     "indices": _INDICES,
     "frames": _FRAMES,
     "motion": _MOTION,
     "status": _STATUS,
+    "evaluation": _EVALUATION,
+    "folding": _FOLDING,
+    "agreement": _AGREEMENT,
+    "evaluation_summary": _EVALUATION_SUMMARY,
+    "agreement_summary": _AGREEMENT_SUMMARY,
 }
 
 
@@ -222,6 +287,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a table, each a plain mapping."""
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows
+
+
+def has_this_schema(path: Path) -> bool:
+    """Whether a table was written with today's version of the schemas."""
+    metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+    return metadata.get(b"cmnet_schema_version") == str(SCHEMA_VERSION).encode()
 
 
 def write_data_dictionary(path: Path) -> None:

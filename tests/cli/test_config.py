@@ -1,5 +1,6 @@
 """Settings: defaults, then the file, then the command line; what is not known is refused."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,28 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str, told: str) ->
         load_config(InferConfig, _toml(tmp_path, text))
     assert caught.value.code == ErrorCode.CONFIG
     assert told in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Inner:
+    widths: tuple[int, ...] = (16, 32)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outer:
+    window: tuple[int, int] = (128, 128)
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_tables_fill_dataclasses_and_arrays_fill_tuples(tmp_path: Path) -> None:
+    path = _toml(tmp_path, "window = [96, 64]\n[inner]\nwidths = [8, 16, 32]\n")
+    assert load_config(Outer, path) == Outer(window=(96, 64), inner=Inner(widths=(8, 16, 32)))
+
+
+def test_an_unknown_key_in_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="Did you mean 'weight'"):
+        load_config(Outer, _toml(tmp_path, "[inner]\nwieght = 2.0\n"))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
