@@ -2,16 +2,46 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from cmnet_cli.options import (
+    DEFAULT_RUN,
+    AgainOptions,
+    ConfigFile,
+    Device,
+    HowOptions,
+    Layout,
+    ManifestFile,
+    ModelName,
+    OutFolder,
+    RunPath,
+    SaveMotion,
+    SayOptions,
+    Scheme,
+    Stage,
+    WhoOptions,
+    expand_options,
+)
 from cmnet_core import __version__
 from cmnet_core.errors import CmnetError
 
+if TYPE_CHECKING:
+    from cmnet_cli.commands.going import Job, Summary
+    from cmnet_cli.screen import Screen
+
 BAD_INPUT = 3
+SOME_FAILED = 4
 INTERRUPTED = 130
+HERE = Path(".")
+
+# The panels of the help page, in the order of the work.
+START = "Begin"
+MAIN = "The main job"
+MODELS = "Models"
+LOOK = "Look at a run, or at this machine"
 
 
 class _ErrorsAreAnswers(TyperGroup):
@@ -57,15 +87,217 @@ def _root(
     del version
 
 
-@app.command()
+@app.command(rich_help_panel=START)
+def manifest(
+    folder: Annotated[Path, typer.Argument(help="Where the data set lies.")],
+    layout: Annotated[Layout, typer.Option(help="How it is laid out.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write: CSV, TSV or Parquet.")],
+    pattern: Annotated[
+        str, typer.Option(help="nifti: path of an image within the folder; * is any text without a slash.")
+    ] = "{subject_id}.nii*",
+    labels: Annotated[str | None, typer.Option(help="nifti: pattern of the 4-D reference masks.")] = None,
+    label_scheme: Annotated[Scheme, typer.Option(help="nifti: who numbered the tissues.")] = Scheme.CMNET,
+) -> None:
+    """Write a manifest from a data set on disk."""
+    from cmnet_cli.commands import manifest as command
+
+    found = command.find_cases(folder, layout, pattern=pattern, labels=labels, scheme=label_scheme)
+    command.save_manifest(out, found)
+    typer.echo(f"{len(found)} subjects in {out}")
+
+
+@app.command(rich_help_panel=START)
+@expand_options
+def validate(
+    manifest: ManifestFile,
+    say: SayOptions,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every voxel too: finds damage within files.")] = False,
+) -> None:
+    """Check every row and every header of a manifest; all problems at once. Writes nothing."""
+    from cmnet_cli.commands import validate as command
+
+    problems = command.validate(manifest, _screen(say), deep=deep, as_json=say.json)
+    raise typer.Exit(BAD_INPUT if problems else 0)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def preprocess(
+    manifest: ManifestFile,
+    who: WhoOptions,
+    how: HowOptions,
+    say: SayOptions,
+    out: OutFolder = DEFAULT_RUN,
+    config: ConfigFile = None,
+) -> None:
+    """Cut the window around the heart that the networks look at. Infer does it too."""
+    from cmnet_cli.commands import cohort_commands as command
+    from cmnet_cli.config import PreprocessConfig, load_config
+
+    settings = load_config(PreprocessConfig, config)
+    _finish(command.preprocess(manifest, out, settings, _job(who, how, say)), say)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def infer(
+    manifest: ManifestFile,
+    who: WhoOptions,
+    how: HowOptions,
+    say: SayOptions,
+    out: OutFolder = DEFAULT_RUN,
+    model: ModelName = None,
+    save_motion: Annotated[
+        SaveMotion | None, typer.Option(help="How much of the motion to keep.", show_default="full")
+    ] = None,
+    device: Device = "auto",
+    config: ConfigFile = None,
+) -> None:
+    """Segment and track every cine: label maps, motion and uncertainty on the subject's own grid."""
+    from cmnet_cli.commands import cohort_commands as command
+    from cmnet_cli.config import InferConfig, load_config
+
+    settings = load_config(InferConfig, config, model=model, save_motion=save_motion)
+    _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, say)), say)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def indices(who: WhoOptions, how: AgainOptions, say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+    """Volumes, function and motion of every subject, from what infer stored: no network runs."""
+    from cmnet_cli.commands import cohort_commands as command
+
+    _finish(command.indices(run, _job(who, how.as_how(), say)), say)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def evaluate(
+    who: WhoOptions,
+    how: AgainOptions,
+    say: SayOptions,
+    run: RunPath = DEFAULT_RUN,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", "-m", help="Manifest with reference masks, if not the run's own.")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Compare with reference masks at ED and ES: overlap, distances, folding, clinical indices."""
+    from cmnet_cli.commands import evaluate as command
+    from cmnet_cli.config import EvaluateConfig, load_config
+
+    settings = load_config(EvaluateConfig, config)
+    _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), say)), say)
+
+
+@app.command(rich_help_panel=MODELS)
+@expand_options
+def train(
+    stage: Annotated[Stage, typer.Option(help="segnet first, then motion.")],
+    manifest: ManifestFile,
+    say: SayOptions,
+    out: OutFolder = DEFAULT_RUN,
+    init: Annotated[
+        str | None,
+        typer.Option(help="motion: weights with the SegNet to build on.", show_default="the run's own"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Train SegNet on masks, then CardioMorphNet on the shapes that SegNet and masks give."""
+    from cmnet_cli.commands import train as command
+    from cmnet_cli.config import load_config
+
+    job = command.TrainJob(manifest, out, init, resume, _screen(say))
+    command.train(stage, load_config(command.TrainConfig, config), job)
+
+
+@app.command(rich_help_panel=LOOK)
+@expand_options
+def status(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+    """Who is done, who failed and why, who is left."""
+    from cmnet_cli.commands import inspecting as command
+
+    command.show_status(run, _screen(say), as_json=say.json)
+
+
+@app.command(rich_help_panel=LOOK)
+@expand_options
+def verify(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+    """Compute all checksums of a run again; name what is damaged or gone."""
+    from cmnet_cli.commands import inspecting as command
+
+    found = command.verify_run(run, _screen(say))
+    raise typer.Exit(SOME_FAILED if found.damaged else 0)
+
+
+@app.command(rich_help_panel=LOOK)
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="A folder on the disk to look at.", exists=True)] = Path("."),
+    folder: Annotated[Path, typer.Argument(help="A folder on the disk to look at.", exists=True)] = HERE,
 ) -> None:
     """Versions, devices, disk and threads: one page to paste in a bug report."""
     from cmnet_cli.commands import doctor as command
     from cmnet_cli.screen import Screen
 
     command.doctor(folder, Screen())
+
+
+models = typer.Typer(help="The weights that come with cmnet, and any others.", no_args_is_help=True)
+app.add_typer(models, name="models", rich_help_panel=MODELS)
+
+
+@models.command("list")
+def models_list() -> None:
+    """Every model that comes with cmnet."""
+    from cmnet_cli.commands import models as command
+    from cmnet_cli.screen import Screen
+
+    command.list_models(Screen())
+
+
+@models.command("info")
+def models_info(
+    name: Annotated[str, typer.Argument(help="A shipped model's name, or a .safetensors file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """What a model was trained on, how, and what it may be used for."""
+    from cmnet_cli.commands import models as command
+    from cmnet_cli.screen import Screen
+
+    command.show_model(name, Screen(), as_json=as_json)
+
+
+@models.command("verify")
+def models_verify() -> None:
+    """Load every shipped model as infer would."""
+    from cmnet_cli.commands import models as command
+    from cmnet_cli.screen import Screen
+
+    command.verify_models(Screen())
+
+
+def _screen(say: SayOptions) -> "Screen":
+    from cmnet_cli.screen import Screen
+
+    # With --json, standard output carries nothing but the result.
+    return Screen(quiet=say.quiet, verbose=say.verbose)
+
+
+def _job(who: WhoOptions, how: HowOptions, say: SayOptions) -> "Job":
+    from cmnet_cli.commands.going import Job
+
+    return Job(who, how, _screen(say))
+
+
+def _finish(summary: "Summary", say: SayOptions) -> None:
+    """Say how a command over a cohort went, and leave with its exit code."""
+    from cmnet_cli.commands.going import as_json, tell_summary
+
+    if say.json:
+        typer.echo(as_json(summary))
+    else:
+        tell_summary(summary, _screen(say))
+    raise typer.Exit(summary.exit_code)
 
 
 def main() -> None:

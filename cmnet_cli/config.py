@@ -10,17 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from cmnet_cli.options import SaveMotion
 from cmnet_core.errors import ErrorCode, ManifestError
 
 ConfigT = TypeVar("ConfigT")
-
-
-class SaveMotion(StrEnum):
-    """How much of the motion a run keeps."""
-
-    FULL = "full"
-    ED2ES = "ed2es"
-    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +65,7 @@ def load_config(kind: type[ConfigT], path: Path | None, **given: object) -> Conf
         ManifestError: The file cannot be read, or holds an unknown key or an unusable value.
     """
     from_line = {name: value for name, value in given.items() if value is not None}
-    return _build(kind, {**_read_toml(path), **from_line}, path)
+    return _changed(kind(), {**_read_toml(path), **from_line}, path)
 
 
 def _read_toml(path: Path | None) -> dict[str, Any]:
@@ -88,22 +81,26 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
         ) from error
 
 
-def _build(kind: type[ConfigT], values: dict[str, Any], path: Path | None) -> ConfigT:
-    kinds = get_type_hints(kind)
+def _changed(base: ConfigT, values: dict[str, Any], path: Path | None) -> ConfigT:
+    """The settings with some of them replaced."""
+    kinds = get_type_hints(type(base))
     for name in values:
         if name not in kinds:
             close = difflib.get_close_matches(name, kinds, n=1)
             hint = f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(kinds)}."
             raise ManifestError(f"Unknown key '{name}' in {path}.", hint=hint, code=ErrorCode.CONFIG)
-    return kind(**{name: _convert(name, value, kinds[name], path) for name, value in values.items()})
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = getattr(base, name)
+        is_table = dataclasses.is_dataclass(inner) and isinstance(value, dict)
+        changes[name] = _changed(inner, value, path) if is_table else _convert(name, value, kinds[name], path)
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
 
 
 def _convert(name: str, value: object, kind: Any, path: Path | None) -> object:
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         inner = [item for item in get_args(kind) if item is not ...]
         return tuple(_convert(name, item, inner[min(n, len(inner) - 1)], path) for n, item in enumerate(value))
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return _build(kind, value, path)
     if kind is float and type(value) is int:
         return float(value)
     if isinstance(kind, type) and issubclass(kind, StrEnum):

@@ -129,3 +129,7 @@ class RunFolder:
     def weights(self, stage: str) -> Path:
         """The best weights of a training run."""
         return self.root / "weights" / f"{stage}.safetensors"
+
+    def training_state(self, stage: str) -> Path:
+        """Weights and optimiser after the last whole epoch, for a resume."""
+        return self.root / "weights" / f"{stage}_state.safetensors"

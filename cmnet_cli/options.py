@@ -26,6 +26,10 @@ ModelName = Annotated[
     str | None, typer.Option("--model", help="Name of a shipped model, or a .safetensors file.", show_default="default")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", rich_help_panel=_HOW)]
+Workers = Annotated[int, typer.Option(min=0, help="Processes to start; 0 works in this one.", rich_help_panel=_HOW)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.", rich_help_panel=_HOW)
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings in TOML; an unknown key is an error.", rich_help_panel=_HOW)
 ]
@@ -37,6 +41,36 @@ class OnStale(StrEnum):
     SKIP = "skip"
     RERUN = "rerun"
     ERROR = "error"
+
+
+class SaveMotion(StrEnum):
+    """How much of the motion a run keeps."""
+
+    FULL = "full"
+    ED2ES = "ed2es"
+    NONE = "none"
+
+
+class Layout(StrEnum):
+    """How a data set on disk is laid out."""
+
+    ACDC = "acdc"
+    NIFTI = "nifti"
+
+
+class Scheme(StrEnum):
+    """Who numbered the tissues of reference masks."""
+
+    ACDC = "acdc"
+    MNMS = "mnms"
+    CMNET = "cmnet"
+
+
+class Stage(StrEnum):
+    """The two stages of training, in their order."""
+
+    SEGNET = "segnet"
+    MOTION = "motion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +91,24 @@ class WhoOptions:
 class HowOptions:
     """How a stage goes over the cohort."""
 
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes to start; 0 works in this one.", rich_help_panel=_HOW)
-    ] = 0
+    workers: Workers = 0
     force: Annotated[bool, typer.Option("--force", help="Do again what is done.", rich_help_panel=_HOW)] = False
     on_stale: Annotated[
         OnStale, typer.Option(help="Outputs made from other inputs, settings or weights.", rich_help_panel=_HOW)
     ] = OnStale.RERUN
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.", rich_help_panel=_HOW)
-    ] = False
+    dry_run: DryRun = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgainOptions:
+    """How a stage goes over the cohort that is quick enough to be done again each time."""
+
+    workers: Workers = 0
+    dry_run: DryRun = False
+
+    def as_how(self) -> HowOptions:
+        """The same, with what does not matter here left at its default."""
+        return HowOptions(workers=self.workers, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True, slots=True)

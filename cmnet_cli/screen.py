@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from textwrap import indent
 from typing import Protocol
 
+from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,7 +19,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from cmnet_core.errors import CmnetError
 
@@ -47,6 +47,11 @@ class Screen:
         if not self.quiet:
             self.notes.print(text, markup=False)
 
+    def detail(self, text: str) -> None:
+        """Say something that only some want to know."""
+        if self.verbose:
+            self.note(text)
+
     def result(self, text: str) -> None:
         """Print what the command was run for."""
         if not self.quiet:
@@ -54,7 +59,7 @@ class Screen:
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table as a result; the first column is left, all others right."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left", overflow="fold")
         for row in rows:
@@ -71,8 +76,8 @@ class Screen:
     def failure(self, who: str, message: str, hint: str) -> None:
         """Name a subject that failed, and what to do about it."""
         self.notes.print(f"[red]{who}[/]")
-        for line in (message, hint):
-            self.notes.print(Padding(Text(line), (0, 0, 0, 4)))
+        for text in filter(None, (message, hint)):
+            self.notes.print(indent(text, "    "), markup=False)
 
 
 class Ticker(Protocol):

@@ -11,6 +11,7 @@ from torch import Tensor
 from cmnet_core import preprocess
 from cmnet_core.errors import CheckpointError, CmnetError, ErrorCode
 from cmnet_core.indices import find_phases, volumes_ml
+from cmnet_core.models.build import MotionSizes
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle, enlarge_displacement
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
 from cmnet_core.models.layers import Stacks, enlarge
@@ -46,6 +47,12 @@ class Model:
     card: ModelCard
     digest: str
     device: torch.device
+
+    @property
+    def sizes(self) -> MotionSizes:
+        """Sizes of the motion network."""
+        assert self.card.motion is not None, "load_model refuses weights without a motion network"
+        return self.card.motion
 
 
 def load_model(source: str | Path, device: torch.device) -> Model:
@@ -126,7 +133,7 @@ def track(model: Model, cine: CineSequence) -> Tracking:
     shapes = _shapes(model, voxels)
     ed, es = _phases(cine, shapes, window.spacing)
     velocities, entropy = _follow(model, voxels, ed)
-    steps = step_fields(velocities, window.spacing, ed=ed, card=model.card)
+    steps = step_fields(velocities, window.spacing, ed=ed, sizes=model.sizes)
     to_ed = {field.fixed: field for field in chain(steps)}
     carried = {frame: propagate(shapes[ed], field) for frame, field in to_ed.items() if frame != ed}
     labels = LabelSequence(
@@ -209,7 +216,7 @@ def _follow(
 
 
 def step_fields(
-    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, card: ModelCard
+    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: MotionSizes
 ) -> tuple[MotionField, ...]:
     """Integrate stored velocities to the motion of each step on the window's grid.
 
@@ -217,22 +224,13 @@ def step_fields(
         velocities: Of the steps of the closed cycle, beginning with the one out of ED, in voxels of their own grid.
         spacing: Spacing of the window.
         ed: End-diastolic frame.
-        card: Of the model that gave the velocities.
-
-    Raises:
-        CheckpointError: The card is that of a SegNet without a motion network.
+        sizes: Of the network that gave the velocities.
     """
-    if card.motion is None:
-        raise CheckpointError(
-            f"The model {card.name} has no motion network.",
-            hint="Name the model that the run was made with.",
-            code=ErrorCode.CHECKPOINT,
-        )
     count = len(velocities)
     fields = []
     for index, velocity in enumerate(velocities):
-        displacement = exponential(velocity[None], steps=card.motion.integration_steps)
-        displacement = enlarge_displacement(displacement, factor=2**card.motion.finest)[0]
+        displacement = exponential(velocity[None], steps=sizes.integration_steps)
+        displacement = enlarge_displacement(displacement, factor=2**sizes.finest)[0]
         fixed, moving = (ed + index + 1) % count, (ed + index) % count
         fields.append(from_voxels(displacement, spacing, fixed=fixed, moving=moving))
     return tuple(fields)

@@ -1,10 +1,12 @@
 """From a case to its image and its reference masks, whatever kind of file the manifest names."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from cmnet_cli.cases import Case
-from cmnet_core.errors import ErrorCode, GeometryError, LabelError
+from cmnet_core.errors import CaseError, ErrorCode, GeometryError, LabelError
 from cmnet_core.io import dicom, nifti
 from cmnet_core.io.nifti_file import Header, grid_difference
 from cmnet_core.types import CineSequence, LabelSequence
@@ -79,6 +81,15 @@ def inspect_mask(path: Path, *, image: Header, frames: int) -> None:
             hint="Resample the mask onto the image, or give the mask that was drawn on it.",
             code=ErrorCode.LABEL_GEOMETRY,
         )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let every error about a case's image from within the block name its file."""
+    try:
+        yield
+    except CaseError as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
 
 
 def is_dicom(path: Path) -> bool:

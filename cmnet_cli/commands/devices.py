@@ -1,0 +1,22 @@
+"""Which device the networks run on."""
+
+import torch
+
+from cmnet_core.errors import ErrorCode, ManifestError
+
+
+def resolve_device(name: str) -> str:
+    """The device that a name stands for; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ManifestError: There is no such device on this machine.
+    """
+    here = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    meant = {"auto": here[-1] if len(here) == 1 else here[1], "cuda": "cuda:0"}.get(name, name)
+    if meant not in here:
+        raise ManifestError(
+            f"There is no device '{name}' here; there is {', '.join(here)}.",
+            hint="Give --device one of these, or auto.",
+            code=ErrorCode.CONFIG,
+        )
+    return meant

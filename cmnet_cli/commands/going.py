@@ -1,0 +1,243 @@
+"""Going over a cohort: which cases are left to do, doing them, and telling how it went."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from cmnet_cli.cases import Case
+from cmnet_cli.cohort import Outcome, Stage, map_cases
+from cmnet_cli.commands.opening import OpenRun
+from cmnet_cli.layout import RunFolder
+from cmnet_cli.ledger import append_attempt, attempt_of, read_attempts, status_rows
+from cmnet_cli.options import HowOptions, OnStale, WhoOptions
+from cmnet_cli.screen import Screen, progress
+from cmnet_cli.sidecar import Expected, State, judge
+from cmnet_cli.tables import write_data_dictionary, write_table
+from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.io.atomic import write_bytes
+
+ReceiptT = TypeVar("ReceiptT")
+ReceiptT_co = TypeVar("ReceiptT_co", covariant=True)
+
+# On the screen a list of failures ends here; the status table has them all.
+_SHOWN = 20
+
+
+class StoredStage(Stage[Case, ReceiptT_co], Protocol[ReceiptT_co]):
+    """A stage that leaves files behind, with a sidecar that proves it."""
+
+    def expected(self, case: Case) -> Expected:
+        """What the sidecar of a case must agree with today."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every command over a cohort is told.
+
+    Attributes:
+        who: Which subjects.
+        how: How to go over them.
+        screen: Where to print.
+    """
+
+    who: WhoOptions
+    how: HowOptions
+    screen: Screen
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        todo: Cases to work on.
+        judged: State and reason of every selected case, by id.
+    """
+
+    todo: tuple[Case, ...]
+    judged: dict[str, tuple[State, str]]
+
+    def count(self, state: State) -> int:
+        """How many of the selected cases are in a state."""
+        return sum(judged == state for judged, _ in self.judged.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One case that failed, as it is shown."""
+
+    case_id: str
+    error_code: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a command went.
+
+    Attributes:
+        command: Its name.
+        run: The run folder.
+        done: Cases done by this command.
+        already_done: Cases that had been done before.
+        skipped: Stale cases left as they are.
+        failed: Cases that failed.
+        left_out: Cases that an earlier stage has not finished.
+        planned: Cases that a dry run would work on.
+    """
+
+    command: str
+    run: str
+    done: int
+    already_done: int
+    skipped: int
+    failed: tuple[Failed, ...]
+    left_out: int = 0
+    planned: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 4 where some subjects failed or were left out."""
+        return 4 if self.failed or self.left_out else 0
+
+
+def select_cases(cases: Sequence[Case], who: WhoOptions) -> tuple[Case, ...]:
+    """The cases that the options ask for, in the order of the manifest.
+
+    Raises:
+        ManifestError: A participant is not in the manifest.
+    """
+    wanted = {label.removeprefix("sub-") for label in who.participant_label or ()}
+    unknown = wanted - {case.subject_id for case in cases}
+    if unknown:
+        raise ManifestError(
+            f"The manifest has no subject {', '.join(sorted(unknown))}.",
+            hint="Give a subject_id of the manifest to --participant-label, with or without 'sub-'.",
+            code=ErrorCode.MANIFEST_ROW,
+        )
+    chosen = tuple(case for case in cases if not wanted or case.subject_id in wanted)
+    return chosen[: who.pilot] if who.pilot else chosen
+
+
+def make_plan(stage: StoredStage[Any], cases: Iterable[Case], run: RunFolder, how: HowOptions) -> Plan:
+    """Ask every sidecar whether its case is done, and decide what to do.
+
+    Raises:
+        ManifestError: A case is stale and ``--on-stale error`` was given.
+    """
+    judged, todo = {}, []
+    for case in cases:
+        state, reason = judge(run.case(case.case_id).sidecar(stage.name), stage.expected(case))
+        judged[case.case_id] = (state, reason)
+        if how.force or state == State.PENDING or (state == State.STALE and how.on_stale != OnStale.SKIP):
+            todo.append(case)
+    stale = sum(state == State.STALE for state, _ in judged.values())
+    if stale and how.on_stale == OnStale.ERROR and not how.force:
+        reasons = sorted({reason for state, reason in judged.values() if state == State.STALE})
+        raise ManifestError(
+            f"{stale} subject(s) in {run.root} are stale: {'; '.join(reasons)}.",
+            hint="Use --on-stale rerun to do them again, --on-stale skip to keep them, or another --out.",
+            code=ErrorCode.RUN,
+        )
+    return Plan(tuple(todo), judged)
+
+
+def plan_after(stage: str, opened: OpenRun, cases: Sequence[Case]) -> Plan:
+    """A plan for what is quick enough to compute again: everyone whom an earlier stage has finished with."""
+    finished = [case for case in cases if opened.folder.case(case.case_id).sidecar(stage).exists()]
+    waiting = {case.case_id: (State.PENDING, f"{stage} has not finished") for case in cases}
+    return Plan(tuple(finished), waiting | {case.case_id: (State.PENDING, "") for case in finished})
+
+
+def tell_plan(plan: Plan, screen: Screen, *, dry_run: bool) -> None:
+    """Say how much there is to do; in a dry run, name every case with its reason."""
+    done, stale = plan.count(State.DONE), plan.count(State.STALE)
+    screen.note(f"{len(plan.judged)} subjects: {len(plan.todo)} to do, {done} done before, {stale} stale")
+    if dry_run:
+        for case in plan.todo:
+            state, reason = plan.judged[case.case_id]
+            screen.result(f"{case.case_id}: {state}" + (f" ({reason})" if reason else ""))
+
+
+def go(
+    stage: Stage[Case, ReceiptT], plan: Plan, opened: OpenRun, *, workers: int, screen: Screen
+) -> tuple[Outcome[ReceiptT], ...]:
+    """Do what is planned; the status table is written at the end, also when interrupted."""
+    outcomes: list[Outcome[ReceiptT]] = []
+    try:
+        with progress(screen, stage.name, total=len(plan.todo)) as ticker:
+            for outcome in map_cases(stage, plan.todo, workers=workers):
+                _keep(stage.name, outcome, opened.folder, screen)
+                outcomes.append(outcome)
+                ticker.tick(failed=outcome.failure is not None)
+    finally:
+        now = {outcome.case_id: (State.DONE, "") for outcome in outcomes if outcome.failure is None}
+        write_status(opened, plan.judged | now)
+    return tuple(outcomes)
+
+
+def _keep(stage: str, outcome: Outcome[Any], folder: RunFolder, screen: Screen) -> None:
+    append_attempt(folder.outcomes, attempt_of(stage, outcome))
+    traceback = folder.traceback(outcome.case_id, stage)
+    cost = f"{outcome.seconds:.1f} s, {outcome.peak_memory_mb:.0f} MB"
+    if outcome.failure is None:
+        traceback.unlink(missing_ok=True)
+        screen.detail(f"{outcome.case_id}: done, {cost}")
+    else:
+        write_bytes(traceback, outcome.failure.traceback.encode())
+        screen.detail(f"{outcome.case_id}: failed ({outcome.failure.code}), {cost}\n{outcome.failure.traceback}")
+
+
+def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> None:
+    """Write the status table of the whole cohort, and the data dictionary beside it."""
+    rows = status_rows(opened.cases, read_attempts(opened.folder.outcomes), judged)
+    write_table(opened.folder.table("status"), "status", rows)
+    write_data_dictionary(opened.folder.data_dictionary)
+
+
+def summarise(stage: str, opened: OpenRun, plan: Plan, outcomes: Sequence[Outcome[Any]]) -> Summary:
+    """Count what became of the selected cases."""
+    failed = [
+        Failed(outcome.case_id, str(outcome.failure.code), outcome.failure.message, outcome.failure.hint)
+        for outcome in outcomes
+        if outcome.failure
+    ]
+    todo = {case.case_id for case in plan.todo}
+    left = [state for case_id, (state, _) in plan.judged.items() if case_id not in todo]
+    return Summary(
+        command=stage,
+        run=str(opened.folder.root),
+        done=len(outcomes) - len(failed),
+        already_done=left.count(State.DONE),
+        skipped=left.count(State.STALE),
+        failed=tuple(failed),
+    )
+
+
+def summarise_dry_run(stage: str, folder: RunFolder, plan: Plan) -> Summary:
+    """What would be done."""
+    return Summary(stage, str(folder.root), 0, plan.count(State.DONE), 0, (), planned=len(plan.todo))
+
+
+def tell_summary(summary: Summary, screen: Screen) -> None:
+    """Say how it went: the count, and each failure with what to do about it."""
+    before = f", {summary.already_done} done before" if summary.already_done else ""
+    skipped = f", {summary.skipped} stale and left as they are" if summary.skipped else ""
+    screen.note(f"{summary.command}: {summary.done} done{before}{skipped}, {len(summary.failed)} failed")
+    if summary.left_out:
+        screen.failure(
+            f"{summary.left_out} left out", "Infer has not finished for them.", "Run cmnet infer again first."
+        )
+    for failed in summary.failed[:_SHOWN]:
+        screen.failure(f"{failed.case_id} ({failed.error_code})", failed.message, failed.hint)
+    if len(summary.failed) > _SHOWN:
+        screen.failure(f"and {len(summary.failed) - _SHOWN} more", "", "See tables/status.parquet in the run folder.")
+
+
+def as_json(summary: Summary) -> str:
+    """The summary for scripts."""
+    return json.dumps(dataclasses.asdict(summary), indent=2)

@@ -1,0 +1,50 @@
+"""The commands around weights: list, info and verify."""
+
+import dataclasses
+import json
+from typing import Any
+
+from cmnet_cli.screen import Screen
+from cmnet_cli.sidecar import sha256_of
+from cmnet_core.models.checkpoint import find_weights, load_checkpoint, read_card, shipped_models
+
+
+def list_models(screen: Screen) -> None:
+    """Print every model that comes with cmnet."""
+    rows = [
+        (name, f"{path.stat().st_size / 1e6:.1f} MB", read_card(path).training_data)
+        for name, path in shipped_models().items()
+    ]
+    screen.table("Models that come with cmnet", ("name", "size", "trained on"), rows)
+
+
+def describe_model(source: str) -> dict[str, Any]:
+    """Everything that a weights file says of itself, with its digest.
+
+    Raises:
+        CheckpointError: There is no such model, or its file is damaged.
+    """
+    path = find_weights(source)
+    card = dataclasses.asdict(read_card(path))
+    return {"file": str(path), "sha256": sha256_of(path), **card}
+
+
+def show_model(source: str, screen: Screen, *, as_json: bool) -> None:
+    """Print a model's card."""
+    told = describe_model(source)
+    if as_json:
+        screen.result(json.dumps(told, indent=2))
+        return
+    for name, value in told.items():
+        screen.result(f"{name:<16} {value}")
+
+
+def verify_models(screen: Screen) -> None:
+    """Load every shipped model as inference would.
+
+    Raises:
+        CheckpointError: One of them cannot be used.
+    """
+    for name, path in shipped_models().items():
+        checkpoint = load_checkpoint(path)
+        screen.result(f"{name}: whole, sha256 {checkpoint.digest}")

@@ -1,0 +1,98 @@
+"""Opening a run folder: freezing the manifest into it, and saying what ran there."""
+
+import dataclasses
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cmnet_cli.cases import Case
+from cmnet_cli.layout import RunFolder
+from cmnet_cli.manifest import Manifest, read_manifest, write_manifest
+from cmnet_cli.sidecar import read_json, write_json
+from cmnet_core import __version__
+from cmnet_core.errors import ErrorCode, ManifestError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run folder and the whole cohort that it was made for."""
+
+    folder: RunFolder
+    cases: tuple[Case, ...]
+
+
+def open_run(root: Path) -> OpenRun:
+    """Open a run folder that infer or preprocess made.
+
+    Raises:
+        ManifestError: There is none.
+    """
+    folder = RunFolder(root)
+    if not folder.cohort.exists():
+        raise ManifestError(
+            f"{root} is not a run folder: it holds no {folder.cohort.name}.",
+            hint="Give --run the folder that cmnet infer wrote with --out.",
+            code=ErrorCode.RUN,
+        )
+    return OpenRun(folder, read_manifest(folder.cohort).cases)
+
+
+def start_run(root: Path, manifest: Manifest, command: str, facts: dict[str, Any]) -> OpenRun:
+    """Make a run folder for a manifest, or open it again for the same one.
+
+    A manifest that has grown is welcome; one that lacks subjects of the run is another manifest.
+
+    Args:
+        root: The run folder.
+        manifest: The cohort.
+        command: What is about to run.
+        facts: What ``run.json`` says of it.
+
+    Raises:
+        ManifestError: The folder was made for another manifest, or cannot be written.
+    """
+    folder = RunFolder(root)
+    _refuse_another_manifest(folder, manifest)
+    try:
+        write_manifest(folder.cohort, manifest.cases)
+        write_json(folder.description, _description())
+        record_command(folder, command, manifest_digest=manifest.digest, **facts)
+    except OSError as error:
+        raise ManifestError(
+            f"The run folder {root} cannot be written: {error.strerror}.",
+            hint="Give --out a folder that you may write to, on a disk with room.",
+            code=ErrorCode.RUN,
+        ) from error
+    return OpenRun(folder, manifest.cases)
+
+
+def _refuse_another_manifest(folder: RunFolder, manifest: Manifest) -> None:
+    if not folder.cohort.exists():
+        return
+    before = {case.case_id for case in read_manifest(folder.cohort).cases}
+    missing = before - {case.case_id for case in manifest.cases}
+    if missing:
+        raise ManifestError(
+            f"{folder.root} was made for another manifest: {len(missing)} of its {len(before)} subjects "
+            "are not in this one.",
+            hint="Give another --out. To work on some subjects only, use --participant-label with the whole manifest.",
+            code=ErrorCode.RUN,
+        )
+
+
+def record_command(folder: RunFolder, command: str, **facts: Any) -> None:
+    """Note in ``run.json`` what a command was run with, in place of its last time."""
+    record = read_json(folder.record) or {"commands": {}}
+    record |= {"cmnet_version": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    record["commands"][command] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
+    write_json(folder.record, record)
+
+
+def _description() -> dict[str, Any]:
+    return {
+        "Name": "cmnet derivatives",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "cmnet", "Version": __version__}],
+    }

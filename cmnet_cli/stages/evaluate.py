@@ -1,0 +1,189 @@
+"""Evaluate: what infer stored, against reference masks at ED and ES (the protocol of the documentation)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from cmnet_cli.cases import Case
+from cmnet_cli.config import EvaluateConfig
+from cmnet_cli.layout import RunFolder
+from cmnet_cli.stages.indices import who
+from cmnet_cli.stages.load import load_cine, load_labels
+from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
+from cmnet_core.errors import ErrorCode, LabelError
+from cmnet_core.indices import ClinicalIndices, clinical_indices, find_phases, volumes_ml
+from cmnet_core.metrics import Overlap, SurfaceDistance, dilated, folded_voxels, overlap, surface_distances_mm
+from cmnet_core.motion import carry, jacobian_determinant, propagate
+from cmnet_core.preprocess import Window, extract_labels, restore_motion
+from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
+
+NAME = "evaluate"
+ED_TO_ES, ES_TO_ED, POOLED, AT_ED, AT_ES = "ed-to-es", "es-to-ed", "pooled", "at-ed", "at-es"
+_STRUCTURES = (Label.LV, Label.MYO, Label.RV)
+
+Row = dict[str, Any]
+Map = UInt8[Tensor, "z y x"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The rows that one case adds to the tables of an evaluation."""
+
+    overlaps: tuple[Row, ...]
+    folding: tuple[Row, ...]
+    agreement: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The reference masks of a case at its two phases."""
+
+    ed: int
+    es: int
+    labels: LabelSequence
+
+    @property
+    def at_ed(self) -> Map:
+        """The mask at end-diastole."""
+        return self.labels.at(self.ed)
+
+    @property
+    def at_es(self) -> Map:
+        """The mask at end-systole."""
+        return self.labels.at(self.es)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateStage:
+    """Compare every case of a run with its reference masks."""
+
+    root: Path
+    config: EvaluateConfig
+    name: str = NAME
+
+    def open(self) -> Callable[[Case], Evaluation]:
+        """Nothing to load; the function of a case."""
+        return lambda case: evaluate_case(case, RunFolder(self.root), self.config)
+
+
+def has_reference(case: Case) -> bool:
+    """Whether the manifest names masks of both phases."""
+    return case.labels is not None or (case.labels_ed is not None and case.labels_es is not None)
+
+
+def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluation:
+    """Compare one case with its reference masks.
+
+    Raises:
+        CaseError: Infer has not been run for it, its motion was not stored, or a mask cannot be used.
+    """
+    folder = run.case(case.case_id)
+    stored = open_stored(folder)
+    reference = _read_reference(case)
+    steps = read_steps(folder, stored.facts)
+    to_es = carry(steps, moving=reference.ed, fixed=reference.es)
+    to_ed = carry(steps, moving=reference.es, fixed=reference.ed)
+    described = {**who(case), "group": case.group}
+    return Evaluation(
+        overlaps=tuple(described | row for row in _overlap_rows(stored, reference, to_es, to_ed)),
+        folding=(
+            described | _folding_row(ED_TO_ES, to_es, reference.at_es, stored.facts.window, config),
+            described | _folding_row(ES_TO_ED, to_ed, reference.at_ed, stored.facts.window, config),
+        ),
+        agreement=tuple(described | row for row in _agreement_rows(stored, reference)),
+    )
+
+
+def _read_reference(case: Case) -> Reference:
+    labels = load_labels(case, load_cine(case))
+    if labels is None or len(labels.frames) < 2:
+        raise LabelError(
+            f"Evaluation needs reference masks at ED and ES; {case.case_id} has "
+            f"{len(labels.frames) if labels else 0} of them.",
+            hint="Name labels_ed and labels_es, or a 4-D mask in the column labels.",
+            code=ErrorCode.LABEL_GEOMETRY,
+        )
+    if case.ed is not None and case.es is not None:
+        return Reference(case.ed, case.es, labels)
+    largest, smallest = find_phases(volumes_ml(labels.labels, labels.spacing).lv_ml)
+    return Reference(labels.frames[largest], labels.frames[smallest], labels)
+
+
+def carry_labels(labels: Map, field: MotionField, window: Window) -> Map:
+    """A label map of the field's moving frame, seen at its fixed frame, on the subject's own grid."""
+    shares = torch.stack([labels == label for label in Label]).float()
+    carried: Tensor = propagate(shares, restore_motion(field, window)).argmax(0)
+    return carried.to(torch.uint8)
+
+
+def _overlap_rows(stored: StoredCase, reference: Reference, to_es: MotionField, to_ed: MotionField) -> list[Row]:
+    window, spacing = stored.facts.window, stored.spacing
+    at_ed, at_es = reference.at_ed, reference.at_es
+    rows = []
+    for method, es, ed in (
+        ("cardiomorphnet", carry_labels(at_ed, to_es, window), carry_labels(at_es, to_ed, window)),
+        ("no-motion", at_ed, at_es),
+    ):
+        rows += _figures(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
+    seen = {AT_ED: (stored.segmented[reference.ed], at_ed), AT_ES: (stored.segmented[reference.es], at_es)}
+    return rows + _figures("segnet", seen, spacing)
+
+
+def _figures(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
+    """Rows of every figure and structure, and of the two figures pooled."""
+    rows = []
+    for label in _STRUCTURES:
+        overlaps, distances = [], []
+        for figure, (found, truth) in pairs.items():
+            overlaps.append(overlap(found, truth, label))
+            distances.append(surface_distances_mm(found == label, truth == label, spacing))
+            rows.append(_overlap_row(method, figure, label, overlaps[-1], distances[-1]))
+        rows.append(_overlap_row(method, POOLED, label, overlaps[0] + overlaps[1], _mean_distance(*distances)))
+    return rows
+
+
+def _overlap_row(method: str, figure: str, label: Label, shared: Overlap, distance: SurfaceDistance) -> Row:
+    return {
+        "method": method,
+        "figure": figure,
+        "structure": label.name.lower(),
+        "dsc_pct": shared.dice_pct,
+        "jac_pct": shared.jaccard_pct,
+        "hd95_mm": distance.hd95_mm,
+        "msd_mm": distance.msd_mm,
+        "failure": distance.failure,
+    }
+
+
+def _mean_distance(first: SurfaceDistance, second: SurfaceDistance) -> SurfaceDistance:
+    """Voxels can be pooled, distances cannot: those of the pooled figure are the mean of the two."""
+    failure = first.failure or second.failure
+    if failure or first.hd95_mm is None or second.hd95_mm is None or first.msd_mm is None or second.msd_mm is None:
+        return SurfaceDistance(None, None, failure)
+    return SurfaceDistance((first.hd95_mm + second.hd95_mm) / 2, (first.msd_mm + second.msd_mm) / 2)
+
+
+def _folding_row(figure: str, field: MotionField, fixed: Map, window: Window, config: EvaluateConfig) -> Row:
+    jacobian = jacobian_determinant(field)
+    heart = dilated(extract_labels(fixed[None], window)[0] > 0, window.spacing, by_mm=config.heart_margin_mm)
+    whole = folded_voxels(jacobian)
+    row: Row = {"figure": figure, "njd_field": whole.count, "njd_field_pct": whole.share_pct}
+    if bool(heart.any()):
+        within = folded_voxels(jacobian, heart)
+        row |= {"njd_heart": within.count, "njd_heart_pct": within.share_pct}
+    return row
+
+
+def _agreement_rows(stored: StoredCase, reference: Reference) -> list[Row]:
+    """Each clinical index from SegNet beside that of the reference masks."""
+    facts = stored.facts
+    found = clinical_indices(volumes_ml(stored.segmented, stored.spacing), ed=facts.ed, es=facts.es)
+    both = torch.stack([reference.at_ed, reference.at_es])
+    truth = clinical_indices(volumes_ml(both, stored.spacing), ed=0, es=1)
+    names = [item.name for item in fields(ClinicalIndices) if item.name != "flags"]
+    return [{"index": name, "estimate": getattr(found, name), "reference": getattr(truth, name)} for name in names]

@@ -1,0 +1,198 @@
+"""Indices: volumes, function and motion from what infer stored. No network, no raw image."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from cmnet_cli.cases import Case
+from cmnet_cli.layout import CaseFolder, RunFolder
+from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
+from cmnet_core.indices import (
+    ClinicalIndices,
+    Volumes,
+    body_surface_area_m2,
+    cardiac_output_l_min,
+    clinical_indices,
+    heart_rate_bpm,
+    volumes_ml,
+)
+from cmnet_core.metrics import folded_voxels
+from cmnet_core.motion import chain, jacobian_determinant
+from cmnet_core.preprocess import extract_labels
+from cmnet_core.types import Label, MotionField
+
+NAME = "indices"
+_STRUCTURES = {"lv": Label.LV, "myo": Label.MYO, "rv": Label.RV}
+_INDEXED = {
+    "lvedv_index_ml_m2": "lvedv_ml",
+    "lvesv_index_ml_m2": "lvesv_ml",
+    "lvsv_index_ml_m2": "lvsv_ml",
+    "lvm_index_g_m2": "lvm_g",
+    "rvedv_index_ml_m2": "rvedv_ml",
+    "rvesv_index_ml_m2": "rvesv_ml",
+    "rvsv_index_ml_m2": "rvsv_ml",
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRows:
+    """The rows that one case adds to the tables."""
+
+    indices: Row
+    frames: tuple[Row, ...]
+    motion: Row
+
+
+@dataclass(frozen=True, slots=True)
+class IndicesStage:
+    """Compute the rows of every case of a run folder."""
+
+    root: Path
+    name: str = NAME
+
+    def open(self) -> Callable[[Case], CaseRows]:
+        """Nothing to load; the function of a case."""
+        return lambda case: indices_case(case, RunFolder(self.root).case(case.case_id))
+
+
+def indices_case(case: Case, folder: CaseFolder) -> CaseRows:
+    """All rows of one case.
+
+    Raises:
+        CaseError: Infer has not been run for it, or what it stored is damaged.
+    """
+    stored = open_stored(folder)
+    volumes = volumes_ml(stored.segmented, stored.spacing)
+    carried = volumes_ml(stored.propagated, stored.spacing)
+    moved = _motion_by_frame(stored, read_steps(folder, stored.facts)) if stored.has_steps else None
+    frames = _frame_rows(case, stored, volumes, carried)
+    if moved:
+        frames = [row | extra for row, extra in zip(frames, moved, strict=True)]
+    return CaseRows(
+        indices=_indices_row(case, stored, volumes),
+        frames=tuple(frames),
+        motion=_motion_row(case, stored, carried, frames),
+    )
+
+
+def who(case: Case) -> Row:
+    """The columns that say whose row it is."""
+    return {"case_id": case.case_id, "subject_id": case.subject_id, "session": case.session}
+
+
+def _indices_row(case: Case, stored: StoredCase, volumes: Volumes) -> Row:
+    facts = stored.facts
+    found = clinical_indices(volumes, ed=facts.ed, es=facts.es)
+    values: Row = {item.name: getattr(found, item.name) for item in fields(ClinicalIndices) if item.name != "flags"}
+    rate = _heart_rate(case, stored)
+    bsa = _body_surface(case)
+    reasons = [flag for flag, unknown in (("no-heart-rate", rate is None), ("no-body-size", bsa is None)) if unknown]
+    described = {name: getattr(case, name) for name in ("group", "site", "scanner", "sex", "age_years")}
+    return {
+        **who(case),
+        **case.extra,
+        **described,
+        "height_cm": case.height_cm,
+        "weight_kg": case.weight_kg,
+        "frames": facts.frames,
+        "frame_ms": facts.frame_ms,
+        "heart_rate_bpm": rate,
+        "ed_frame": facts.ed,
+        "es_frame": facts.es,
+        **values,
+        "cardiac_output_l_min": cardiac_output_l_min(found.lvsv_ml, rate),
+        "bsa_m2": bsa,
+        **{name: _divided(values[index], bsa) for name, index in _INDEXED.items()},
+        "qc_flags": [*facts.flags, *found.flags, *reasons],
+    }
+
+
+def _heart_rate(case: Case, stored: StoredCase) -> float | None:
+    frames, frame_ms = stored.facts.frames, stored.facts.frame_ms
+    if case.heart_rate_bpm is not None or frame_ms is None:
+        return case.heart_rate_bpm
+    return heart_rate_bpm(frames=frames, frame_ms=frame_ms)
+
+
+def _body_surface(case: Case) -> float | None:
+    if case.height_cm is None or case.weight_kg is None:
+        return None
+    return body_surface_area_m2(case.height_cm, case.weight_kg)
+
+
+def _divided(value: float | None, by: float | None) -> float | None:
+    return None if value is None or by is None else value / by
+
+
+def _frame_rows(case: Case, stored: StoredCase, volumes: Volumes, carried: Volumes) -> list[Row]:
+    frame_ms = stored.facts.frame_ms
+    return [
+        {
+            **who(case),
+            "frame": frame,
+            "time_ms": None if frame_ms is None else frame * frame_ms,
+            **{f"{name}_ml": float(getattr(volumes, f"{name}_ml")[frame]) for name in _STRUCTURES},
+            **{f"{name}_propagated_ml": float(getattr(carried, f"{name}_ml")[frame]) for name in _STRUCTURES},
+            **_entropy_by_structure(stored.entropy[frame], stored.segmented[frame]),
+        }
+        for frame in range(stored.facts.frames)
+    ]
+
+
+def _entropy_by_structure(entropy: Float[Tensor, "z y x"], labels: UInt8[Tensor, "z y x"]) -> Row:
+    inside = {f"entropy_{name}_nats": _mean(entropy[labels == label]) for name, label in _STRUCTURES.items()}
+    return inside | {"entropy_outside_nats": _mean(entropy[labels == Label.BACKGROUND])}
+
+
+def _mean(values: Float[Tensor, " n"]) -> float | None:
+    return float(values.mean()) if values.numel() else None
+
+
+def _motion_by_frame(stored: StoredCase, steps: Sequence[MotionField]) -> list[Row]:
+    """Displacement from ED and folding of each frame, in the order of the input."""
+    labels = extract_labels(stored.propagated, stored.facts.window)
+    rows: dict[int, Row] = {}
+    for step, from_ed in zip(steps, chain(steps), strict=True):
+        folded = folded_voxels(jacobian_determinant(step)).count
+        # The last field leads once round the cycle: at ED nothing has moved yet.
+        moved = None if step.fixed == stored.facts.ed else from_ed
+        rows[step.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[step.fixed])}
+    return [rows[frame] for frame in range(stored.facts.frames)]
+
+
+def _displacements(from_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) -> Row:
+    """Mean and largest length of the displacement in each structure; at ED itself it is 0."""
+    row: Row = {}
+    length = torch.zeros(labels.shape) if from_ed is None else from_ed.displacement_mm.norm(dim=0)
+    for name, label in _STRUCTURES.items():
+        inside: Bool[Tensor, "z y x"] = labels == label
+        there = length[inside]
+        row[f"mean_displacement_{name}_mm"] = _mean(there)
+        row[f"max_displacement_{name}_mm"] = float(there.max()) if there.numel() else None
+    return row
+
+
+def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequence[Row]) -> Row:
+    facts = stored.facts
+    at_ed, at_es = float(carried.myo_ml[facts.ed]), float(carried.myo_ml[facts.es])
+    outside = torch.tensor([row["entropy_outside_nats"] or 0.0 for row in frames])
+    return {
+        **who(case),
+        "ed_frame": facts.ed,
+        "es_frame": facts.es,
+        "mean_displacement_es_myo_mm": frames[facts.es].get("mean_displacement_myo_mm"),
+        "max_displacement_es_myo_mm": frames[facts.es].get("max_displacement_myo_mm"),
+        "myo_volume_change_pct": 100 * (at_es - at_ed) / at_ed if at_ed else None,
+        "folded_voxels": facts.folded_voxels,
+        "closing_error_mm": facts.closing_error_mm,
+        "entropy_heart_nats": _mean(stored.entropy[stored.segmented > 0]),
+        "entropy_outside_nats": float(outside.mean()),
+        "qc_flags": [*facts.flags, *(() if stored.has_steps else ("motion-not-stored",))],
+    }

@@ -1,0 +1,116 @@
+"""Infer: a raw cine in; label maps, motion and uncertainty out, on the subject's own grid."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cmnet_cli.cases import Case
+from cmnet_cli.config import InferConfig, PreprocessConfig, digest_settings
+from cmnet_cli.layout import CaseFolder, RunFolder
+from cmnet_cli.options import SaveMotion
+from cmnet_cli.sidecar import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
+from cmnet_cli.stages import preprocess
+from cmnet_cli.stages.load import load_cine, naming
+from cmnet_cli.stages.stored import TrackingFacts, facts_to_json, write_entropy, write_velocities
+from cmnet_core import __version__
+from cmnet_core.inference import Model, Tracking, load_model, track
+from cmnet_core.io.nifti import write_labels, write_motion
+from cmnet_core.types import CineSequence
+
+NAME = "infer"
+
+
+@dataclass(frozen=True, slots=True)
+class InferStage:
+    """Track every case into a run folder.
+
+    Attributes:
+        root: The run folder.
+        config: Settings.
+        device: Where the networks run.
+        model_digest: Digest of the weights, so that a resume need not load them.
+    """
+
+    root: Path
+    config: InferConfig
+    device: str
+    model_digest: str
+    name: str = NAME
+
+    def open(self) -> Callable[[Case], str]:
+        """Load the networks; the function of a case."""
+        model = load_model(self.config.model, torch.device(self.device))
+        return lambda case: infer_case(case, RunFolder(self.root).case(case.case_id), model=model, config=self.config)
+
+    def expected(self, case: Case) -> Expected:
+        """What the sidecar of a case must agree with today."""
+        return Expected(case.image, _settings_digest(case, self.config), self.model_digest)
+
+
+def _settings_digest(case: Case, config: InferConfig) -> str:
+    # The weights have a digest of their own: the same file under another name changes nothing.
+    return digest_settings(config.save_motion, case.ed, case.es, case.frame_ms)
+
+
+def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferConfig) -> str:
+    """Segment and track one case and store what later stages read.
+
+    Returns:
+        The case's id.
+
+    Raises:
+        CaseError: The image cannot be used, or no heart is found in it.
+    """
+    inputs = record_inputs(case.image)
+    cine = load_cine(case)
+    with naming(case.image[0]):
+        tracking = track(model, cine)
+    folder.sidecar(NAME).unlink(missing_ok=True)
+    _store_window(case, folder, inputs, tracking, cine)
+    outputs = record_outputs(_store(folder, tracking, cine, config.save_motion))
+    settings = _settings_digest(case, config)
+    facts = facts_to_json(_facts_of(tracking, model))
+    sidecar = Sidecar(NAME, case.case_id, __version__, settings, model.digest, inputs, outputs, facts)
+    write_sidecar(folder.sidecar(NAME), sidecar)
+    return case.case_id
+
+
+def _store_window(
+    case: Case, folder: CaseFolder, inputs: tuple[FileRecord, ...], tracking: Tracking, cine: CineSequence
+) -> None:
+    """Replace the window of preprocess by the one that the networks really saw."""
+    settings = preprocess.settings_digest(case, PreprocessConfig())
+    folder.sidecar(preprocess.NAME).unlink(missing_ok=True)
+    preprocess.store_window(folder, tracking.cine.voxels, tracking.window, cine=cine)
+    preprocess.prove_window(folder, inputs, settings, window=tracking.window, flags=cine.flags)
+
+
+def _store(folder: CaseFolder, tracking: Tracking, cine: CineSequence, save: SaveMotion) -> list[Path]:
+    """Write the files of a tracked cine; the paths of those that were asked for."""
+    write_labels(folder.segnet_labels, tracking.segmentation, frame_ms=cine.frame_ms)
+    write_labels(folder.propagated_labels, tracking.propagated, frame_ms=cine.frame_ms)
+    write_entropy(folder.entropy, tracking.entropy, affine=cine.affine, frame_ms=cine.frame_ms)
+    written = [folder.segnet_labels, folder.propagated_labels, folder.entropy]
+    if save != SaveMotion.NONE:
+        write_motion(folder.ed2es_motion, tracking.ed_to_es, affine=cine.affine)
+        written.append(folder.ed2es_motion)
+    if save == SaveMotion.FULL:
+        write_velocities(folder.motion, tracking.velocities)
+        written.append(folder.motion)
+    return written
+
+
+def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
+    return TrackingFacts(
+        frames=tracking.cine.frames,
+        frame_ms=tracking.cine.frame_ms,
+        ed=tracking.ed,
+        es=tracking.es,
+        closing_error_mm=tracking.closing_error_mm,
+        folded_voxels=tracking.folded_voxels,
+        window=tracking.window,
+        motion=model.sizes,
+        flags=tracking.flags,
+    )

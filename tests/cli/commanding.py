@@ -1,0 +1,35 @@
+"""Running cmnet as a user would, within the test's own process."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from click.testing import Result
+from typer.testing import CliRunner
+
+from cmnet_cli.app import app
+
+
+def cmnet(*arguments: object) -> Result:
+    """Run a command; its exit code and all that it printed."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    # A defect must show its traceback in the test's report, not hide behind exit code 1.
+    if result.exit_code == 1 and result.exception is not None:
+        raise result.exception
+    return result
+
+
+def rows(run: Path, table: str) -> list[dict[str, Any]]:
+    """The rows of a table of a run."""
+    return list(pq.read_table(run / "tables" / f"{table}.parquet").to_pylist())
+
+
+def column(run: Path, table: str, name: str) -> list[Any]:
+    """One column of a table of a run."""
+    return [row[name] for row in rows(run, table)]
+
+
+def finals(folder: Path) -> Sequence[Path]:
+    """Every file of a folder, by whatever name."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
