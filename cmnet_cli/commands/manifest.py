@@ -10,9 +10,7 @@ from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.nifti import LabelScheme
 
 
-def find_cases(
-    folder: Path, layout: Layout, *, pattern: str, labels: str | None, scheme: Scheme
-) -> tuple[Case, ...]:
+def find_cases(folder: Path, layout: Layout, *, pattern: str, labels: str | None, scheme: Scheme) -> tuple[Case, ...]:
     """List the subjects of a data set.
 
     Raises:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cmnet_core.errors import ErrorCode
+from docs.generate_commands import PAGE, render
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "manifests").glob("*.md")])
 EXAMPLES = sorted((ROOT / "manifests").glob("*.csv"))
@@ -23,3 +26,12 @@ def test_an_example_has_whole_rows_of_invented_subjects(example):
     header, *rows = list(csv.reader(example.read_text(encoding="utf-8").splitlines()))
     assert {len(row) for row in rows} == {len(header)}
     assert all(row[0].startswith("990") for row in rows)
+
+
+def test_the_page_of_commands_is_up_to_date():
+    assert render() == PAGE.read_text(encoding="utf-8"), "run: python docs/generate_commands.py"
+
+
+def test_the_page_of_error_codes_is_whole():
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)`", page, flags=re.MULTILINE) == [str(code) for code in ErrorCode]
