@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from cmnet_core.models.cardiomorphnet import Gaussian, MotionPosterior
 from cmnet_core.types import Spacing
+from cmnet_core.uncertainty import Gaussian, MotionPosterior
 
 SMALLEST_PROBABILITY = 1e-6
 """Probabilities are cut off here before their logarithm; a missed voxel then costs 13.8 nats, not infinity."""

@@ -4,6 +4,7 @@ Everything is in the units in which the network predicts, unless said otherwise.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -51,3 +52,48 @@ def sample(
 
 def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gaussian:
+    """A diagonal Gaussian over the latent Z."""
+
+    mean: Float[Tensor, "n c y x"]
+    log_variance: Float[Tensor, "n c y x"]
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "n c y x"]:
+        """Draw once, so that gradients pass."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + (0.5 * self.log_variance).exp() * noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MotionPosterior:
+    """q(D_t): per voxel N(μ, σ² I + V Vᵀ), of a displacement or of a velocity, in voxels of its own grid."""
+
+    mean: Float[Tensor, "n 3 y x"]
+    log_variance: Float[Tensor, "n 1 y x"]
+    factor: Float[Tensor, "n 3 r y x"]
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "n 3 y x"]:
+        """Draw once, so that gradients pass; voxels are independent of each other."""
+        return sample(self.mean[:, :, None], self.variance[:, :, None], self._factor, generator)[:, :, 0]
+
+    @property
+    def variance(self) -> Float[Tensor, "n 1 y x"]:
+        """σ²."""
+        return self.log_variance.exp()
+
+    @property
+    def _factor(self) -> Float[Tensor, "n 3 r 1 y x"]:
+        return self.factor[:, :, :, None]
+
+    @property
+    def log_determinant(self) -> Float[Tensor, "n y x"]:
+        """Log det C of every voxel."""
+        return log_determinant(self.variance[:, :, None], self._factor)[:, 0]
+
+    @property
+    def entropy(self) -> Float[Tensor, "n y x"]:
+        """Differential entropy of every voxel, in nats."""
+        return differential_entropy(self.variance[:, :, None], self._factor)[:, 0]

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cmnet_core import uncertainty
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
 from cmnet_core.motion import exponential
+from cmnet_core.uncertainty import Gaussian, MotionPosterior
 
 LATENT_LOG_VARIANCE = 4.0
 """Log variances of Z stay within ± this: a prior that collapses would make KL_Z, and its gradient, explode."""
@@ -24,51 +24,6 @@ MOTION_LOG_VARIANCE = 8.0
 
 MOTION_VOXELS = 16.0
 """Means and factors of the motion stay within ± this many voxels of its grid, more than any heart moves in one step."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Gaussian:
-    """A diagonal Gaussian over the latent Z."""
-
-    mean: Float[Tensor, "n c y x"]
-    log_variance: Float[Tensor, "n c y x"]
-
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "n c y x"]:
-        """Draw once, so that gradients pass."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return self.mean + (0.5 * self.log_variance).exp() * noise
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MotionPosterior:
-    """q(D_t): per voxel N(μ, σ² I + V Vᵀ), of a displacement or of a velocity, in voxels of its own grid."""
-
-    mean: Float[Tensor, "n 3 y x"]
-    log_variance: Float[Tensor, "n 1 y x"]
-    factor: Float[Tensor, "n 3 r y x"]
-
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "n 3 y x"]:
-        """Draw once, so that gradients pass; voxels are independent of each other."""
-        return uncertainty.sample(self.mean[:, :, None], self.variance[:, :, None], self._factor, generator)[:, :, 0]
-
-    @property
-    def variance(self) -> Float[Tensor, "n 1 y x"]:
-        """σ²."""
-        return self.log_variance.exp()
-
-    @property
-    def _factor(self) -> Float[Tensor, "n 3 r 1 y x"]:
-        return self.factor[:, :, :, None]
-
-    @property
-    def log_determinant(self) -> Float[Tensor, "n y x"]:
-        """Log det C of every voxel."""
-        return uncertainty.log_determinant(self.variance[:, :, None], self._factor)[:, 0]
-
-    @property
-    def entropy(self) -> Float[Tensor, "n y x"]:
-        """Differential entropy of every voxel, in nats."""
-        return uncertainty.differential_entropy(self.variance[:, :, None], self._factor)[:, 0]
 
 
 class FeatNet(nn.Module):
@@ -192,7 +147,7 @@ class DeformNet(nn.Module):
         return MotionPosterior(
             _within(self.mean(slices, stacks), MOTION_VOXELS),
             _within(self.log_variance(slices, stacks), MOTION_LOG_VARIANCE),
-            _within(self.factor(slices, stacks), MOTION_VOXELS).unflatten(1, (3, self.rank)),
+            torch.unflatten(_within(self.factor(slices, stacks), MOTION_VOXELS), 1, (3, self.rank)),
         )
 
 
