@@ -1,0 +1,139 @@
+"""One subject through the networks: frames keep their order, everything comes back to the subject's own grid."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cmnet_core.errors import CheckpointError, ImageError
+from cmnet_core.inference import PRIOR_ENTROPY, Model, load_model, step_fields, track
+from cmnet_core.metrics import dice_pct
+from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
+from cmnet_core.models.checkpoint import ModelCard, load_checkpoint, read_card, save_checkpoint
+from cmnet_core.motion import carry
+from cmnet_core.types import CineSequence, Label, Spacing
+
+SIZES = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(4, 8, 8, 8, 8))
+CARD = ModelCard("test", SegNetSizes((8, 8), 1), SIZES, 1.5, (128, 128), "nothing", "tests only", "0")
+LOOK = torch.tensor([0.3, 1.0, 0.0, 0.7])
+CAVITIES = (14.0, 16.0, 20.0, 24.0, 20.0, 12.0)
+"""Radii in mm, frame by frame: ED is frame 3, ES frame 5."""
+
+
+class ByBrightness(nn.Module):
+    """Stands for a perfect SegNet where every class has a brightness of its own."""
+
+    def forward(self, slices: Tensor, stacks: object) -> Tensor:
+        return -80.0 * (slices - LOOK.view(1, 4, 1, 1)).square()
+
+
+def model(*, motion: MotionSizes = SIZES) -> Model:
+    torch.manual_seed(0)
+    network = build_motion(motion).eval()
+    for head in (network.deform_net.mean, network.deform_net.factor):
+        nn.init.zeros_(head.weight)
+    return Model(ByBrightness(), network, CARD, "digest", torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def beating_labels(*, depth: int, spacing: Spacing, size: int) -> Tensor:
+    """A round ventricle off the middle of the field."""
+    y, x = torch.meshgrid(*((torch.arange(size) - size / 2) * mm for mm in (spacing.y, spacing.x)), indexing="ij")
+    radius = torch.hypot(y - 14, x + 21)
+    rv = (torch.hypot(y - 14, x - 12) < 14)[None]
+    cavity = torch.tensor(CAVITIES).view(-1, 1, 1)
+    labels = torch.where(rv & (radius > cavity + 8), 3, 0)
+    labels = torch.where(radius[None] < cavity + 8, 2, labels)
+    labels = torch.where(radius[None] < cavity, 1, labels)
+    return labels.to(torch.uint8)[:, None].repeat(1, depth, 1, 1)
+
+
+def beating_cine(*, depth: int, spacing: Spacing, size: int) -> tuple[CineSequence, Tensor]:
+    labels = beating_labels(depth=depth, spacing=spacing, size=size)
+    voxels = 500.0 * LOOK[labels.long()] + 20.0
+    return CineSequence(voxels, spacing, torch.eye(4, dtype=torch.float64), 40.0, None, None), labels
+
+
+@pytest.mark.parametrize("depth", [1, 3, 30])
+def test_labels_come_back_in_order_on_the_own_grid(depth: int) -> None:
+    cine, labels = beating_cine(depth=depth, spacing=Spacing(8.0, 1.2, 1.7), size=160)
+    tracked = track(model(), cine)
+    assert (tracked.ed, tracked.es) == (3, 5)
+    assert tracked.segmentation.labels.shape == labels.shape
+    for frame in range(cine.frames):
+        for label in (Label.LV, Label.MYO, Label.RV):
+            score = dice_pct(tracked.segmentation.at(frame), labels[frame], label)
+            assert score is not None
+            assert score > 93
+    assert tracked.entropy.shape == labels.shape
+    assert float(tracked.entropy[0, 0, 0, 0]) == pytest.approx(PRIOR_ENTROPY)
+
+
+def test_a_model_that_stands_still_carries_the_mask_unmoved() -> None:
+    cine, _ = beating_cine(depth=2, spacing=Spacing(8.0, 1.4, 1.4), size=160)
+    tracked = track(model(), cine)
+    assert float(tracked.ed_to_es.displacement_mm.abs().max()) == 0
+    assert (tracked.ed_to_es.fixed, tracked.ed_to_es.moving) == (5, 3)
+    assert tracked.closing_error_mm == 0
+    assert tracked.folded_voxels == 0
+    for frame in range(cine.frames):
+        assert torch.equal(tracked.propagated.at(frame), tracked.segmentation.at(3))
+
+
+def test_phases_of_the_manifest_are_kept() -> None:
+    cine, _ = beating_cine(depth=1, spacing=Spacing(8.0, 1.4, 1.4), size=160)
+    given = CineSequence(cine.voxels, cine.spacing, cine.affine, 40.0, 2, 0)
+    tracked = track(model(), given)
+    assert (tracked.ed, tracked.es) == (2, 0)
+    assert [(step.moving, step.fixed) for step in tracked.steps] == [(2, 3), (3, 4), (4, 5), (5, 0), (0, 1), (1, 2)]
+
+
+def test_a_field_of_nothing_has_no_heart() -> None:
+    noise = torch.rand(4, 2, 140, 140, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.3
+    noise[0, 0, :4, :4] = 1.0
+    cine = CineSequence(noise, Spacing(8.0, 1.4, 1.4), torch.eye(4, dtype=torch.float64), None, None, None)
+
+    class Blind(nn.Module):
+        def forward(self, slices: Tensor, stacks: object) -> Tensor:
+            return torch.tensor([5.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1).expand(len(slices), 4, *slices.shape[2:])
+
+    blind = Model(Blind(), model().motion, CARD, "digest", torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="heart"):
+        track(blind, cine)
+
+
+def test_stored_velocities_give_the_steps_again() -> None:
+    generator = torch.Generator().manual_seed(0)
+    velocities = torch.randn(3, 3, 2, 16, 16, generator=generator)
+    steps = step_fields(velocities, Spacing(8.0, 1.5, 1.5), ed=1, sizes=SIZES)
+    assert [(step.moving, step.fixed) for step in steps] == [(1, 2), (2, 0), (0, 1)]
+    once_round = carry(steps, moving=1, fixed=1)
+    assert (once_round.moving, once_round.fixed) == (1, 1)
+    assert once_round.displacement_mm.shape == (3, 2, 32, 32)
+
+
+def saved(path: Path, *, with_motion: bool) -> Path:
+    card = ModelCard("test", SegNetSizes((8, 8), 1), SIZES if with_motion else None, 1.5, (64, 64), "-", "-", "0")
+    motion = build_motion(SIZES) if with_motion else None
+    save_checkpoint(path, segnet=build_segnet(card.segnet), motion=motion, card=card)
+    return path
+
+
+def test_weights_come_back_with_their_card(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.safetensors", with_motion=True)
+    loaded = load_model(path, torch.device("cpu"))
+    assert loaded.card == read_card(path)
+    assert loaded.card.motion == SIZES
+    assert len(loaded.digest) == 64
+
+
+def test_unusable_weights_are_refused(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "model.safetensors", with_motion=True)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a whole"):
+        load_checkpoint(cut)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model("no-such-model", torch.device("cpu"))
+    with pytest.raises(CheckpointError, match="SegNet only"):
+        load_model(saved(tmp_path / "half.safetensors", with_motion=False), torch.device("cpu"))
