@@ -37,7 +37,7 @@ _BASE_RAMP_MM = 20.0
 _RV_CALM_MM2 = 300.0
 _TWIST_FADE_MM = 26.0
 _DESCENT_FADE_MM = 24.0
-_NEWTON_STEPS = 4
+_NEWTON_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def rv_share(beat: Beat, now: Instant) -> float:
 def _ramp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The integral of :func:`smooth_step`: x³ - x⁴/2 from 0 to 1, then x - ½."""
     inside = x.clamp(0.0, 1.0)
-    return inside**3 - 0.5 * inside**4 + (x - 1.0).clamp_min(0.0)
+    return inside * inside * inside * (1.0 - 0.5 * inside) + (x - 1.0).clamp_min(0.0)
 
 
 def _descent_knots(heart: HeartSpec) -> tuple[float, float, float]:
