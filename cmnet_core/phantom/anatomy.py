@@ -194,7 +194,7 @@ def _left_heart(image: Tensor, points: Points, wall: Surfaces, texture: Texture,
     heart, look = spec.heart, spec.look
     radius = (points.y * points.y + points.x * points.x).sqrt()
     c, n = direction(points)
-    above = smooth_step(points.s / 7.0)
+    above = smooth_step(points.s / 3.5)
     atrium = wall.endo.sqrt() * (0.86 - 0.2 * (0.94 * c + 0.34 * n))
     inner = wall.endo.sqrt() + above * (atrium - wall.endo.sqrt())
     outer = wall.epi.sqrt() + above * (atrium + 2.2 - wall.epi.sqrt())
