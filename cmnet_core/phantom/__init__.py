@@ -2,7 +2,17 @@
 
 from cmnet_core.phantom.build import Phantom, make_phantom
 from cmnet_core.phantom.draw import draw_spec
-from cmnet_core.phantom.spec import BeatSpec, ChestSpec, Defect, HeartSpec, LookSpec, PhantomSpec, ScanSpec
+from cmnet_core.phantom.spec import (
+    BeatSpec,
+    ChestSpec,
+    Defect,
+    HeartSpec,
+    LookSpec,
+    PhantomSpec,
+    ScanSpec,
+    spec_from_values,
+)
+from cmnet_core.phantom.truth import SegmentStrain, Strain, Truth, truth_of
 
 __all__ = [
     "BeatSpec",
@@ -13,6 +23,11 @@ __all__ = [
     "Phantom",
     "PhantomSpec",
     "ScanSpec",
+    "SegmentStrain",
+    "Strain",
+    "Truth",
     "draw_spec",
     "make_phantom",
+    "spec_from_values",
+    "truth_of",
 ]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from cmnet_core.phantom.shape import Points, Surfaces, smooth_step, surfaces
+from cmnet_core.phantom.shape import Points, Surfaces, direction, smooth_step, surfaces
 from cmnet_core.phantom.spec import ChestSpec, HeartSpec, LookSpec, PhantomSpec
 
 _EDGE_MM = 1.4
@@ -98,7 +98,7 @@ def _chest(points: Points, texture: Texture, spec: PhantomSpec, right_mm: float)
     image = _paint(image, _inside(4.5 - middle) * rib, _BONE)
     image = _paint(image, _inside(3.0 - middle) * rib, _MARROW)
     skin = chest.skin_fat_mm * (1.0 + 0.25 * texture.broad)
-    image = _paint(image, _inside(skin - depth), look.fat * (1.0 + 0.07 * texture.patchy))
+    image = _paint(image, _inside(skin - depth), look.fat * (1.0 + 0.04 * texture.patchy))
     return _paint(image, _inside(-depth), 0.0)
 
 
@@ -114,7 +114,7 @@ def _abdomen(points: Points, texture: Texture, spec: PhantomSpec, left_mm: float
     stomach = chest.stomach * (1.0 + 0.2 * texture.patchy)
     organ = _paint(organ, _inside(-border), stomach)
     bowel = _inside(-border - 30.0 - 8.0 * texture.patchy) + _inside(depth - 70.0 - 8.0 * texture.broad)
-    organ = _paint(organ, bowel.clamp_max(1.0), (0.55 + 0.35 * texture.patchy).clamp(0.05, 1.1))
+    organ = _paint(organ, bowel.clamp_max(1.0), (0.5 + 0.2 * texture.patchy).clamp(0.05, 1.1))
     organ = _paint(organ, _inside(2.5 + 2.0 * texture.patchy - (border + 3.0).abs()), look.fat * 0.9)
     return _paint(organ, _inside(1.4 - depth), _BONE), depth
 
@@ -159,16 +159,16 @@ def _epicardial_fat(points: Points, wall: Surfaces, texture: Texture, chest: Che
     return chest.epicardial_fat_mm * (lively + 1.3 * groove + 0.8 * valves)
 
 
-def _great_vessels(image: Tensor, points: Points, heart: HeartSpec, look: LookSpec) -> Tensor:
-    """The root of the aorta, above the valves."""
-    above = _inside(points.s - 4.0)
-    y, x, radius = 0.35 * heart.cavity_radius_mm, 0.75 * heart.cavity_radius_mm, 0.55 * heart.cavity_radius_mm
+def _aorta(image: Tensor, points: Points, heart: HeartSpec, look: LookSpec) -> Tensor:
+    """The root of the aorta, above the valves, between the atria."""
+    above = _inside(points.s - 3.0)
+    y, x, radius = 0.3 * heart.cavity_radius_mm, 0.8 * heart.cavity_radius_mm, 0.5 * heart.cavity_radius_mm
     image = _paint(image, above * _disc(points, y, x, radius + 2.0), look.myocardium)
     return _paint(image, above * _disc(points, y, x, radius), 1.05)
 
 
 def _right_heart(image: Tensor, points: Points, wall: Surfaces, texture: Texture, spec: PhantomSpec) -> Tensor:
-    """The sac with its fat, the RV's thin wall and its blood."""
+    """The sac with its fat, the RV's thin wall and its blood; above its valve, outflow tract and atrium part."""
     heart, look = spec.heart, spec.look
     radius = (points.y * points.y + points.x * points.x).sqrt()
     fat = _epicardial_fat(points, wall, texture, spec.chest)
@@ -177,22 +177,31 @@ def _right_heart(image: Tensor, points: Points, wall: Surfaces, texture: Texture
     image = _paint(image, sac * _inside(outer + fat + 1.2 - radius), _BONE)
     image = _paint(image, sac * _inside(outer + fat - radius), look.fat * (1.0 + 0.06 * texture.fine))
     within = smooth_step(wall.rv_gap / 60.0)
+    above = smooth_step((points.s - heart.rv_base_mm) / 8.0)
+    smaller = 1.0 - 0.12 * above
     shell = within * _inside(points.s + heart.rv_length_mm + heart.rv_wall_mm)
     muscle = 1.05 * look.myocardium * (1.0 + look.texture * texture.fine)
-    image = _paint(image, shell * _inside(wall.rv_wall.sqrt() - radius), muscle)
-    inner = wall.rv.sqrt() - 2.0 * heart.trabeculation_mm * _ridges(points, texture)
+    image = _paint(image, shell * _inside(smaller * wall.rv_wall.sqrt() - radius), muscle)
+    inner = wall.rv.sqrt() * smaller - 2.0 * heart.trabeculation_mm * _ridges(points, texture)
     blood = _RV_BLOOD * (1.0 + 0.6 * look.texture * texture.patchy)
-    return _paint(image, within * _inside(points.s + heart.rv_length_mm) * _inside(inner - radius), blood)
+    filled = within * _inside(points.s + heart.rv_length_mm) * _inside(inner - radius)
+    parted = above * _inside(2.0 - (points.y + 0.2 * heart.cavity_radius_mm).abs())
+    return _paint(image, filled * (1.0 - parted), blood)
 
 
 def _left_heart(image: Tensor, points: Points, wall: Surfaces, texture: Texture, spec: PhantomSpec) -> Tensor:
-    """The LV's muscle and blood; above the valve plane they go on as the atrium's."""
+    """The LV's muscle and blood; above the valve plane the atrium, thin-walled and drawn back from the aorta."""
     heart, look = spec.heart, spec.look
     radius = (points.y * points.y + points.x * points.x).sqrt()
+    c, n = direction(points)
+    above = smooth_step(points.s / 3.5)
+    atrium = wall.endo.sqrt() * (0.86 - 0.2 * (0.94 * c + 0.34 * n))
+    inner = wall.endo.sqrt() + above * (atrium - wall.endo.sqrt())
+    outer = wall.epi.sqrt() + above * (atrium + 2.2 - wall.epi.sqrt())
     muscle = look.myocardium * (1.0 + look.texture * texture.fine)
-    image = _paint(image, _inside(points.s + heart.length_mm) * _inside(wall.epi.sqrt() - radius), muscle)
+    image = _paint(image, _inside(points.s + heart.length_mm) * _inside(outer - radius), muscle)
     rough = heart.trabeculation_mm * (1.0 - smooth_step((points.s + 15.0) / 15.0))
-    inner = wall.endo.sqrt() - rough * _ridges(points, texture)
+    inner = inner - rough * _ridges(points, texture)
     blood = 1.0 + 0.6 * look.texture * texture.patchy
     return _paint(image, _inside(points.s + heart.cavity_length_mm) * _inside(inner - radius), blood)
 
@@ -202,9 +211,9 @@ def paint_anatomy(spec: PhantomSpec, points: Points, texture: Texture) -> Float[
     wall = surfaces(spec.heart, points)
     reach = float(wall.epi.max().sqrt()), float(wall.rv_wall.max().sqrt())
     image = _background(points, texture, spec, reach)
-    image = _great_vessels(image, points, spec.heart, spec.look)
     image = _right_heart(image, points, wall, texture, spec)
-    return _left_heart(image, points, wall, texture, spec)
+    image = _left_heart(image, points, wall, texture, spec)
+    return _aorta(image, points, spec.heart, spec.look)
 
 
 def papillary_share(heart: HeartSpec, lifted: Points, endo_mm: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

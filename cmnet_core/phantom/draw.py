@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from cmnet_core.phantom.shape import volumes
+from cmnet_core.phantom.shape import lv_volumes_ml, rv_volume_ml
 from cmnet_core.phantom.spec import BeatSpec, ChestSpec, Defect, HeartSpec, LookSpec, PhantomSpec, ScanSpec
 
 
@@ -52,7 +52,7 @@ def _draw_heart(generator: torch.Generator, lvef_pct: float) -> HeartSpec:
         rv_width_mm=30.0,
         rv_insertion_deg=_uniform(generator, 58.0, 76.0),
         rv_length_mm=cavity_length * _uniform(generator, 0.82, 0.98),
-        rv_base_mm=_uniform(generator, -3.0, 8.0),
+        rv_base_mm=_uniform(generator, -2.0, 4.0),
         rv_wall_mm=_uniform(generator, 2.4, 3.6),
         papillary_mm=_uniform(generator, 3.5, 6.0) * (radius / 26.0),
         trabeculation_mm=_uniform(generator, 0.6, 2.0),
@@ -64,7 +64,7 @@ def _fit_rv(heart: HeartSpec, rv_ml: float) -> HeartSpec:
     low, high = 6.0, 70.0
     for _ in range(12):
         middle = 0.5 * (low + high)
-        too_large = volumes(replace(heart, rv_width_mm=middle)).rv > rv_ml
+        too_large = rv_volume_ml(replace(heart, rv_width_mm=middle)) > rv_ml
         low, high = (low, middle) if too_large else (middle, high)
     return replace(heart, rv_width_mm=0.5 * (low + high))
 
@@ -88,7 +88,8 @@ def _draw_beat(generator: torch.Generator, heart: HeartSpec, lvef_pct: float, de
 def _draw_scan(generator: torch.Generator, heart: HeartSpec, frames: int, ed: int) -> ScanSpec:
     thickness = min(max(_normal(generator, 7.8, 1.4), 5.0), 10.0)
     gap = _uniform(generator, 0.0, 10.0 - thickness) if _chance(generator, 0.6) else 0.0
-    base = _uniform(generator, -5.0, 8.0)
+    # Scans are planned so that the base lies between two slices; the first is an atrial one or the first ventricular.
+    base = (thickness + gap) * (_uniform(generator, 0.3, 0.7) - (0.0 if _chance(generator, 0.6) else 1.0))
     pixel, field = _uniform(generator, 1.2, 1.9), _uniform(generator, 300.0, 380.0)
     rows = 2 * round(0.5 * field / pixel)
     return ScanSpec(
@@ -156,7 +157,7 @@ def draw_spec(generator: torch.Generator, *, frames: int, defect: bool, ed: int 
     left = _draw_heart(generator, lvef_pct)
     beat = _draw_beat(generator, left, lvef_pct, segment)
     rvef_pct = min(max(_normal(generator, 27.0 + 0.5 * lvef_pct, 3.0), 30.0), 64.0)
-    stroke_ml = volumes(left).lv * lvef_pct / 100.0 * beat.rv_to_lv_stroke
+    stroke_ml = lv_volumes_ml(left)[0] * lvef_pct / 100.0 * beat.rv_to_lv_stroke
     heart = _fit_rv(left, min(max(100.0 * stroke_ml / rvef_pct, 90.0), 230.0))
     return PhantomSpec(
         heart=heart,

@@ -31,12 +31,13 @@ _EARLY_FILLING_SHARE = 0.2
 _ATRIAL_KICK_SHARE = 0.14
 _ATRIAL_FADE_MM = 25.0
 _TIP_FADE_MM = 8.0
+_APICAL_GAIN = 0.3
 _APEX_RAMP_MM = 15.0
 _BASE_RAMP_MM = 20.0
 _RV_CALM_MM2 = 300.0
 _TWIST_FADE_MM = 26.0
 _DESCENT_FADE_MM = 24.0
-_NEWTON_STEPS = 4
+_NEWTON_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,10 @@ def sector_centre_deg(heart: HeartSpec, segment: int) -> float:
 
 
 def _vigour(heart: HeartSpec, defect: Defect | None, points: Points) -> Float[Tensor, "..."]:
-    """K: 1 in the ventricles, less in the defect, fading to 0 in the atria and at the tip of the cavity."""
+    """K: 1 at the base, more towards the apex, less in the defect, 0 in the atria and at the tip of the cavity."""
     tip = smooth_step((points.s + heart.cavity_length_mm) / _TIP_FADE_MM)
-    calm = tip * (1.0 - smooth_step(points.s / _ATRIAL_FADE_MM))
+    lively = 1.0 + _APICAL_GAIN * smooth_step(points.s / -heart.cavity_length_mm)
+    calm = lively * tip * (1.0 - smooth_step(points.s / _ATRIAL_FADE_MM))
     if defect is None:
         return calm
     level = (defect.segment - 1) // 6
@@ -124,9 +126,13 @@ class Beat:
     descent_centre_mm: float
     descent_radius_mm: float
 
+    def course(self, phase: float) -> float:
+        """Share of the stroke that is out at a phase of the cycle, 0 at ED and 1 at ES."""
+        return activation(phase, systole_share=self.spec.systole_share, early_share=self.spec.early_filling_share)
+
     def at(self, phase: float) -> Instant:
         """The instant at a phase of the cycle, 0 at ED."""
-        share = activation(phase, systole_share=self.spec.systole_share, early_share=self.spec.early_filling_share)
+        share = self.course(phase)
         return Instant(
             contraction=share * self.peak.contraction,
             rv_contraction=share * self.peak.rv_contraction,
@@ -137,10 +143,13 @@ class Beat:
 
 
 def _peak_contraction(heart: HeartSpec, beat: BeatSpec) -> float:
-    points, _ = half_lines(-heart.cavity_length_mm, 0.0)
-    endo = surfaces(heart, points).endo
-    vigour = _vigour(heart, beat.defect, points)
+    endo, vigour = _cavity_nodes(heart, beat.defect)
     return beat.lvef_pct / 100.0 * float(endo.sum() / (vigour * endo).sum())
+
+
+def _cavity_nodes(heart: HeartSpec, defect: Defect | None) -> tuple[Tensor, Tensor]:
+    points, _ = half_lines(-heart.cavity_length_mm, 0.0)
+    return surfaces(heart, points).endo, _vigour(heart, defect, points)
 
 
 def _rv_vigour(heart: HeartSpec, s: Float[Tensor, "..."], width: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -149,11 +158,16 @@ def _rv_vigour(heart: HeartSpec, s: Float[Tensor, "..."], width: Float[Tensor, "
     return squared / (squared + _RV_CALM_MM2**2) * (1.0 - smooth_step((s - heart.rv_base_mm) / _ATRIAL_FADE_MM))
 
 
-def _peak_rv_contraction(heart: HeartSpec, stroke_ml: float) -> float:
+def _rv_nodes(heart: HeartSpec) -> tuple[Tensor, Tensor, float]:
     points, weight = half_lines(-heart.rv_length_mm, heart.rv_base_mm)
     wall = surfaces(heart, points)
-    width = wall.rv - wall.epi
-    return stroke_ml / (weight * float((width * _rv_vigour(heart, points.s, width) * (wall.rv_gap > 0)).sum()))
+    width = (wall.rv - wall.epi) * (wall.rv_gap > 0)
+    return width, _rv_vigour(heart, points.s, wall.rv - wall.epi), weight
+
+
+def _peak_rv_contraction(heart: HeartSpec, stroke_ml: float) -> float:
+    width, vigour, weight = _rv_nodes(heart)
+    return stroke_ml / (weight * float((width * vigour).sum()))
 
 
 def make_beat(heart: HeartSpec, spec: BeatSpec, *, lv_ml: float) -> Beat:
@@ -178,10 +192,22 @@ def make_beat(heart: HeartSpec, spec: BeatSpec, *, lv_ml: float) -> Beat:
     )
 
 
+def cavity_share(beat: Beat, now: Instant) -> float:
+    """Volume of the LV's cavity over that at ED: 1 - kappa · ∫∫ K q_endo / ∫∫ q_endo."""
+    endo, vigour = _cavity_nodes(beat.heart, beat.spec.defect)
+    return 1.0 - now.contraction * float((vigour * endo).sum() / endo.sum())
+
+
+def rv_share(beat: Beat, now: Instant) -> float:
+    """The same for the RV."""
+    width, vigour, _ = _rv_nodes(beat.heart)
+    return 1.0 - now.rv_contraction * float((width * vigour).sum() / width.sum())
+
+
 def _ramp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The integral of :func:`smooth_step`: x³ - x⁴/2 from 0 to 1, then x - ½."""
     inside = x.clamp(0.0, 1.0)
-    return inside**3 - 0.5 * inside**4 + (x - 1.0).clamp_min(0.0)
+    return inside * inside * inside * (1.0 - 0.5 * inside) + (x - 1.0).clamp_min(0.0)
 
 
 def _descent_knots(heart: HeartSpec) -> tuple[float, float, float]:

@@ -1,81 +1,22 @@
-"""From the beating chest to a cine: the stack's grid, slices of finite thickness, coils, k-space and noise."""
+"""From the beating chest to images: slices of finite thickness, coils, k-space and noise."""
 
 import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.phantom.anatomy import draw_texture, paint_anatomy, papillary_share
+from cmnet_core.phantom.grid import grid_points, slice_depths, to_image
 from cmnet_core.phantom.motion import Beat, Instant, cavity_mm, lift, unsqueeze
 from cmnet_core.phantom.shape import Points, labels_at, surfaces
 from cmnet_core.phantom.spec import LookSpec, PhantomSpec, ScanSpec
-from cmnet_core.types import Spacing
 
 _VOLUME_STEP_MM = 2.0
 _VOLUME_MARGIN_MM = 22.0
 _SUBSLICE_MM = 3.4
-
-
-def spacing_of(scan: ScanSpec) -> Spacing:
-    """Distance between voxel centres."""
-    return Spacing(scan.slice_mm, scan.pixel_mm, scan.pixel_mm)
-
-
-def frame_phase(scan: ScanSpec, frame: int) -> float:
-    """Phase of the cycle at a frame, 0 at ED."""
-    return ((frame - scan.ed) % scan.frames) / scan.frames
-
-
-def heart_axes(scan: ScanSpec) -> Float64[Tensor, "3 3"]:
-    """Rows: the heart's s, y and x axes in the image's (z, y, x) mm; a mirror where slice 0 is the basal one.
-
-    On the display (y down) the RV lies to the left and the anterior wall at the top when ``rv_deg`` is 0.
-    """
-    turn, tilt_y, tilt_x = (math.radians(d) for d in (scan.rv_deg, scan.tilt_y_deg, scan.tilt_x_deg))
-    up = 1.0 if scan.apex_first else -1.0
-    c, n = math.cos(turn), math.sin(turn)
-    flat = torch.tensor([[up, 0, 0], [0, -c, n], [0, -n, -c]], dtype=torch.float64)
-    about_x = [[math.cos(tilt_y), -math.sin(tilt_y), 0], [math.sin(tilt_y), math.cos(tilt_y), 0], [0, 0, 1]]
-    about_y = [[math.cos(tilt_x), 0, -math.sin(tilt_x)], [0, 1, 0], [math.sin(tilt_x), 0, math.cos(tilt_x)]]
-    return flat @ torch.tensor(about_x, dtype=torch.float64) @ torch.tensor(about_y, dtype=torch.float64)
-
-
-def _valve_plane_mm(scan: ScanSpec) -> Float64[Tensor, "3"]:
-    """The heart's origin in the image's (z, y, x) mm, from the centre of voxel (0, 0, 0)."""
-    last = (scan.slices - 1) * scan.slice_mm
-    z = last - scan.base_mm if scan.apex_first else scan.base_mm
-    y = 0.5 * (scan.rows - 1) * scan.pixel_mm + scan.centre_y_mm
-    x = 0.5 * (scan.columns - 1) * scan.pixel_mm + scan.centre_x_mm
-    return torch.tensor([z, y, x], dtype=torch.float64)
-
-
-def to_heart(scan: ScanSpec, z: Tensor, y: Tensor, x: Tensor) -> Points:
-    """Image mm (from the centre of voxel 0, 0, 0) to the heart's frame."""
-    axes, origin = heart_axes(scan).tolist(), _valve_plane_mm(scan).tolist()
-    z, y, x = z - origin[0], y - origin[1], x - origin[2]
-    return Points(*(row[0] * z + row[1] * y + row[2] * x for row in axes))
-
-
-def to_image(scan: ScanSpec, points: Points) -> tuple[Tensor, Tensor, Tensor]:
-    """The heart's frame to image mm: the inverse of :func:`to_heart`."""
-    axes, origin = heart_axes(scan).tolist(), _valve_plane_mm(scan).tolist()
-    z, y, x = (sum((axes[i][j] * points[i] for i in range(1, 3)), axes[0][j] * points[0]) + origin[j] for j in range(3))
-    return z, y, x
-
-
-def grid_points(scan: ScanSpec, depths_mm: Tensor) -> Points:
-    """All voxel centres of the planes at these depths (mm along z), in the heart's frame."""
-    y = torch.arange(scan.rows, dtype=depths_mm.dtype) * scan.pixel_mm
-    x = torch.arange(scan.columns, dtype=depths_mm.dtype) * scan.pixel_mm
-    return to_heart(scan, depths_mm[:, None, None], y[None, :, None], x[None, None, :])
-
-
-def slice_depths(scan: ScanSpec, dtype: torch.dtype = torch.float64) -> Float[Tensor, " z"]:
-    """Depths of the slices' centres in mm."""
-    return torch.arange(scan.slices, dtype=dtype) * scan.slice_mm
 
 
 def _subslices(scan: ScanSpec) -> Float[Tensor, "z k"]:

@@ -1,6 +1,8 @@
 """Every physical parameter of a phantom."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,3 +212,16 @@ class PhantomSpec:
     chest: ChestSpec
     scan: ScanSpec
     look: LookSpec
+
+
+def spec_from_values(values: Mapping[str, Any]) -> PhantomSpec:
+    """A spec from what :func:`dataclasses.asdict` makes of it, as a phantom's truth file holds it."""
+    beat = dict(values["beat"])
+    defect = beat.pop("defect")
+    return PhantomSpec(
+        heart=HeartSpec(**values["heart"]),
+        beat=BeatSpec(**beat, defect=None if defect is None else Defect(**defect)),
+        chest=ChestSpec(**values["chest"]),
+        scan=ScanSpec(**values["scan"]),
+        look=LookSpec(**values["look"]),
+    )
