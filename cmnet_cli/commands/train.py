@@ -33,7 +33,8 @@ class TrainConfig:
         name: The model's name on its card.
         training_data: What it is trained on, in words, for the card.
         terms: What it may be used for, in words, for the card.
-        validate_every: Every how manieth case of the manifest, from the first, is kept for validation; 0 none.
+        validate_every: Every how manieth case of the manifest, from the first, is kept for validation; 0 none. A
+            column ``split`` of the manifest, with ``train`` and ``validation``, goes before it.
         segnet: Settings of the first stage.
         motion: Settings of the second stage.
     """
@@ -109,7 +110,7 @@ def _weights_before(stage: Stage, run: RunFolder, init: str | None) -> Checkpoin
 
 def _load(cases: Sequence[Case], validate_every: int, spacing_mm: float, job: TrainJob) -> TrainingData:
     """Cases to train on and cases to validate with; those that cannot be used are named and left out."""
-    kept_back = {case.case_id for case in cases[::validate_every]} if validate_every else set()
+    kept_back = _kept_back(cases, validate_every)
     training: list[TrainingCase] = []
     validation: list[TrainingCase] = []
     with progress(job.screen, "load", total=len(cases)) as ticker:
@@ -120,13 +121,21 @@ def _load(cases: Sequence[Case], validate_every: int, spacing_mm: float, job: Tr
                 job.screen.failure(told, outcome.failure.message, outcome.failure.hint)
             elif outcome.receipt:
                 (validation if outcome.case_id in kept_back else training).append(outcome.receipt)
-    if not training or (validate_every and not validation):
+    if not training or (kept_back and not validation):
         raise ManifestError(
             f"{len(training)} subjects to train on and {len(validation)} to validate with are not enough.",
             hint="Give more labelled subjects, or set validate_every = 0 to validate with none.",
             code=ErrorCode.MANIFEST_EMPTY,
         )
     return TrainingData(tuple(training), tuple(validation))
+
+
+def _kept_back(cases: Sequence[Case], validate_every: int) -> set[str]:
+    """Ids of the cases to validate with: as the manifest splits them, else every so manieth."""
+    splits = {case.case_id: case.extra.get("split", "") for case in cases}
+    if any(splits.values()):
+        return {case_id for case_id, split in splits.items() if split == "validation"}
+    return {case.case_id for case in cases[::validate_every]} if validate_every else set()
 
 
 def _train(
