@@ -52,7 +52,7 @@ def _draw_heart(generator: torch.Generator, lvef_pct: float) -> HeartSpec:
         rv_width_mm=30.0,
         rv_insertion_deg=_uniform(generator, 58.0, 76.0),
         rv_length_mm=cavity_length * _uniform(generator, 0.82, 0.98),
-        rv_base_mm=_uniform(generator, -2.0, 4.0),
+        rv_base_mm=_uniform(generator, -2.5, 2.5),
         rv_wall_mm=_uniform(generator, 2.4, 3.6),
         papillary_mm=_uniform(generator, 3.5, 6.0) * (radius / 26.0),
         trabeculation_mm=_uniform(generator, 0.6, 2.0),
