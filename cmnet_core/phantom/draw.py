@@ -150,10 +150,8 @@ def draw_spec(generator: torch.Generator, *, frames: int, defect: bool, ed: int 
         defect: Whether one segment moves less.
         ed: Frame of end-diastole, from 0.
     """
-    lvef_pct = _uniform(generator, 20.0, 75.0)
+    lvef_pct = _uniform(generator, 20.0, 62.0 if defect else 75.0)
     segment = Defect(_integer(generator, 1, 16), _uniform(generator, 0.6, 1.0)) if defect else None
-    if segment is not None:
-        lvef_pct = min(lvef_pct, 62.0)
     left = _draw_heart(generator, lvef_pct)
     beat = _draw_beat(generator, left, lvef_pct, segment)
     rvef_pct = min(max(_normal(generator, 27.0 + 0.5 * lvef_pct, 3.0), 30.0), 64.0)
