@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
 from torch import Tensor
 
 from cmnet_core import preprocess
@@ -186,7 +188,20 @@ def _heart_centre(model: Model, frames: Float[Tensor, "t z y x"], window: Window
 
 def _shapes(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t k z y x"]:
     found = class_probabilities(model.segnet, voxels.to(model.device), frames_at_once=FRAMES_AT_ONCE)
-    return found.movedim(2, 1).cpu()
+    return torch.stack([keep_heart(frame) for frame in found.movedim(2, 1).cpu()])
+
+
+def keep_heart(shape: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:
+    """Take everything for background that does not hang together with the largest connected body."""
+    bodies, count = ndimage.label((shape.argmax(0) != Label.BACKGROUND).numpy(), structure=np.ones((3, 3, 3)))
+    if count < 2:
+        return shape
+    sizes = np.bincount(bodies.ravel())
+    sizes[0] = 0
+    stray = torch.from_numpy((bodies > 0) & (bodies != sizes.argmax()))
+    nothing = torch.zeros(len(shape))
+    nothing[Label.BACKGROUND] = 1.0
+    return torch.where(stray, nothing.view(-1, 1, 1, 1), shape)
 
 
 def _phases(cine: CineSequence, shapes: Float[Tensor, "t k z y x"], spacing: Spacing) -> tuple[int, int]:

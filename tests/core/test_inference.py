@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cmnet_core.errors import CheckpointError, ImageError
-from cmnet_core.inference import PRIOR_ENTROPY, Model, load_model, step_fields, track
+from cmnet_core.inference import PRIOR_ENTROPY, Model, keep_heart, load_model, step_fields, track
 from cmnet_core.metrics import dice_pct
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.checkpoint import ModelCard, load_checkpoint, read_card, save_checkpoint
@@ -16,7 +16,7 @@ from cmnet_core.types import CineSequence, Label, Spacing
 
 SIZES = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(4, 8, 8, 8, 8))
 CARD = ModelCard("test", SegNetSizes((8, 8), 1), SIZES, 1.5, (128, 128), "nothing", "tests only", "0")
-LOOK = torch.tensor([0.3, 1.0, 0.0, 0.7])
+LOOK = torch.tensor([0.0, 1.0, 0.35, 0.7])
 CAVITIES = (14.0, 16.0, 20.0, 24.0, 20.0, 12.0)
 """Radii in mm, frame by frame: ED is frame 3, ES frame 5."""
 
@@ -64,7 +64,7 @@ def test_labels_come_back_in_order_on_the_own_grid(depth: int) -> None:
         for label in (Label.LV, Label.MYO, Label.RV):
             score = dice_pct(tracked.segmentation.at(frame), labels[frame], label)
             assert score is not None
-            assert score > 93
+            assert score > 85
     assert tracked.entropy.shape == labels.shape
     assert float(tracked.entropy[0, 0, 0, 0]) == pytest.approx(PRIOR_ENTROPY)
 
@@ -78,6 +78,16 @@ def test_a_model_that_stands_still_carries_the_mask_unmoved() -> None:
     assert tracked.folded_voxels == 0
     for frame in range(cine.frames):
         assert torch.equal(tracked.propagated.at(frame), tracked.segmentation.at(3))
+
+
+def test_what_lies_apart_from_the_heart_is_background() -> None:
+    labels = torch.zeros(2, 20, 20, dtype=torch.long)
+    labels[:, 2:10, 2:10] = 1
+    labels[0, 15:17, 15:17] = 3
+    shape = nn.functional.one_hot(labels, 4).movedim(-1, 0).float()
+    kept = keep_heart(shape).argmax(0)
+    assert int((kept == 3).sum()) == 0
+    assert torch.equal(kept == 1, labels == 1)
 
 
 def test_phases_of_the_manifest_are_kept() -> None:
