@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,8 +12,12 @@ from cmnet_cli.report import svg
 from cmnet_cli.report.overlay import Contour
 from cmnet_core.types import Label
 
+_T = TypeVar("_T")
+
 # From this many values on, bars say more than one point a value.
 BARS_FROM = 12
+# More points than this are no longer told apart.
+_MOST_POINTS = 400
 _RADIUS = 5.0
 
 
@@ -147,16 +152,24 @@ def spreads(label: str, groups: Sequence[Spread]) -> Markup:
     """
     across = svg.axis(label, [value for group in groups for value in group.values])
     up = svg.Axis("", 0.0, float(len(groups)), ())
-    plot = svg.Plot(across, up, width=440, height=62 + 30 * len(groups), left=150, top=8)
+    plot = svg.Plot(across, up, width=440, height=62 + 30 * len(groups), left=165, top=8)
     marks = [svg.frame(plot)]
     for row, group in enumerate(groups):
         y = plot.y(len(groups) - row - 0.5)
         marks.append(svg.words(group.name, (plot.left - 10, y + 4), kind="tick end"))
-        marks += [svg.dot((plot.x(value), y), kind=f"dot faint {group.kind}", radius=4) for value in group.values]
+        for value in _thinned(sorted(group.values)):
+            marks.append(svg.dot((plot.x(value), y), kind=f"dot faint {group.kind}", radius=4))
         middle = plot.x(float(np.median(group.values)))
         marks.append(svg.line((middle, y - 9), (middle, y + 9), kind="median"))
     text = "; ".join(f"{group.name}: median {np.median(group.values):.1f}" for group in groups)
     return svg.picture(plot.width, plot.height, marks, text=f"{label}. {text}")
+
+
+def _thinned(values: Sequence[_T]) -> Sequence[_T]:
+    """As many values as can be told apart, evenly chosen from a sorted sequence; the first and the last stay."""
+    if len(values) <= _MOST_POINTS:
+        return values
+    return [values[round(i * (len(values) - 1) / (_MOST_POINTS - 1))] for i in range(_MOST_POINTS)]
 
 
 def agreement(label: str, estimates: Sequence[float], references: Sequence[float]) -> Markup:
@@ -175,7 +188,7 @@ def agreement(label: str, estimates: Sequence[float], references: Sequence[float
     marks = [svg.frame(plot)]
     for level, kind in zip(limits, ("mark", "median flat", "mark"), strict=True):
         marks.append(svg.line((plot.left, plot.y(level)), (plot.width - plot.right, plot.y(level)), kind=kind))
-    pairs = zip(mean.tolist(), difference.tolist(), strict=True)
-    marks += [svg.dot((plot.x(x), plot.y(y)), kind="dot point faint", radius=3.5) for x, y in pairs]
+    for x, y in _thinned(sorted(zip(mean.tolist(), difference.tolist(), strict=True))):
+        marks.append(svg.dot((plot.x(x), plot.y(y)), kind="dot point faint", radius=3.5))
     text = f"{label}: bias {bias:.1f}, limits of agreement {limits[0]:.1f} to {limits[2]:.1f}"
     return svg.picture(plot.width, plot.height, marks, text=text)

@@ -1,5 +1,6 @@
 """From a cine and its label maps to the pictures of a subject page: which slices, which crop, which contours."""
 
+import itertools
 from dataclasses import dataclass
 
 import contourpy
@@ -14,6 +15,10 @@ HEART = (Label.LV, Label.MYO, Label.RV)
 
 # Where along the left ventricle the three levels are shown, from its base (0) to its apex (1).
 LEVELS = (("basal", 0.15), ("mid", 0.5), ("apical", 0.85))
+
+# From the septum to the side wall, and from the front wall to the lower wall, in RAS.
+_RIGHT = np.array([-0.7, -0.7, 0.0])
+_DOWN = np.array([0.0, -0.3, -1.0])
 
 _SMOOTHING_VOXELS = 0.8
 
@@ -152,16 +157,38 @@ def grey_levels(voxels: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shap
     return np.asarray(np.rint(255.0 * np.clip(scaled, 0.0, 1.0)), dtype=np.uint8)
 
 
-def viewing_flips(affine: Float64[np.ndarray, "4 4"]) -> tuple[bool, bool]:
-    """Whether rows and columns run against the usual view: the patient's left on the right, feet and back below.
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a slice is laid on the page.
+
+    Attributes:
+        turned: Rows become columns.
+        upside_down: Rows are then reversed.
+        mirrored: Columns are then reversed.
+    """
+
+    turned: bool
+    upside_down: bool
+    mirrored: bool
+
+    def of(self, array: Shaped[np.ndarray, "*n y x"]) -> Shaped[np.ndarray, "*n rows columns"]:
+        """The array as it is seen."""
+        seen = np.swapaxes(array, -2, -1) if self.turned else array
+        reversed_axes = [axis for axis, wanted in ((-2, self.upside_down), (-1, self.mirrored)) if wanted]
+        return np.flip(seen, axis=tuple(reversed_axes))
+
+
+def usual_view(affine: Float64[np.ndarray, "4 4"]) -> View:
+    """The view that readers of short-axis images know: from the apex, the septum on the left, the front wall on top.
 
     Args:
         affine: The picture's grid, (z, y, x, 1) to RAS mm.
     """
-    along_y, along_x = affine[:3, 1], affine[:3, 2]
-    return bool(along_y[1] + along_y[2] > 0), bool(along_x[0] > 0)
+    along_y, along_x = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (1, 2))
 
+    def likeness(view: View) -> float:
+        down, right = (along_x, along_y) if view.turned else (along_y, along_x)
+        signs = (-1.0 if view.upside_down else 1.0, -1.0 if view.mirrored else 1.0)
+        return float(signs[0] * down @ _DOWN + signs[1] * right @ _RIGHT)
 
-def flip(array: Shaped[np.ndarray, "*n y x"], flips: tuple[bool, bool]) -> Shaped[np.ndarray, "*n y x"]:
-    """The array with its last two axes turned round where asked."""
-    return np.flip(array, axis=tuple(axis for axis, turned in zip((-2, -1), flips, strict=True) if turned))
+    return max((View(*choice) for choice in itertools.product((False, True), repeat=3)), key=likeness)

@@ -109,12 +109,33 @@ def test_the_box_holds_the_heart_and_stays_in_the_picture(margin):
     assert 20 <= box.right <= 60
 
 
-def test_the_view_has_the_patients_left_on_the_right():
-    # Rows run to the back and columns to the left, as in most files that come from DICOM: shown as they are.
-    affine = np.array([[0.0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
-    assert overlay.viewing_flips(affine) == (False, False)
-    affine[:3, 1:3] *= -1
-    assert overlay.viewing_flips(affine) == (True, True)
+def grid(*, along_y, along_x):
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = np.cross(along_y, along_x), along_y, along_x
+    return affine
+
+
+# Through a heart that points to the left, front and feet: from septum to side wall, and from front to lower wall.
+TO_SIDE, TO_LOWER = np.array([-0.7, -0.7, 0.0]), np.array([0.35, -0.35, -0.87])
+
+
+@pytest.mark.parametrize(
+    ("along_y", "along_x"),
+    [
+        (TO_LOWER, TO_SIDE), (-TO_LOWER, TO_SIDE), (TO_LOWER, -TO_SIDE), (-TO_LOWER, -TO_SIDE),
+        (TO_SIDE, TO_LOWER), (-TO_SIDE, TO_LOWER), (TO_SIDE, -TO_LOWER), (-TO_SIDE, -TO_LOWER),
+    ],
+)  # fmt: skip
+def test_the_septum_is_on_the_left_and_the_front_wall_on_top_however_the_file_is_stored(along_y, along_x):
+    y, x = np.mgrid[-2:3, -2:3]
+    place = y[..., None] * along_y + x[..., None] * along_x
+    seen = [overlay.usual_view(grid(along_y=along_y, along_x=along_x)).of(place @ axis) for axis in (TO_SIDE, TO_LOWER)]
+    assert np.all(np.diff(seen[0], axis=1) > 0)
+    assert np.all(np.diff(seen[1], axis=0) > 0)
+
+
+def test_a_file_without_patient_orientation_is_shown_as_it_is():
+    assert overlay.usual_view(grid(along_y=(0, -1, 0), along_x=(-1, 0, 0))) == overlay.View(False, False, False)
 
 
 def test_a_picture_without_contrast_is_still_a_picture():
@@ -145,6 +166,13 @@ def test_text_in_a_figure_cannot_become_markup():
     drawn += figures.heart(np.zeros((2, 2), np.uint8), [], text=nasty)
     assert "<script" not in drawn
     assert '"<' not in drawn
+
+
+def test_a_large_cohort_is_drawn_with_a_bounded_number_of_points():
+    values = tuple(np.linspace(60, 95, 50_000).tolist())
+    drawn = figures.spreads("Dice (%)", [figures.Spread("LV", "lv", values)]) + figures.agreement("mL", values, values)
+    assert drawn.count("<circle") <= 800
+    assert len(drawn) < 100_000
 
 
 def test_agreement_states_bias_and_limits():

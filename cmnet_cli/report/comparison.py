@@ -1,0 +1,67 @@
+"""The figures of an evaluation: overlap with reference masks by method, and agreement of the indices."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from cmnet_cli.report import figures
+from cmnet_cli.report.gather import Row, Run
+from cmnet_cli.report.words import Quantity, named
+
+_STRUCTURES = {"lv": "LV", "myo": "myocardium", "rv": "RV"}
+
+# What is compared, as the table names it and as people read it.
+_MOVED: Mapping[str, str] = {"ed-to-es": "ED carried to ES", "es-to-ed": "ES carried to ED"}
+_METHODS: Mapping[str, str] = {"cardiomorphnet": "by motion", "no-motion": "left in place"}
+_SEEN: Mapping[str, str] = {"at-ed": "at ED", "at-es": "at ES"}
+_INDICES = ("lvef_pct", "lvedv_ml", "lvm_g", "rvef_pct")
+
+
+@dataclass(frozen=True, slots=True)
+class Illustration:
+    """A figure and the line below it."""
+
+    drawing: Markup
+    caption: str
+
+
+def illustrate(run: Run) -> list[Illustration]:
+    """All figures of an evaluation; none where nothing was evaluated."""
+    return [*_overlaps(run.evaluation), *_agreements(run.agreement)]
+
+
+def _overlaps(rows: Sequence[Row]) -> Iterator[Illustration]:
+    for figure, words in _MOVED.items():
+        groups = _spreads([row for row in rows if row["figure"] == figure], "method", _METHODS)
+        if groups:
+            yield Illustration(figures.spreads("Dice (%)", groups), f"{words}, against the reference mask there")
+    groups = _spreads([row for row in rows if row["method"] == "segnet"], "figure", _SEEN)
+    if groups:
+        yield Illustration(figures.spreads("Dice (%)", groups), "Segmentation, against the reference masks")
+
+
+def _spreads(rows: Sequence[Row], column: str, names: Mapping[str, str]) -> list[figures.Spread]:
+    """One spread for each structure and each of the column's values that have a name."""
+    found = []
+    for structure, spoken in _STRUCTURES.items():
+        for value, name in names.items():
+            listed = [row["dsc_pct"] for row in rows if row["structure"] == structure and row[column] == value]
+            known = tuple(float(dsc) for dsc in listed if dsc is not None)
+            if known:
+                kind = "point" if value == "no-motion" else structure
+                found.append(figures.Spread(f"{spoken} {name}", kind, known))
+    return found
+
+
+def _agreements(rows: Sequence[Row]) -> Iterator[Illustration]:
+    for quantity in named("indices", _INDICES):
+        pairs = _pairs(rows, quantity)
+        if len(pairs) > 1:
+            drawing = figures.agreement(quantity.label, *zip(*pairs, strict=True))
+            yield Illustration(drawing, f"{quantity.title}: estimate minus reference; bias and limits of agreement")
+
+
+def _pairs(rows: Sequence[Row], quantity: Quantity) -> list[tuple[float, float]]:
+    listed = [(row["estimate"], row["reference"]) for row in rows if row["index"] == quantity.column]
+    return [(float(a), float(b)) for a, b in listed if a is not None and b is not None]
