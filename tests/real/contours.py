@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import torch
-from matplotlib.path import Path as Polygon
+from PIL import Image, ImageDraw
 
 from cmnet_core.types import CineSequence
 
@@ -35,10 +35,10 @@ class Contour:
     points: np.ndarray
 
     def mask(self, shape: tuple[int, int]) -> np.ndarray:
-        """Pixels whose centre lies inside, as (y, x)."""
-        y, x = np.indices(shape)
-        inside = Polygon(self.points).contains_points(np.stack([x.ravel(), y.ravel()], axis=1))
-        return inside.reshape(shape)
+        """Pixels inside the line or on it, as (y, x)."""
+        image = Image.new("1", (shape[1], shape[0]))
+        ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in self.points], fill=1)
+        return np.asarray(image)
 
 
 def read_contours(folder: Path, subject: str, cine: CineSequence) -> list[Contour]:
