@@ -99,7 +99,7 @@ class Tracking:
     segmentation: LabelSequence
     propagated: LabelSequence
     steps: tuple[MotionField, ...]
-    velocities: Float[Tensor, "t 3 z y x"]
+    velocities: Float[Tensor, "t 3 z yh xh"]
     ed_to_es: MotionField
     entropy: Float[Tensor, "t z y x"]
     closing_error_mm: float

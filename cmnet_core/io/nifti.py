@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -256,7 +257,7 @@ def _require_same_grid(ed_header: Header, es_header: Header, *, es: Path) -> Non
         )
 
 
-def _float_voxels(file: IO[bytes], raw: Any, header: Header) -> Tensor:
+def _float_voxels(file: BufferedIOBase, raw: Any, header: Header) -> Tensor:
     voxels = decode(file, raw).astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(voxels)).reshape(header.frames, *header.grid)
 

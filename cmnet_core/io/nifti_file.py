@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -71,7 +72,7 @@ def grid_difference(found: Header, expected: Header | CineSequence) -> str:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[IO[bytes]]:
+def reading(path: Path) -> Iterator[BufferedIOBase]:
     """Open a file, unzipped on the way; every error from within the block names it.
 
     Raises:
@@ -81,7 +82,7 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            yield gzip.GzipFile(fileobj=file) if zipped else file  # type: ignore[misc]
+            yield gzip.GzipFile(fileobj=file) if zipped else file
     except CaseError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
     except FileNotFoundError as error:
@@ -98,7 +99,7 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
         ) from error
 
 
-def raw_header(file: IO[bytes], path: Path) -> Any:
+def raw_header(file: BufferedIOBase, path: Path) -> Any:
     """Read nibabel's header as it stands; only what must hold before anything is allocated is checked.
 
     Raises:
@@ -190,7 +191,7 @@ def _frame_ms(value: float, unit: str) -> float | None:
     return plausible[0] if plausible else None
 
 
-def decode(file: IO[bytes], raw: Any) -> NDArray[Any]:
+def decode(file: BufferedIOBase, raw: Any) -> NDArray[Any]:
     """Read the voxels, axes reversed (…, z, y, x), with the header's scaling applied.
 
     Raises:

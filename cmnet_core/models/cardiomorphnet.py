@@ -236,7 +236,7 @@ class CardioMorphNet(nn.Module):
 
     def displacements(
         self, motion: Float[Tensor, "n 3 y x"], stacks: Stacks, *, backward: bool = False
-    ) -> list[Float[Tensor, "1 3 z y x"]]:
+    ) -> list[Float[Tensor, "1 3 _ yo xo"]]:
         """Displacements on the full grid, in its voxels, one volume a stack.
 
         Args:

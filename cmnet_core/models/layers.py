@@ -28,11 +28,11 @@ class Stacks:
 
     depths: tuple[int, ...]
 
-    def volumes(self, slices: Float[Tensor, "n c y x"]) -> list[Float[Tensor, "1 c z y x"]]:
+    def volumes(self, slices: Float[Tensor, "n c y x"]) -> list[Float[Tensor, "1 c _ y x"]]:
         """Cut a ragged batch into one volume a stack."""
         return [part.movedim(0, 1)[None] for part in torch.split(slices, list(self.depths))]
 
-    def slices(self, volumes: list[Float[Tensor, "1 c z y x"]]) -> Float[Tensor, "n c y x"]:
+    def slices(self, volumes: list[Float[Tensor, "1 c _ y x"]]) -> Float[Tensor, "n c y x"]:
         """Undo :meth:`volumes`."""
         return torch.cat([volume[0].movedim(1, 0) for volume in volumes])
 

@@ -11,6 +11,7 @@ from cmnet_core.inference import PRIOR_ENTROPY, Model, keep_heart, load_model, s
 from cmnet_core.metrics import dice_pct
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.checkpoint import ModelCard, load_checkpoint, read_card, save_checkpoint
+from cmnet_core.models.segnet import SegNet
 from cmnet_core.motion import carry
 from cmnet_core.types import CineSequence, Label, Spacing
 
@@ -21,8 +22,11 @@ CAVITIES = (14.0, 16.0, 20.0, 24.0, 20.0, 12.0)
 """Radii in mm, frame by frame: ED is frame 3, ES frame 5."""
 
 
-class ByBrightness(nn.Module):
+class ByBrightness(SegNet):
     """Stands for a perfect SegNet where every class has a brightness of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(widths=(4, 4), deep_from=1, classes=4)
 
     def forward(self, slices: Tensor, stacks: object) -> Tensor:
         return -80.0 * (slices - LOOK.view(1, 4, 1, 1)).square()
@@ -33,7 +37,7 @@ def model(*, motion: MotionSizes = SIZES) -> Model:
     network = build_motion(motion).eval()
     for head in (network.deform_net.mean, network.deform_net.factor):
         nn.init.zeros_(head.weight)
-    return Model(ByBrightness(), network, CARD, "digest", torch.device("cpu"))  # type: ignore[arg-type]
+    return Model(ByBrightness(), network, CARD, "digest", torch.device("cpu"))
 
 
 def beating_labels(*, depth: int, spacing: Spacing, size: int) -> Tensor:
@@ -103,11 +107,11 @@ def test_a_field_of_nothing_has_no_heart() -> None:
     noise[0, 0, :4, :4] = 1.0
     cine = CineSequence(noise, Spacing(8.0, 1.4, 1.4), torch.eye(4, dtype=torch.float64), None, None, None)
 
-    class Blind(nn.Module):
+    class Blind(ByBrightness):
         def forward(self, slices: Tensor, stacks: object) -> Tensor:
             return torch.tensor([5.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1).expand(len(slices), 4, *slices.shape[2:])
 
-    blind = Model(Blind(), model().motion, CARD, "digest", torch.device("cpu"))  # type: ignore[arg-type]
+    blind = Model(Blind(), model().motion, CARD, "digest", torch.device("cpu"))
     with pytest.raises(ImageError, match="heart"):
         track(blind, cine)
 
