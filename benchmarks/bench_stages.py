@@ -59,7 +59,7 @@ def bench(folder: Path, *, subjects: int, frames: int, model: Sequence[str]) -> 
     manifest = ("--manifest", str(hearts / "cohort.csv"))
     commands = (
         ("phantom", (str(hearts), "--subjects", str(subjects), "--frames", str(frames), "--seed", "1")),
-        ("preprocess", (*manifest, "--out", run, *model)),
+        ("preprocess", (*manifest, "--out", run)),
         ("infer", (*manifest, "--out", run, *model)),
         ("indices", ("--run", run)),
         ("evaluate", ("--run", run)),

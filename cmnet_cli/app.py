@@ -10,19 +10,29 @@ from typer.core import TyperGroup
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AgainOptions,
+    AsJson,
     ConfigFile,
+    Deep,
+    DefectShare,
     Device,
+    Frames,
     HowOptions,
+    InitWeights,
     Layout,
     ManifestFile,
     ModelName,
+    NewFolder,
     OutFolder,
+    Resume,
     RunPath,
     SaveMotion,
     SayOptions,
     Scheme,
+    Seed,
     Stage,
+    Subjects,
     WhoOptions,
+    Workers,
     expand_options,
 )
 from cmnet_core import __version__
@@ -81,17 +91,56 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version, and no more.")
+        bool, typer.Option("--version", metavar=" ", callback=_version, is_eager=True, help="The version, and no more.")
     ] = False,
 ) -> None:
     del version
 
 
 @app.command(rich_help_panel=START)
+@expand_options
+def demo(
+    out: NewFolder,
+    say: SayOptions,
+    subjects: Subjects = 4,
+    frames: Frames = 20,
+    seed: Seed = 1,
+    model: ModelName = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+) -> None:
+    """The whole main job on synthetic hearts, from images to the report; the truth is printed beside."""
+    from cmnet_cli.commands import demo as command
+
+    hearts = command.Hearts(subjects, frames, seed)
+    summary = command.demo(out, hearts, _screen(say), model=model, device=device, workers=workers)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command(rich_help_panel=START)
+@expand_options
+def phantom(
+    out: NewFolder,
+    say: SayOptions,
+    subjects: Subjects = 4,
+    frames: Frames = 20,
+    seed: Seed = 1,
+    defect_share: DefectShare = 0.25,
+) -> None:
+    """Synthetic cines whose motion is known exactly: images, masks, truth and a manifest."""
+    from cmnet_cli.commands import demo as command
+
+    hearts = command.Hearts(subjects, frames, seed, defect_share)
+    typer.echo(command.write_hearts(out, hearts, _screen(say)))
+
+
+@app.command(rich_help_panel=START)
 def manifest(
     folder: Annotated[Path, typer.Argument(help="Where the data set lies.")],
     layout: Annotated[Layout, typer.Option(help="How it is laid out.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write: CSV, TSV or Parquet.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The manifest to write: CSV, TSV or Parquet.")
+    ],
     pattern: Annotated[
         str, typer.Option(help="nifti: path of an image within the folder; * is any text without a slash.")
     ] = "{subject_id}.nii*",
@@ -111,12 +160,13 @@ def manifest(
 def validate(
     manifest: ManifestFile,
     say: SayOptions,
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every voxel too: finds damage within files.")] = False,
+    deep: Deep = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check every row and every header of a manifest; all problems at once. Writes nothing."""
     from cmnet_cli.commands import validate as command
 
-    problems = command.validate(manifest, _screen(say), deep=deep, as_json=say.json)
+    problems = command.validate(manifest, _screen(say), deep=deep, as_json=as_json)
     raise typer.Exit(BAD_INPUT if problems else 0)
 
 
@@ -129,13 +179,14 @@ def preprocess(
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Cut the window around the heart that the networks look at. Infer does it too."""
     from cmnet_cli.commands import cohort_commands as command
     from cmnet_cli.config import PreprocessConfig, load_config
 
     settings = load_config(PreprocessConfig, config)
-    _finish(command.preprocess(manifest, out, settings, _job(who, how, say)), say)
+    _finish(command.preprocess(manifest, out, settings, _job(who, how, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -152,22 +203,34 @@ def infer(
     ] = None,
     device: Device = "auto",
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Segment and track every cine: label maps, motion and uncertainty on the subject's own grid."""
     from cmnet_cli.commands import cohort_commands as command
     from cmnet_cli.config import InferConfig, load_config
 
     settings = load_config(InferConfig, config, model=model, save_motion=save_motion)
-    _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, say)), say)
+    _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
-def indices(who: WhoOptions, how: AgainOptions, say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+def indices(
+    who: WhoOptions, how: AgainOptions, say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False
+) -> None:
     """Volumes, function and motion of every subject, from what infer stored: no network runs."""
     from cmnet_cli.commands import cohort_commands as command
 
-    _finish(command.indices(run, _job(who, how.as_how(), say)), say)
+    _finish(command.indices(run, _job(who, how.as_how(), say)), say, as_json=as_json)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def report(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+    """One page for the cohort and one for each subject; they open without a network."""
+    from cmnet_cli.commands import report as command
+
+    typer.echo(command.report(run, _screen(say)))
 
 
 @app.command(rich_help_panel=MAIN)
@@ -178,16 +241,18 @@ def evaluate(
     say: SayOptions,
     run: RunPath = DEFAULT_RUN,
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", "-m", help="Manifest with reference masks, if not the run's own.")
+        Path | None,
+        typer.Option("--manifest", "-m", metavar="FILE", help="Manifest with reference masks, if not the run's own."),
     ] = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare with reference masks at ED and ES: overlap, distances, folding, clinical indices."""
     from cmnet_cli.commands import evaluate as command
     from cmnet_cli.config import EvaluateConfig, load_config
 
     settings = load_config(EvaluateConfig, config)
-    _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), say)), say)
+    _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -197,11 +262,8 @@ def train(
     manifest: ManifestFile,
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
-    init: Annotated[
-        str | None,
-        typer.Option(help="motion: weights with the SegNet to build on.", show_default="the run's own"),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch.")] = False,
+    init: InitWeights = None,
+    resume: Resume = False,
     config: ConfigFile = None,
 ) -> None:
     """Train SegNet on masks, then CardioMorphNet on the shapes that SegNet and masks give."""
@@ -214,11 +276,11 @@ def train(
 
 @app.command(rich_help_panel=LOOK)
 @expand_options
-def status(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+def status(say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
     """Who is done, who failed and why, who is left."""
     from cmnet_cli.commands import inspecting as command
 
-    command.show_status(run, _screen(say), as_json=say.json)
+    command.show_status(run, _screen(say), as_json=as_json)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -258,7 +320,7 @@ def models_list() -> None:
 @models.command("info")
 def models_info(
     name: Annotated[str, typer.Argument(help="A shipped model's name, or a .safetensors file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What a model was trained on, how, and what it may be used for."""
     from cmnet_cli.commands import models as command
@@ -279,7 +341,6 @@ def models_verify() -> None:
 def _screen(say: SayOptions) -> "Screen":
     from cmnet_cli.screen import Screen
 
-    # With --json, standard output carries nothing but the result.
     return Screen(quiet=say.quiet, verbose=say.verbose)
 
 
@@ -289,12 +350,12 @@ def _job(who: WhoOptions, how: HowOptions, say: SayOptions) -> "Job":
     return Job(who, how, _screen(say))
 
 
-def _finish(summary: "Summary", say: SayOptions) -> None:
+def _finish(summary: "Summary", say: SayOptions, *, as_json: bool) -> None:
     """Say how a command over a cohort went, and leave with its exit code."""
-    from cmnet_cli.commands.going import as_json, tell_summary
+    from cmnet_cli.commands.going import tell_summary, to_json
 
-    if say.json:
-        typer.echo(as_json(summary))
+    if as_json:
+        typer.echo(to_json(summary))
     else:
         tell_summary(summary, _screen(say))
     raise typer.Exit(summary.exit_code)

@@ -15,24 +15,71 @@ _HOW = "How to run"
 _SAY = "What is shown"
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 DEFAULT_RUN = Path("cmnet-run")
 
+
+def _option(*names: str, shown: str, text: str, panel: str | None = None, **more: Any) -> Any:
+    """An option with a value, which the help shows as ``shown``."""
+    return typer.Option(*names, metavar=shown, help=text, rich_help_panel=panel, **more)
+
+
+def _flag(*names: str, text: str, panel: str | None = None) -> Any:
+    """An option without a value; left alone, Typer would show it as if it took one."""
+    return typer.Option(*names, metavar=" ", help=text, rich_help_panel=panel)
+
+
 ManifestFile = Annotated[
-    Path, typer.Option("--manifest", "-m", help="Manifest: CSV, TSV or Parquet, one row a subject and visit.")
+    Path, _option("--manifest", "-m", shown="FILE", text="Manifest: CSV, TSV or Parquet, one row a subject and visit.")
 ]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Run folder to write to.")]
-RunPath = Annotated[Path, typer.Option("--run", "-r", help="Run folder, as infer wrote it.")]
+ReferenceManifest = Annotated[
+    Path | None, _option("--manifest", "-m", shown="FILE", text="Manifest with reference masks, if not the run's own.")
+]
+NewManifest = Annotated[Path, _option("--out", "-o", shown="FILE", text="The manifest to write: CSV, TSV or Parquet.")]
+OutFolder = Annotated[Path, _option("--out", "-o", shown="FOLDER", text="Run folder to write to.")]
+NewFolder = Annotated[Path, typer.Argument(help="Folder to write to.")]
+RunPath = Annotated[Path, _option("--run", "-r", shown="FOLDER", text="Run folder, as infer wrote it.")]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="Name of a shipped model, or a .safetensors file.", show_default="default")
+    str | None,
+    _option("--model", shown="NAME|FILE", text="A shipped model, or a .safetensors file.", show_default="default"),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", rich_help_panel=_HOW)]
-Workers = Annotated[int, typer.Option(min=0, help="Processes to start; 0 works in this one.", rich_help_panel=_HOW)]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.", rich_help_panel=_HOW)
+InitWeights = Annotated[
+    str | None,
+    _option("--init", shown="NAME|FILE", text="Weights to start from.", show_default="for motion: the run's SegNet"),
 ]
+Device = Annotated[str, _option("--device", shown="NAME", text="auto, cpu, cuda or cuda:1.", panel=_HOW)]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Settings in TOML; an unknown key is an error.", rich_help_panel=_HOW)
+    Path | None, _option("--config", shown="FILE", text="Settings in TOML; an unknown key is an error.", panel=_HOW)
 ]
+Workers = Annotated[
+    int, _option("--workers", shown="N", text="Processes to start; 0 works in this one.", panel=_HOW, min=0)
+]
+Subjects = Annotated[int, _option("--subjects", shown="N", text="How many hearts.", min=1)]
+Frames = Annotated[int, _option("--frames", shown="N", text="Frames in each cycle.", min=2)]
+Seed = Annotated[int, _option("--seed", shown="N", text="What all chance starts from.")]
+DefectShare = Annotated[
+    float, _option("--defect-share", shown="SHARE", text="Of hearts with a segment that moves less.", min=0, max=1)
+]
+ParticipantLabel = Annotated[
+    list[str] | None,
+    _option(
+        "--participant-label",
+        shown="ID",
+        text="Only this subject, with or without 'sub-'; may be repeated.",
+        panel=_WHO,
+    ),
+]
+Pilot = Annotated[
+    int | None,
+    _option("--pilot", shown="N", text="Only the first N subjects, to see whether all is well.", panel=_WHO, min=1),
+]
+DryRun = Annotated[bool, _flag("--dry-run", text="Say what would be done, and do nothing.", panel=_HOW)]
+Force = Annotated[bool, _flag("--force", text="Do again what is done.", panel=_HOW)]
+Deep = Annotated[bool, _flag("--deep", text="Decode every voxel too: finds damage within files.")]
+Resume = Annotated[bool, _flag("--resume", text="Go on after the last whole epoch.")]
+AsJson = Annotated[bool, _flag("--json", text="The result as JSON.", panel=_SAY)]
+Quiet = Annotated[bool, _flag("--quiet", "-q", text="Errors only.", panel=_SAY)]
+Verbose = Annotated[bool, _flag("--verbose", "-v", text="A line a subject, and tracebacks.", panel=_SAY)]
 
 
 class OnStale(StrEnum):
@@ -77,14 +124,8 @@ class Stage(StrEnum):
 class WhoOptions:
     """Which subjects of the cohort to work on."""
 
-    participant_label: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this subject, with or without 'sub-'; repeat for more.", rich_help_panel=_WHO),
-    ] = None
-    pilot: Annotated[
-        int | None,
-        typer.Option(min=1, help="Only the first N subjects, to see whether all is well.", rich_help_panel=_WHO),
-    ] = None
+    participant_label: ParticipantLabel = None
+    pilot: Pilot = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +133,7 @@ class HowOptions:
     """How a stage goes over the cohort."""
 
     workers: Workers = 0
-    force: Annotated[bool, typer.Option("--force", help="Do again what is done.", rich_help_panel=_HOW)] = False
+    force: Force = False
     on_stale: Annotated[
         OnStale, typer.Option(help="Outputs made from other inputs, settings or weights.", rich_help_panel=_HOW)
     ] = OnStale.RERUN
@@ -113,13 +154,10 @@ class AgainOptions:
 
 @dataclass(frozen=True, slots=True)
 class SayOptions:
-    """What a command prints."""
+    """What a command prints on the way."""
 
-    json: Annotated[bool, typer.Option("--json", help="The result as JSON.", rich_help_panel=_SAY)] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel=_SAY)] = False
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="A line a subject, and tracebacks.", rich_help_panel=_SAY)
-    ] = False
+    quiet: Quiet = False
+    verbose: Verbose = False
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:

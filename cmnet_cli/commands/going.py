@@ -238,6 +238,6 @@ def tell_summary(summary: Summary, screen: Screen) -> None:
         screen.failure(f"and {len(summary.failed) - _SHOWN} more", "", "See tables/status.parquet in the run folder.")
 
 
-def as_json(summary: Summary) -> str:
+def to_json(summary: Summary) -> str:
     """The summary for scripts."""
     return json.dumps(dataclasses.asdict(summary), indent=2)

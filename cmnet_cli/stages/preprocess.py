@@ -66,8 +66,11 @@ def preprocess_case(case: Case, folder: CaseFolder, config: PreprocessConfig) ->
 
 
 def store_window(folder: CaseFolder, shown: Float[Tensor, "t z y x"], window: Window, *, cine: CineSequence) -> None:
-    """Store the network's window in 256 grey levels."""
-    levels = (255 * shown.clamp(0, 1)).round().to(torch.uint8)
+    """Store the network's window for eyes and reports, in 32 grey levels from 0 to 248.
+
+    An image's noise is as wide as such a level: more of them would store noise, at twice the size.
+    """
+    levels = 8 * (31 * shown.clamp(0, 1)).round().to(torch.uint8)
     write_image(folder.preproc_cine, levels, affine=window_affine(cine.affine, window), frame_ms=cine.frame_ms)
 
 

@@ -200,7 +200,8 @@ def write_motion(path: Path, field: MotionField, *, affine: Float64[Tensor, "4 4
         affine: Of the grid of the fixed frame.
     """
     lps = torch.einsum("ri,izyx->rzyx", _lps_directions(affine), field.displacement_mm.double())
-    image = _image(lps[:, None].float(), affine, frame_ms=None)
+    # A hundredth of a millimetre is more than a cine can show, and values without a random tail compress well.
+    image = _image((torch.round(lps * 128) / 128)[:, None].float(), affine, frame_ms=None)
     image.header.set_intent("vector")
     image.header["descrip"] = f"cmnet displacement fixed={field.fixed} moving={field.moving}".encode()
     _save(path, image)

@@ -67,9 +67,9 @@ def test_the_truth_file_gives_the_motion_back(cohort: Path) -> None:
     truth, es = truth_of(spec_from_values(values["spec"])), values["es"]
     stored = read_motion(folder / "sub-phantom-001_desc-ed2es_motion.nii.gz")
     assert (stored.fixed, stored.moving) == (es, 0)
-    torch.testing.assert_close(stored.displacement_mm, truth.to_ed(es).displacement_mm, rtol=0, atol=1e-3)
+    torch.testing.assert_close(stored.displacement_mm, truth.to_ed(es).displacement_mm, rtol=0, atol=0.01)
     back = read_motion(folder / "sub-phantom-001_desc-es2ed_motion.nii.gz")
-    torch.testing.assert_close(back.displacement_mm, truth.from_ed(es).displacement_mm, rtol=0, atol=1e-3)
+    torch.testing.assert_close(back.displacement_mm, truth.from_ed(es).displacement_mm, rtol=0, atol=0.01)
     strain = values["green_lagrange_strain_of_aha_segments"]
     assert len(strain["ecc"]) == 5
     assert all(len(row) == 16 for name in ("err", "ecc", "ell") for row in strain[name])

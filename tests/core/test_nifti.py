@@ -251,7 +251,7 @@ def test_motion_round_trip(tmp_path: Path) -> None:
     field, affine = oblique_field()
     nifti.write_motion(tmp_path / "m.nii.gz", field, affine=affine)
     back = nifti.read_motion(tmp_path / "m.nii.gz")
-    torch.testing.assert_close(back.displacement_mm, field.displacement_mm, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(back.displacement_mm, field.displacement_mm, rtol=0, atol=0.01)
     assert (back.fixed, back.moving) == (7, 0)
     with pytest.raises(CmnetError, match="Expected a displacement"):
         nifti.read_motion(save_raw(tmp_path / "c.nii", np.zeros((2, 2, 2, 3), np.int16)))
@@ -273,7 +273,7 @@ def test_itk_applies_our_motion_as_we_do(tmp_path: Path) -> None:
     ours = map_coordinates(image[0].numpy(), places, order=1, mode="nearest")
     inside = np.isfinite(itk)
     assert inside.mean() > 0.5
-    np.testing.assert_allclose(ours[inside], itk[inside], atol=2e-3)
+    np.testing.assert_allclose(ours[inside], itk[inside], atol=0.02)
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

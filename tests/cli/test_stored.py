@@ -1,0 +1,36 @@
+"""What infer stores is small and comes back as it was."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmnet_cli.stages.stored import read_velocities, write_velocities
+from cmnet_core.errors import ErrorCode, ImageError
+
+
+@pytest.mark.parametrize("largest_voxels", [0.0, 0.4, 3.0, 60.0])
+def test_velocities_come_back_to_half_a_step(tmp_path: Path, largest_voxels: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    velocities = largest_voxels * (2 * torch.rand(3, 3, 2, 8, 6, generator=generator) - 1)
+    write_velocities(tmp_path / "m.npz", velocities)
+    torch.testing.assert_close(read_velocities(tmp_path / "m.npz"), velocities, rtol=0, atol=0.5 / 128 + 1e-6)
+
+
+def test_a_smooth_motion_is_small(tmp_path: Path) -> None:
+    axis = torch.linspace(-1, 1, 64)
+    bell = torch.exp(-4 * (axis[:, None] ** 2 + axis**2))
+    cycle = torch.sin(torch.linspace(0, 6.28, 50))
+    write_velocities(tmp_path / "m.npz", (cycle[:, None, None, None, None] * bell).expand(50, 3, 12, 64, 64))
+    assert (tmp_path / "m.npz").stat().st_size < 1e6
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    with pytest.raises(ImageError) as missing:
+        read_velocities(path)
+    write_velocities(path, torch.rand(2, 3, 2, 8, 8))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ImageError, match="--save-motion full") as damaged:
+        read_velocities(path)
+    assert (missing.value.code, damaged.value.code) == (ErrorCode.FILE_MISSING, ErrorCode.FILE_DAMAGED)
