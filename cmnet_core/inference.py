@@ -13,7 +13,7 @@ from torch import Tensor
 from cmnet_core import preprocess
 from cmnet_core.errors import CheckpointError, CmnetError, ErrorCode
 from cmnet_core.indices import find_phases, volumes_ml
-from cmnet_core.models.build import MotionSizes
+from cmnet_core.models.build import MotionSizes, frame_channels
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle, enlarge_displacement
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
 from cmnet_core.models.layers import Stacks, enlarge
@@ -134,7 +134,7 @@ def track(model: Model, cine: CineSequence) -> Tracking:
     voxels = preprocess.extract(bright.voxels, window)
     shapes = _shapes(model, voxels)
     ed, es = _phases(cine, shapes, window.spacing)
-    velocities, entropy = _follow(model, voxels, ed)
+    velocities, entropy = _follow(model, voxels, shapes, ed)
     steps = step_fields(velocities, window.spacing, ed=ed, sizes=model.sizes)
     to_ed = {field.fixed: field for field in chain(steps)}
     carried = {frame: propagate(shapes[ed], field) for frame, field in to_ed.items() if frame != ed}
@@ -215,12 +215,13 @@ def _phases(cine: CineSequence, shapes: Float[Tensor, "t k z y x"], spacing: Spa
 
 @torch.no_grad()
 def _follow(
-    model: Model, voxels: Float[Tensor, "t z y x"], ed: int
+    model: Model, voxels: Float[Tensor, "t z y x"], shapes: Float[Tensor, "t k z y x"], ed: int
 ) -> tuple[Float[Tensor, "t 3 z yh xh"], Float[Tensor, "t z y x"]]:
     """Velocities of the steps of the cycle from ED on, and the entropy of the step into each frame (input order)."""
+    seen = torch.cat([voxels[:, None], shapes[:, 1:]], dim=1)[:, : frame_channels(model.sizes)]
     frames = [
-        frame[:, None].to(model.device).contiguous(memory_format=torch.channels_last)
-        for frame in voxels.roll(-ed, dims=0)
+        frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last)
+        for frame in seen.roll(-ed, dims=0)
     ]
     velocities, entropies = [], []
     for _, step in closed_cycle(model.motion, frames, Stacks((voxels.shape[1],)), None):

@@ -33,6 +33,7 @@ class MotionSizes:
         rank: Columns of V.
         finest: The level at which the motion leaves DeformNet: 0 full resolution, 1 half.
         integration_steps: 0 for a displacement, n for a velocity and n squarings.
+        sees_shapes: Whether DeformNet sees SegNet's probabilities of both frames beside their images.
     """
 
     features: tuple[int, ...] = (16, 32, 32, 32)
@@ -43,9 +44,10 @@ class MotionSizes:
     rank: int = 1
     finest: int = 1
     integration_steps: int = 7
+    sees_shapes: bool = True
 
 
-PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0)
+PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0, sees_shapes=False)
 """The article's own setting: a displacement at full resolution."""
 
 
@@ -53,6 +55,11 @@ def build_segnet(sizes: SegNetSizes) -> SegNet:
     """SegNet with these sizes and random weights."""
     model = SegNet(widths=sizes.widths, deep_from=sizes.deep_from, classes=len(Label))
     return _channels_last(model)
+
+
+def frame_channels(sizes: MotionSizes) -> int:
+    """Channels of a frame as CardioMorphNet takes it: the image, and the structures' probabilities if it sees them."""
+    return len(Label) if sizes.sees_shapes else 1
 
 
 def build_motion(sizes: MotionSizes) -> CardioMorphNet:
@@ -65,7 +72,13 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
         feat_z=StackConv(sizes.latent, channels),
         dec_net=DecNet(channels_in=channels, widths=sizes.decoder),
         rec_net=RecNet(channels_in=2 * channels, hidden=sizes.hidden),
-        deform_net=DeformNet(widths=sizes.deform, latent_features=channels, rank=sizes.rank, finest=sizes.finest),
+        deform_net=DeformNet(
+            sizes.deform,
+            channels_in=2 * frame_channels(sizes),
+            latent_features=channels,
+            rank=sizes.rank,
+            finest=sizes.finest,
+        ),
     )
     model = CardioMorphNet(parts, integration_steps=sizes.integration_steps, finest=sizes.finest)
     return _channels_last(model)

@@ -104,18 +104,21 @@ class RecNet(nn.Module):
 
 
 class DeformNet(nn.Module):
-    """The posterior of the motion: a U-Net on [I_{t−1}, I_t] with φ_Z joined once, at the bottleneck.
+    """The posterior of the motion: a U-Net on frames t−1 and t with φ_Z joined once, at the bottleneck.
 
     Args:
         widths: Channels of each level, finest first; the last is the bottleneck at a sixteenth of the plane.
+        channels_in: Channels of both frames together.
         latent_features: Channels of φ_Z.
         rank: Columns of V.
         finest: The level at which the motion leaves: 0 at full resolution, 1 at half of it.
     """
 
-    def __init__(self, *, widths: tuple[int, ...], latent_features: int, rank: int, finest: int) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], *, channels_in: int, latent_features: int, rank: int, finest: int
+    ) -> None:
         super().__init__()
-        self.first = StackConv(2, widths[0])
+        self.first = StackConv(channels_in, widths[0])
         self.down = nn.ModuleList(StackConv(a, b, stride=2) for a, b in pairwise(widths))
         self.join = StackConv(widths[-1] + latent_features, widths[-1])
         levels = range(len(widths) - 2, finest - 1, -1)
@@ -186,6 +189,9 @@ class Parts:
 class CardioMorphNet(nn.Module):
     """The model of the article, one step at a time.
 
+    One thing is ours: DeformNet may see, beside the images, what SegNet makes of them. q(D_t) remains a function of the
+    images alone, and the motion is learnt from far fewer hearts.
+
     Args:
         parts: The networks.
         integration_steps: 0 takes the motion as a displacement, as the article does; n > 0 takes it as a stationary
@@ -207,8 +213,8 @@ class CardioMorphNet(nn.Module):
 
     def forward(
         self,
-        previous: Float[Tensor, "n 1 y x"],
-        current: Float[Tensor, "n 1 y x"],
+        previous: Float[Tensor, "n c y x"],
+        current: Float[Tensor, "n c y x"],
         state: State | None,
         stacks: Stacks,
         generator: torch.Generator | None,
@@ -216,13 +222,14 @@ class CardioMorphNet(nn.Module):
         """Advance from frame t−1 to frame t.
 
         Args:
-            previous: I_{t−1}.
-            current: I_t.
+            previous: Frame t−1: its image in the first channel, and behind it the probabilities of the structures where
+                DeformNet was built to see them.
+            current: Frame t, likewise.
             state: The memory h_{t−1}; None at the start of a sequence.
             stacks: Where the stacks of the batch begin.
             generator: Draws Z; None takes its mean, as inference does.
         """
-        features = self.feat_net(current, stacks)
+        features = self.feat_net(current[:, :1], stacks)
         state = self.rec_net.start(features.float()) if state is None else state
         memory = state[-1][0]
         prior = self.prior_z(memory, stacks)
@@ -257,11 +264,11 @@ def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: in
 
 
 def closed_cycle(
-    model: CardioMorphNet, frames: list[Float[Tensor, "n 1 y x"]], stacks: Stacks, generator: torch.Generator | None
+    model: CardioMorphNet, frames: list[Float[Tensor, "n c y x"]], stacks: Stacks, generator: torch.Generator | None
 ) -> Iterator[tuple[int, Step]]:
     """Walk once round the cycle and yield (t, step) for t = 1 … T; the last step leads from frame T−1 back to frame 0.
 
-    A pass over frame 0 primes the memory first and is not yielded.
+    Frames are as :class:`CardioMorphNet` takes them. A pass over frame 0 primes the memory first and is not yielded.
     """
     state: State | None = None
     for t in range(len(frames) + 1):

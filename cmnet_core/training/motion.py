@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cmnet_core import augmentation, losses, metrics
 from cmnet_core.augmentation import AugmentationRanges, View
-from cmnet_core.models.build import MotionSizes, build_motion
+from cmnet_core.models.build import MotionSizes, build_motion, frame_channels
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, Step, closed_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
@@ -48,7 +48,8 @@ class MotionTraining:
         schedule: How long and how fast to learn.
         frames: Frames drawn from a cine: ED, ES and equally many on each arc between them.
         pauses: Share of draws in which one frame is shown twice.
-        pyramid_levels: Planes on which shapes are compared; 1 is the article's term.
+        pyramid_levels: Planes on which shapes are compared; 1 in the article.
+        softening: Share of every class probability that is spread evenly before shapes are compared; 0 in the article.
         window: Size (y, x) of a view.
         weights: Of the terms of the loss.
         sizes: Sizes of the network.
@@ -59,6 +60,7 @@ class MotionTraining:
     frames: int = 6
     pauses: float = 0.25
     pyramid_levels: int = 4
+    softening: float = 0.04
     window: tuple[int, int] = (128, 128)
     weights: LossWeights = field(default_factory=LossWeights)
     sizes: MotionSizes = field(default_factory=MotionSizes)
@@ -70,19 +72,19 @@ class Cycle:
     """Frames of one subject round the cycle, ED first.
 
     Attributes:
-        images: One frame each, ``[n 1 y x]``.
+        frames: What the network sees of each, ``[n c y x]``, the image in its first channel.
         shapes: Class probabilities of each frame, ``[n k y x]``: the reference where there is one, else SegNet's.
         spacing: Voxel spacing in mm.
     """
 
-    images: list[Tensor]
+    frames: list[Tensor]
     shapes: list[Tensor]
     spacing: Spacing
 
     @property
     def stacks(self) -> Stacks:
         """One stack."""
-        return Stacks((len(self.images[0]),))
+        return Stacks((len(self.frames[0]),))
 
 
 def train_motion(
@@ -106,7 +108,7 @@ def train_motion(
         return [[index] for index in torch.randperm(len(cases), generator=generator).tolist()]
 
     def validate() -> dict[str, float]:
-        return validate_motion(model, validation, window=settings.window)
+        return validate_motion(model, validation, segnet=segnet, settings=settings)
 
     run(model, Stage(loss, batches, validate), schedule=settings.schedule, watch=watch)
     return model
@@ -141,9 +143,11 @@ def _draw_cycle(case: TrainingCase, segnet: SegNet, settings: MotionTraining, ge
     view = augmentation.draw_view(case.centre, settings.augmentation, generator)
     voxels = augmentation.view_image(case.voxels[frames], view, settings.window)
     voxels = augmentation.change_look(voxels, settings.augmentation, generator)
-    shapes = _shapes(case, frames, voxels, view, segnet)
+    found = find_shapes(segnet, voxels)
+    shapes = _targets(case, frames, found, view)
     keep = drop_slices(int(voxels.shape[1]), generator)
-    return Cycle(_as_slices(voxels[:, keep]), [shape[keep] for shape in shapes], _seen_spacing(case.spacing, view))
+    seen = see(voxels[:, keep], found[:, keep], settings.sizes)
+    return Cycle(seen, [shape[keep] for shape in shapes], _seen_spacing(case.spacing, view))
 
 
 def _seen_spacing(spacing: Spacing, view: View) -> Spacing:
@@ -152,19 +156,28 @@ def _seen_spacing(spacing: Spacing, view: View) -> Spacing:
     return Spacing(spacing.z, spacing.y * scale, spacing.x * scale)
 
 
-def _as_slices(voxels: Float[Tensor, "t z y x"]) -> list[Tensor]:
-    return [frame[:, None].contiguous(memory_format=torch.channels_last) for frame in voxels]
+def find_shapes(segnet: SegNet, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t z k y x"]:
+    """SegNet's probabilities, fast."""
+    with fast_convolutions(voxels.device):
+        return class_probabilities(segnet, voxels, frames_at_once=len(voxels))
 
 
-def _shapes(
-    case: TrainingCase, frames: list[int], voxels: Float[Tensor, "t z y x"], view: View, segnet: SegNet
-) -> list[Tensor]:
-    size = (int(voxels.shape[2]), int(voxels.shape[3]))
+def see(voxels: Float[Tensor, "t z y x"], shapes: Float[Tensor, "t z k y x"], sizes: MotionSizes) -> list[Tensor]:
+    """Frames as CardioMorphNet takes them."""
+    seen = torch.cat([voxels[:, :, None], shapes[:, :, 1:]], dim=2)[:, :, : frame_channels(sizes)]
+    return [frame.contiguous(memory_format=torch.channels_last) for frame in seen]
+
+
+def _targets(
+    case: TrainingCase, frames: list[int], found: Float[Tensor, "t z k y x"], view: View
+) -> list[Float[Tensor, "z k y x"]]:
+    """The reference shape of each frame where there is one, else SegNet's."""
+    size = (int(found.shape[3]), int(found.shape[4]))
     return [
         augmentation.view_labels(case.mask(frame)[None], view, size, classes=CLASSES)[0]
         if frame in case.labelled
-        else class_probabilities(segnet, image[None], frames_at_once=1)[0]
-        for frame, image in zip(frames, voxels, strict=True)
+        else shape
+        for frame, shape in zip(frames, found, strict=True)
     ]
 
 
@@ -172,16 +185,16 @@ def cycle_loss(
     model: CardioMorphNet, cycle: Cycle, *, settings: MotionTraining, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Every term of the loss, summed over the steps of the closed cycle, and their weighted sum as ``loss``."""
-    with fast_convolutions(cycle.images[0].device):
-        steps = list(closed_cycle(model, cycle.images, cycle.stacks, generator))
+    with fast_convolutions(cycle.frames[0].device):
+        steps = list(closed_cycle(model, cycle.frames, cycle.stacks, generator))
     terms: list[dict[str, Tensor]] = []
     composed: Tensor | None = None
     for t, step in steps:
         (displacement,) = model.displacements(step.motion.sample(generator), cycle.stacks)
         composed = displacement if composed is None else compose_displacements(displacement, composed)
         shape_terms = {
-            "shape": _mismatch(cycle, t - 1, t, displacement, levels=settings.pyramid_levels),
-            "composed": _mismatch(cycle, 0, t, composed, levels=settings.pyramid_levels),
+            "shape": _mismatch(cycle, t - 1, t, displacement, settings),
+            "composed": _mismatch(cycle, 0, t, composed, settings),
         }
         terms.append(shape_terms | _model_terms(cycle, t, step, displacement))
     totals = {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
@@ -189,39 +202,43 @@ def cycle_loss(
     return totals | {"loss": torch.stack([weights[name] * value for name, value in totals.items()]).sum()}
 
 
-def _mismatch(cycle: Cycle, origin: int, frame: int, displacement: Tensor, *, levels: int) -> Tensor:
+def _mismatch(cycle: Cycle, origin: int, frame: int, displacement: Tensor, settings: MotionTraining) -> Tensor:
     """How far the shape of one frame, warped, is from the shape of another; frames count on past the cycle's end."""
     (volume,) = cycle.stacks.volumes(cycle.shapes[origin])
     warped = cycle.stacks.slices([warp(volume, displacement)])
-    return losses.shape_pyramid(warped, cycle.shapes[frame % len(cycle.shapes)], levels=levels)
+    target = cycle.shapes[frame % len(cycle.shapes)]
+    return losses.shape_pyramid(warped, target, levels=settings.pyramid_levels, softening=settings.softening)
 
 
 def _model_terms(cycle: Cycle, t: int, step: Step, displacement: Tensor) -> dict[str, Tensor]:
     return {
         "kl_motion": losses.kl_motion(step.motion),
         "kl_latent": losses.kl_latent(step.latent, step.latent_prior),
-        "reconstruction": (cycle.images[t % len(cycle.images)] - step.reconstruction).square().mean(),
+        "reconstruction": (cycle.frames[t % len(cycle.frames)][:, :1] - step.reconstruction).square().mean(),
         "smoothness": losses.bending_energy(displacement, cycle.spacing),
     }
 
 
 @torch.no_grad()
 def validate_motion(
-    model: CardioMorphNet, cases: Sequence[TrainingCase], *, window: tuple[int, int]
+    model: CardioMorphNet, cases: Sequence[TrainingCase], *, segnet: SegNet, settings: MotionTraining
 ) -> dict[str, float]:
     """Mean Dice in % of the reference ED mask carried to ES, of the unmoved mask, and mean number of folded voxels."""
-    return mean_of_each([_case_figures(model, case, window) for case in cases])
+    return mean_of_each([_case_figures(model, case, segnet, settings) for case in cases])
 
 
-def _case_figures(model: CardioMorphNet, case: TrainingCase, window: tuple[int, int]) -> dict[str, float]:
+def _case_figures(
+    model: CardioMorphNet, case: TrainingCase, segnet: SegNet, settings: MotionTraining
+) -> dict[str, float]:
     view = augmentation.straight_view(case.centre)
-    images = _as_slices(augmentation.view_image(case.voxels[[case.ed, case.es]], view, window))
+    voxels = augmentation.view_image(case.voxels[[case.ed, case.es]], view, settings.window)
+    frames = see(voxels, find_shapes(segnet, voxels), settings.sizes)
     ed, es = (
-        augmentation.view_labels(case.mask(frame)[None], view, window, classes=CLASSES)[0]
+        augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)[0]
         for frame in (case.ed, case.es)
     )
     stacks = Stacks((len(ed),))
-    _, step = next(closed_cycle(model, images, stacks, None))
+    _, step = next(closed_cycle(model, frames, stacks, None))
     (displacement,) = model.displacements(step.motion.mean, stacks)
     carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     field = from_voxels(displacement[0], case.spacing, fixed=1, moving=0)

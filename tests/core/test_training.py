@@ -128,14 +128,14 @@ def test_end_diastole_is_supervised_when_the_cycle_closes() -> None:
     hard = [one_hot(ring(cavity=cavity, wall=5.0, size=64)) for cavity in (14.0, 11.0, 9.0)]
     # Soft edges, so that the little noise of the posterior's samples hardly counts.
     shapes = [torch.nn.functional.avg_pool2d(shape, 7, stride=1, padding=3) + 1e-3 for shape in hard]
-    images = [torch.zeros(1, 1, 64, 64) for _ in shapes]
-    settings = replace(motion_settings(1), pyramid_levels=1)
+    frames = [torch.zeros(1, 4, 64, 64) for _ in shapes]
+    settings = replace(motion_settings(1), pyramid_levels=1, softening=0.0)
     model = build_motion(SMALL_MOTION)
     for head in (model.deform_net.mean, model.deform_net.factor):
         torch.nn.init.zeros_(head.weight)
     torch.nn.init.constant_(model.deform_net.log_variance.bias, -1e4)
     model.requires_grad_(False)
-    cycle = Cycle(images, shapes, Spacing(8.0, 1.5, 1.5))
+    cycle = Cycle(frames, shapes, Spacing(8.0, 1.5, 1.5))
     parts = cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(0))
     pairs = [(0, 1), (1, 2), (2, 0)]
     expected = sum(float(losses.shape_divergence(shapes[a], shapes[b])) for a, b in pairs)
