@@ -1,5 +1,6 @@
 """The command line: parse, call, print, exit code. Nothing slow is imported before a command needs it."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -364,7 +365,13 @@ def _finish(summary: "Summary", say: SayOptions, *, as_json: bool) -> None:
 def main() -> None:
     """Run the command that the arguments name."""
     sys.excepthook = _report_defect
+    signal.signal(signal.SIGTERM, _interrupt)
     app()
+
+
+def _interrupt(*_: object) -> None:
+    """Let whoever asks the process to end be heard like Ctrl-C: tables are written, the rest stays pending."""
+    raise KeyboardInterrupt
 
 
 def _report_defect(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -49,10 +49,15 @@ def attempt_of(stage: str, outcome: Outcome[Any]) -> Attempt:
 
 
 def append_attempt(path: Path, attempt: Attempt) -> None:
+    """Write one attempt into the ledger."""
+    append_line(path, json.dumps(dataclasses.asdict(attempt)))
+
+
+def append_line(path: Path, line: str) -> None:
     """Write one line and wait until it is on disk, so that a crash loses nothing that was told."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(attempt)) + "\n")
+        file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -10,7 +10,7 @@ from cmnet_cli.cases import Case
 from cmnet_cli.cohort import Outcome, Stage, map_cases
 from cmnet_cli.commands.opening import OpenRun
 from cmnet_cli.layout import RunFolder
-from cmnet_cli.ledger import append_attempt, attempt_of, read_attempts, status_rows
+from cmnet_cli.ledger import append_attempt, append_line, attempt_of, read_attempts, status_rows
 from cmnet_cli.options import HowOptions, OnStale, WhoOptions
 from cmnet_cli.screen import Screen, progress
 from cmnet_cli.sidecar import Expected, State, judge
@@ -181,15 +181,19 @@ def go(
 
 
 def _keep(stage: str, outcome: Outcome[Any], folder: RunFolder, screen: Screen) -> None:
-    append_attempt(folder.outcomes, attempt_of(stage, outcome))
+    """Write an outcome down before anything else happens: to the ledger, the log and, if it failed, its traceback."""
+    attempt = attempt_of(stage, outcome)
+    append_attempt(folder.outcomes, attempt)
+    told = f"failed ({outcome.failure.code})" if outcome.failure else "done"
+    line = f"{outcome.case_id}: {told}, {outcome.seconds:.1f} s, {outcome.peak_memory_mb:.0f} MB"
+    append_line(folder.log(stage), f"{attempt.at} {line}")
+    screen.detail(line)
     traceback = folder.traceback(outcome.case_id, stage)
-    cost = f"{outcome.seconds:.1f} s, {outcome.peak_memory_mb:.0f} MB"
     if outcome.failure is None:
         traceback.unlink(missing_ok=True)
-        screen.detail(f"{outcome.case_id}: done, {cost}")
     else:
         write_bytes(traceback, outcome.failure.traceback.encode())
-        screen.detail(f"{outcome.case_id}: failed ({outcome.failure.code}), {cost}\n{outcome.failure.traceback}")
+        screen.detail(outcome.failure.traceback)
 
 
 def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> None:

@@ -10,7 +10,7 @@ from cmnet_core.errors import ErrorCode
 from docs.generate_commands import PAGE, render
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "manifests").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "manifests").glob("*.md")])
 EXAMPLES = sorted((ROOT / "manifests").glob("*.csv"))
 
 
