@@ -1,5 +1,6 @@
 """The command line: parse, call, print, exit code. Nothing slow is imported before a command needs it."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -364,6 +365,8 @@ def _finish(summary: "Summary", say: SayOptions, *, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command that the arguments name."""
+    # Threads that wait by spinning take the cores from all who share the machine. Torch reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.excepthook = _report_defect
     signal.signal(signal.SIGTERM, _interrupt)
     app()
