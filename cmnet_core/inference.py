@@ -28,6 +28,9 @@ FRAMES_AT_ONCE = 8
 FRAMES_FOR_CENTRE = 4
 """Frames, spread over the cycle, in which the heart is looked for."""
 
+PIECE_OF_VENTRICLE = 0.1
+"""A separate piece of a ventricle smaller than this share of the largest is taken for an error."""
+
 PRIOR_ENTROPY = 0.5 * 3.0 * math.log(2.0 * math.pi * math.e)
 """Entropy of p(D) = N(0, I) in nats, in voxels of the motion's grid: what is known where nothing was estimated."""
 
@@ -192,16 +195,28 @@ def _shapes(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t 
 
 
 def keep_heart(shape: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:
-    """Take everything for background that does not hang together with the largest connected body."""
-    bodies, count = ndimage.label((shape.argmax(0) != Label.BACKGROUND).numpy(), structure=np.ones((3, 3, 3)))
-    if count < 2:
-        return shape
+    """Take away what cannot be heart, in one frame.
+
+    Everything that does not hang together with the largest body is background. Within it, a piece of a ventricle
+    smaller than a tenth of that ventricle's largest gives way to the class that is next in probability.
+    """
+    outside = _strays(shape.argmax(0) != Label.BACKGROUND, smaller_than=1.0)
+    shape = shape.clone()
+    shape[:, outside] = 0.0
+    shape[Label.BACKGROUND, outside] = 1.0
+    for ventricle in (Label.LV, Label.RV):
+        shape[ventricle, _strays(shape.argmax(0) == ventricle, smaller_than=PIECE_OF_VENTRICLE)] = 0.0
+    return shape
+
+
+def _strays(mask: Bool[Tensor, "z y x"], *, smaller_than: float) -> Bool[Tensor, "z y x"]:
+    """Bodies of a mask smaller than this share of its largest; voxels that touch at a corner are one body."""
+    bodies, _ = ndimage.label(mask.numpy(), structure=np.ones((3, 3, 3)))
     sizes = np.bincount(bodies.ravel())
     sizes[0] = 0
-    stray = torch.from_numpy((bodies > 0) & (bodies != sizes.argmax()))
-    nothing = torch.zeros(len(shape))
-    nothing[Label.BACKGROUND] = 1.0
-    return torch.where(stray, nothing.view(-1, 1, 1, 1), shape)
+    small = sizes < smaller_than * sizes.max(initial=0)
+    small[0] = False
+    return torch.from_numpy(small[bodies])
 
 
 def _phases(cine: CineSequence, shapes: Float[Tensor, "t k z y x"], spacing: Spacing) -> tuple[int, int]:

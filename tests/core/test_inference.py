@@ -87,11 +87,21 @@ def test_a_model_that_stands_still_carries_the_mask_unmoved() -> None:
 def test_what_lies_apart_from_the_heart_is_background() -> None:
     labels = torch.zeros(2, 20, 20, dtype=torch.long)
     labels[:, 2:10, 2:10] = 1
+    expected = labels.clone()
     labels[0, 15:17, 15:17] = 3
     shape = nn.functional.one_hot(labels, 4).movedim(-1, 0).float()
-    kept = keep_heart(shape).argmax(0)
-    assert int((kept == 3).sum()) == 0
-    assert torch.equal(kept == 1, labels == 1)
+    assert torch.equal(keep_heart(shape).argmax(0), expected)
+
+
+def test_a_speck_within_the_heart_gives_way_to_the_next_class() -> None:
+    expected = torch.full((1, 20, 20), 2)
+    expected[0, 2:8, 2:8], expected[0, 12:18, 12:18] = 1, 3
+    labels = expected.clone()
+    labels[0, 10, 4] = 3
+    shape = nn.functional.one_hot(labels, 4).movedim(-1, 0).float() + 0.1 * nn.functional.one_hot(expected, 4).movedim(
+        -1, 0
+    )
+    assert torch.equal(keep_heart(shape).argmax(0), expected)
 
 
 def test_phases_of_the_manifest_are_kept() -> None:
