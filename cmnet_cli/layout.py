@@ -26,11 +26,6 @@ class CaseFolder:
         return self._file("desc-preproc_cine.nii.gz")
 
     @property
-    def preproc_labels(self) -> Path:
-        """Reference masks resampled onto the window, where the manifest names them."""
-        return self._file("desc-preproc_dseg.nii.gz")
-
-    @property
     def segnet_labels(self) -> Path:
         """SegNet's label maps, all frames, on the subject's own grid."""
         return self._file("desc-segnet_dseg.nii.gz")

@@ -231,7 +231,9 @@ def tell_summary(summary: Summary, screen: Screen) -> None:
     """Say how it went: the count, and each failure with what to do about it."""
     before = f", {summary.already_done} done before" if summary.already_done else ""
     skipped = f", {summary.skipped} stale and left as they are" if summary.skipped else ""
-    screen.note(f"{summary.command}: {summary.done} done{before}{skipped}, {len(summary.failed)} failed")
+    screen.note(
+        f"{summary.command}: {summary.done} done{before}{skipped}, {len(summary.failed)} failed, in {summary.run}"
+    )
     if summary.left_out:
         screen.failure(
             f"{summary.left_out} left out", "Infer has not finished for them.", "Run cmnet infer again first."

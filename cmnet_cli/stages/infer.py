@@ -51,7 +51,7 @@ class InferStage:
 
 def _settings_digest(case: Case, config: InferConfig) -> str:
     # The weights have a digest of their own: the same file under another name changes nothing.
-    return digest_settings(config.save_motion, case.ed, case.es, case.frame_ms)
+    return digest_settings(config.save_motion, case.ed, case.es, case.frame_ms, case.heart_rate_bpm)
 
 
 def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferConfig) -> str:
@@ -93,6 +93,8 @@ def _store(folder: CaseFolder, tracking: Tracking, cine: CineSequence, save: Sav
     write_labels(folder.propagated_labels, tracking.propagated, frame_ms=cine.frame_ms)
     write_entropy(folder.entropy, tracking.entropy, affine=cine.affine, frame_ms=cine.frame_ms)
     written = [folder.segnet_labels, folder.propagated_labels, folder.entropy]
+    for leftover in (folder.ed2es_motion, folder.motion):
+        leftover.unlink(missing_ok=True)
     if save != SaveMotion.NONE:
         write_motion(folder.ed2es_motion, tracking.ed_to_es, affine=cine.affine)
         written.append(folder.ed2es_motion)

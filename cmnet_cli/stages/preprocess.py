@@ -41,7 +41,7 @@ class PreprocessStage:
 
 def settings_digest(case: Case, config: PreprocessConfig) -> str:
     """Digest of the settings and of the manifest's cells that decide what the window shows."""
-    return digest_settings(config, case.frame_ms)
+    return digest_settings(config, case.frame_ms, case.heart_rate_bpm)
 
 
 def preprocess_case(case: Case, folder: CaseFolder, config: PreprocessConfig) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from cmnet_core.errors import ErrorCode
 from tests.cli.commanding import cmnet, column, finals, rows
+from tests.cli.deadly import DeadlyStage
 from tests.phantoms import write_cohort
 
 
@@ -89,6 +90,41 @@ def test_a_bad_image_costs_one_subject(tmp_path: Path, tiny_model: Path, damage:
     assert (run / "logs" / "sub-9900002_infer.txt").read_text().startswith("Traceback")
     assert cmnet("indices", "-r", run).exit_code == 4
     assert column(run, "indices", "subject_id") == ["9900001", "9900003"]
+
+
+def test_a_folder_without_dicoms_costs_one_subject(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 2, frames=3), tmp_path / "run"
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "readme.txt").write_text("The images went elsewhere.")
+    manifest.write_text(manifest.read_text().replace("9900002.nii.gz", "series"))
+    ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+    assert (ran.exit_code, "sub-9900002 (dicom)" in ran.output) == (4, True)
+    assert "series" in ran.output
+
+
+def test_a_defect_costs_one_subject_and_says_where_its_traceback_is(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cmnet_cli.stages import infer
+
+    def divide_by_zero(*_: object) -> None:
+        raise ZeroDivisionError("nothing foresaw this")
+
+    manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
+    monkeypatch.setattr(infer, "track", divide_by_zero)
+    ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+    assert (ran.exit_code, "sub-9900001 (defect)" in ran.output) == (4, True)
+    assert "nothing foresaw this" in (run / "logs" / "sub-9900001_infer.txt").read_text()
+
+
+def test_a_case_that_kills_its_worker_costs_one_subject(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmnet_cli.commands.cohort_commands.InferStage", DeadlyStage)
+    manifest, run = write_cohort(tmp_path, 3, frames=2), tmp_path / "run"
+    ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--workers", 1)
+    assert (ran.exit_code, "sub-9900002 (worker-died)" in ran.output) == (4, True)
+    assert column(run, "status", "state") == ["done", "failed", "done"]
 
 
 BAD_MANIFESTS = {

@@ -167,6 +167,13 @@ def test_without_stored_motion_the_other_columns_are_there(analysis: Path, tmp_p
     assert "motion-not-stored" in motion["qc_flags"]
 
 
+def test_less_motion_asked_for_leaves_none_of_the_old(analysis: Path, again: Path, tiny_model: Path) -> None:
+    assert len(list(again.rglob("*_motion.npz"))) == SUBJECTS
+    assert "3 to do" in _infer(analysis, again, tiny_model, "--save-motion", "ed2es")
+    assert not list(again.rglob("*_motion.npz"))
+    assert len(list(again.rglob("*_desc-ed2es_motion.nii.gz"))) == SUBJECTS
+
+
 def test_ctrl_c_leaves_a_run_that_goes_on(
     analysis: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
