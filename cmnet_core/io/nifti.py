@@ -328,7 +328,7 @@ def _image(voxels: Tensor, affine: Tensor, *, frame_ms: float | None) -> Any:
 def _save(path: Path, image: Any) -> None:
     # Time stamps inside a gzip file would give the same voxels another checksum each day.
     content: bytes = image.to_bytes()
-    write_bytes(path, gzip.compress(content, compresslevel=4, mtime=0) if path.suffix == ".gz" else content)
+    write_bytes(path, gzip.compress(content, compresslevel=6, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _lps_directions(affine: Float64[Tensor, "4 4"]) -> Float64[Tensor, "3 3"]:
