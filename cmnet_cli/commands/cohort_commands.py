@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cmnet_cli.commands.devices import resolve_device
 from cmnet_cli.commands.going import (
     Job,
@@ -21,13 +23,12 @@ from cmnet_cli.commands.opening import OpenRun, open_run, record_command, start_
 from cmnet_cli.config import InferConfig, PreprocessConfig
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.manifest import Manifest, read_manifest
-from cmnet_cli.sidecar import sha256_of
 from cmnet_cli.stages import infer as infer_stage
 from cmnet_cli.stages.indices import CaseRows, IndicesStage
 from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables import has_this_schema, read_rows, write_table
-from cmnet_core.models.checkpoint import find_weights, read_card
+from cmnet_core.inference import load_model
 
 
 def preprocess(manifest: Path, out: Path, config: PreprocessConfig, job: Job) -> Summary:
@@ -47,9 +48,9 @@ def infer(manifest: Path, out: Path, config: InferConfig, *, device: str, job: J
         CheckpointError: The weights cannot be used.
     """
     read = read_manifest(manifest)
-    weights = find_weights(config.model)
-    read_card(weights)
-    stage = InferStage(out, config, resolve_device(device), sha256_of(weights))
+    # Loaded here for its digest, and so that weights that cannot be used are found out before anything is written.
+    model = load_model(config.model, torch.device("cpu"))
+    stage = InferStage(out, config, resolve_device(device), model.digest)
     return _fill(stage, read, {"settings": asdict(config), "model_digest": stage.model_digest}, job)
 
 

@@ -12,6 +12,7 @@ from cmnet_core.errors import ErrorCode
 from tests.cli.commanding import cmnet, column, finals, rows
 from tests.cli.deadly import DeadlyStage
 from tests.phantoms import write_cohort
+from tests.tiny_model import write_tiny_model
 
 
 def _missing(image: Path) -> None:
@@ -194,7 +195,8 @@ def test_bad_weights(tmp_path: Path, tiny_model: Path) -> None:
     manifest = write_cohort(tmp_path, 1, frames=2)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(tiny_model.read_bytes()[:-100])
-    for model in (damaged, tmp_path / "nowhere.safetensors", "no-such-name"):
+    unfinished = write_tiny_model(tmp_path / "unfinished.safetensors", with_motion=False)
+    for model in (damaged, unfinished, tmp_path / "nowhere.safetensors", "no-such-name"):
         ran = cmnet("infer", "-m", manifest, "-o", tmp_path / "run", "--model", model)
         assert ran.exit_code == 3
         assert "(checkpoint)" in ran.output
