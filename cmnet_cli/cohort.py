@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -125,6 +126,15 @@ _worker: dict[str, Callable[[Any], Any]] = {}
 def _start_worker() -> None:
     # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """A parent that was killed cannot stop its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _attempt_in_worker(stage: Stage[CaseT, ReceiptT], case: CaseT) -> Outcome[ReceiptT]:

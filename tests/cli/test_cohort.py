@@ -1,8 +1,12 @@
 """The map over cases: every case has one outcome, in this process and in others."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +82,47 @@ def test_cases_are_taken_as_workers_become_free() -> None:
     outcomes = map_cases(Doubling(), endless(), workers=0)  # type: ignore[arg-type]
     assert next(outcomes).receipt == 20
     assert taken == [10]
+
+
+@dataclass(frozen=True)
+class Sleeping:
+    """Writes down which process works, and then hangs."""
+
+    folder: Path
+    name: str = "sleeping"
+
+    def open(self) -> Callable[[Numbered], None]:
+        return self._sleep
+
+    def _sleep(self, _: Numbered) -> None:
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(60)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells who is running in /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from cmnet_cli.cohort import map_cases; "
+        "from tests.cli.test_cohort import Numbered, Sleeping; "
+        f"list(map_cases(Sleeping(Path({str(tmp_path)!r})), [Numbered(1)], workers=1))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    _wait_until(lambda: any(tmp_path.iterdir()))
+    [worker] = [int(path.name) for path in tmp_path.iterdir()]
+    parent.kill()
+    parent.wait()
+    _wait_until(lambda: _has_ended(worker))
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        return "zombie" in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < ends, "waited for 30 s"
+        time.sleep(0.05)
