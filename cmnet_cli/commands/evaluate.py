@@ -21,7 +21,7 @@ from cmnet_core.metrics import agreement
 Row = dict[str, Any]
 
 ALL = "all"
-_SHORT_HEAD = ("method", "figure", "n", "DSC % LV / myo / RV", "HD95 mm LV / myo / RV")
+_SHORT_HEAD = ("method", "figure", "n", "DSC % LV / myo / RV", "HD95 mm")
 _HEAD = ("method", "figure", "structure", "n", "DSC %", "JAC %", "HD95 mm", "MSD mm", "failures")
 _AGREEMENT_HEAD = ("index", "n", "bias", "limits of agreement", "RMSE", "r")
 _FOLDING_HEAD = ("figure", "n", "NJD field", "NJD field %", "NJD heart", "NJD heart %")
