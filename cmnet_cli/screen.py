@@ -87,6 +87,10 @@ class Ticker(Protocol):
         """One more is done."""
         ...
 
+    def part(self, share: float) -> None:
+        """A share of the next one is done."""
+        ...
+
 
 class _Bar:
     def __init__(self, progress: Progress, title: str, total: int) -> None:
@@ -96,12 +100,15 @@ class _Bar:
         self._done = 0
         self._started = time.monotonic()
 
+    def part(self, share: float) -> None:
+        self._progress.update(self._task, completed=self._done + share)
+
     def tick(self, *, failed: bool) -> None:
         self._failed += failed
         self._done += 1
         told = f"[red]{self._failed} failed[/]" if self._failed else ""
         rate = f"{60 * self._done / (time.monotonic() - self._started):.1f}/min"
-        self._progress.update(self._task, advance=1, failed=told, rate=rate)
+        self._progress.update(self._task, completed=self._done, failed=told, rate=rate)
 
 
 class _Lines:
@@ -110,6 +117,9 @@ class _Lines:
         self._failed = 0
         self._done = 0
         self._started = self._said = time.monotonic()
+
+    def part(self, share: float) -> None:
+        pass
 
     def tick(self, *, failed: bool) -> None:
         self._failed += failed
@@ -127,6 +137,9 @@ class _Lines:
 
 
 class _Silence:
+    def part(self, share: float) -> None:
+        pass
+
     def tick(self, *, failed: bool) -> None:
         del failed
 

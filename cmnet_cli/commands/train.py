@@ -155,7 +155,7 @@ def _train(
             _tell(record, job.screen)
             ticker.tick(failed=False)
 
-        watch = Watch(run.training_state(stage), job.resume, lambda *_: None, on_epoch)
+        watch = Watch(run.training_state(stage), job.resume, lambda number, of: ticker.part(number / of), on_epoch)
         segnet, motion = _run_stage(stage, config, data, before, watch)
     path = run.weights(stage)
     metrics = records[-1].validation if records else {}
