@@ -35,8 +35,11 @@ def show_model(source: str, screen: Screen, *, as_json: bool) -> None:
     if as_json:
         screen.result(json.dumps(told, indent=2))
         return
-    for name, value in told.items():
-        screen.result(f"{name:<16} {value}")
+    for name in ("file", "sha256", "name", "version", "training_data", "terms", "spacing_mm", "window"):
+        screen.result(f"{name:<22} {told[name]}")
+    for name, value in sorted(told["metrics"].items()):
+        screen.result(f"{name:<22} {value:.1f}")
+    screen.result("Sizes of the networks and settings of the training: add --json")
 
 
 def verify_models(screen: Screen) -> None:
