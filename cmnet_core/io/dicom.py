@@ -74,15 +74,7 @@ def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
         stack = _find_stack(members)
         header = _describe(stack)
         voxels = torch.stack([_on_common_cycle(images, stack) for images in stack.slices], dim=1)
-        return CineSequence(
-            voxels=voxels,
-            spacing=header.spacing,
-            affine=header.affine,
-            frame_ms=header.frame_ms if frame_ms is None else frame_ms,
-            ed=None,
-            es=None,
-            flags=header.flags,
-        )
+        return header.cine(voxels, frame_ms=frame_ms)
 
 
 def _describe(stack: _Stack) -> Header:

@@ -26,6 +26,9 @@ from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField
 
 _LPS_OF_RAS = torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)
 
+MOTION_STEPS_PER_MM = 128
+"""Displacements are stored in steps of 1/128 mm: finer than a cine shows, and small once compressed."""
+
 
 class LabelScheme(StrEnum):
     """Who numbered the tissues of a reference mask."""
@@ -99,15 +102,7 @@ def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
         header = describe(raw)
         _require_frames(header)
         voxels = _float_voxels(file, raw, header)
-        return CineSequence(
-            voxels=voxels,
-            spacing=header.spacing,
-            affine=header.affine,
-            frame_ms=header.frame_ms if frame_ms is None else frame_ms,
-            ed=None,
-            es=None,
-            flags=header.flags,
-        )
+        return header.cine(voxels, frame_ms=frame_ms)
 
 
 def read_pair(ed: Path, es: Path) -> CineSequence:
@@ -192,7 +187,8 @@ def write_motion(path: Path, field: MotionField, *, affine: Float64[Tensor, "4 4
     """Write a displacement as ITK, ANTs and nitransforms read it.
 
     On the grid of the fixed frame, each vector points to the place in the moving frame: 5-D (x, y, z, 1, 3), intent
-    ``vector``, millimetres along the LPS axes of the scanner. The two frame numbers stand in the description.
+    ``vector``, millimetres along the LPS axes of the scanner, rounded to 1/128 mm. The two frame numbers stand in the
+    description.
 
     Args:
         path: Final name; the file appears there only when it is whole.
@@ -200,8 +196,8 @@ def write_motion(path: Path, field: MotionField, *, affine: Float64[Tensor, "4 4
         affine: Of the grid of the fixed frame.
     """
     lps = torch.einsum("ri,izyx->rzyx", _lps_directions(affine), field.displacement_mm.double())
-    # A hundredth of a millimetre is more than a cine can show, and values without a random tail compress well.
-    image = _image((torch.round(lps * 128) / 128)[:, None].float(), affine, frame_ms=None)
+    rounded = torch.round(lps * MOTION_STEPS_PER_MM) / MOTION_STEPS_PER_MM
+    image = _image(rounded[:, None].float(), affine, frame_ms=None)
     image.header.set_intent("vector")
     image.header["descrip"] = f"cmnet displacement fixed={field.fixed} moving={field.moving}".encode()
     _save(path, image)

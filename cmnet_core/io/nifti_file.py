@@ -16,7 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
@@ -56,6 +56,11 @@ class Header:
     affine: Float64[Tensor, "4 4"]
     frame_ms: float | None
     flags: tuple[str, ...]
+
+    def cine(self, voxels: Float[Tensor, "t z y x"], *, frame_ms: float | None) -> CineSequence:
+        """The cine with these voxels, its phases not known yet; a time step that is given goes before the file's."""
+        step_ms = self.frame_ms if frame_ms is None else frame_ms
+        return CineSequence(voxels, self.spacing, self.affine, step_ms, ed=None, es=None, flags=self.flags)
 
 
 def grid_difference(found: Header, expected: Header | CineSequence) -> str:
