@@ -18,36 +18,51 @@ class AugmentationRanges:
     """How far each property may vary; everything is drawn uniformly.
 
     Attributes:
-        rotation_deg: Largest rotation to either side.
+        rotation_deg: Largest rotation to either side, of a stack that lies as most do.
+        any_way_up: Share of views that are turned by any angle, and mirrored in the plane and have their slices
+            reversed with probability ½ each.
         scale: Largest relative change of size.
         shear: Largest shear.
         shift_voxels: Largest shift of the window's centre.
-        mirror: Mirror in the plane and reverse the slices, each with probability ½.
+        slice_shift_voxels: Largest shift of one slice against the others, as between two breath-holds.
         gamma: Largest |log γ| of the intensity curve.
         brightness: Largest offset, and largest relative change of contrast.
         noise: Largest standard deviation of added noise.
         shading: Largest relative shading by the receive coil across the window.
         blur_voxels: Largest width of an in-plane blur.
+        slice_blur: Largest share that a slice takes from each of its neighbours, as thick slices do.
+        coarsening: Largest factor by which the in-plane resolution is lowered.
+        sometimes: Share of stacks that meet each of the rarer faults: shifted, blurred or coarse slices.
     """
 
-    rotation_deg: float = 180.0
+    rotation_deg: float = 45.0
+    any_way_up: float = 0.25
     scale: float = 0.2
     shear: float = 0.1
     shift_voxels: float = 16.0
-    mirror: bool = True
+    slice_shift_voxels: float = 2.0
     gamma: float = 0.35
     brightness: float = 0.15
     noise: float = 0.06
     shading: float = 0.35
     blur_voxels: float = 1.0
+    slice_blur: float = 0.2
+    coarsening: float = 2.0
+    sometimes: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """One in-plane affine map: output voxel q, from the window's middle, shows input voxel ``centre + matrix @ q``."""
+    """One in-plane affine map: output voxel q, from the window's middle, shows input voxel ``centre + matrix @ q``.
+
+    Attributes:
+        matrix: Turns, mirrors and scales.
+        centre: Of the window in the image (y, x) in voxels, one for each slice of the image.
+        reverse_slices: Whether the last slice becomes the first.
+    """
 
     matrix: Float[Tensor, "2 2"]
-    centre: Float[Tensor, "2"]
+    centre: Float[Tensor, "z 2"]
     reverse_slices: bool
 
 
@@ -55,38 +70,43 @@ def _between(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
-def _coin(generator: torch.Generator) -> bool:
-    return bool(torch.rand((), generator=generator) < 0.5)
+def _happens(share: float, generator: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < share)
 
 
-def draw_view(centre: tuple[float, float], ranges: AugmentationRanges, generator: torch.Generator) -> View:
-    """Draw a view around ``centre`` (y, x), in voxels."""
-    angle = math.radians(_between(-ranges.rotation_deg, ranges.rotation_deg, generator))
+def draw_view(centre: tuple[float, float], depth: int, ranges: AugmentationRanges, generator: torch.Generator) -> View:
+    """Draw a view of a stack of ``depth`` slices around ``centre`` (y, x), in voxels."""
+    any_way_up = _happens(ranges.any_way_up, generator)
+    widest = 180.0 if any_way_up else ranges.rotation_deg
+    angle = math.radians(_between(-widest, widest, generator))
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     shear = torch.tensor([[1.0, _between(-ranges.shear, ranges.shear, generator)], [0.0, 1.0]])
     scale = 1.0 + _between(-ranges.scale, ranges.scale, generator)
-    mirror = torch.diag(torch.tensor([1.0, -1.0 if ranges.mirror and _coin(generator) else 1.0]))
+    mirror = torch.diag(torch.tensor([1.0, -1.0 if any_way_up and _happens(0.5, generator) else 1.0]))
+    reverse = any_way_up and _happens(0.5, generator)
     shift = torch.tensor([_between(-ranges.shift_voxels, ranges.shift_voxels, generator) for _ in range(2)])
-    return View(turn @ shear @ mirror * scale, torch.tensor(centre) + shift, ranges.mirror and _coin(generator))
+    breaths = ranges.slice_shift_voxels if _happens(ranges.sometimes, generator) else 0.0
+    slices = breaths * (2.0 * torch.rand((depth, 2), generator=generator) - 1.0)
+    return View(turn @ shear @ mirror * scale, torch.tensor(centre) + shift + slices, reverse)
 
 
-def straight_view(centre: tuple[float, float]) -> View:
-    """The view that changes nothing, around ``centre`` (y, x)."""
-    return View(torch.eye(2), torch.tensor(centre), reverse_slices=False)
+def straight_view(centre: tuple[float, float], depth: int) -> View:
+    """The view that changes nothing, of a stack of ``depth`` slices around ``centre`` (y, x)."""
+    return View(torch.eye(2), torch.tensor(centre).expand(depth, 2), reverse_slices=False)
 
 
-def _sampling_grid(view: View, size: tuple[int, int], source: tuple[int, int]) -> Float[Tensor, "1 y x 2"]:
+def _sampling_grid(view: View, size: tuple[int, int], source: tuple[int, int]) -> Float[Tensor, "z y x 2"]:
     axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
     offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    points = offsets @ view.matrix.T + view.centre
+    points = offsets @ view.matrix.T + view.centre[:, None, None]
     last = torch.tensor([max(n - 1, 1) for n in source], dtype=torch.float32)
-    return (2.0 * points / last - 1.0).flip(-1)[None]
+    return (2.0 * points / last - 1.0).flip(-1)
 
 
 def view_image(voxels: Float[Tensor, "t z y x"], view: View, size: tuple[int, int]) -> Float[Tensor, "t z yo xo"]:
     """Look at a cine through a view; zero outside the image."""
     grid = _sampling_grid(view, size, (int(voxels.shape[2]), int(voxels.shape[3])))
-    seen = functional.grid_sample(voxels, grid.expand(len(voxels), -1, -1, -1), align_corners=True)
+    seen = functional.grid_sample(voxels.movedim(1, 0), grid, align_corners=True).movedim(0, 1)
     return seen.flip(1) if view.reverse_slices else seen
 
 
@@ -95,10 +115,10 @@ def view_labels(
 ) -> Float[Tensor, "n z k yo xo"]:
     """Look at label maps through a view: one-hot of the class with the largest linearly resampled share."""
     grid = _sampling_grid(view, size, (int(labels.shape[2]), int(labels.shape[3])))
-    shares = functional.one_hot(labels.long(), classes).movedim(-1, 2).float().flatten(1, 2)
-    seen = functional.grid_sample(shares, grid.expand(len(labels), -1, -1, -1), align_corners=True)
+    shares = functional.one_hot(labels.long(), classes).float().permute(1, 0, 4, 2, 3).flatten(1, 2)
+    seen = functional.grid_sample(shares, grid, align_corners=True)
     # Outside the image no class has a share; argmax then takes the first, which is the background.
-    winner = seen.view(len(seen), labels.shape[1], classes, *size).argmax(2)
+    winner = seen.view(len(seen), len(labels), classes, *size).argmax(2).movedim(0, 1)
     hard = functional.one_hot(winner, classes).movedim(-1, 2).float()
     return hard.flip(1) if view.reverse_slices else hard
 
@@ -113,6 +133,10 @@ def change_look(
     looked = voxels.clamp(0, 1) ** gamma * contrast + offset
     looked = looked * _shading((int(voxels.shape[2]), int(voxels.shape[3])), ranges.shading, generator)
     looked = _blurred(looked, _between(0.0, ranges.blur_voxels, generator))
+    if _happens(ranges.sometimes, generator):
+        looked = _thick_slices(looked, _between(0.0, ranges.slice_blur, generator))
+    if _happens(ranges.sometimes, generator):
+        looked = _coarse(looked, _between(1.0, ranges.coarsening, generator))
     deviation = _between(0.0, ranges.noise, generator)
     return looked + deviation * torch.randn(looked.shape, generator=generator)
 
@@ -132,3 +156,15 @@ def _blurred(voxels: Float[Tensor, "t z y x"], width: float) -> Float[Tensor, "t
     planes = functional.conv2d(functional.pad(planes, (0, 0, 2, 2), mode="replicate"), weights.view(1, 1, 5, 1))
     planes = functional.conv2d(functional.pad(planes, (2, 2, 0, 0), mode="replicate"), weights.view(1, 1, 1, 5))
     return planes[:, 0].view_as(voxels)
+
+
+def _thick_slices(voxels: Float[Tensor, "t z y x"], share: float) -> Float[Tensor, "t z y x"]:
+    above, below = (voxels[:, [0, *range(voxels.shape[1] - 1)]], voxels[:, [*range(1, voxels.shape[1]), -1]])
+    return (1.0 - 2.0 * share) * voxels + share * (above + below)
+
+
+def _coarse(voxels: Float[Tensor, "t z y x"], factor: float) -> Float[Tensor, "t z y x"]:
+    size = (int(voxels.shape[2]), int(voxels.shape[3]))
+    fewer = (max(round(size[0] / factor), 1), max(round(size[1] / factor), 1))
+    coarse = functional.interpolate(voxels, fewer, mode="bilinear", antialias=True, align_corners=False)
+    return functional.interpolate(coarse, size, mode="bilinear", align_corners=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from cmnet_core.models.checkpoint import load_tensors, save_tensors
 
@@ -31,12 +32,15 @@ class Schedule:
         learning_rate: Its peak; it rises over the first epoch and then falls as a cosine.
         weight_decay: Of AdamW.
         seed: Of every random draw.
+        averaging: Share that the running average of the weights keeps at each step; the average is what is
+            validated and what training gives (Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992).
     """
 
     epochs: int
     learning_rate: float
     weight_decay: float
     seed: int
+    averaging: float = 0.998
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,38 +84,60 @@ class Stage:
     Attributes:
         loss: Terms of the loss of the cases with these numbers; ``loss`` among them is what is minimised.
         batches: Numbers of the cases of each batch of an epoch.
-        validate: Figures of the model as it stands.
+        validate: Figures of the model with its averaged weights.
     """
 
     loss: Callable[[list[int], torch.Generator], dict[str, Tensor]]
     batches: Callable[[torch.Generator], Sequence[list[int]]]
-    validate: Callable[[], dict[str, float]]
+    validate: Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learning:
+    """What changes while a model learns: its weights, the optimiser's moments and the average of the weights."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    average: AveragedModel
 
 
 def run(model: nn.Module, stage: Stage, *, schedule: Schedule, watch: Watch) -> None:
-    """Train the model in place, from the beginning or from the saved state."""
+    """Train the model in place, from the beginning or from the saved state; it ends with its averaged weights."""
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, amsgrad=True
     )
-    finished = _load_state(watch.state, model, optimiser) if watch.resume and watch.state.exists() else 0
+    average = AveragedModel(model, avg_fn=_running_average(schedule.averaging), use_buffers=True)
+    learning = Learning(model, optimiser, average)
+    finished = _load_state(watch.state, learning) if watch.resume and watch.state.exists() else 0
     for epoch in range(finished, schedule.epochs):
         started = time.monotonic()
-        terms = _epoch(model, optimiser, stage, epoch, schedule, watch.on_batch)
-        model.eval()
-        figures = stage.validate()
-        _save_state(watch.state, model, optimiser, finished_epochs=epoch + 1)
+        terms = _epoch(learning, stage, epoch, schedule, watch.on_batch)
+        average.module.eval()
+        figures = stage.validate(average.module)
+        _save_state(watch.state, learning, finished_epochs=epoch + 1)
         watch.on_epoch(EpochRecord(epoch, terms, figures, time.monotonic() - started))
+    model.load_state_dict(average.module.state_dict())
     model.eval()
 
 
+def _running_average(share: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An exponential average that keeps ``share``, and less as long as it has seen few steps."""
+
+    def average(before: Tensor, now: Tensor, seen: Tensor | int) -> Tensor:
+        keep = min(share, (1.0 + float(seen)) / (10.0 + float(seen)))
+        return torch.lerp(before, now, 1.0 - keep) if before.is_floating_point() else now
+
+    return average
+
+
 def _epoch(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    learning: Learning,
     stage: Stage,
     epoch: int,
     schedule: Schedule,
     on_batch: Callable[[int, int], None],
 ) -> dict[str, float]:
+    model, optimiser = learning.model, learning.optimiser
     model.train()
     generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + epoch)
     batches = stage.batches(generator)
@@ -124,6 +150,7 @@ def _epoch(
         parts["loss"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimiser.step()
+        learning.average.update_parameters(model)
         terms.append({name: float(part.detach()) for name, part in parts.items()})
         on_batch(number + 1, len(batches))
     return mean_of_each(terms)
@@ -149,21 +176,27 @@ def fast_convolutions(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(fast))
 
 
-def _save_state(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, *, finished_epochs: int) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, moments in optimiser.state_dict()["state"].items():
+def _save_state(path: Path, learning: Learning, *, finished_epochs: int) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in learning.model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in learning.average.state_dict().items()}
+    for index, moments in learning.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     save_tensors(path, tensors, {"finished_epochs": finished_epochs})
 
 
-def _load_state(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+def _load_state(path: Path, learning: Learning) -> int:
     """Put a saved state back; return the number of finished epochs."""
     tensors, header = load_tensors(path)
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    state = optimiser.state_dict()
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, moment = name.split(".")
-            state["state"].setdefault(int(index), {})[moment] = tensor
-    optimiser.load_state_dict(state)
+    learning.model.load_state_dict(_part(tensors, "model."))
+    learning.average.load_state_dict(_part(tensors, "average."))
+    state = learning.optimiser.state_dict()
+    for name, tensor in _part(tensors, "optimiser.").items():
+        index, moment = name.split(".")
+        state["state"].setdefault(int(index), {})[moment] = tensor
+    learning.optimiser.load_state_dict(state)
     return int(header["finished_epochs"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Entries whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

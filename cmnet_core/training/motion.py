@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmnet_core import augmentation, losses, metrics
 from cmnet_core.augmentation import AugmentationRanges, View
@@ -107,8 +107,9 @@ def train_motion(
     def batches(generator: torch.Generator) -> list[list[int]]:
         return [[index] for index in torch.randperm(len(cases), generator=generator).tolist()]
 
-    def validate() -> dict[str, float]:
-        return validate_motion(model, validation, segnet=segnet, settings=settings)
+    def validate(average: nn.Module) -> dict[str, float]:
+        assert isinstance(average, CardioMorphNet)
+        return validate_motion(average, validation, segnet=segnet, settings=settings)
 
     run(model, Stage(loss, batches, validate), schedule=settings.schedule, watch=watch)
     return model
@@ -140,7 +141,7 @@ def _some(arc: list[int], count: int, generator: torch.Generator) -> list[int]:
 def _draw_cycle(case: TrainingCase, segnet: SegNet, settings: MotionTraining, generator: torch.Generator) -> Cycle:
     frames = arc_frames(len(case.voxels), ed=case.ed, es=case.es, count=settings.frames, generator=generator)
     frames = pause(frames, share=settings.pauses, generator=generator)
-    view = augmentation.draw_view(case.centre, settings.augmentation, generator)
+    view = augmentation.draw_view(case.centre, int(case.voxels.shape[1]), settings.augmentation, generator)
     voxels = augmentation.view_image(case.voxels[frames], view, settings.window)
     voxels = augmentation.change_look(voxels, settings.augmentation, generator)
     found = find_shapes(segnet, voxels)
@@ -230,7 +231,7 @@ def validate_motion(
 def _case_figures(
     model: CardioMorphNet, case: TrainingCase, segnet: SegNet, settings: MotionTraining
 ) -> dict[str, float]:
-    view = augmentation.straight_view(case.centre)
+    view = augmentation.straight_view(case.centre, int(case.voxels.shape[1]))
     voxels = augmentation.view_image(case.voxels[[case.ed, case.es]], view, settings.window)
     frames = see(voxels, find_shapes(segnet, voxels), settings.sizes)
     ed, es = (

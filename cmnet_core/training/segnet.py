@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmnet_core import augmentation, losses, metrics
 from cmnet_core.augmentation import AugmentationRanges
@@ -60,8 +60,9 @@ def train_segnet(
         order = torch.randperm(len(stacks), generator=generator)
         return [part.tolist() for part in order.chunk(math.ceil(len(stacks) / settings.stacks_per_batch))]
 
-    def validate() -> dict[str, float]:
-        return validate_segnet(model, validation, window=settings.window)
+    def validate(average: nn.Module) -> dict[str, float]:
+        assert isinstance(average, SegNet)
+        return validate_segnet(average, validation, window=settings.window)
 
     run(model, Stage(loss, batches, validate), schedule=settings.schedule, watch=watch)
     return model
@@ -74,7 +75,7 @@ def _view(
     if float(torch.rand((), generator=generator)) < settings.anywhere:
         y, x = torch.rand(2, generator=generator).tolist()
         centre = (y * case.voxels.shape[2], x * case.voxels.shape[3])
-    view = augmentation.draw_view(centre, settings.augmentation, generator)
+    view = augmentation.draw_view(centre, int(case.voxels.shape[1]), settings.augmentation, generator)
     image = augmentation.view_image(case.voxels[frame : frame + 1], view, settings.window)
     image = augmentation.change_look(image, settings.augmentation, generator)
     target = augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)
@@ -96,7 +97,7 @@ def validate_segnet(model: SegNet, cases: Sequence[TrainingCase], *, window: tup
 
 
 def _case_figures(model: SegNet, case: TrainingCase, window: tuple[int, int]) -> dict[str, float]:
-    view = augmentation.straight_view(case.centre)
+    view = augmentation.straight_view(case.centre, int(case.voxels.shape[1]))
     figures = {}
     for phase, frame in (("ed", case.ed), ("es", case.es)):
         image = augmentation.view_image(case.voxels[frame : frame + 1], view, window)

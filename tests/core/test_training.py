@@ -1,6 +1,6 @@
 """Training: it learns, it closes the cycle, and it goes on where it was stopped."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from cmnet_core.training.motion import Cycle, LossWeights, MotionTraining, arc_f
 from cmnet_core.training.segnet import SegNetTraining, train_segnet
 from cmnet_core.types import CineSequence, LabelSequence, Spacing
 
-STILL = AugmentationRanges(0.0, 0.0, 0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0, 0.0)
+STILL = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
 SMALL_SEGNET = SegNetSizes(widths=(8, 16, 16), deep_from=1)
 SMALL_MOTION = MotionSizes(
     features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(8, 16, 16, 16, 16), integration_steps=4
