@@ -123,6 +123,39 @@ def view_labels(
     return hard.flip(1) if view.reverse_slices else hard
 
 
+def view_motion(
+    motion: Float[Tensor, "n 3 z yh xh"], view: View, size: tuple[int, int]
+) -> Float[Tensor, "n 3 z yo xo"]:
+    """Look at displacements, kept for each 2 × 2 voxels, through a view: they turn with it.
+
+    Args:
+        motion: In voxels of the image; frame by frame, pointing into another frame of the same image.
+        view: What is looked through.
+        size: Of the window (y, x).
+
+    Returns:
+        Displacements in voxels of the window.
+    """
+    half = View(view.matrix / 2.0, (view.centre - 0.5) / 2.0, reverse_slices=False)
+    grid = _sampling_grid(half, size, (int(motion.shape[3]), int(motion.shape[4])))
+    planes = motion.float().permute(2, 0, 1, 3, 4).flatten(1, 2)
+    seen = functional.grid_sample(planes, grid, align_corners=True, padding_mode="border")
+    seen = seen.view(len(seen), len(motion), 3, *size).permute(1, 2, 0, 3, 4)
+    through, plane = seen[:, :1], seen[:, 1:] - _centres_passed(seen[:, 0], view)
+    plane = torch.einsum("ij,njzyx->nizyx", torch.linalg.inv(view.matrix), plane)
+    moved = torch.cat([through, plane], dim=1)
+    return torch.cat([-through, plane], dim=1).flip(2) if view.reverse_slices else moved
+
+
+def _centres_passed(through: Float[Tensor, "n z y x"], view: View) -> Float[Tensor, "n 2 z y x"]:
+    """By how much the window's centre differs where a displacement leads, when slices are shifted."""
+    depth = through.shape[1]
+    own = torch.arange(depth, dtype=torch.float32)
+    target = (own.view(1, -1, 1, 1) + through).clamp(0, depth - 1)
+    weights = (1.0 - (target[..., None] - own).abs()).clamp_min(0.0)
+    return (weights @ view.centre - view.centre[:, None, None]).movedim(-1, 1)
+
+
 def change_look(
     voxels: Float[Tensor, "t z y x"], ranges: AugmentationRanges, generator: torch.Generator
 ) -> Float[Tensor, "t z y x"]:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from cmnet_core.errors import ErrorCode, LabelError
-from cmnet_core.preprocess import extract, extract_labels, normalise, wide_window
+from cmnet_core.preprocess import Window, extract, extract_labels, normalise, wide_window
 from cmnet_core.types import CineSequence, Label, LabelSequence, Spacing
 
 CLASSES = len(Label)
@@ -26,6 +27,8 @@ class TrainingCase:
         ed: End-diastolic frame.
         es: End-systolic frame.
         centre: Middle of the heart in voxels (y, x).
+        motion: Where it is known: the displacement of every frame into ED, in voxels of ``voxels``, kept for each 2 × 2
+            of them.
     """
 
     voxels: Float[Tensor, "t z y x"]
@@ -35,14 +38,27 @@ class TrainingCase:
     ed: int
     es: int
     centre: tuple[float, float]
+    motion: Float16[Tensor, "t 3 z yh xh"] | None = None
 
     def mask(self, frame: int) -> UInt8[Tensor, "z y x"]:
         """The mask of one labelled frame."""
         return self.labels[self.labelled.index(frame)]
 
 
-def training_case(cine: CineSequence, labels: LabelSequence, *, spacing_mm: float) -> TrainingCase:
+def training_case(
+    cine: CineSequence,
+    labels: LabelSequence,
+    *,
+    spacing_mm: float,
+    motion_mm: Float[Tensor, "t 3 z y x"] | None = None,
+) -> TrainingCase:
     """Bring a labelled cine to the network's spacing.
+
+    Args:
+        cine: With ED and ES.
+        labels: Masks of both, and of other frames if there are any.
+        spacing_mm: In the plane.
+        motion_mm: Where it is known, the displacement of every frame into ED, on the cine's own grid.
 
     Raises:
         LabelError: ED or ES is not known or not labelled, or the masks are empty.
@@ -64,7 +80,15 @@ def training_case(cine: CineSequence, labels: LabelSequence, *, spacing_mm: floa
         )
     y, x = heart.mean(0).tolist()
     voxels = extract(normalise(cine.voxels), window)
-    return TrainingCase(voxels, maps, labels.frames, window.spacing, cine.ed, cine.es, (y, x))
+    motion = None if motion_mm is None else _kept_motion(motion_mm, window)
+    return TrainingCase(voxels, maps, labels.frames, window.spacing, cine.ed, cine.es, (y, x), motion)
+
+
+def _kept_motion(motion_mm: Float[Tensor, "t 3 z y x"], window: Window) -> Float16[Tensor, "t 3 z yh xh"]:
+    """Known motion as training keeps it: a whole cine's in full precision would fill the memory."""
+    size_mm = torch.tensor(window.spacing.zyx).view(3, 1, 1, 1)
+    frames = [functional.avg_pool2d(extract(frame, window) / size_mm, 2).half() for frame in motion_mm]
+    return torch.stack(frames)
 
 
 def drop_slices(depth: int, generator: torch.Generator) -> slice:

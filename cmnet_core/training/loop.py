@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -165,8 +166,9 @@ def learning_rate(schedule: Schedule, epochs_done: float) -> float:
 
 
 def mean_of_each(records: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of every entry over records with the same entries; empty without records."""
-    return {name: sum(record[name] for record in records) / len(records) for name in (records[0] if records else {})}
+    """Mean of every entry over the records that have it; empty without records."""
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: fmean(record[name] for record in records if name in record) for name in names}
 
 
 def fast_convolutions(device: torch.device) -> torch.autocast:

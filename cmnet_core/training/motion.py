@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from cmnet_core import augmentation, losses, metrics
@@ -16,7 +16,7 @@ from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.motion import compose_displacements, from_voxels, jacobian_determinant, warp
 from cmnet_core.training.cases import CLASSES, STRUCTURES, TrainingCase, drop_slices
 from cmnet_core.training.loop import Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
-from cmnet_core.types import Spacing
+from cmnet_core.types import Label, Spacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class LossWeights:
         kl_latent: λ2.
         reconstruction: λ3.
         smoothness: ρ, of the bending energy of one step.
+        endpoint: Of the distance, in mm, between composed motion and known motion, where it is known.
+        closing: Of the distance, in mm, by which the motion composed once round the cycle fails to close.
     """
 
     shape: float = 1.0
@@ -38,6 +40,8 @@ class LossWeights:
     kl_latent: float = 2e-4
     reconstruction: float = 0.01
     smoothness: float = 0.05
+    endpoint: float = 0.05
+    closing: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,13 @@ class Cycle:
     Attributes:
         frames: What the network sees of each, ``[n c y x]``, the image in its first channel.
         shapes: Class probabilities of each frame, ``[n k y x]``: the reference where there is one, else SegNet's.
+        motion: Where it is known, the displacement of each frame into ED, ``[3 n y x]`` in voxels.
         spacing: Voxel spacing in mm.
     """
 
     frames: list[Tensor]
     shapes: list[Tensor]
+    motion: list[Tensor] | None
     spacing: Spacing
 
     @property
@@ -148,7 +154,19 @@ def _draw_cycle(case: TrainingCase, segnet: SegNet, settings: MotionTraining, ge
     shapes = _targets(case, frames, found, view)
     keep = drop_slices(int(voxels.shape[1]), generator)
     seen = see(voxels[:, keep], found[:, keep], settings.sizes)
-    return Cycle(seen, [shape[keep] for shape in shapes], _seen_spacing(case.spacing, view))
+    motion = _known_motion(case, frames, view, settings.window)
+    return Cycle(
+        seen,
+        [shape[keep] for shape in shapes],
+        motion and [field[:, keep] for field in motion],
+        _seen_spacing(case.spacing, view),
+    )
+
+
+def _known_motion(
+    case: TrainingCase, frames: list[int], view: View, size: tuple[int, int]
+) -> list[Float[Tensor, "3 z y x"]] | None:
+    return None if case.motion is None else list(augmentation.view_motion(case.motion[frames], view, size))
 
 
 def _seen_spacing(spacing: Spacing, view: View) -> Spacing:
@@ -196,6 +214,8 @@ def cycle_loss(
         shape_terms = {
             "shape": _mismatch(cycle, t - 1, t, displacement, settings),
             "composed": _mismatch(cycle, 0, t, composed, settings),
+            "endpoint": _endpoint_error(cycle, t, composed),
+            "closing": _distance_in_heart(cycle, t, composed) if t == len(steps) else torch.zeros(()),
         }
         terms.append(shape_terms | _model_terms(cycle, t, step, displacement))
     totals = {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
@@ -211,6 +231,21 @@ def _mismatch(cycle: Cycle, origin: int, frame: int, displacement: Tensor, setti
     return losses.shape_pyramid(warped, target, levels=settings.pyramid_levels, softening=settings.softening)
 
 
+def _endpoint_error(cycle: Cycle, t: int, composed: Tensor) -> Tensor:
+    """Mean distance in mm, inside the heart, from the known motion into ED; 0 where it is not known."""
+    if cycle.motion is None:
+        return torch.zeros(())
+    return _distance_in_heart(cycle, t, composed - cycle.motion[t % len(cycle.motion)][None])
+
+
+def _distance_in_heart(cycle: Cycle, t: int, displacement: Float[Tensor, "1 3 z y x"]) -> Tensor:
+    """Mean length in mm inside the heart of frame t; the smallest slope keeps the root's gradient finite at 0."""
+    size_mm = torch.tensor(cycle.spacing.zyx).view(3, 1, 1, 1)
+    length = ((displacement[0] * size_mm).square().sum(0) + 1e-4).sqrt()
+    heart = 1.0 - cycle.shapes[t % len(cycle.shapes)][:, Label.BACKGROUND]
+    return (length * heart).sum() / heart.sum().clamp_min(1.0)
+
+
 def _model_terms(cycle: Cycle, t: int, step: Step, displacement: Tensor) -> dict[str, Tensor]:
     return {
         "kl_motion": losses.kl_motion(step.motion),
@@ -224,7 +259,11 @@ def _model_terms(cycle: Cycle, t: int, step: Step, displacement: Tensor) -> dict
 def validate_motion(
     model: CardioMorphNet, cases: Sequence[TrainingCase], *, segnet: SegNet, settings: MotionTraining
 ) -> dict[str, float]:
-    """Mean Dice in % of the reference ED mask carried to ES, of the unmoved mask, and mean number of folded voxels."""
+    """Mean figures of the motion from ED to ES.
+
+    Dice in % of the reference ED mask carried to ES and of the unmoved mask, the number of folded voxels and, over the
+    cases whose motion is known, the endpoint error.
+    """
     return mean_of_each([_case_figures(model, case, segnet, settings) for case in cases])
 
 
@@ -244,8 +283,22 @@ def _case_figures(
     carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     field = from_voxels(displacement[0], case.spacing, fixed=1, moving=0)
     figures = {"folded_voxels": float((jacobian_determinant(field) <= 0).sum())}
+    if case.motion is not None:
+        known = augmentation.view_motion(case.motion[[case.es]], view, settings.window)
+        figures |= _endpoint_figures(displacement - known, es[:, Label.MYO] > 0.5, case.spacing)
     for label in STRUCTURES:
         for name, shape in (("ed2es", carried), ("still", ed)):
             score = metrics.dice_pct(shape.argmax(1).to(torch.uint8), es.argmax(1).to(torch.uint8), label)
             figures[f"dice_{label.name.lower()}_{name}_pct"] = score or 0.0
     return figures
+
+
+def _endpoint_figures(
+    error: Float[Tensor, "1 3 z y x"], myocardium: Bool[Tensor, "z y x"], spacing: Spacing
+) -> dict[str, float]:
+    """Mean endpoint error in mm inside the myocardium, in the plane and through it."""
+    z, y, x = (error[0] * torch.tensor(spacing.zyx).view(3, 1, 1, 1))[:, myocardium]
+    return {
+        "endpoint_plane_mm": float(torch.hypot(y, x).mean()),
+        "endpoint_through_mm": float(z.abs().mean()),
+    }

@@ -135,7 +135,7 @@ def test_end_diastole_is_supervised_when_the_cycle_closes() -> None:
         torch.nn.init.zeros_(head.weight)
     torch.nn.init.constant_(model.deform_net.log_variance.bias, -1e4)
     model.requires_grad_(False)
-    cycle = Cycle(frames, shapes, Spacing(8.0, 1.5, 1.5))
+    cycle = Cycle(frames, shapes, None, Spacing(8.0, 1.5, 1.5))
     parts = cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(0))
     pairs = [(0, 1), (1, 2), (2, 0)]
     expected = sum(float(losses.shape_divergence(shapes[a], shapes[b])) for a, b in pairs)
