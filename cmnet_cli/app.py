@@ -203,6 +203,14 @@ def infer(
     save_motion: Annotated[
         SaveMotion | None, typer.Option(help="How much of the motion to keep.", show_default="full")
     ] = None,
+    refine: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Fit each step's motion to the subject's own shapes by N iterations."),
+    ] = None,
+    close: Annotated[
+        bool | None,
+        typer.Option("--close/--no-close", help="Spread the drift round the cycle over its steps."),
+    ] = None,
     device: Device = "auto",
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -211,7 +219,7 @@ def infer(
     from cmnet_cli.commands import cohort_commands as command
     from cmnet_cli.config import InferConfig, load_config
 
-    settings = load_config(InferConfig, config, model=model, save_motion=save_motion)
+    settings = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
     _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, say)), say, as_json=as_json)
 
 

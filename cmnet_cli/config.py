@@ -36,10 +36,15 @@ class InferConfig:
     Attributes:
         model: A shipped model's name, or the path of a safetensors file.
         save_motion: ``full`` keeps every step of the cycle, ``ed2es`` the field between ED and ES, ``none`` neither.
+        refine: Steps of the optimiser with which the motion of each step of the cycle is fitted to the subject's own
+            shapes; 0 leaves the network's motion as it is.
+        close: Whether the drift round the cycle is spread over its steps, so that the motion closes.
     """
 
     model: str = "default"
     save_motion: SaveMotion = SaveMotion.FULL
+    refine: int = 0
+    close: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from cmnet_core.models.layers import Stacks, enlarge
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.motion import chain, exponential, from_voxels, jacobian_determinant, propagate
 from cmnet_core.preprocess import Window
+from cmnet_core.refinement import Refinement, close_cycle, refine
 from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField, Spacing
 
 FRAMES_AT_ONCE = 8
@@ -30,6 +31,12 @@ FRAMES_FOR_CENTRE = 4
 
 PIECE_OF_VENTRICLE = 0.1
 """A separate piece of a ventricle smaller than this share of the largest is taken for an error."""
+
+CLOSING_ROUNDS = 3
+"""Rounds in which drift is spread over a cycle: what is left after them is far below a voxel."""
+
+AS_ESTIMATED = Refinement(iterations=0)
+"""The network's motion as it is."""
 
 PRIOR_ENTROPY = 0.5 * 3.0 * math.log(2.0 * math.pi * math.e)
 """Entropy of p(D) = N(0, I) in nats, in voxels of the motion's grid: what is known where nothing was estimated."""
@@ -92,7 +99,8 @@ class Tracking:
         ed_to_es: The ED→ES motion on the subject's own grid: fixed at ES, pointing into ED.
         entropy: Differential entropy of each step's posterior in nats, in voxels of the motion's grid, shown on the
             subject's own grid; frame t holds the step into t.
-        closing_error_mm: Mean distance, inside the heart, by which the cycle fails to close.
+        closing_error_mm: Mean distance, inside the heart, by which the estimated motion fails to close, before it is
+            made to.
         folded_voxels: Voxels of the window where the ED→ES motion folds.
         flags: Quality flags.
     """
@@ -122,12 +130,14 @@ class Tracking:
         return self.cine.es
 
 
-def track(model: Model, cine: CineSequence) -> Tracking:
+def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIMATED, close: bool = False) -> Tracking:
     """Find the heart, label every frame, follow the motion round the cycle, and bring all of it back.
 
     Args:
         model: Trained networks.
         cine: A cine on the subject's own grid; where ED and ES are None they are found.
+        refinement: How far the network's motion is fitted to this subject's shapes.
+        close: Whether the drift round the cycle is spread over its steps, so that the motion closes.
 
     Raises:
         ImageError: No contrast, or no heart.
@@ -138,6 +148,10 @@ def track(model: Model, cine: CineSequence) -> Tracking:
     shapes = _shapes(model, voxels)
     ed, es = _phases(cine, shapes, window.spacing)
     velocities, entropy = _follow(model, voxels, shapes, ed)
+    from_ed = list(shapes.roll(-ed, dims=0))
+    velocities = refine(velocities, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
+    drift_mm = _drift_mm(velocities, from_ed[0], window.spacing, model.sizes)
+    velocities = close_cycle(velocities, sizes=model.sizes, rounds=CLOSING_ROUNDS if close else 0)
     steps = step_fields(velocities, window.spacing, ed=ed, sizes=model.sizes)
     to_ed = {field.fixed: field for field in chain(steps)}
     carried = {frame: propagate(shapes[ed], field) for frame, field in to_ed.items() if frame != ed}
@@ -156,7 +170,7 @@ def track(model: Model, cine: CineSequence) -> Tracking:
         velocities=velocities,
         ed_to_es=preprocess.restore_motion(to_ed[es], window),
         entropy=preprocess.restore(entropy, window, outside=PRIOR_ENTROPY),
-        closing_error_mm=closing_error_mm(to_ed[ed], shapes[ed, Label.BACKGROUND] < 0.5),
+        closing_error_mm=drift_mm,
         folded_voxels=int((jacobian_determinant(to_ed[es]) <= 0).sum()),
         flags=cine.flags,
     )
@@ -267,6 +281,10 @@ def step_fields(
     return tuple(fields)
 
 
-def closing_error_mm(round_trip: MotionField, heart: Bool[Tensor, "z y x"]) -> float:
+def _drift_mm(
+    velocities: Float[Tensor, "t 3 z yh xh"], ed: Float[Tensor, "k z y x"], spacing: Spacing, sizes: MotionSizes
+) -> float:
     """Mean length, inside the heart at ED, of the motion composed once round the cycle; 0 where it closes."""
+    heart = ed[Label.BACKGROUND] < 0.5
+    round_trip = chain(step_fields(velocities, spacing, ed=0, sizes=sizes))[-1]
     return float(round_trip.displacement_mm.norm(dim=0)[heart].mean()) if bool(heart.any()) else 0.0

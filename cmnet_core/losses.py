@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from cmnet_core.motion import volume_change
 from cmnet_core.types import Spacing
 from cmnet_core.uncertainty import Gaussian, MotionPosterior
 
@@ -82,6 +83,11 @@ def bending_energy(displacement: Float[Tensor, "1 3 z y x"], spacing: Spacing) -
             if second.numel():
                 energy = energy + (1.0 if i == j else 2.0) * second.square().sum(0).mean()
     return energy
+
+
+def folding(displacement: Float[Tensor, "1 3 z y x"], *, margin: float = 0.3) -> Float[Tensor, ""]:
+    """Mean over voxels of ``max(0, margin − det F)²``: no motion of a heart shrinks tissue to so little."""
+    return (margin - volume_change(displacement)).clamp_min(0.0).square().mean()
 
 
 def soft_dice_loss(logits: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:

@@ -64,6 +64,17 @@ def exponential(velocity: Float[Tensor, "b 3 z y x"], *, steps: int) -> Float[Te
     return displacement
 
 
+def volume_change(displacement: Float[Tensor, "1 3 z y x"]) -> Float[Tensor, "z y x"]:
+    """Local change of volume, det F: the same in voxels as in millimetres, since the units of the axes cancel.
+
+    Central differences inside, one-sided at the border; along an axis with one voxel nothing changes.
+    """
+    rows = [_derivative(displacement[0], axis, 1.0).movedim(0, -1) for axis in range(3)]
+    a, b, c = (row + axis for row, axis in zip(rows, torch.eye(3).to(displacement), strict=True))
+    determinant: Tensor = (a * torch.linalg.cross(b, c)).sum(-1)
+    return determinant
+
+
 # ── millimetres, with frames: what everyone else uses ────────────────────────────────────────────────────────────
 
 
@@ -176,8 +187,7 @@ def _derivative(values: Float[Tensor, "c z y x"], axis: int, step_mm: float) -> 
 
 def jacobian_determinant(field: MotionField) -> Float[Tensor, "z y x"]:
     """Local change of volume, det F; at or below 0 the field folds."""
-    determinant: Tensor = torch.linalg.det(deformation_gradient(field).movedim((0, 1), (-2, -1)))
-    return determinant
+    return volume_change(to_voxels(field))
 
 
 def green_lagrange(gradient: Float[Tensor, "3 3 z y x"]) -> Float[Tensor, "3 3 z y x"]:

@@ -17,6 +17,7 @@ from cmnet_cli.stages.stored import TrackingFacts, facts_to_json, write_entropy,
 from cmnet_core import __version__
 from cmnet_core.inference import Model, Tracking, load_model, track
 from cmnet_core.io.nifti import write_labels, write_motion
+from cmnet_core.refinement import Refinement
 from cmnet_core.types import CineSequence
 
 NAME = "infer"
@@ -51,7 +52,8 @@ class InferStage:
 
 def _settings_digest(case: Case, config: InferConfig) -> str:
     # The weights have a digest of their own: the same file under another name changes nothing.
-    return digest_settings(config.save_motion, case.ed, case.es, case.frame_ms, case.heart_rate_bpm)
+    estimate = (config.save_motion, config.refine, config.close)
+    return digest_settings(*estimate, case.ed, case.es, case.frame_ms, case.heart_rate_bpm)
 
 
 def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferConfig) -> str:
@@ -66,7 +68,7 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
     inputs = record_inputs(case.image)
     cine = load_cine(case)
     with naming(case.image[0]):
-        tracking = track(model, cine)
+        tracking = track(model, cine, refinement=Refinement(config.refine), close=config.close)
     folder.sidecar(NAME).unlink(missing_ok=True)
     _store_window(case, folder, inputs, tracking, cine)
     outputs = record_outputs(_store(folder, tracking, cine, config.save_motion))

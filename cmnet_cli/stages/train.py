@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from jaxtyping import Float
+from torch import Tensor
+
 from cmnet_cli.cases import Case
+from cmnet_cli.stages.known_motion import known_motion_of, read_known_motion
 from cmnet_cli.stages.load import load_cine, load_labels
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.indices import find_phases, volumes_ml
 from cmnet_core.training.cases import TrainingCase, training_case
-from cmnet_core.types import LabelSequence
+from cmnet_core.types import CineSequence, LabelSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,13 @@ def load_training_case(case: Case, *, spacing_mm: float) -> TrainingCase:
         )
     ed, es = _phases(labels)
     known = replace(cine, ed=ed if cine.ed is None else cine.ed, es=es if cine.es is None else cine.es)
-    return training_case(known, labels, spacing_mm=spacing_mm)
+    return training_case(known, labels, spacing_mm=spacing_mm, motion_mm=_known_motion(case, known))
+
+
+def _known_motion(case: Case, cine: CineSequence) -> Float[Tensor, "t 3 z y x"] | None:
+    path = known_motion_of(case.image[0])
+    size = (int(cine.voxels.shape[2]), int(cine.voxels.shape[3]))
+    return read_known_motion(path, size=size) if path.exists() else None
 
 
 def _phases(labels: LabelSequence) -> tuple[int, int]:

@@ -1,0 +1,182 @@
+"""Refinement at inference: a few steps of the training's own shape loss on one subject's velocities.
+
+The network's motion is where it starts. Each step of the cycle is refined in turn, judged by where the motion composed
+so far carries the ED shape: an error that one step leaves is therefore seen, and mended, by the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cmnet_core import losses
+from cmnet_core.models.build import MotionSizes
+from cmnet_core.models.cardiomorphnet import enlarge_displacement
+from cmnet_core.models.layers import enlarge
+from cmnet_core.motion import compose_displacements, exponential, volume_change, warp
+from cmnet_core.types import Spacing
+
+COARSER = 2
+"""Corrections live on a plane this much coarser than the velocity's, so that every one of them is smooth."""
+
+SHARES = (1.0, 0.75, 0.5, 0.25)
+"""Of a correction, tried in turn until nothing folds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """Settings of the refinement.
+
+    Attributes:
+        iterations: Steps of the optimiser for each step of the cycle; 0 leaves the network's motion as it is.
+        learning_rate: Of Adam, in voxels of the velocity's grid.
+        smoothness: Weight of the bending energy of a step.
+        folding: Weight of the penalty on motion that nearly folds.
+        pyramid_levels: Planes on which shapes are compared, as in training.
+        softening: As in training.
+    """
+
+    iterations: int
+    learning_rate: float = 0.1
+    smoothness: float = 0.05
+    folding: float = 10.0
+    pyramid_levels: int = 4
+    softening: float = 0.04
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """One step of the cycle, with what it is judged by.
+
+    Attributes:
+        ed: Class probabilities at ED, ``[1 k z y x]``.
+        previous: Those of the frame before.
+        current: Those of the frame itself.
+        before: The motion composed up to the frame before; None for the first step.
+    """
+
+    ed: Tensor
+    previous: Tensor
+    current: Tensor
+    before: Tensor | None
+
+
+def refine(
+    velocities: Float[Tensor, "t 3 z yh xh"],
+    shapes: Sequence[Float[Tensor, "k z y x"]],
+    spacing: Spacing,
+    *,
+    sizes: MotionSizes,
+    settings: Refinement,
+) -> Float[Tensor, "t 3 z yh xh"]:
+    """Make the motion carry the shape of ED, and of the frame before, more closely onto that of every frame.
+
+    Args:
+        velocities: Of the steps of the closed cycle, the one out of ED first, in voxels of their own grid.
+        shapes: Class probabilities of the frames, ED first, on the window's grid.
+        spacing: Of the window.
+        sizes: Of the network that gave the velocities.
+        settings: How far to go.
+
+    Returns:
+        The refined velocities; the given ones without iterations.
+    """
+    if settings.iterations == 0:
+        return velocities
+    frames = [shape[None] for shape in shapes]
+    composed: Tensor | None = None
+    refined = []
+    for index, velocity in enumerate(velocities):
+        step = _Step(frames[0], frames[index], frames[(index + 1) % len(frames)], composed)
+        better = _refine_step(velocity[None], step, spacing, sizes, settings)
+        displacement = _displacement(better, sizes)
+        composed = displacement if composed is None else compose_displacements(displacement, composed)
+        refined.append(better[0])
+    return torch.stack(refined)
+
+
+def _displacement(velocity: Float[Tensor, "1 3 z yh xh"], sizes: MotionSizes) -> Float[Tensor, "1 3 z y x"]:
+    return enlarge_displacement(exponential(velocity, steps=sizes.integration_steps), factor=2**sizes.finest)
+
+
+def _refine_step(
+    velocity: Float[Tensor, "1 3 z yh xh"], step: _Step, spacing: Spacing, sizes: MotionSizes, settings: Refinement
+) -> Float[Tensor, "1 3 z yh xh"]:
+    _, _, depth, height, width = velocity.shape
+    change = torch.zeros(depth, 3, height // COARSER, width // COARSER, requires_grad=True)
+    optimiser = torch.optim.Adam([change], lr=settings.learning_rate)
+    with torch.enable_grad():
+        for _ in range(settings.iterations):
+            loss = _loss(_displacement(velocity + _correction(change), sizes), step, spacing, settings)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    return _unfolded(velocity, _correction(change.detach()), step, sizes)
+
+
+def _loss(
+    displacement: Float[Tensor, "1 3 z y x"], step: _Step, spacing: Spacing, settings: Refinement
+) -> Float[Tensor, ""]:
+    loss = settings.smoothness * losses.bending_energy(displacement, spacing)
+    loss = loss + _mismatch(step.previous, displacement, step.current, settings)
+    if step.before is None:
+        composed = displacement
+    else:
+        composed = compose_displacements(displacement, step.before)
+        loss = loss + _mismatch(step.ed, composed, step.current, settings)
+    return loss + settings.folding * losses.folding(composed)
+
+
+def _mismatch(
+    shape: Float[Tensor, "1 k z y x"],
+    displacement: Float[Tensor, "1 3 z y x"],
+    target: Float[Tensor, "1 k z y x"],
+    settings: Refinement,
+) -> Float[Tensor, ""]:
+    warped, wanted = (volume[0].movedim(1, 0) for volume in (warp(shape, displacement), target))
+    return losses.shape_pyramid(warped, wanted, levels=settings.pyramid_levels, softening=settings.softening)
+
+
+def _unfolded(velocity: Tensor, correction: Tensor, step: _Step, sizes: MotionSizes) -> Tensor:
+    """As much of a correction as leaves the step, and the motion composed with it, without a fold."""
+    for share in SHARES:
+        corrected = velocity + share * correction
+        displacement = _displacement(corrected, sizes)
+        composed = displacement if step.before is None else compose_displacements(displacement, step.before)
+        if min(float(volume_change(field).min()) for field in (displacement, composed)) > 0.0:
+            return corrected
+    return velocity
+
+
+def _correction(change: Float[Tensor, "z 3 yc xc"]) -> Float[Tensor, "1 3 z yh xh"]:
+    return enlarge(change, factor=COARSER).movedim(0, 1)[None]
+
+
+def close_cycle(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSizes, rounds: int) -> Tensor:
+    """Spread over the cycle what the motion, composed once round it, lacks to come back to where it began.
+
+    A heart in its steady rhythm comes back; what is left after a cycle is drift. Each step takes an equal share of it,
+    where the tissue then is; what that leaves, to first order nothing, is spread again in the next round.
+
+    Args:
+        velocities: Of the steps of the closed cycle, the one out of ED first, in voxels of their own grid.
+        sizes: Of the network that gave them.
+        rounds: How often the drift is measured and spread; 0 leaves the velocities as they are.
+    """
+    for _ in range(rounds):
+        composed = _composed(velocities, sizes)
+        drift = composed[-1] / len(velocities)
+        shares = [drift if index == len(velocities) - 1 else warp(drift, field) for index, field in enumerate(composed)]
+        velocities = velocities - torch.cat(shares)
+    return velocities
+
+
+def _composed(velocities: Float[Tensor, "t 3 z yh xh"], sizes: MotionSizes) -> list[Float[Tensor, "1 3 z yh xh"]]:
+    """The motion from every frame into ED, on the velocities' own grid."""
+    composed: list[Tensor] = []
+    for velocity in velocities:
+        step = exponential(velocity[None], steps=sizes.integration_steps)
+        composed.append(compose_displacements(step, composed[-1]) if composed else step)
+    return composed
