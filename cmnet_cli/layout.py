@@ -100,6 +100,11 @@ class RunFolder:
         return self.root / "tables" / "evaluation.md"
 
     @property
+    def evaluation_lines(self) -> Path:
+        """The evaluation as CSV, one line a subject."""
+        return self.root / "tables" / "evaluation_subjects.csv"
+
+    @property
     def report(self) -> Path:
         """The cohort page of the report."""
         return self.root / "report" / "index.html"
