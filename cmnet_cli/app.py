@@ -18,6 +18,7 @@ from cmnet_cli.options import (
     DefectShare,
     Device,
     Frames,
+    FreshMotion,
     HowOptions,
     InitWeights,
     Layout,
@@ -33,6 +34,8 @@ from cmnet_cli.options import (
     Seed,
     Stage,
     Subjects,
+    TensorBoard,
+    TrainSettings,
     WhoOptions,
     Workers,
     expand_options,
@@ -273,15 +276,25 @@ def train(
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
     init: InitWeights = None,
+    fresh_motion: FreshMotion = False,
     resume: Resume = False,
-    config: ConfigFile = None,
+    config: TrainSettings = None,
+    device: Device = "auto",
+    tensorboard: TensorBoard = False,
 ) -> None:
-    """Train SegNet on masks, then CardioMorphNet on the shapes that SegNet and masks give."""
-    from cmnet_cli.commands import train as command
-    from cmnet_cli.config import load_config
+    """Train SegNet on masks, then CardioMorphNet on the shapes that SegNet and masks give.
 
-    job = command.TrainJob(manifest, out, init, resume, _screen(say))
-    command.train(stage, load_config(command.TrainConfig, config), job)
+    Weights, a row of figures an epoch (logs/train-STAGE.parquet) and the state for --resume are kept in --out; the
+    state is saved every few minutes. On several GPUs: torchrun --nproc-per-node N -m cmnet_cli train ...
+    """
+    from cmnet_cli.commands import train as command
+    from cmnet_cli.config import find_config, load_config
+
+    settings = load_config(command.TrainConfig, find_config(config))
+    job = command.TrainJob(
+        manifest, out, init, resume, _screen(say), device=device, fresh_motion=fresh_motion, tensorboard=tensorboard
+    )
+    raise typer.Exit(SOME_FAILED if command.train(stage, settings, job).left_out else 0)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -14,6 +14,7 @@ from cmnet_cli.options import SaveMotion
 from cmnet_core.errors import ErrorCode, ManifestError
 
 ConfigT = TypeVar("ConfigT")
+CONFIGS = Path(__file__).with_name("configs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,27 @@ class EvaluateConfig:
     """
 
     heart_margin_mm: float = 10.0
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The settings of ``cmnet train`` that come with the package, by name."""
+    return {path.stem: path for path in sorted(CONFIGS.glob("*.toml"))}
+
+
+def find_config(source: str | None) -> Path | None:
+    """The file behind the name of shipped settings, or behind a path.
+
+    Raises:
+        ManifestError: There is neither.
+    """
+    path = None if source is None else shipped_configs().get(source, Path(source))
+    if path is None or path.is_file():
+        return path
+    raise ManifestError(
+        f"There are no settings named '{source}', and no such file.",
+        hint=f"Give one of the shipped ones ({', '.join(shipped_configs())}) or the path of a TOML file.",
+        code=ErrorCode.CONFIG,
+    )
 
 
 def load_config(kind: type[ConfigT], path: Path | None, **given: object) -> ConfigT:

@@ -100,6 +100,11 @@ class RunFolder:
         return self.root / "tables" / "evaluation.md"
 
     @property
+    def evaluation_lines(self) -> Path:
+        """The evaluation as CSV, one line a subject."""
+        return self.root / "tables" / "evaluation_subjects.csv"
+
+    @property
     def report(self) -> Path:
         """The cohort page of the report."""
         return self.root / "report" / "index.html"
@@ -126,5 +131,13 @@ class RunFolder:
         return self.root / "weights" / f"{stage}.safetensors"
 
     def training_state(self, stage: str) -> Path:
-        """Weights and optimiser after the last whole epoch, for a resume."""
+        """Weights and optimiser as they were last saved, for a resume."""
         return self.root / "weights" / f"{stage}_state.safetensors"
+
+    def training_log(self, stage: str) -> Path:
+        """Loss and validation figures, one row an epoch."""
+        return self.root / "logs" / f"train-{stage}.parquet"
+
+    def tensorboard(self, stage: str) -> Path:
+        """What TensorBoard reads, where it was asked for."""
+        return self.root / "logs" / "tensorboard" / stage

@@ -51,6 +51,16 @@ Device = Annotated[str, _option("--device", shown="NAME", text="auto, cpu, cuda 
 ConfigFile = Annotated[
     Path | None, _option("--config", shown="FILE", text="Settings in TOML; an unknown key is an error.", panel=_HOW)
 ]
+TrainSettings = Annotated[
+    str | None,
+    _option(
+        "--config",
+        shown="NAME|FILE",
+        text="Settings: 'default' (cmnet's own), 'paper' (the article's), or a TOML file; an unknown key is an error.",
+        panel=_HOW,
+        show_default="default",
+    ),
+]
 Workers = Annotated[
     int, _option("--workers", shown="N", text="Processes to start; 0 works in this one.", panel=_HOW, min=0)
 ]
@@ -76,7 +86,13 @@ Pilot = Annotated[
 DryRun = Annotated[bool, _flag("--dry-run", text="Say what would be done, and do nothing.", panel=_HOW)]
 Force = Annotated[bool, _flag("--force", text="Do again what is done.", panel=_HOW)]
 Deep = Annotated[bool, _flag("--deep", text="Decode every voxel too: finds damage within files.")]
-Resume = Annotated[bool, _flag("--resume", text="Go on after the last whole epoch.")]
+Resume = Annotated[
+    bool, _flag("--resume", text="Go on where the training in --out stopped, to the same weights as without a stop.")
+]
+FreshMotion = Annotated[bool, _flag("--fresh-motion", text="motion: take SegNet alone from --init; learn motion anew.")]
+TensorBoard = Annotated[
+    bool, _flag("--tensorboard", text="Write figures for TensorBoard too (pip install 'cmnet[tensorboard]').")
+]
 AsJson = Annotated[bool, _flag("--json", text="The result as JSON.", panel=_SAY)]
 Quiet = Annotated[bool, _flag("--quiet", "-q", text="Errors only.", panel=_SAY)]
 Verbose = Annotated[bool, _flag("--verbose", "-v", text="A line a subject, and tracebacks.", panel=_SAY)]

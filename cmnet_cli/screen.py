@@ -1,14 +1,15 @@
 """What a person sees: progress, results and errors. Results go to standard output, all else to standard error."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from textwrap import indent
 from typing import Protocol
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -154,6 +155,76 @@ def progress(screen: Screen, title: str, *, total: int) -> Iterator[Ticker]:
     else:
         with Progress(*_COLUMNS, console=screen.notes) as bar:
             yield _Bar(bar, title, total)
+
+
+class Board(Protocol):
+    """A table that grows while a long job runs, with the job's progress below it."""
+
+    def row(self, cells: Mapping[str, str], line: str) -> None:
+        """One more is done: its cells by column where a table is drawn, else the line."""
+        ...
+
+    def part(self, share: float) -> None:
+        """A share of the next one is done."""
+        ...
+
+
+class _LiveBoard:
+    def __init__(self, live: Live, bar: Progress, title: str, total: int) -> None:
+        self._live, self._progress = live, bar
+        self._bar = _Bar(bar, title, total)
+        self._rows: list[Mapping[str, str]] = []
+
+    def part(self, share: float) -> None:
+        self._bar.part(share)
+
+    def row(self, cells: Mapping[str, str], line: str) -> None:
+        del line
+        self._rows.append(cells)
+        self._bar.tick(failed=False)
+        # A table longer than the terminal could not be redrawn in place.
+        shown = self._rows[-max(self._live.console.height - 6, 5) :]
+        table = Table(box=box.SIMPLE_HEAD)
+        for name in cells:
+            table.add_column(name, justify="right")
+        for known in shown:
+            table.add_row(*(known.get(name, "") for name in cells))
+        self._live.update(Group(table, self._progress), refresh=True)
+
+
+class _LineBoard:
+    def __init__(self, screen: Screen, title: str, total: int) -> None:
+        self._screen = screen
+        self._ticker = _Lines(screen, title, total)
+
+    def part(self, share: float) -> None:
+        pass
+
+    def row(self, cells: Mapping[str, str], line: str) -> None:
+        del cells
+        self._screen.note(line)
+        self._ticker.tick(failed=False)
+
+
+class _SilentBoard:
+    def part(self, share: float) -> None:
+        pass
+
+    def row(self, cells: Mapping[str, str], line: str) -> None:
+        pass
+
+
+@contextmanager
+def board(screen: Screen, title: str, *, total: int) -> Iterator[Board]:
+    """Show what a long job finds: a live table on a terminal, plain lines elsewhere, nothing when quiet."""
+    if screen.quiet:
+        yield _SilentBoard()
+    elif not screen.notes.is_terminal:
+        yield _LineBoard(screen, title, total)
+    else:
+        bar = Progress(*_COLUMNS, console=screen.notes)
+        with Live(bar, console=screen.notes) as live:
+            yield _LiveBoard(live, bar, title, total)
 
 
 _COLUMNS = (

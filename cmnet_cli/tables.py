@@ -205,9 +205,76 @@ _EVALUATION_SUMMARY = (
     Column("failures", "count", "Subjects whose prediction is empty; they have no distance"),
     Column("dsc_mean_pct", "number", "Mean Dice similarity", "%"),
     Column("dsc_sd_pct", "number", "Its standard deviation", "%"),
+    Column("dsc_median_pct", "number", "Its median", "%"),
     Column("jac_mean_pct", "number", "Mean Jaccard index", "%"),
+    Column("jac_median_pct", "number", "Its median", "%"),
     Column("hd95_mean_mm", "number", "Mean 95th percentile Hausdorff distance", "mm"),
+    Column("hd95_sd_mm", "number", "Its standard deviation", "mm"),
+    Column("hd95_median_mm", "number", "Its median", "mm"),
     Column("msd_mean_mm", "number", "Mean of the mean surface distances", "mm"),
+    Column("msd_median_mm", "number", "Its median", "mm"),
+)
+
+EVALUATED = {
+    f"{name}_{figure}": (method, figure.replace("_", "-"))
+    for name, method, figures in (
+        ("motion", "cardiomorphnet", ("ed_to_es", "es_to_ed", "pooled")),
+        ("segnet", "segnet", ("at_ed", "at_es", "pooled")),
+    )
+    for figure in figures
+}
+"""What a subject's row of an evaluation holds: the start of its columns, with the method and figure behind it."""
+
+_EVALUATION_SUBJECTS = (
+    *_WHO,
+    Column("group", "text", "Group, as in the manifest"),
+    *(
+        Column(f"{start}_{structure}_{ending}", "number", f"{told}: {method}, {figure}, {structure}", unit)
+        for start, (method, figure) in EVALUATED.items()
+        for ending, told, unit in (("dsc_pct", "Dice similarity", "%"), ("hd95_mm", "95th percentile distance", "mm"))
+        for structure in ("lv", "myo", "rv")
+    ),
+    Column(
+        "failures",
+        "count",
+        "Empty predictions of a structure at ED and ES, by motion and SegNet; no distances",
+    ),
+    Column("njd_field_ed_to_es", "count", "Voxels with det F <= 0 in the whole window, ED to ES"),
+    Column("njd_heart_ed_to_es", "count", "The same within the heart"),
+    Column("njd_field_es_to_ed", "count", "Voxels with det F <= 0 in the whole window, ES to ED"),
+    Column("njd_heart_es_to_ed", "count", "The same within the heart"),
+    Column("closing_error_mm", "number", "Mean displacement in the heart after one whole cycle", "mm"),
+    Column("entropy_heart_nats", "number", "Mean entropy of the motion's posterior in the reference masks", "nats"),
+    Column("entropy_background_nats", "number", "The same in the rest of the window", "nats"),
+    Column("entropy_auroc", "number", "How often a background voxel's entropy exceeds a heart voxel's, at ED and ES"),
+)
+
+_EVALUATION_QUANTITIES = (
+    Column("group", "text", "Group, or all"),
+    Column("quantity", "text", "A column of evaluation_subjects, with its unit"),
+    Column("n", "count", "Subjects that have it"),
+    Column("mean", "number", "Mean over subjects, in the unit of the quantity"),
+    Column("sd", "number", "Standard deviation"),
+    Column("median", "number", "Median"),
+    Column("lowest", "number", "Smallest value"),
+    Column("highest", "number", "Largest value"),
+)
+
+_HOLM = "Holm 1979, over all tests of the group"
+
+_EVALUATION_TESTS = (
+    Column("group", "text", "Group, or all"),
+    Column("target", "text", "What both methods are compared with: the reference at es, at ed, or both pooled"),
+    Column("structure", "text", "lv, myo or rv"),
+    Column("metric", "text", "dsc_pct or hd95_mm"),
+    Column("first", "text", "A method"),
+    Column("second", "text", "Another method"),
+    Column("n", "count", "Subjects with both values"),
+    Column("mean_difference", "number", "Mean of first - second, in the unit of the metric"),
+    Column("t_test_p", "number", "Two-sided p of the paired t-test"),
+    Column("t_test_p_holm", "number", "The same, adjusted", "", "", _HOLM),
+    Column("wilcoxon_p", "number", "Two-sided p of the Wilcoxon signed-rank test"),
+    Column("wilcoxon_p_holm", "number", "The same, adjusted", "", "", _HOLM),
 )
 
 _AGREEMENT_SUMMARY = (
@@ -229,7 +296,10 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
     "evaluation": _EVALUATION,
     "folding": _FOLDING,
     "agreement": _AGREEMENT,
+    "evaluation_subjects": _EVALUATION_SUBJECTS,
     "evaluation_summary": _EVALUATION_SUMMARY,
+    "evaluation_quantities": _EVALUATION_QUANTITIES,
+    "evaluation_tests": _EVALUATION_TESTS,
     "agreement_summary": _AGREEMENT_SUMMARY,
 }
 

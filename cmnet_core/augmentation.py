@@ -33,6 +33,8 @@ class AugmentationRanges:
         slice_blur: Largest share that a slice takes from each of its neighbours, as thick slices do.
         coarsening: Largest factor by which the in-plane resolution is lowered.
         sometimes: Share of stacks that meet each of the rarer faults: shifted, blurred or coarse slices.
+        missing_slices: Share of stacks that lack slices at their ends.
+        quarter_turns: Share of views that are turned by 0, 90, 180 or 270 degrees on top, as in the article.
     """
 
     rotation_deg: float = 45.0
@@ -49,6 +51,8 @@ class AugmentationRanges:
     slice_blur: float = 0.2
     coarsening: float = 2.0
     sometimes: float = 0.25
+    missing_slices: float = 0.3
+    quarter_turns: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +82,7 @@ def draw_view(centre: tuple[float, float], depth: int, ranges: AugmentationRange
     """Draw a view of a stack of ``depth`` slices around ``centre`` (y, x), in voxels."""
     any_way_up = _happens(ranges.any_way_up, generator)
     widest = 180.0 if any_way_up else ranges.rotation_deg
-    angle = math.radians(_between(-widest, widest, generator))
+    angle = math.radians(_between(-widest, widest, generator) + _quarter_turns(ranges.quarter_turns, generator))
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     shear = torch.tensor([[1.0, _between(-ranges.shear, ranges.shear, generator)], [0.0, 1.0]])
     scale = 1.0 + _between(-ranges.scale, ranges.scale, generator)
@@ -88,6 +92,12 @@ def draw_view(centre: tuple[float, float], depth: int, ranges: AugmentationRange
     breaths = ranges.slice_shift_voxels if _happens(ranges.sometimes, generator) else 0.0
     slices = breaths * (2.0 * torch.rand((depth, 2), generator=generator) - 1.0)
     return View(turn @ shear @ mirror * scale, torch.tensor(centre) + shift + slices, reverse)
+
+
+def _quarter_turns(share: float, generator: torch.Generator) -> float:
+    """In degrees."""
+    turned = bool(share) and _happens(share, generator)
+    return 90.0 * int(torch.randint(4, (), generator=generator)) if turned else 0.0
 
 
 def straight_view(centre: tuple[float, float], depth: int) -> View:

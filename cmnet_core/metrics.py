@@ -171,6 +171,22 @@ def dilated(mask: Bool[Tensor, "z y x"], spacing: Spacing, *, by_mm: float) -> B
     return torch.from_numpy(away <= by_mm).to(mask.device)
 
 
+# ── ranks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def auroc(low: Float[Tensor, " n"], high: Float[Tensor, " m"]) -> float | None:
+    """Area under the receiver operating characteristic: how often a value of ``high`` exceeds one of ``low``.
+
+    Ties count half (Hanley and McNeil, Radiology 143(1), 1982). 0.5 says that the two are not told apart; None where
+    one of them is empty.
+    """
+    if not (len(low) and len(high)):
+        return None
+    ranks = stats.rankdata(torch.cat([high, low]).cpu().numpy())
+    above = float(ranks[: len(high)].sum()) - len(high) * (len(high) + 1) / 2
+    return above / (len(high) * len(low))
+
+
 # ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,28 +1,36 @@
 """The command train: cases of a manifest in, a weights file with its card out."""
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from cmnet_cli.cases import Case
-from cmnet_cli.cohort import map_cases
+import torch
+
+from cmnet_cli.commands.devices import resolve_device
 from cmnet_cli.commands.opening import record_command
+from cmnet_cli.commands.training_data import TrainingData, load_training_data
+from cmnet_cli.commands.training_log import TensorBoardLog, TrainingLog, tell
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.manifest import read_manifest
 from cmnet_cli.options import Stage
-from cmnet_cli.screen import Screen, progress
+from cmnet_cli.screen import Screen, board
 from cmnet_cli.sidecar import sha256_of
-from cmnet_cli.stages.train import LoadStage
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode, ManifestError
+from cmnet_core.models.build import MotionSizes, SegNetSizes
 from cmnet_core.models.cardiomorphnet import CardioMorphNet
 from cmnet_core.models.checkpoint import Checkpoint, ModelCard, find_weights, load_checkpoint, save_checkpoint
 from cmnet_core.models.segnet import SegNet
-from cmnet_core.training.cases import TrainingCase
-from cmnet_core.training.loop import EpochRecord, Watch
+from cmnet_core.training import motion, processes, segnet
+from cmnet_core.training.loop import Decay, EpochRecord, Schedule, Watch, best_epoch
 from cmnet_core.training.motion import MotionTraining, train_motion
 from cmnet_core.training.segnet import SegNetTraining, train_segnet
+from cmnet_core.training.state import read_progress
+
+_FIGURES = {Stage.SEGNET: segnet.FIGURES, Stage.MOTION: motion.FIGURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class TrainConfig:
         terms: What it may be used for, in words, for the card.
         validate_every: Every how manieth case of the manifest, from the first, is kept for validation; 0 none. A
             column ``split`` of the manifest, with ``train`` and ``validation``, goes before it.
+        checkpoint_minutes: How often the state for a resume is saved within an epoch.
         segnet: Settings of the first stage.
         motion: Settings of the second stage.
     """
@@ -43,6 +52,7 @@ class TrainConfig:
     training_data: str = "not described"
     terms: str = "For research. Not for diagnosis."
     validate_every: int = 5
+    checkpoint_minutes: float = 5.0
     segnet: SegNetTraining = field(default_factory=SegNetTraining)
     motion: MotionTraining = field(default_factory=MotionTraining)
 
@@ -55,8 +65,11 @@ class TrainJob:
         manifest: The cohort to train on.
         out: The run folder.
         init: Weights of SegNet for the second stage; the run's own where None.
-        resume: Go on after the last whole epoch.
+        resume: Go on where the run folder's training stopped.
         screen: Where to print.
+        device: As the command line names it.
+        fresh_motion: Take SegNet alone from ``init``.
+        tensorboard: Write for TensorBoard too.
     """
 
     manifest: Path
@@ -64,78 +77,111 @@ class TrainJob:
     init: str | None
     resume: bool
     screen: Screen
+    device: str = "auto"
+    fresh_motion: bool = False
+    tensorboard: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainingData:
-    """Cases to train on, and cases kept back to validate with."""
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a training.
 
-    training: tuple[TrainingCase, ...]
-    validation: tuple[TrainingCase, ...]
+    Attributes:
+        weights: The file.
+        left_out: Subjects that could not be used.
+    """
+
+    weights: Path
+    left_out: int
 
 
-def train(stage: Stage, config: TrainConfig, job: TrainJob) -> Path:
-    """Train one of the two stages.
-
-    Returns:
-        The weights file.
+def train(stage: Stage, config: TrainConfig, job: TrainJob) -> Trained:
+    """Train one of the two stages, together with other processes where torchrun started them.
 
     Raises:
-        ManifestError: The manifest cannot be used, or no case of it can be trained on.
-        CheckpointError: The weights of SegNet cannot be used.
+        ManifestError: The manifest or the settings cannot be used, or too few cases can be trained on.
+        CheckpointError: Weights to start from, or the state to resume, belong to something else.
     """
+    device = _device(job.device)
+    with processes.joined(device):
+        first = processes.rank() == 0
+        return _train_here(stage, config, job if first else replace(job, screen=Screen(quiet=True)), device)
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(resolve_device(name))
+    if processes.launched() and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    return device
+
+
+def _train_here(stage: Stage, config: TrainConfig, job: TrainJob, device: torch.device) -> Trained:
     run = RunFolder(job.out)
-    before = _weights_before(stage, run, job.init)
+    before = _weights_before(stage, config, run, job)
     manifest = read_manifest(job.manifest)
     spacing_mm = before.card.spacing_mm if before else config.segnet.spacing_mm
-    data = _load(manifest.cases, config.validate_every, spacing_mm, job)
-    settings = dataclasses.asdict(config)
-    record_command(run, f"train-{stage}", manifest_digest=manifest.digest, settings=settings)
-    return _train(stage, config, data, before, job)
+    data = load_training_data(manifest.cases, config.validate_every, spacing_mm=spacing_mm, screen=job.screen)
+    _refuse_what_cannot_be_watched(stage, _schedule(stage, config), validates=bool(data.validation))
+    if processes.rank() == 0:
+        settings = dataclasses.asdict(config)
+        record_command(run, f"train-{stage}", manifest_digest=manifest.digest, settings=settings)
+    weights = _train(stage, config, data, before, job=job, device=device)
+    return Trained(weights, data.left_out)
 
 
-def _weights_before(stage: Stage, run: RunFolder, init: str | None) -> Checkpoint | None:
+def _schedule(stage: Stage, config: TrainConfig) -> Schedule:
+    return (config.segnet if stage == Stage.SEGNET else config.motion).schedule
+
+
+def _refuse_what_cannot_be_watched(stage: Stage, schedule: Schedule, *, validates: bool) -> None:
+    needed = schedule.patience > 0 or schedule.decay == Decay.PLATEAU
+    if (schedule.watched or needed) and (schedule.watched not in _FIGURES[stage] or not validates):
+        raise ManifestError(
+            f"The setting watched = '{schedule.watched}' of {stage} cannot be followed"
+            f"{'' if validates else ': no subject validates'}.",
+            hint=f"Keep subjects back for validation and name one of: {', '.join(_FIGURES[stage])}; "
+            "or set watched = '', patience = 0 and decay = 'cosine'.",
+            code=ErrorCode.CONFIG,
+        )
+
+
+def _weights_before(stage: Stage, config: TrainConfig, run: RunFolder, job: TrainJob) -> Checkpoint | None:
     """What the stage builds on: the first one on nothing unless told, the second one on SegNet."""
-    if init is None and stage == Stage.SEGNET:
+    if job.init is None and stage == Stage.SEGNET:
         return None
-    source = find_weights(init) if init else run.weights(Stage.SEGNET)
-    if not source.exists():
+    source = find_weights(job.init) if job.init else run.weights(Stage.SEGNET)
+    if job.init is None and not source.exists():
         raise CheckpointError(
             f"The second stage needs the weights of the first; {source} is not there.",
             hint="Run cmnet train --stage segnet with the same --out first, or give --init FILE.",
             code=ErrorCode.CHECKPOINT,
         )
-    return load_checkpoint(source)
+    found = load_checkpoint(source)
+    if job.fresh_motion:
+        found = replace(found, motion=None, card=replace(found.card, motion=None))
+    if stage == Stage.SEGNET:
+        _refuse_another_architecture(source, "segnet", found.card.segnet, config.segnet.sizes)
+    elif found.card.motion:
+        _refuse_another_architecture(source, "motion", found.card.motion, config.motion.sizes)
+    return found
 
 
-def _load(cases: Sequence[Case], validate_every: int, spacing_mm: float, job: TrainJob) -> TrainingData:
-    """Cases to train on and cases to validate with; those that cannot be used are named and left out."""
-    kept_back = _kept_back(cases, validate_every)
-    training: list[TrainingCase] = []
-    validation: list[TrainingCase] = []
-    with progress(job.screen, "load", total=len(cases)) as ticker:
-        for outcome in map_cases(LoadStage(spacing_mm), cases, workers=0):
-            ticker.tick(failed=outcome.failure is not None)
-            if outcome.failure:
-                told = f"{outcome.case_id} left out ({outcome.failure.code})"
-                job.screen.failure(told, outcome.failure.message, outcome.failure.hint)
-            elif outcome.receipt:
-                (validation if outcome.case_id in kept_back else training).append(outcome.receipt)
-    if not training or (kept_back and not validation):
-        raise ManifestError(
-            f"{len(training)} subjects to train on and {len(validation)} to validate with are not enough.",
-            hint="Give more labelled subjects, or set validate_every = 0 to validate with none.",
-            code=ErrorCode.MANIFEST_EMPTY,
+def _refuse_another_architecture(
+    source: Path, name: str, before: SegNetSizes | MotionSizes, now: SegNetSizes | MotionSizes
+) -> None:
+    differing = [
+        f"{item.name} is {getattr(before, item.name)} there, {getattr(now, item.name)} in the settings"
+        for item in dataclasses.fields(before)
+        if getattr(before, item.name) != getattr(now, item.name)
+    ]
+    if differing:
+        anew = " or give --fresh-motion to learn motion anew," if name == "motion" else ""
+        raise CheckpointError(
+            f"The weights of {source} have another architecture than [{name}.sizes]: {'; '.join(differing)}.",
+            hint=f"Give the settings that the weights were trained with,{anew} or begin without --init.",
+            code=ErrorCode.CHECKPOINT,
         )
-    return TrainingData(tuple(training), tuple(validation))
-
-
-def _kept_back(cases: Sequence[Case], validate_every: int) -> set[str]:
-    """Ids of the cases to validate with: as the manifest splits them, else every so manieth."""
-    splits = {case.case_id: case.extra.get("split", "") for case in cases}
-    if any(splits.values()):
-        return {case_id for case_id, split in splits.items() if split == "validation"}
-    return {case.case_id for case in cases[::validate_every]} if validate_every else set()
 
 
 def _train(
@@ -143,25 +189,65 @@ def _train(
     config: TrainConfig,
     data: TrainingData,
     before: Checkpoint | None,
+    *,
     job: TrainJob,
+    device: torch.device,
 ) -> Path:
     run = RunFolder(job.out)
-    schedule = (config.segnet if stage == Stage.SEGNET else config.motion).schedule
-    records: list[EpochRecord] = []
-    with progress(job.screen, f"train {stage}", total=schedule.epochs) as ticker:
+    schedule = _schedule(stage, config)
+    logs = _open_logs(stage, job)
+    with board(job.screen, f"train {stage}", total=schedule.epochs) as shown:
 
         def on_epoch(record: EpochRecord) -> None:
-            records.append(record)
-            _tell(record, job.screen)
-            ticker.tick(failed=False)
+            for log in logs:
+                log.add(record)
+            tell(record, shown)
 
-        watch = Watch(run.training_state(stage), job.resume, lambda number, of: ticker.part(number / of), on_epoch)
-        segnet, motion = _run_stage(stage, config, data, before, watch)
+        watch = Watch(
+            run.training_state(stage),
+            job.resume,
+            lambda number, of: shown.part(number / of),
+            on_epoch,
+            every_s=60 * config.checkpoint_minutes,
+            identity=_identity(stage, config, data, before),
+            device=device,
+        )
+        networks = _run_stage(stage, config, data, before, watch)
     path = run.weights(stage)
-    metrics = records[-1].validation if records else {}
-    save_checkpoint(path, segnet=segnet, motion=motion, card=_card(stage, config, before, metrics))
-    job.screen.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
+    if processes.rank() == 0:
+        history = read_progress(watch.state).history
+        metrics = history[best_epoch(history, schedule.watched)] if history else {}
+        save_checkpoint(path, segnet=networks[0], motion=networks[1], card=_card(stage, config, before, metrics))
+        job.screen.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
     return path
+
+
+def _open_logs(stage: Stage, job: TrainJob) -> list[TrainingLog | TensorBoardLog]:
+    """Where figures are written; one process writes for all."""
+    if processes.rank():
+        return []
+    run = RunFolder(job.out)
+    log = TrainingLog(run.training_log(stage), resume=job.resume)
+    return [log, TensorBoardLog(run.tensorboard(stage))] if job.tensorboard else [log]
+
+
+def _identity(stage: Stage, config: TrainConfig, data: TrainingData, before: Checkpoint | None) -> dict[str, str]:
+    """What a resume must have in common with the beginning, to end with the same weights."""
+    settings = dataclasses.asdict(config.segnet if stage == Stage.SEGNET else config.motion)
+    return {f"{stage}.{name}": value for name, value in _flat(settings)} | {
+        "cases": data.digest[:12],
+        "weights to start from": before.digest[:12] if before else "none",
+        "motion to start from": "given" if before and before.motion else "none",
+        "processes": str(processes.count()),
+    }
+
+
+def _flat(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{inner}", told) for inner, told in _flat(value))
+        else:
+            yield name, str(value)
 
 
 def _run_stage(
@@ -171,16 +257,10 @@ def _run_stage(
     if stage == Stage.SEGNET or before is None:
         start = before.segnet if before else None
         return train_segnet(cases, validation, settings=config.segnet, watch=watch, start=start), None
-    motion = train_motion(
+    trained = train_motion(
         cases, validation, segnet=before.segnet, settings=config.motion, watch=watch, start=before.motion
     )
-    return before.segnet, motion
-
-
-def _tell(record: EpochRecord, screen: Screen) -> None:
-    figures = {**record.loss, **record.validation}
-    told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    screen.note(f"epoch {record.epoch + 1}: {told} ({record.seconds:.0f} s)")
+    return before.segnet, trained
 
 
 def _card(stage: Stage, config: TrainConfig, before: Checkpoint | None, metrics: dict[str, float]) -> ModelCard:

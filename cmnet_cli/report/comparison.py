@@ -15,7 +15,10 @@ _STRUCTURES = {"lv": "LV", "myo": "myocardium", "rv": "RV"}
 _MOVED: Mapping[str, str] = {"ed-to-es": "ED carried to ES", "es-to-ed": "ES carried to ED"}
 _METHODS: Mapping[str, str] = {"cardiomorphnet": "by motion", "no-motion": "left in place"}
 _SEEN: Mapping[str, str] = {"at-ed": "at ED", "at-es": "at ES"}
-_INDICES = ("lvef_pct", "lvedv_ml", "lvm_g", "rvef_pct")
+_MEASURES: Mapping[str, str] = {"dsc_pct": "Dice (%)", "hd95_mm": "HD95 (mm)"}
+_INDICES = (
+    "lvef_pct", "lvedv_ml", "lvesv_ml", "lvsv_ml", "lvm_g", "rvef_pct", "rvedv_ml", "rvesv_ml", "rvsv_ml",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +36,26 @@ def illustrate(run: Run) -> list[Illustration]:
 
 def _overlaps(rows: Sequence[Row]) -> Iterator[Illustration]:
     for figure, words in _MOVED.items():
-        groups = _spreads([row for row in rows if row["figure"] == figure], "method", _METHODS)
+        moved = [row for row in rows if row["figure"] == figure]
+        yield from _measured(moved, "method", _METHODS, f"{words}, against the reference mask there")
+    segmented = [row for row in rows if row["method"] == "segnet"]
+    yield from _measured(segmented, "figure", _SEEN, "Segmentation, against the reference masks")
+
+
+def _measured(rows: Sequence[Row], column: str, names: Mapping[str, str], caption: str) -> Iterator[Illustration]:
+    for measure, label in _MEASURES.items():
+        groups = _spreads(rows, column, names, measure)
         if groups:
-            yield Illustration(figures.spreads("Dice (%)", groups), f"{words}, against the reference mask there")
-    groups = _spreads([row for row in rows if row["method"] == "segnet"], "figure", _SEEN)
-    if groups:
-        yield Illustration(figures.spreads("Dice (%)", groups), "Segmentation, against the reference masks")
+            yield Illustration(figures.spreads(label, groups), caption)
 
 
-def _spreads(rows: Sequence[Row], column: str, names: Mapping[str, str]) -> list[figures.Spread]:
+def _spreads(rows: Sequence[Row], column: str, names: Mapping[str, str], measure: str) -> list[figures.Spread]:
     """One spread for each structure and each of the column's values that have a name."""
     found = []
     for structure, spoken in _STRUCTURES.items():
         for value, name in names.items():
-            listed = [row["dsc_pct"] for row in rows if row["structure"] == structure and row[column] == value]
-            known = tuple(float(dsc) for dsc in listed if dsc is not None)
+            listed = [row[measure] for row in rows if row["structure"] == structure and row[column] == value]
+            known = tuple(float(figure) for figure in listed if figure is not None)
             if known:
                 kind = "point" if value == "no-motion" else structure
                 found.append(figures.Spread(f"{spoken} {name}", kind, known))

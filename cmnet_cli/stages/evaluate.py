@@ -17,9 +17,9 @@ from cmnet_cli.stages.load import load_cine, load_labels
 from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.indices import ClinicalIndices, clinical_indices, find_phases, volumes_ml
-from cmnet_core.metrics import Overlap, SurfaceDistance, dilated, folded_voxels, overlap, surface_distances_mm
+from cmnet_core.metrics import Overlap, SurfaceDistance, auroc, dilated, folded_voxels, overlap, surface_distances_mm
 from cmnet_core.motion import carry, jacobian_determinant, propagate
-from cmnet_core.preprocess import Window, extract_labels, restore_motion
+from cmnet_core.preprocess import Window, extract, extract_labels, restore_motion
 from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
 
 NAME = "evaluate"
@@ -32,11 +32,12 @@ Map = UInt8[Tensor, "z y x"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The rows that one case adds to the tables of an evaluation."""
+    """The rows that one case adds to the tables of an evaluation; ``motion`` is one."""
 
     overlaps: tuple[Row, ...]
     folding: tuple[Row, ...]
     agreement: tuple[Row, ...]
+    motion: Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
             described | _folding_row(ES_TO_ED, to_ed, reference.at_ed, stored.facts.window, config),
         ),
         agreement=tuple(described | row for row in _agreement_rows(stored, reference)),
+        motion=described | _motion_row(stored, reference),
     )
 
 
@@ -177,6 +179,25 @@ def _folding_row(figure: str, field: MotionField, fixed: Map, window: Window, co
         within = folded_voxels(jacobian, heart)
         row |= {"njd_heart": within.count, "njd_heart_pct": within.share_pct}
     return row
+
+
+def _motion_row(stored: StoredCase, reference: Reference) -> Row:
+    """How well the cycle closes, and whether entropy tells the heart from its surroundings.
+
+    Shape says nothing of motion away from the heart: there the posterior should be wide.
+    """
+    window, phases = stored.facts.window, [reference.ed, reference.es]
+    # Beyond the image nothing was estimated.
+    within = extract(torch.ones((1, *window.source_shape)), window) > 0.999
+    entropy = extract(stored.entropy[phases], window)
+    heart = extract_labels(torch.stack([reference.at_ed, reference.at_es]), window) > 0
+    inside, outside = entropy[heart & within], entropy[~heart & within]
+    return {
+        "closing_error_mm": stored.facts.closing_error_mm,
+        "entropy_heart_nats": float(inside.mean()) if len(inside) else None,
+        "entropy_background_nats": float(outside.mean()) if len(outside) else None,
+        "entropy_auroc": auroc(inside, outside),
+    }
 
 
 def _agreement_rows(stored: StoredCase, reference: Reference) -> list[Row]:

@@ -11,7 +11,7 @@ from cmnet_cli.stages.known_motion import known_motion_of, read_known_motion
 from cmnet_cli.stages.load import load_cine, load_labels
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.indices import find_phases, volumes_ml
-from cmnet_core.training.cases import TrainingCase, training_case
+from cmnet_core.training.cases import TrainingCase, refuse_missing_structures, training_case
 from cmnet_core.types import CineSequence, LabelSequence
 
 
@@ -41,6 +41,7 @@ def load_training_case(case: Case, *, spacing_mm: float) -> TrainingCase:
             hint="Name labels_ed and labels_es, or a 4-D mask in the column labels, or leave the subject out.",
             code=ErrorCode.LABEL_GEOMETRY,
         )
+    refuse_missing_structures(labels.labels, "The masks lack")
     ed, es = _phases(labels)
     known = replace(cine, ed=ed if cine.ed is None else cine.ed, es=es if cine.es is None else cine.es)
     return training_case(known, labels, spacing_mm=spacing_mm, motion_mm=_known_motion(case, known))

@@ -4,7 +4,7 @@ Movahed et al., Medical Image Analysis 113 (2026) 104149. Read from top to botto
 model. All tensors are ragged batches of slices (see :mod:`cmnet_core.models.layers`); motion is in voxels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -264,7 +264,10 @@ def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: in
 
 
 def closed_cycle(
-    model: CardioMorphNet, frames: list[Float[Tensor, "n c y x"]], stacks: Stacks, generator: torch.Generator | None
+    model: Callable[..., Step],
+    frames: list[Float[Tensor, "n c y x"]],
+    stacks: Stacks,
+    generator: torch.Generator | None,
 ) -> Iterator[tuple[int, Step]]:
     """Walk once round the cycle and yield (t, step) for t = 1 … T; the last step leads from frame T−1 back to frame 0.
 

@@ -7,6 +7,7 @@ from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from cmnet_core import metrics
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.preprocess import Window, extract, extract_labels, normalise, wide_window
 from cmnet_core.types import CineSequence, Label, LabelSequence, Spacing
@@ -71,13 +72,9 @@ def training_case(
         )
     window = wide_window(cine, spacing_mm=spacing_mm)
     maps = extract_labels(labels.labels, window)
+    for phase, frame in (("ED", cine.ed), ("ES", cine.es)):
+        refuse_missing_structures(labels.at(frame)[None], f"The mask at {phase} lacks")
     heart = (maps != Label.BACKGROUND).flatten(0, 1).any(0).nonzero().float()
-    if len(heart) == 0:
-        raise LabelError(
-            "The masks hold no heart.",
-            hint="Check the masks and the label_scheme, or leave the subject out.",
-            code=ErrorCode.LABEL_VALUES,
-        )
     y, x = heart.mean(0).tolist()
     voxels = extract(normalise(cine.voxels), window)
     motion = None if motion_mm is None else _kept_motion(motion_mm, window)
@@ -91,10 +88,64 @@ def _kept_motion(motion_mm: Float[Tensor, "t 3 z y x"], window: Window) -> Float
     return torch.stack(frames)
 
 
-def drop_slices(depth: int, generator: torch.Generator) -> slice:
-    """Now and then a stack lacks slices at its ends: the slices to keep."""
-    if depth < 4 or float(torch.rand((), generator=generator)) < 0.7:
+def refuse_missing_structures(masks: UInt8[Tensor, "n z y x"], lacks: str) -> None:
+    """Refuse masks without one of the structures.
+
+    Args:
+        masks: Label maps.
+        lacks: What is said of them, before the structures that are missing.
+
+    Raises:
+        LabelError: A structure is in none of them.
+    """
+    missing = [label.name for label in STRUCTURES if not bool((masks == label).any())]
+    if missing:
+        raise LabelError(
+            f"{lacks} {' and '.join(missing)}; training needs all of LV, MYO and RV.",
+            hint="Check the mask and its label_scheme, draw what is missing, or leave the subject out.",
+            code=ErrorCode.LABEL_CLASS,
+        )
+
+
+def drop_slices(depth: int, share: float, generator: torch.Generator) -> slice:
+    """In this share of draws a stack lacks slices at its ends: the slices to keep."""
+    if depth < 4 or float(torch.rand((), generator=generator)) >= share:
         return slice(0, depth)
     lost = int(torch.randint(1, depth - 1, (), generator=generator))
     start = int(torch.randint(0, lost + 1, (), generator=generator))
     return slice(start, start + depth - lost)
+
+
+def hard(shape: Float[Tensor, "z k y x"]) -> UInt8[Tensor, "z y x"]:
+    """The most probable label of every voxel."""
+    winner: Tensor = shape.argmax(1)
+    return winner.to(torch.uint8)
+
+
+def figure_names(phase: str) -> tuple[str, ...]:
+    """Names of what :func:`dice_figures` and :func:`surface_figures` give together."""
+    names = [label.name.lower() for label in STRUCTURES]
+    dice, hd95 = [f"dice_{name}_{phase}_pct" for name in names], [f"hd95_{name}_{phase}_mm" for name in names]
+    return (f"dice_{phase}_pct", *dice, *hd95, f"not_found_{phase}")
+
+
+def dice_figures(
+    found: Float[Tensor, "z k y x"], reference: Float[Tensor, "z k y x"], *, phase: str
+) -> dict[str, float]:
+    """Dice in % of each structure that the reference has, and their mean."""
+    scores = {label: metrics.dice_pct(hard(found), hard(reference), label) for label in STRUCTURES}
+    known = {f"dice_{label.name.lower()}_{phase}_pct": score for label, score in scores.items() if score is not None}
+    return known | ({f"dice_{phase}_pct": sum(known.values()) / len(known)} if known else {})
+
+
+def surface_figures(
+    found: Float[Tensor, "z k y x"], reference: Float[Tensor, "z k y x"], spacing: Spacing, *, phase: str
+) -> dict[str, float]:
+    """HD95 in mm of each structure, and how many were not found: these have no distance."""
+    figures = {f"not_found_{phase}": 0.0}
+    for label in STRUCTURES:
+        distance = metrics.surface_distances_mm(hard(found) == label, hard(reference) == label, spacing)
+        figures[f"not_found_{phase}"] += distance.failure == "empty-prediction"
+        if distance.hd95_mm is not None:
+            figures[f"hd95_{label.name.lower()}_{phase}_mm"] = distance.hd95_mm
+    return figures

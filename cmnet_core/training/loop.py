@@ -1,13 +1,15 @@
 """The loop that both stages share.
 
-Every epoch draws from a generator seeded by the seed and the epoch's number, and the state is saved whole after each
-epoch: a run that was stopped goes on with the same numbers.
+The order of an epoch follows from the seed and the epoch's number, and all chance around a case from the order: nothing
+depends on what was drawn before. The state is saved whole after each epoch and every so often within it, so a run that
+was stopped goes on with the same numbers.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
 
@@ -15,13 +17,29 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from cmnet_core.models.checkpoint import load_tensors, save_tensors
+from cmnet_core.training import processes
+from cmnet_core.training.state import Learning, Progress, load_state, save_state
 
 GRADIENT_NORM = 1.0
 """Longer gradients are shortened to this: recurrent networks meet some now and then."""
 
 FINAL_SHARE = 0.005
-"""Share of the learning rate's peak that is left at the end."""
+"""Share of the learning rate's peak that is left at the end of a cosine."""
+
+PLATEAU_EPOCHS = 10
+"""Epochs without a better figure after which a plateau's learning rate falls."""
+
+PLATEAU_FACTOR = 0.1
+"""What it is multiplied with."""
+
+_CPU = torch.device("cpu")
+
+
+class Decay(StrEnum):
+    """How the learning rate falls."""
+
+    COSINE = "cosine"
+    PLATEAU = "plateau"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +47,16 @@ class Schedule:
     """How long and how fast to learn.
 
     Attributes:
-        epochs: Passes over the training data.
-        learning_rate: Its peak; it rises over the first epoch and then falls as a cosine.
-        weight_decay: Of AdamW.
+        epochs: Passes over the training data, at most.
+        learning_rate: Its peak.
+        weight_decay: Of AdamW, which with 0 is Adam; both in their AMSGrad form.
         seed: Of every random draw.
         averaging: Share that the running average of the weights keeps at each step; the average is what is
-            validated and what training gives (Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992).
+            validated and what training gives (Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992). 0 for none.
+        decay: ``cosine`` rises over the first epoch and then falls as a cosine; ``plateau`` stays, and falls to a tenth
+            when the watched figure has not become better for ten epochs.
+        watched: The validation figure that decides which epoch's weights are kept; the last epoch's where empty.
+        patience: Epochs without a better watched figure after which training ends; 0 never ends early.
     """
 
     epochs: int
@@ -42,6 +64,9 @@ class Schedule:
     weight_decay: float
     seed: int
     averaging: float = 0.998
+    decay: Decay = Decay.COSINE
+    watched: str = ""
+    patience: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +78,50 @@ class EpochRecord:
         loss: Mean of every term of the loss over the batches.
         validation: Figures on the validation cases.
         seconds: Wall time.
+        learning_rate: At its end.
     """
 
     epoch: int
     loss: dict[str, float]
     validation: dict[str, float]
     seconds: float
+    learning_rate: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watch:
-    """Where a training keeps its state and whom it tells.
+    """Where a training runs and keeps its state, and whom it tells.
 
     Attributes:
-        state: File with weights and optimiser after the last whole epoch.
+        state: File with weights and optimiser.
         resume: Go on from that file where it exists.
         on_batch: Told the number of finished batches of the epoch, and of all.
         on_epoch: Told the record of each finished epoch.
+        every_s: Seconds between two times the state is saved within an epoch.
+        identity: What makes this training another than others; a state with another identity is refused.
+        device: Where the model learns.
     """
 
     state: Path
     resume: bool
     on_batch: Callable[[int, int], None]
     on_epoch: Callable[[EpochRecord], None]
+    every_s: float = math.inf
+    identity: Mapping[str, str] = field(default_factory=dict)
+    device: torch.device = _CPU
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """One thing to learn from.
+
+    Attributes:
+        number: Which one.
+        generator: Draws all chance around it, on the CPU.
+    """
+
+    number: int
+    generator: torch.Generator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,42 +129,55 @@ class Stage:
     """What differs between the stages.
 
     Attributes:
-        loss: Terms of the loss of the cases with these numbers; ``loss`` among them is what is minimised.
-        batches: Numbers of the cases of each batch of an epoch.
+        count: How many things there are to learn from.
+        at_once: How many share one step of the optimiser.
+        loss: Terms of the loss over a batch; ``loss`` among them is what is minimised.
         validate: Figures of the model with its averaged weights.
     """
 
-    loss: Callable[[list[int], torch.Generator], dict[str, Tensor]]
-    batches: Callable[[torch.Generator], Sequence[list[int]]]
+    count: int
+    at_once: int
+    loss: Callable[[list[Draw]], dict[str, Tensor]]
     validate: Callable[[nn.Module], dict[str, float]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Learning:
-    """What changes while a model learns: its weights, the optimiser's moments and the average of the weights."""
+class _Learner(nn.Module):
+    """The model and its loss as one module, whose single forward pass DistributedDataParallel can follow."""
 
-    model: nn.Module
-    optimiser: torch.optim.Optimizer
-    average: AveragedModel
+    def __init__(self, model: nn.Module, loss: Callable[[list[Draw]], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    def forward(self, batch: list[Draw]) -> dict[str, Tensor]:
+        """Terms of the loss over a batch."""
+        return self._loss(batch)
 
 
 def run(model: nn.Module, stage: Stage, *, schedule: Schedule, watch: Watch) -> None:
-    """Train the model in place, from the beginning or from the saved state; it ends with its averaged weights."""
+    """Train the model in place, from the beginning or from the saved state.
+
+    It ends on the CPU, with the averaged weights of the last epoch, or of the best one where a figure is watched.
+
+    Raises:
+        CheckpointError: The saved state belongs to another training.
+    """
+    model.to(watch.device)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, amsgrad=True
     )
     average = AveragedModel(model, avg_fn=_running_average(schedule.averaging), use_buffers=True)
-    learning = Learning(model, optimiser, average)
-    finished = _load_state(watch.state, learning) if watch.resume and watch.state.exists() else 0
-    for epoch in range(finished, schedule.epochs):
-        started = time.monotonic()
-        terms = _epoch(learning, stage, epoch, schedule, watch.on_batch)
-        average.module.eval()
-        figures = stage.validate(average.module)
-        _save_state(watch.state, learning, finished_epochs=epoch + 1)
-        watch.on_epoch(EpochRecord(epoch, terms, figures, time.monotonic() - started))
-    model.load_state_dict(average.module.state_dict())
-    model.eval()
+    learning, progress = Learning(model, optimiser, average), Progress()
+    if watch.resume and watch.state.exists():
+        progress = load_state(watch.state, learning, watch.identity)
+    learner = processes.share_gradients(_Learner(model, stage.loss), watch.device)
+    while progress.epoch < schedule.epochs and not out_of_patience(progress.history, schedule):
+        _epoch(learning, learner, stage, schedule=schedule, watch=watch, progress=progress)
+        learning.averaged.eval()
+        figures = processes.from_the_first(lambda: stage.validate(learning.averaged))
+        _finish_epoch(learning, progress, figures, schedule=schedule, watch=watch)
+    model.load_state_dict(learning.best or learning.averaged.state_dict())
+    model.cpu().eval()
 
 
 def _running_average(share: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
@@ -132,33 +191,110 @@ def _running_average(share: float) -> Callable[[Tensor, Tensor, Tensor | int], T
 
 
 def _epoch(
-    learning: Learning,
-    stage: Stage,
-    epoch: int,
-    schedule: Schedule,
-    on_batch: Callable[[int, int], None],
-) -> dict[str, float]:
-    model, optimiser = learning.model, learning.optimiser
-    model.train()
-    generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + epoch)
-    batches = stage.batches(generator)
-    terms = []
-    for number, batch in enumerate(batches):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(schedule, epoch + number / len(batches))
-        parts = stage.loss(batch, generator)
-        optimiser.zero_grad(set_to_none=True)
-        parts["loss"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimiser.step()
-        learning.average.update_parameters(model)
-        terms.append({name: float(part.detach()) for name, part in parts.items()})
-        on_batch(number + 1, len(batches))
-    return mean_of_each(terms)
+    learning: Learning, learner: nn.Module, stage: Stage, *, schedule: Schedule, watch: Watch, progress: Progress
+) -> None:
+    """Learn from all batches of the epoch that are not done yet."""
+    learning.model.train()
+    batches = epoch_batches(stage, schedule.seed, progress.epoch)
+    drops = plateau_drops(progress.history, schedule)
+    spent, started = progress.seconds, time.monotonic()
+    saved = started
+    for number in range(progress.batch, len(batches)):
+        rate = learning_rate(schedule, progress.epoch + number / len(batches), drops=drops)
+        progress.add(_step(learning, learner, batches[number], rate))
+        now = time.monotonic()
+        progress.seconds = spent + now - started
+        if now - saved >= watch.every_s and number + 1 < len(batches):
+            _save(learning, progress, watch)
+            saved = now
+        watch.on_batch(number + 1, len(batches))
 
 
-def learning_rate(schedule: Schedule, epochs_done: float) -> float:
-    """A linear rise over the first epoch, then a cosine (Loshchilov and Hutter, ICLR 2017)."""
+def epoch_batches(stage: Stage, seed: int, epoch: int) -> list[list[Draw]]:
+    """The batches of an epoch that this process learns from, each draw with a generator of its own.
+
+    Every process takes every so manieth of the shuffled order, which goes round to make all shares equal: a step of n
+    processes with one draw each is the step of one process with n draws.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(stage.count, generator=generator)
+    seeds = torch.randint(2**62, (stage.count,), generator=generator)
+    shares = math.ceil(stage.count / processes.count())
+    turns = torch.arange(shares * processes.count()).view(shares, -1)[:, processes.rank()] % stage.count
+    draws = [Draw(int(order[turn]), torch.Generator().manual_seed(int(seeds[turn]))) for turn in turns]
+    steps = torch.arange(shares).chunk(math.ceil(shares / stage.at_once))
+    return [[draws[index] for index in step] for step in steps]
+
+
+def _step(learning: Learning, learner: nn.Module, batch: list[Draw], rate: float) -> dict[str, float]:
+    """One step of the optimiser; the terms of the loss before it."""
+    for group in learning.optimiser.param_groups:
+        group["lr"] = rate
+    parts = learner(batch)
+    learning.optimiser.zero_grad(set_to_none=True)
+    parts["loss"].backward()
+    nn.utils.clip_grad_norm_(learning.model.parameters(), GRADIENT_NORM)
+    learning.optimiser.step()
+    learning.average.update_parameters(learning.model)
+    return {name: float(part.detach()) for name, part in parts.items()}
+
+
+def _finish_epoch(
+    learning: Learning, progress: Progress, figures: dict[str, float], *, schedule: Schedule, watch: Watch
+) -> None:
+    """Keep what is best, save, and tell."""
+    rate = float(learning.optimiser.param_groups[0]["lr"])
+    means = processes.mean_over_all(progress.means(), watch.device)
+    record = EpochRecord(progress.epoch, means, figures, progress.seconds, rate)
+    progress.finish_epoch(figures)
+    if schedule.watched and best_epoch(progress.history, schedule.watched) == record.epoch:
+        learning.best = {name: tensor.clone() for name, tensor in learning.averaged.state_dict().items()}
+    # Told first: who is told twice can tell so by the epoch's number, who is never told cannot.
+    watch.on_epoch(record)
+    _save(learning, progress, watch)
+
+
+def _save(learning: Learning, progress: Progress, watch: Watch) -> None:
+    if processes.rank() == 0:
+        save_state(watch.state, learning, progress, watch.identity)
+
+
+def _height(figures: Mapping[str, float], watched: str) -> float:
+    """A figure as something that should grow: shares should, distances and counts should not."""
+    value = figures.get(watched, math.nan)
+    height = value if watched.endswith("_pct") else -value
+    return -math.inf if math.isnan(height) else height
+
+
+def best_epoch(history: Sequence[Mapping[str, float]], watched: str) -> int:
+    """The first epoch with the best watched figure; the last one where none is watched."""
+    if not watched:
+        return len(history) - 1
+    return max(range(len(history)), key=lambda epoch: (_height(history[epoch], watched), -epoch))
+
+
+def out_of_patience(history: Sequence[Mapping[str, float]], schedule: Schedule) -> bool:
+    """Whether the watched figure has not become better for too many epochs."""
+    if not (schedule.patience and schedule.watched and history):
+        return False
+    return len(history) - 1 - best_epoch(history, schedule.watched) >= schedule.patience
+
+
+def plateau_drops(history: Sequence[Mapping[str, float]], schedule: Schedule) -> int:
+    """How often a plateau's learning rate has fallen, as PyTorch's ReduceLROnPlateau counts."""
+    best, waited, drops = -math.inf, 0, 0
+    for figures in history if schedule.decay == Decay.PLATEAU else ():
+        height = _height(figures, schedule.watched)
+        best, waited = (height, 0) if height > best else (best, waited + 1)
+        if waited > PLATEAU_EPOCHS:
+            drops, waited = drops + 1, 0
+    return drops
+
+
+def learning_rate(schedule: Schedule, epochs_done: float, *, drops: int) -> float:
+    """A linear rise over the first epoch, then a cosine (Loshchilov and Hutter, ICLR 2017); or a plateau's."""
+    if schedule.decay == Decay.PLATEAU:
+        return schedule.learning_rate * PLATEAU_FACTOR**drops
     if epochs_done < 1.0:
         return schedule.learning_rate * max(epochs_done, 0.01)
     angle = math.pi * min((epochs_done - 1.0) / max(schedule.epochs - 1.0, 1.0), 1.0)
@@ -176,29 +312,3 @@ def fast_convolutions(device: torch.device) -> torch.autocast:
     # torch offers no public question for this.
     fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(fast))
-
-
-def _save_state(path: Path, learning: Learning, *, finished_epochs: int) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in learning.model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in learning.average.state_dict().items()}
-    for index, moments in learning.optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-    save_tensors(path, tensors, {"finished_epochs": finished_epochs})
-
-
-def _load_state(path: Path, learning: Learning) -> int:
-    """Put a saved state back; return the number of finished epochs."""
-    tensors, header = load_tensors(path)
-    learning.model.load_state_dict(_part(tensors, "model."))
-    learning.average.load_state_dict(_part(tensors, "average."))
-    state = learning.optimiser.state_dict()
-    for name, tensor in _part(tensors, "optimiser.").items():
-        index, moment = name.split(".")
-        state["state"].setdefault(int(index), {})[moment] = tensor
-    learning.optimiser.load_state_dict(state)
-    return int(header["finished_epochs"])
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Entries whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

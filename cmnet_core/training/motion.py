@@ -1,22 +1,27 @@
 """Stage 2: CardioMorphNet learns the motion that makes shapes fit, with SegNet frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from cmnet_core import augmentation, losses, metrics
+from cmnet_core import augmentation, losses
 from cmnet_core.augmentation import AugmentationRanges, View
 from cmnet_core.models.build import MotionSizes, build_motion, frame_channels
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, Step, closed_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.motion import compose_displacements, from_voxels, jacobian_determinant, warp
-from cmnet_core.training.cases import CLASSES, STRUCTURES, TrainingCase, drop_slices
-from cmnet_core.training.loop import Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
+from cmnet_core.training.cases import CLASSES, TrainingCase, dice_figures, drop_slices, figure_names, surface_figures
+from cmnet_core.training.loop import Draw, Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
 from cmnet_core.types import Label, Spacing
+
+FIGURES = (*figure_names("ed2es"), "folded_voxels")
+"""What can be watched while this stage trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,9 @@ class MotionTraining:
         pauses: Share of draws in which one frame is shown twice.
         pyramid_levels: Planes on which shapes are compared; 1 in the article.
         softening: Share of every class probability that is spread evenly before shapes are compared; 0 in the article.
+        cycles_per_step: Cycles that share one step of the optimiser.
+        recompute: Work each step of the cycle out again on the way back instead of keeping all that it saw: for GPUs,
+            whose memory is small, at the price of a second forward pass.
         window: Size (y, x) of a view.
         weights: Of the terms of the loss.
         sizes: Sizes of the network.
@@ -65,6 +73,8 @@ class MotionTraining:
     pauses: float = 0.25
     pyramid_levels: int = 4
     softening: float = 0.04
+    cycles_per_step: int = 1
+    recompute: bool = False
     window: tuple[int, int] = (128, 128)
     weights: LossWeights = field(default_factory=LossWeights)
     sizes: MotionSizes = field(default_factory=MotionSizes)
@@ -105,20 +115,35 @@ def train_motion(
     """Train on whole cycles of the cases, from ``start`` or from random weights."""
     torch.manual_seed(settings.schedule.seed)
     model = start or build_motion(settings.sizes)
+    segnet.to(watch.device)
 
-    def loss(batch: list[int], generator: torch.Generator) -> dict[str, Tensor]:
-        cycle = _draw_cycle(cases[batch[0]], segnet, settings, generator)
-        return cycle_loss(model, cycle, settings=settings, generator=generator)
-
-    def batches(generator: torch.Generator) -> list[list[int]]:
-        return [[index] for index in torch.randperm(len(cases), generator=generator).tolist()]
+    def loss(batch: list[Draw]) -> dict[str, Tensor]:
+        cycles = [_draw_loss(model, segnet, cases[draw.number], settings, draw.generator) for draw in batch]
+        return {name: torch.stack([terms[name] for terms in cycles]).mean() for name in cycles[0]}
 
     def validate(average: nn.Module) -> dict[str, float]:
         assert isinstance(average, CardioMorphNet)
         return validate_motion(average, validation, segnet=segnet, settings=settings)
 
-    run(model, Stage(loss, batches, validate), schedule=settings.schedule, watch=watch)
+    stage = Stage(len(cases), settings.cycles_per_step, loss, validate)
+    run(model, stage, schedule=settings.schedule, watch=watch)
+    segnet.cpu()
     return model
+
+
+def _draw_loss(
+    model: CardioMorphNet, segnet: SegNet, case: TrainingCase, settings: MotionTraining, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Terms of the loss of one cycle, drawn from a case."""
+    cycle = _draw_cycle(case, segnet, settings, generator)
+    return cycle_loss(model, cycle, settings=settings, generator=_beside(cycle.frames[0].device, generator))
+
+
+def _beside(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator on a device; the same one on the CPU."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 def arc_frames(frames: int, *, ed: int, es: int, count: int, generator: torch.Generator) -> list[int]:
@@ -149,10 +174,10 @@ def _draw_cycle(case: TrainingCase, segnet: SegNet, settings: MotionTraining, ge
     frames = pause(frames, share=settings.pauses, generator=generator)
     view = augmentation.draw_view(case.centre, int(case.voxels.shape[1]), settings.augmentation, generator)
     voxels = augmentation.view_image(case.voxels[frames], view, settings.window)
-    voxels = augmentation.change_look(voxels, settings.augmentation, generator)
+    voxels = augmentation.change_look(voxels, settings.augmentation, generator).to(_device_of(segnet))
     found = find_shapes(segnet, voxels)
     shapes = _targets(case, frames, found, view)
-    keep = drop_slices(int(voxels.shape[1]), generator)
+    keep = drop_slices(int(voxels.shape[1]), settings.augmentation.missing_slices, generator)
     seen = see(voxels[:, keep], found[:, keep], settings.sizes)
     motion = _known_motion(case, frames, view, settings.window)
     return Cycle(
@@ -167,6 +192,10 @@ def _known_motion(
     case: TrainingCase, frames: list[int], view: View, size: tuple[int, int]
 ) -> list[Float[Tensor, "3 z y x"]] | None:
     return None if case.motion is None else list(augmentation.view_motion(case.motion[frames], view, size))
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def _seen_spacing(spacing: Spacing, view: View) -> Spacing:
@@ -193,7 +222,7 @@ def _targets(
     """The reference shape of each frame where there is one, else SegNet's."""
     size = (int(found.shape[3]), int(found.shape[4]))
     return [
-        augmentation.view_labels(case.mask(frame)[None], view, size, classes=CLASSES)[0]
+        augmentation.view_labels(case.mask(frame)[None], view, size, classes=CLASSES)[0].to(found.device)
         if frame in case.labelled
         else shape
         for frame, shape in zip(frames, found, strict=True)
@@ -205,7 +234,8 @@ def cycle_loss(
 ) -> dict[str, Tensor]:
     """Every term of the loss, summed over the steps of the closed cycle, and their weighted sum as ``loss``."""
     with fast_convolutions(cycle.frames[0].device):
-        steps = list(closed_cycle(model, cycle.frames, cycle.stacks, generator))
+        advance = recomputed(model) if settings.recompute else model
+        steps = list(closed_cycle(advance, cycle.frames, cycle.stacks, generator))
     terms: list[dict[str, Tensor]] = []
     composed: Tensor | None = None
     for t, step in steps:
@@ -221,6 +251,26 @@ def cycle_loss(
     totals = {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
     weights = asdict(settings.weights)
     return totals | {"loss": torch.stack([weights[name] * value for name, value in totals.items()]).sum()}
+
+
+def recomputed(model: CardioMorphNet) -> Callable[..., Step]:
+    """The model's step, of which only what goes in and comes out is kept; the way back works it out again."""
+
+    def advance(*seen: Any) -> Step:
+        generator: torch.Generator | None = seen[-1]
+        drawn = generator.get_state() if generator else None
+
+        def again(*seen: Any) -> Step:
+            if generator is not None and drawn is not None:
+                # The second pass must draw the Z of the first.
+                generator.set_state(drawn)
+            step: Step = model(*seen)
+            return step
+
+        step: Step = checkpoint(again, *seen, use_reentrant=False, preserve_rng_state=False)
+        return step
+
+    return advance
 
 
 def _mismatch(cycle: Cycle, origin: int, frame: int, displacement: Tensor, settings: MotionTraining) -> Tensor:
@@ -261,8 +311,8 @@ def validate_motion(
 ) -> dict[str, float]:
     """Mean figures of the motion from ED to ES.
 
-    Dice in % of the reference ED mask carried to ES and of the unmoved mask, the number of folded voxels and, over the
-    cases whose motion is known, the endpoint error.
+    Dice in % and HD95 in mm of the reference ED mask carried to ES, Dice of the unmoved mask, the number of folded
+    voxels and, over the cases whose motion is known, the endpoint error in mm.
     """
     return mean_of_each([_case_figures(model, case, segnet, settings) for case in cases])
 
@@ -271,7 +321,7 @@ def _case_figures(
     model: CardioMorphNet, case: TrainingCase, segnet: SegNet, settings: MotionTraining
 ) -> dict[str, float]:
     view = augmentation.straight_view(case.centre, int(case.voxels.shape[1]))
-    voxels = augmentation.view_image(case.voxels[[case.ed, case.es]], view, settings.window)
+    voxels = augmentation.view_image(case.voxels[[case.ed, case.es]], view, settings.window).to(_device_of(segnet))
     frames = see(voxels, find_shapes(segnet, voxels), settings.sizes)
     ed, es = (
         augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)[0]
@@ -279,18 +329,19 @@ def _case_figures(
     )
     stacks = Stacks((len(ed),))
     _, step = next(closed_cycle(model, frames, stacks, None))
-    (displacement,) = model.displacements(step.motion.mean, stacks)
+    (displacement,) = model.displacements(step.motion.mean.cpu(), stacks)
     carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     field = from_voxels(displacement[0], case.spacing, fixed=1, moving=0)
     figures = {"folded_voxels": float((jacobian_determinant(field) <= 0).sum())}
     if case.motion is not None:
         known = augmentation.view_motion(case.motion[[case.es]], view, settings.window)
         figures |= _endpoint_figures(displacement - known, es[:, Label.MYO] > 0.5, case.spacing)
-    for label in STRUCTURES:
-        for name, shape in (("ed2es", carried), ("still", ed)):
-            score = metrics.dice_pct(shape.argmax(1).to(torch.uint8), es.argmax(1).to(torch.uint8), label)
-            figures[f"dice_{label.name.lower()}_{name}_pct"] = score or 0.0
-    return figures
+    return (
+        surface_figures(carried, es, case.spacing, phase="ed2es")
+        | dice_figures(carried, es, phase="ed2es")
+        | dice_figures(ed, es, phase="still")
+        | figures
+    )
 
 
 def _endpoint_figures(

@@ -1,6 +1,5 @@
 """Stage 1: SegNet learns from the masks at ED and ES."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,13 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cmnet_core import augmentation, losses, metrics
+from cmnet_core import augmentation, losses
 from cmnet_core.augmentation import AugmentationRanges
 from cmnet_core.models.build import SegNetSizes, build_segnet
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
-from cmnet_core.training.cases import CLASSES, STRUCTURES, TrainingCase, drop_slices
-from cmnet_core.training.loop import Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
+from cmnet_core.training.cases import CLASSES, TrainingCase, dice_figures, drop_slices, figure_names, surface_figures
+from cmnet_core.training.loop import Draw, Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
+
+FIGURES = (*figure_names("ed"), *figure_names("es"), "dice_pct")
+"""What can be watched while this stage trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,16 @@ def train_segnet(
     model = start or build_segnet(settings.sizes)
     stacks = [(case, frame) for case in cases for frame in (case.ed, case.es)]
 
-    def loss(batch: list[int], generator: torch.Generator) -> dict[str, Tensor]:
-        return {"loss": _loss(model, [_view(*stacks[index], settings, generator) for index in batch])}
-
-    def batches(generator: torch.Generator) -> list[list[int]]:
-        order = torch.randperm(len(stacks), generator=generator)
-        return [part.tolist() for part in order.chunk(math.ceil(len(stacks) / settings.stacks_per_batch))]
+    def loss(batch: list[Draw]) -> dict[str, Tensor]:
+        views = [_view(*stacks[draw.number], settings, draw.generator) for draw in batch]
+        return {"loss": _loss(model, views, watch.device)}
 
     def validate(average: nn.Module) -> dict[str, float]:
         assert isinstance(average, SegNet)
         return validate_segnet(average, validation, window=settings.window)
 
-    run(model, Stage(loss, batches, validate), schedule=settings.schedule, watch=watch)
+    stage = Stage(len(stacks), settings.stacks_per_batch, loss, validate)
+    run(model, stage, schedule=settings.schedule, watch=watch)
     return model
 
 
@@ -79,31 +79,31 @@ def _view(
     image = augmentation.view_image(case.voxels[frame : frame + 1], view, settings.window)
     image = augmentation.change_look(image, settings.augmentation, generator)
     target = augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)
-    keep = drop_slices(int(image.shape[1]), generator)
+    keep = drop_slices(int(image.shape[1]), settings.augmentation.missing_slices, generator)
     return image[0, keep, None], target[0, keep]
 
 
-def _loss(model: SegNet, views: list[tuple[Tensor, Tensor]]) -> Tensor:
-    image = torch.cat([view[0] for view in views]).contiguous(memory_format=torch.channels_last)
-    target = torch.cat([view[1] for view in views])
+def _loss(model: SegNet, views: list[tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
+    image = torch.cat([view[0] for view in views]).to(device).contiguous(memory_format=torch.channels_last)
+    target = torch.cat([view[1] for view in views]).to(device)
     with fast_convolutions(image.device):
         logits = model(image, Stacks(tuple(len(view[0]) for view in views)))
     return losses.segmentation_loss(logits.float(), target)
 
 
 def validate_segnet(model: SegNet, cases: Sequence[TrainingCase], *, window: tuple[int, int]) -> dict[str, float]:
-    """Mean Dice in % of each structure at ED and ES, seen through an unchanged window around the heart."""
+    """Mean Dice in % and HD95 in mm of each structure at ED and ES, through an unchanged window around the heart."""
     return mean_of_each([_case_figures(model, case, window) for case in cases])
 
 
 def _case_figures(model: SegNet, case: TrainingCase, window: tuple[int, int]) -> dict[str, float]:
     view = augmentation.straight_view(case.centre, int(case.voxels.shape[1]))
-    figures = {}
+    device = next(model.parameters()).device
+    figures: dict[str, float] = {}
     for phase, frame in (("ed", case.ed), ("es", case.es)):
         image = augmentation.view_image(case.voxels[frame : frame + 1], view, window)
         target = augmentation.view_labels(case.mask(frame)[None], view, window, classes=CLASSES)[0]
-        predicted = class_probabilities(model, image, frames_at_once=1)[0].argmax(1)
-        for label in STRUCTURES:
-            score = metrics.dice_pct(predicted.to(torch.uint8), target.argmax(1).to(torch.uint8), label)
-            figures[f"dice_{label.name.lower()}_{phase}_pct"] = score or 0.0
-    return figures
+        found = class_probabilities(model, image.to(device), frames_at_once=1)[0].cpu()
+        figures |= surface_figures(found, target, case.spacing, phase=phase)
+        figures |= dice_figures(found, target, phase=phase)
+    return figures | {"dice_pct": (figures["dice_ed_pct"] + figures["dice_es_pct"]) / 2}

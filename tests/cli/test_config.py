@@ -30,7 +30,7 @@ def test_a_whole_number_serves_as_a_length(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ('modle = "x"', "Did you mean 'model'?"),
-        ("colour = 3", "Known keys: model, save_motion."),
+        ("colour = 3", "Known keys: model, save_motion, refine, close."),
         ("model = 3", "must be of type str"),
         ('save_motion = "some"', "one of full, ed2es, none"),
         ("model = ", "cannot be read"),

@@ -1,12 +1,39 @@
 """Training from the command line: two stages, a resume, and weights that infer takes."""
 
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
+from click.testing import Result
+from rich.console import Console
 
-from cmnet_core.models.checkpoint import read_card
+from cmnet_cli.commands.train import TrainConfig
+from cmnet_cli.commands.training_log import tell
+from cmnet_cli.config import find_config, load_config
+from cmnet_cli.layout import RunFolder
+from cmnet_cli.screen import Screen, board
+from cmnet_cli.tables import read_rows
+from cmnet_core.augmentation import AugmentationRanges
+from cmnet_core.models.build import PAPER
+from cmnet_core.models.checkpoint import load_tensors, read_card
+from cmnet_core.training.loop import EpochRecord
+from cmnet_core.training.motion import FIGURES as MOTION_FIGURES
+from cmnet_core.training.motion import LossWeights
+from cmnet_core.training.segnet import FIGURES as SEGNET_FIGURES
+from cmnet_core.training.state import read_progress
 from tests.cli.commanding import cmnet, column
 from tests.phantoms import write_cohort
+from tests.tiny_model import write_tiny_model
+
+REPOSITORY = Path(__file__).parents[2]
 
 SETTINGS = """
 name = "small"
@@ -24,7 +51,7 @@ widths = [4, 4, 4, 4, 4]
 [motion]
 window = [48, 48]
 [motion.schedule]
-epochs = 1
+epochs = EPOCHS
 [motion.sizes]
 features = [4, 4, 4, 4]
 hidden = [4, 4]
@@ -39,9 +66,10 @@ def cohort(tmp_path: Path) -> Path:
     return write_cohort(tmp_path, 3, frames=3)
 
 
-def _settings(folder: Path, *, epochs: int = 1) -> Path:
+def _settings(folder: Path, *, epochs: int = 1, every_batch: bool = False) -> Path:
     path = folder / f"train-{epochs}.toml"
-    path.write_text(SETTINGS.replace("EPOCHS", str(epochs)))
+    text = SETTINGS.replace("EPOCHS", str(epochs))
+    path.write_text("checkpoint_minutes = 0\n" + text if every_batch else text)
     return path
 
 
@@ -64,13 +92,82 @@ def test_two_stages_make_weights_that_infer_takes(cohort: Path, tmp_path: Path) 
     assert set(column(tmp_path / "run", "status", "state")) <= {"done", "failed"}
 
 
-def test_a_resume_goes_on_after_the_last_epoch(cohort: Path, tmp_path: Path) -> None:
-    options = ("train", "--stage", "segnet", "-m", cohort, "-o", tmp_path / "training")
-    assert cmnet(*options, "--config", _settings(tmp_path)).exit_code == 0
-    ran = cmnet(*options, "--config", _settings(tmp_path, epochs=2), "--resume")
-    assert ran.exit_code == 0
-    assert "epoch 2" in ran.output
-    assert "epoch 1:" not in ran.output
+def _train(cohort: Path, out: Path, config: Path, *options: object, stage: str = "segnet") -> Result:
+    return cmnet("train", "--stage", stage, "-m", cohort, "-o", out, "--config", config, *options)
+
+
+KILLED = """
+import os, signal, sys
+from cmnet_cli import app
+from cmnet_core.training import loop
+
+save, calls = loop.save_state, []
+
+def save_or_die(*arguments):
+    calls.append(1)
+    if len(calls) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(*arguments)
+
+loop.save_state = save_or_die
+app.app(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("stage", ["segnet", "motion"])
+def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path, tiny_model: Path, stage: str) -> None:
+    cohort, config = write_cohort(tmp_path, 6, frames=3), _settings(tmp_path, epochs=2, every_batch=True)
+    init = ("--init", tiny_model, "--fresh-motion") if stage == "motion" else ()
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert _train(cohort, whole, config, *init, stage=stage).exit_code == 0
+    line = ["train", "--stage", stage, "-m", cohort, "-o", parts, "--config", config, *init]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, line)], cwd=REPOSITORY, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    progress = read_progress(RunFolder(parts).training_state(stage))
+    assert progress.batch > 0
+    assert not RunFolder(parts).weights(stage).exists()
+    assert _train(cohort, parts, config, *init, "--resume", stage=stage).exit_code == 0
+    expected, found = (load_tensors(RunFolder(out).weights(stage))[0] for out in (whole, parts))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    logs = [read_rows(RunFolder(out).training_log(stage)) for out in (whole, parts)]
+    assert [row["epoch"] for row in logs[1]] == [1, 2]
+    assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
+
+
+def test_a_resume_goes_on_with_nothing_else_than_it_began_with(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out, config = tmp_path / "training", _settings(tmp_path)
+    assert _train(cohort, out, config).exit_code == 0
+    state = RunFolder(out).training_state("segnet").read_bytes()
+    longer = _train(cohort, out, _settings(tmp_path, epochs=2), "--resume")
+    assert "segnet.schedule.epochs was 1, is 2" in longer.output
+    same_sizes = write_tiny_model(tmp_path / "other.safetensors", seed=2)
+    from_others = _train(cohort, out, config, "--init", same_sizes, "--resume")
+    assert "weights to start from was none, is " in from_others.output
+    cohort.write_text("\n".join(cohort.read_text().splitlines()[:-1]) + "\n")
+    fewer = _train(cohort, out, config, "--resume")
+    assert "cases was " in fewer.output
+    for ran in (longer, from_others, fewer):
+        assert (ran.exit_code, "(resume)" in ran.output, "epoch 1" in ran.output) == (3, True, False)
+    assert RunFolder(out).training_state("segnet").read_bytes() == state
+
+
+def test_weights_of_another_architecture_cannot_be_started_from(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
+    wider = tmp_path / "wider.toml"
+    wider.write_text(_settings(tmp_path).read_text().replace("[4, 4, 4, 4, 4]", "[8, 4, 4, 4, 4]"))
+    for stage, told in (("segnet", "widths is (4, 4, 4, 4, 4) there, (8, 4, 4, 4, 4)"), ("motion", "deform is (4,")):
+        ran = _train(cohort, tmp_path / "training", wider, "--init", tiny_model, stage=stage)
+        assert (ran.exit_code, "(checkpoint)" in ran.output) == (3, True)
+        assert told in ran.output
+    anew = _train(cohort, tmp_path / "training", wider, "--init", tiny_model, "--fresh-motion", stage="motion")
+    assert anew.exit_code == 0, anew.output
+    assert read_card(tmp_path / "training" / "weights" / "motion.safetensors").motion.deform == (8, 4, 4, 4, 4)
+
+
+@pytest.mark.parametrize("stage", ["segnet", "motion"])
+def test_shipped_weights_can_be_started_from_with_the_shipped_settings(stage: str) -> None:
+    """Without a manifest the command ends right after it has accepted the weights."""
+    ran = cmnet("train", "--stage", stage, "-m", "nowhere.csv", "--init", "default", "--config", "default")
+    assert (ran.exit_code, "(manifest-unreadable)" in ran.output) == (3, True)
 
 
 def test_the_second_stage_needs_the_first(cohort: Path, tmp_path: Path) -> None:
@@ -83,12 +180,151 @@ def test_a_bad_case_is_named_and_left_out_of_training(cohort: Path, tmp_path: Pa
     (tmp_path / "9900002.nii.gz").unlink()
     options = ("-m", cohort, "-o", tmp_path / "training", "--config", _settings(tmp_path))
     ran = cmnet("train", "--stage", "segnet", *options)
-    assert ran.exit_code == 0
+    assert ran.exit_code == 4
     assert "sub-9900002 left out (file-missing)" in ran.output
+    assert (tmp_path / "training" / "weights" / "segnet.safetensors").exists()
 
 
-def test_a_manifest_without_masks_cannot_be_trained_on(cohort: Path, tmp_path: Path) -> None:
-    cohort.write_text("subject_id,image\n9900001,9900001.nii.gz\n9900002,9900002.nii.gz\n")
-    ran = cmnet("train", "--stage", "segnet", "-m", cohort, "-o", tmp_path / "training")
-    assert ran.exit_code == 3
-    assert "0 subjects to train on" in ran.output
+def _without_masks(folder: Path) -> None:
+    (folder / "cohort.csv").write_text("subject_id,image\n9900001,9900001.nii.gz\n9900002,9900002.nii.gz\n")
+
+
+def _one_subject(folder: Path) -> None:
+    lines = (folder / "cohort.csv").read_text().splitlines()
+    (folder / "cohort.csv").write_text("\n".join(lines[:2]) + "\n")
+
+
+def _without_rv(folder: Path) -> None:
+    for masks in folder.glob("*_labels.nii.gz"):
+        _rewrite(masks, lambda voxels: np.where(voxels == 3, 0, voxels))
+
+
+def _without_lv_in_one(folder: Path) -> None:
+    _rewrite(folder / "9900002_labels.nii.gz", lambda voxels: np.where(voxels == 1, 2, voxels))
+
+
+def _nan_everywhere(folder: Path) -> None:
+    for image in set(folder.glob("*.nii.gz")) - set(folder.glob("*_labels.nii.gz")):
+        _rewrite(image, lambda voxels: np.where(voxels > 0, np.nan, voxels))
+
+
+def _rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    old = nib.load(path)
+    voxels = np.asarray(old.dataobj)
+    new = nib.Nifti1Image(change(voxels).astype(voxels.dtype), old.affine, old.header)
+    path.unlink()
+    nib.save(new, path)
+
+
+UNTRAINABLE: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "no masks": (_without_masks, "manifest-column", "labels_ed and labels_es"),
+    "one subject": (_one_subject, "training-cases", "0 subjects to train on and 1 to validate with"),
+    "no RV in any mask": (_without_rv, "label-class", "lack RV"),
+    "NaN in every image": (_nan_everywhere, "image-values", "left out: 3 (image-values)"),
+}
+
+
+@pytest.mark.parametrize("problem", UNTRAINABLE)
+def test_nothing_is_learnt_from_a_bad_manifest(cohort: Path, tmp_path: Path, problem: str) -> None:
+    spoil, code, told = UNTRAINABLE[problem]
+    spoil(tmp_path)
+    ran = _train(cohort, tmp_path / "training", _settings(tmp_path))
+    assert (ran.exit_code, f"({code})" in ran.output) == (3, True), ran.output
+    assert told in ran.output
+    assert "epoch" not in ran.output
+    assert not (tmp_path / "training").exists()
+
+
+def test_a_mask_that_lacks_a_structure_costs_one_subject(cohort: Path, tmp_path: Path) -> None:
+    _without_lv_in_one(tmp_path)
+    ran = _train(cohort, tmp_path / "training", _settings(tmp_path))
+    assert (ran.exit_code, "sub-9900002 left out (label-class)" in ran.output) == (4, True)
+
+
+def test_a_single_subject_is_too_few_even_where_none_validates(cohort: Path, tmp_path: Path) -> None:
+    _one_subject(tmp_path)
+    config = _settings(tmp_path)
+    config.write_text(config.read_text().replace("validate_every = 3", "validate_every = 0"))
+    ran = _train(cohort, tmp_path / "training", config)
+    assert (ran.exit_code, "(training-cases)" in ran.output) == (3, True)
+
+
+def test_settings_that_are_not_there_are_answered_with_those_that_are(cohort: Path, tmp_path: Path) -> None:
+    ran = cmnet("train", "--stage", "segnet", "-m", cohort, "-o", tmp_path / "training", "--config", "papr")
+    assert (ran.exit_code, "(config)" in ran.output) == (3, True)
+    assert "default, paper" in ran.output
+
+
+def test_what_cannot_be_watched_is_told_before_the_first_epoch(cohort: Path, tmp_path: Path) -> None:
+    config = _settings(tmp_path)
+    config.write_text(config.read_text().replace("epochs = 1", 'epochs = 1\nwatched = "dyce_pct"', 1))
+    ran = _train(cohort, tmp_path / "training", config)
+    assert (ran.exit_code, "(config)" in ran.output, "dice_pct" in ran.output) == (3, True, True)
+
+
+def test_the_shipped_default_spells_the_defaults_out() -> None:
+    assert load_config(TrainConfig, find_config("default")) == TrainConfig()
+
+
+def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
+    paper = load_config(TrainConfig, find_config("paper"))
+    assert paper.motion.sizes == PAPER
+    assert paper.motion.weights == LossWeights(0.8, 0.0, 1e-4, 2e-4, 0.01, 0.3)
+    assert (paper.motion.pyramid_levels, paper.motion.softening, paper.motion.pauses) == (1, 0.0, 0.0)
+    assert (paper.motion.schedule.learning_rate, paper.motion.schedule.weight_decay) == (1e-4, 0.0)
+    turns_only = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
+    for stage in (paper.segnet, paper.motion):
+        assert stage.augmentation == replace(turns_only, quarter_turns=1.0, coarsening=1.0)
+        assert stage.schedule.watched in (*SEGNET_FIGURES, *MOTION_FIGURES)
+
+
+def test_the_log_has_a_row_an_epoch_in_mm_and_percent(cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "training"
+    assert _train(cohort, out, _settings(tmp_path, epochs=2), "--tensorboard").exit_code == 0
+    log = read_rows(out / "logs" / "train-segnet.parquet")
+    assert [row["epoch"] for row in log] == [1, 2]
+    assert all(0 <= row["dice_lv_es_pct"] <= 100 and row["seconds"] > 0 and row["loss"] > 0 for row in log)
+    assert set(SEGNET_FIGURES) >= {name for name in log[0] if name.endswith("_mm")}
+    assert list((out / "logs" / "tensorboard" / "segnet").glob("events.*"))
+
+
+def test_without_tensorboard_its_option_says_how_to_get_it(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    ran = _train(cohort, tmp_path / "training", _settings(tmp_path), "--tensorboard")
+    assert (ran.exit_code, "cmnet[tensorboard]" in ran.output) == (3, True)
+
+
+def test_a_terminal_sees_a_table_that_grows() -> None:
+    text = io.StringIO()
+    screen = Screen(notes=Console(file=text, force_terminal=True, width=100, height=30))
+    figures = {f"dice_{name}_ed2es_pct": 90.0 + n for n, name in enumerate(("lv", "myo", "rv"))}
+    with board(screen, "train motion", total=2) as shown:
+        for epoch in range(2):
+            tell(EpochRecord(epoch, {"loss": 0.5}, {**figures, "folded_voxels": 0.0}, 3.0, 1e-3), shown)
+    assert "90.0 / 91.0 / 92.0" in text.getvalue()
+    assert "Dice % ed2es" in text.getvalue()
+
+
+def test_two_processes_take_the_step_of_one_that_sees_both_cases(tmp_path: Path, tiny_model: Path) -> None:
+    cohort = write_cohort(tmp_path, 3, frames=3)
+    config, both = _settings(tmp_path), tmp_path / "both.toml"
+    both.write_text(config.read_text().replace("[motion]", "[motion]\ncycles_per_step = 2"))
+    init = ("--init", tiny_model, "--fresh-motion", "--device", "cpu")
+    assert _train(cohort, tmp_path / "one", both, *init, stage="motion").exit_code == 0
+    line = ["train", "--stage", "motion", "-m", cohort, "-o", tmp_path / "two", "--config", config, *init]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ran = subprocess.run(
+        [*torchrun, "-m", "cmnet_cli", *map(str, line)], cwd=REPOSITORY, check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    one, two = (load_tensors(RunFolder(tmp_path / name).training_state("motion"))[0] for name in ("one", "two"))
+    first_moments = [name for name in one if name.endswith(".exp_avg")]
+    assert len(first_moments) > 20
+    for name in first_moments:
+        assert torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-7), name
+    assert ran.stderr.count("epoch 1:") == 1
+    [row] = read_rows(RunFolder(tmp_path / "two").training_log("motion"))
+    [alone] = read_rows(RunFolder(tmp_path / "one").training_log("motion"))
+    assert row["loss"] == pytest.approx(alone["loss"], rel=1e-5)

@@ -13,6 +13,7 @@ from scipy import stats
 from cmnet_core.errors import GeometryError, LabelError
 from cmnet_core.metrics import (
     agreement,
+    auroc,
     compare_paired,
     dice_pct,
     dilated,
@@ -165,3 +166,12 @@ def test_holm_adjusts_as_in_the_textbook() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
     assert holm([0.6, 0.7]) == pytest.approx((1.0, 1.0))
     assert holm([]) == ()
+
+
+def test_auroc_counts_pairs() -> None:
+    generator = torch.Generator().manual_seed(1)
+    low, high = (torch.randint(6, (n,), generator=generator).float() for n in (30, 20))
+    pairs = (high[:, None] > low).float() + 0.5 * (high[:, None] == low).float()
+    assert auroc(low, high) == pytest.approx(float(pairs.mean()))
+    assert auroc(torch.zeros(3), torch.ones(2)) == 1.0
+    assert auroc(torch.zeros(0), torch.ones(2)) is None

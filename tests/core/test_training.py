@@ -5,18 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmnet_core import losses
-from cmnet_core.augmentation import AugmentationRanges
+from cmnet_core.augmentation import AugmentationRanges, draw_view, view_image
 from cmnet_core.errors import LabelError
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.layers import Stacks
 from cmnet_core.motion import warp
 from cmnet_core.training.cases import TrainingCase, training_case
-from cmnet_core.training.loop import EpochRecord, Schedule, Watch
-from cmnet_core.training.motion import Cycle, LossWeights, MotionTraining, arc_frames, cycle_loss, train_motion
+from cmnet_core.training.loop import Decay, Draw, EpochRecord, Schedule, Stage, Watch, run
+from cmnet_core.training.motion import FIGURES as MOTION_FIGURES
+from cmnet_core.training.motion import Cycle, LossWeights, MotionTraining, arc_frames, cycle_loss, see, train_motion
+from cmnet_core.training.segnet import FIGURES as SEGNET_FIGURES
 from cmnet_core.training.segnet import SegNetTraining, train_segnet
+from cmnet_core.training.state import read_progress
 from cmnet_core.types import CineSequence, LabelSequence, Spacing
 
 STILL = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
@@ -80,7 +83,11 @@ def segnet_settings(epochs: int) -> SegNetTraining:
 def test_segnet_overfits_one_batch(tmp_path: Path) -> None:
     case, records = beating_case(cavities=(14.0, 9.0)), list[EpochRecord]()
     train_segnet([case] * 30, [case], settings=segnet_settings(3), watch=watch(tmp_path, records), start=None)
-    assert min(records[-1].validation.values()) > 97
+    figures = records[-1].validation
+    assert min(value for name, value in figures.items() if name.endswith("_pct")) > 97
+    assert all(figures[f"hd95_{name}_es_mm"] < 2 for name in ("lv", "myo", "rv"))
+    assert (figures["not_found_ed"], figures["not_found_es"]) == (0, 0)
+    assert set(figures) == set(SEGNET_FIGURES)
 
 
 def test_motion_overfits_one_batch(tmp_path: Path) -> None:
@@ -97,30 +104,99 @@ def test_motion_overfits_one_batch(tmp_path: Path) -> None:
     assert figures["dice_lv_still_pct"] < 65
     assert figures["dice_lv_ed2es_pct"] > 93
     assert figures["dice_myo_ed2es_pct"] > 80
+    assert set(MOTION_FIGURES) <= set(figures)
 
 
-def test_a_stopped_training_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
+def test_a_training_stopped_within_an_epoch_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
     case = beating_case(cavities=(14.0, 11.0, 9.0, 12.0))
     segnet = build_segnet(SMALL_SEGNET).eval()
 
     class Stopped(Exception):  # noqa: N818 - not an error
         pass
 
-    def stop(_: EpochRecord) -> None:
-        raise Stopped
+    def stop(done: int, _: int) -> None:
+        if done == 2:
+            raise Stopped
 
-    def train(folder: Path, *, resume: bool, stop_early: bool) -> dict[str, Tensor]:
-        watching = watch(folder, [], resume=resume)
-        watching = replace(watching, on_epoch=stop) if stop_early else watching
+    def train(folder: Path, *, resume: bool, stop_early: bool) -> tuple[dict[str, Tensor], list[EpochRecord]]:
+        records = list[EpochRecord]()
+        watching = replace(watch(folder, records, resume=resume), every_s=0.0)
+        watching = replace(watching, on_batch=stop) if stop_early else watching
         settings = motion_settings(2)
-        model = train_motion([case], [case], segnet=segnet, settings=settings, watch=watching, start=None)
-        return model.state_dict()
+        model = train_motion([case] * 3, [case], segnet=segnet, settings=settings, watch=watching, start=None)
+        return model.state_dict(), records
 
-    whole = train(tmp_path / "whole", resume=False, stop_early=False)
+    whole, told = train(tmp_path / "whole", resume=False, stop_early=False)
     with pytest.raises(Stopped):
-        train(tmp_path / "halves", resume=False, stop_early=True)
-    halves = train(tmp_path / "halves", resume=True, stop_early=False)
-    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+        train(tmp_path / "parts", resume=False, stop_early=True)
+    progress = read_progress(tmp_path / "parts" / "state.safetensors")
+    assert (progress.epoch, progress.batch) == (0, 2)
+    resumed, told_again = train(tmp_path / "parts", resume=True, stop_early=False)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert [record.loss for record in told] == [record.loss for record in told_again]
+
+
+def counted(schedule: Schedule, figures: list[float], folder: Path) -> tuple[nn.Linear, list[EpochRecord]]:
+    """Train one weight, which grows step by step, against validation figures that are given."""
+    model, records = nn.Linear(1, 1, bias=False), list[EpochRecord]()
+    nn.init.zeros_(model.weight)
+
+    def loss(_: list[Draw]) -> dict[str, Tensor]:
+        return {"loss": -model.weight.sum()}
+
+    def validate(_: nn.Module) -> dict[str, float]:
+        return {"dice_pct": figures[len(records)]}
+
+    run(model, Stage(1, 1, loss, validate), schedule=schedule, watch=watch(folder, records))
+    return model, records
+
+
+def test_training_ends_when_patience_does_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    plain = Schedule(9, 0.1, 0.0, seed=1, averaging=0.0, decay=Decay.PLATEAU)
+    watched = replace(plain, watched="dice_pct", patience=3)
+    model, records = counted(watched, [50.0, 70.0, 69.0, 70.0, 60.0, 90.0], tmp_path / "watched")
+    assert len(records) == 5
+    best, _ = counted(replace(plain, epochs=2), [0.0] * 2, tmp_path / "two")
+    last, _ = counted(replace(plain, epochs=5), [0.0] * 5, tmp_path / "five")
+    assert model.weight.item() == best.weight.item() != last.weight.item()
+
+
+def test_a_plateau_lowers_the_learning_rate_as_pytorch_does(tmp_path: Path) -> None:
+    figures = [50.0, *[40.0] * 12, 60.0, *[55.0] * 12]
+    schedule = Schedule(len(figures), 0.1, 0.0, seed=1, decay=Decay.PLATEAU, watched="dice_pct")
+    _, records = counted(schedule, figures, tmp_path)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    judge = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, "max", threshold=0.0)
+    for record, figure in zip(records, figures, strict=True):
+        assert record.learning_rate == pytest.approx(optimiser.param_groups[0]["lr"])
+        judge.step(figure)
+
+
+def test_steps_that_are_worked_out_again_have_the_same_gradients() -> None:
+    case = beating_case(cavities=(14.0, 11.0, 9.0))
+    model = build_motion(SMALL_MOTION)
+    shapes = [torch.nn.functional.one_hot(case.mask(t).long(), 4).movedim(-1, 1).float() for t in range(3)]
+    cycle = Cycle(see(case.voxels, torch.stack(shapes), SMALL_MOTION), shapes, None, case.spacing)
+    found = []
+    for recompute in (False, True):
+        model.zero_grad()
+        settings = replace(motion_settings(1), recompute=recompute)
+        parts = cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(4))
+        parts["loss"].backward()
+        found.append((parts["loss"].item(), [weight.grad.clone() for weight in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(kept, again) for kept, again in zip(found[0][1], found[1][1], strict=True))
+
+
+@pytest.mark.parametrize("turned", [0.0, 1.0])
+def test_quarter_turns_show_every_voxel_as_it_is(turned: float) -> None:
+    ranges = replace(STILL, quarter_turns=turned)
+    image = torch.rand(1, 2, 16, 16)
+    views = [draw_view((7.5, 7.5), 2, ranges, torch.Generator().manual_seed(seed)) for seed in range(12)]
+    turns = [torch.rot90(image, times, (2, 3)) for times in range(4)]
+    seen = [view_image(image, view, (16, 16)) for view in views]
+    which = {[torch.allclose(one, turn, atol=1e-4) for turn in turns].index(True) for one in seen}
+    assert which == ({0, 1, 2, 3} if turned else {0})
 
 
 def test_end_diastole_is_supervised_when_the_cycle_closes() -> None:
