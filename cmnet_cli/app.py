@@ -17,6 +17,7 @@ from cmnet_cli.options import (
     Deep,
     DefectShare,
     Device,
+    EngineOptions,
     Frames,
     HowOptions,
     InitWeights,
@@ -38,7 +39,7 @@ from cmnet_cli.options import (
     expand_options,
 )
 from cmnet_core import __version__
-from cmnet_core.errors import CmnetError
+from cmnet_core.errors import CmnetError, EngineError
 
 if TYPE_CHECKING:
     from cmnet_cli.commands.going import Job, Summary
@@ -66,7 +67,15 @@ class _ErrorsAreAnswers(TyperGroup):
             from cmnet_cli.screen import Screen
 
             Screen().error(error)
-            raise typer.Exit(BAD_INPUT) from error
+            raise typer.Exit(INTERRUPTED if isinstance(error, EngineError) else BAD_INPUT) from error
+        except OSError as error:
+            from cmnet_cli.cohort import FULL, disk_is_full
+            from cmnet_cli.screen import Screen
+
+            if error.errno not in FULL:
+                raise
+            Screen().error(disk_is_full(error))
+            raise typer.Exit(INTERRUPTED) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted. What is done stays; the same command goes on from here.", err=True)
             raise typer.Exit(INTERRUPTED) from error
@@ -178,6 +187,7 @@ def preprocess(
     manifest: ManifestFile,
     who: WhoOptions,
     how: HowOptions,
+    where: EngineOptions,
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
     config: ConfigFile = None,
@@ -188,7 +198,7 @@ def preprocess(
     from cmnet_cli.config import PreprocessConfig, load_config
 
     settings = load_config(PreprocessConfig, config)
-    _finish(command.preprocess(manifest, out, settings, _job(who, how, say)), say, as_json=as_json)
+    _finish(command.preprocess(manifest, out, settings, _job(who, how, where, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -197,6 +207,7 @@ def infer(
     manifest: ManifestFile,
     who: WhoOptions,
     how: HowOptions,
+    where: EngineOptions,
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
@@ -212,18 +223,23 @@ def infer(
     from cmnet_cli.config import InferConfig, load_config
 
     settings = load_config(InferConfig, config, model=model, save_motion=save_motion)
-    _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, say)), say, as_json=as_json)
+    _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, where, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def indices(
-    who: WhoOptions, how: AgainOptions, say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False
+    who: WhoOptions,
+    how: AgainOptions,
+    where: EngineOptions,
+    say: SayOptions,
+    run: RunPath = DEFAULT_RUN,
+    as_json: AsJson = False,
 ) -> None:
     """Volumes, function and motion of every subject, from what infer stored: no network runs."""
     from cmnet_cli.commands import cohort_commands as command
 
-    _finish(command.indices(run, _job(who, how.as_how(), say)), say, as_json=as_json)
+    _finish(command.indices(run, _job(who, how.as_how(), where, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -240,6 +256,7 @@ def report(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
 def evaluate(
     who: WhoOptions,
     how: AgainOptions,
+    where: EngineOptions,
     say: SayOptions,
     run: RunPath = DEFAULT_RUN,
     manifest: Annotated[
@@ -254,7 +271,7 @@ def evaluate(
     from cmnet_cli.config import EvaluateConfig, load_config
 
     settings = load_config(EvaluateConfig, config)
-    _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), say)), say, as_json=as_json)
+    _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), where, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -346,10 +363,10 @@ def _screen(say: SayOptions) -> "Screen":
     return Screen(quiet=say.quiet, verbose=say.verbose)
 
 
-def _job(who: WhoOptions, how: HowOptions, say: SayOptions) -> "Job":
+def _job(who: WhoOptions, how: HowOptions, where: EngineOptions, say: SayOptions) -> "Job":
     from cmnet_cli.commands.going import Job
 
-    return Job(who, how, _screen(say))
+    return Job(who, how, _screen(say), where)
 
 
 def _finish(summary: "Summary", say: SayOptions, *, as_json: bool) -> None:

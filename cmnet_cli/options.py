@@ -54,6 +54,31 @@ ConfigFile = Annotated[
 Workers = Annotated[
     int, _option("--workers", shown="N", text="Processes to start; 0 works in this one.", panel=_HOW, min=0)
 ]
+EngineName = Annotated[
+    str,
+    _option(
+        "--engine",
+        shown="NAME",
+        text="local, slurm, or the address or scheduler file of a running Dask cluster.",
+        panel=_HOW,
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    _option("--memory-limit", shown="SIZE", text="Of a worker, such as 8GB.", panel=_HOW, show_default="its share"),
+]
+SubjectTimeout = Annotated[
+    float | None,
+    _option("--subject-timeout", shown="SECONDS", text="Give a subject up after this time.", panel=_HOW, min=1),
+]
+SbatchOptions = Annotated[
+    list[str] | None,
+    _option("--sbatch", shown="OPTION", text="For --engine slurm, such as --sbatch=--time=02:00:00.", panel=_HOW),
+]
+Chunk = Annotated[int, _option("--chunk", shown="N", text="Subjects a task.", min=1)]
+MaxParallel = Annotated[
+    int | None, _option("--max-parallel", shown="N", text="Tasks that may run at once.", show_default="no limit", min=1)
+]
 Subjects = Annotated[int, _option("--subjects", shown="N", text="How many hearts.", min=1)]
 Frames = Annotated[int, _option("--frames", shown="N", text="Frames in each cycle.", min=2)]
 Seed = Annotated[int, _option("--seed", shown="N", text="What all chance starts from.")]
@@ -150,6 +175,16 @@ class AgainOptions:
     def as_how(self) -> HowOptions:
         """The same, with what does not matter here left at its default."""
         return HowOptions(workers=self.workers, dry_run=self.dry_run)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What the subjects run on, and what one of them may take."""
+
+    engine: EngineName = "local"
+    memory_limit: MemoryLimit = None
+    subject_timeout: SubjectTimeout = None
+    sbatch: SbatchOptions = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ class ErrorCode(StrEnum):
     LABEL_GEOMETRY = "label-geometry"
     HEART_NOT_FOUND = "heart-not-found"
     WORKER_DIED = "worker-died"
+    OUT_OF_MEMORY = "out-of-memory"
+    TIMEOUT = "timeout"
+    ENGINE = "engine"
+    SHARD = "shard"
     DEFECT = "defect"
 
 
@@ -59,6 +63,10 @@ class ManifestError(CmnetError):
 
 class CheckpointError(CmnetError):
     """A weights file is missing, damaged or made for something else; nothing ran."""
+
+
+class EngineError(CmnetError):
+    """What the cases ran on was lost on the way; what is done stays done."""
 
 
 class CaseError(CmnetError):

@@ -27,7 +27,7 @@ def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
         else (State.PENDING, "infer has not finished")
         for case in opened.cases
     }
-    rows = status_rows(opened.cases, read_attempts(opened.folder.outcomes), judged)
+    rows = status_rows(opened.cases, read_attempts(opened.folder.all_outcomes), judged)
     if as_json:
         screen.result(to_json(rows))
         return
