@@ -13,6 +13,7 @@ from cmnet_cli.options import (
     DEFAULT_RUN,
     AgainOptions,
     AsJson,
+    CohortStage,
     ConfigFile,
     Deep,
     DefectShare,
@@ -21,6 +22,7 @@ from cmnet_cli.options import (
     Frames,
     HowOptions,
     InitWeights,
+    KeepMotion,
     Layout,
     ManifestFile,
     ModelName,
@@ -28,12 +30,12 @@ from cmnet_cli.options import (
     OutFolder,
     Resume,
     RunPath,
-    SaveMotion,
     SayOptions,
     Scheme,
     Seed,
     Stage,
     Subjects,
+    SubmitOptions,
     WhoOptions,
     Workers,
     expand_options,
@@ -53,6 +55,7 @@ HERE = Path(".")
 # The panels of the help page, in the order of the work.
 START = "Begin"
 MAIN = "The main job"
+CLUSTER = "On a cluster"
 MODELS = "Models"
 LOOK = "Look at a run, or at this machine"
 
@@ -211,9 +214,7 @@ def infer(
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
-    save_motion: Annotated[
-        SaveMotion | None, typer.Option(help="How much of the motion to keep.", show_default="full")
-    ] = None,
+    save_motion: KeepMotion = None,
     device: Device = "auto",
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -272,6 +273,57 @@ def evaluate(
 
     settings = load_config(EvaluateConfig, config)
     _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), where, say)), say, as_json=as_json)
+
+
+@app.command(
+    rich_help_panel=CLUSTER,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+@expand_options
+def submit(
+    context: typer.Context,
+    stage: Annotated[CohortStage, typer.Argument(help="preprocess, infer (with its indices) or indices.")],
+    manifest: ManifestFile,
+    who: WhoOptions,
+    how: SubmitOptions,
+    say: SayOptions,
+    out: OutFolder = DEFAULT_RUN,
+    model: ModelName = None,
+    save_motion: KeepMotion = None,
+    device: Device = "auto",
+    config: ConfigFile = None,
+) -> None:
+    """Send a cohort to SLURM as array jobs with a merge after them; any other option goes to sbatch."""
+    from cmnet_cli.commands import submit as command
+    from cmnet_cli.config import InferConfig, PreprocessConfig, load_config
+    from cmnet_cli.slurm import read_sbatch_options
+
+    settings = (
+        load_config(PreprocessConfig, config)
+        if stage == CohortStage.PREPROCESS
+        else load_config(InferConfig, config, model=model, save_motion=save_motion)
+    )
+    words = read_sbatch_options(context.args)
+    order = command.Order(stage, manifest, out, settings, device, how.chunk, how.max_parallel, words)
+    command.submit(order, _job(who, how.as_how(), how.as_engine(), say))
+
+
+@app.command(rich_help_panel=CLUSTER)
+@expand_options
+def merge(say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
+    """Bring the rows that array tasks wrote into the tables that a local run writes."""
+    from cmnet_cli.commands import merge as command
+
+    _finish(command.merge(run, _screen(say)), say, as_json=as_json)
+
+
+@app.command(hidden=True)
+def task(run: RunPath, submission: Annotated[str, typer.Option()], shard: Annotated[int, typer.Option(min=0)]) -> None:
+    """Work on one shard of a submission: what the batch script of cmnet submit calls."""
+    from cmnet_cli.commands import task as command
+    from cmnet_cli.screen import Screen
+
+    raise typer.Exit(command.run_task(run, submission, shard, Screen()))
 
 
 @app.command(rich_help_panel=MODELS)

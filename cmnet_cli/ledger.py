@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -128,7 +129,7 @@ def read_attempts(paths: Iterable[Path]) -> list[Attempt]:
 
 
 def status_rows(
-    cases: Iterable[Listed], attempts: Iterable[Attempt], judged: Mapping[str, tuple[State, str]]
+    cases: Iterable[Listed], attempts: Iterable[Attempt], judged: Mapping[str, tuple[StrEnum, str]]
 ) -> list[dict[str, Any]]:
     """The rows of the status table.
 
@@ -143,8 +144,9 @@ def status_rows(
     return [_status_row(case, history[case.case_id], judged.get(case.case_id)) for case in cases]
 
 
-def _status_row(case: Listed, history: list[Attempt], judged: tuple[State, str] | None) -> dict[str, Any]:
+def _status_row(case: Listed, history: list[Attempt], judged: tuple[StrEnum, str] | None) -> dict[str, Any]:
     row: dict[str, Any] = {"case_id": case.case_id, "subject_id": case.subject_id, "session": case.session}
+    state: StrEnum
     state, reason = judged or (State.PENDING, "not tried yet")
     if history:
         last = history[-1]

@@ -75,6 +75,7 @@ SbatchOptions = Annotated[
     list[str] | None,
     _option("--sbatch", shown="OPTION", text="For --engine slurm, such as --sbatch=--time=02:00:00.", panel=_HOW),
 ]
+TaskWorkers = Annotated[int, _option("--workers", shown="N", text="Processes a task.", panel=_HOW, min=1)]
 Chunk = Annotated[int, _option("--chunk", shown="N", text="Subjects a task.", min=1)]
 MaxParallel = Annotated[
     int | None, _option("--max-parallel", shown="N", text="Tasks that may run at once.", show_default="no limit", min=1)
@@ -123,6 +124,17 @@ class SaveMotion(StrEnum):
     NONE = "none"
 
 
+class CohortStage(StrEnum):
+    """What array jobs can do."""
+
+    PREPROCESS = "preprocess"
+    INFER = "infer"
+    INDICES = "indices"
+
+
+KeepMotion = Annotated[SaveMotion | None, typer.Option(help="How much of the motion to keep.", show_default="full")]
+
+
 class Layout(StrEnum):
     """How a data set on disk is laid out."""
 
@@ -145,6 +157,11 @@ class Stage(StrEnum):
     MOTION = "motion"
 
 
+WhenStale = Annotated[
+    OnStale, typer.Option(help="Outputs made from other inputs, settings or weights.", rich_help_panel=_HOW)
+]
+
+
 @dataclass(frozen=True, slots=True)
 class WhoOptions:
     """Which subjects of the cohort to work on."""
@@ -159,9 +176,7 @@ class HowOptions:
 
     workers: Workers = 0
     force: Force = False
-    on_stale: Annotated[
-        OnStale, typer.Option(help="Outputs made from other inputs, settings or weights.", rich_help_panel=_HOW)
-    ] = OnStale.RERUN
+    on_stale: WhenStale = OnStale.RERUN
     dry_run: DryRun = False
 
 
@@ -185,6 +200,27 @@ class EngineOptions:
     memory_limit: MemoryLimit = None
     subject_timeout: SubjectTimeout = None
     sbatch: SbatchOptions = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """How a cohort is cut into tasks, and what each of them may take."""
+
+    chunk: Chunk = 200
+    max_parallel: MaxParallel = None
+    workers: TaskWorkers = 1
+    on_stale: WhenStale = OnStale.RERUN
+    memory_limit: MemoryLimit = None
+    subject_timeout: SubjectTimeout = None
+    dry_run: DryRun = False
+
+    def as_how(self) -> HowOptions:
+        """What decides who is sent."""
+        return HowOptions(workers=self.workers, on_stale=self.on_stale, dry_run=self.dry_run)
+
+    def as_engine(self) -> EngineOptions:
+        """What a worker of a task may take."""
+        return EngineOptions(memory_limit=self.memory_limit, subject_timeout=self.subject_timeout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,11 @@ _ROWS_IN_HAND = 4096  # as dictionaries rows take ten times the memory that they
 _ROWS_A_GROUP = 50_000
 
 
-def new_part_folder(run: RunFolder, *, at_least: int = 1) -> Path:
+def new_part_folder(run: RunFolder) -> Path:
     """Make the next numbered folder of parts; of several that try at once each gets its own."""
     run.parts.mkdir(parents=True, exist_ok=True)
-    number = max([at_least - 1, *(int(path.name) for path in run.parts.iterdir() if path.name.isdigit())]) + 1
+    used = [path.name for path in run.parts.iterdir()] + list(run.submissions)
+    number = max((int(name) for name in used if name.isdigit()), default=0) + 1
     while True:
         folder = run.parts / f"{number:05d}"
         try:

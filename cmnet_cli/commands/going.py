@@ -309,11 +309,12 @@ def _note(stage: str, outcome: Outcome[Any], folder: RunFolder, ledger: Ledger, 
     screen.detail(line)
 
 
-def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> None:
-    """Write the status table of the whole cohort, and the data dictionary beside it."""
+def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> list[dict[str, Any]]:
+    """Write the status table of the whole cohort, and the data dictionary beside it; the rows."""
     rows = status_rows(opened.cases, read_attempts(opened.folder.all_outcomes), judged)
     write_table(opened.folder.table("status"), "status", rows)
     write_data_dictionary(opened.folder.data_dictionary)
+    return rows
 
 
 def summarise(stage: str, opened: OpenRun, plan: Plan, tally: Tally) -> Summary:

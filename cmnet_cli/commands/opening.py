@@ -44,6 +44,16 @@ def open_run(root: Path) -> OpenRun:
     Raises:
         ManifestError: There is none.
     """
+    folder = require_run(root)
+    return OpenRun(folder, read_manifest(folder.cohort).cases)
+
+
+def require_run(root: Path) -> RunFolder:
+    """A run folder that infer or preprocess made, without reading its cohort.
+
+    Raises:
+        ManifestError: There is none.
+    """
     folder = RunFolder(root)
     if not folder.cohort.exists():
         raise ManifestError(
@@ -51,18 +61,25 @@ def open_run(root: Path) -> OpenRun:
             hint="Give --run the folder that cmnet infer wrote with --out.",
             code=ErrorCode.RUN,
         )
-    return OpenRun(folder, read_manifest(folder.cohort).cases)
+    return folder
 
 
 @contextmanager
-def holding_run(folder: RunFolder, command: str) -> Iterator[Lease]:
+def holding_run(folder: RunFolder, command: str, *, wait: bool = False) -> Iterator[Lease]:
     """Take a run folder for one command alone.
+
+    Args:
+        folder: The run folder.
+        command: What is about to run.
+        wait: Wait for whoever works on it.
 
     Raises:
         ManifestError: Another command, or a task of an array job, works on it; or it cannot be written.
     """
 
     def refuse(holder: Holder) -> None:
+        if wait:
+            return
         raise ManifestError(
             f"The run folder {folder.root} is in use: {holder}.",
             hint="Wait until that has ended. If it was killed on another machine, wait two minutes.",
