@@ -10,12 +10,13 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # One thread a process: tests run side by side, and small grids gain nothing from more.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup lint check test bench demo clean
+.PHONY: help setup lint check test test-cluster bench demo clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install into $(VENV) and run the whole main job on a synthetic cohort"
 	@echo "make test    install the test tools and run lint, types and tests"
+	@echo "make test-cluster  array jobs on a real SLURM, which root must be able to start here"
 	@echo "make check   lint, types and import rules; no tests"
 	@echo "make lint    ruff alone"
 	@echo "make bench   CPU seconds, wall and peak memory of each stage"
@@ -50,7 +51,11 @@ check: lint
 	$(BIN)/lint-imports
 
 test: check
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --durations 10
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --durations 10 --ignore tests/cluster
+
+# One after the other: they share one SLURM, and fill the cores by themselves.
+test-cluster: setup
+	$(ONE_THREAD) CMNET_SLURM=required $(BIN)/python -m pytest tests/cluster --durations 10
 
 bench: setup
 	$(BIN)/python benchmarks/bench_stages.py

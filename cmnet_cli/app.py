@@ -13,27 +13,32 @@ from cmnet_cli.options import (
     DEFAULT_RUN,
     AgainOptions,
     AsJson,
+    CloseCycle,
+    CohortStage,
     ConfigFile,
     Deep,
     DefectShare,
     Device,
+    EngineOptions,
     Frames,
     FreshMotion,
     HowOptions,
     InitWeights,
+    KeepMotion,
     Layout,
     ManifestFile,
     ModelName,
     NewFolder,
     OutFolder,
+    RefineSteps,
     Resume,
     RunPath,
-    SaveMotion,
     SayOptions,
     Scheme,
     Seed,
     Stage,
     Subjects,
+    SubmitOptions,
     TensorBoard,
     TrainSettings,
     WhoOptions,
@@ -41,7 +46,7 @@ from cmnet_cli.options import (
     expand_options,
 )
 from cmnet_core import __version__
-from cmnet_core.errors import CmnetError
+from cmnet_core.errors import CmnetError, EngineError
 
 if TYPE_CHECKING:
     from cmnet_cli.commands.going import Job, Summary
@@ -55,6 +60,7 @@ HERE = Path(".")
 # The panels of the help page, in the order of the work.
 START = "Begin"
 MAIN = "The main job"
+CLUSTER = "On a cluster"
 MODELS = "Models"
 LOOK = "Look at a run, or at this machine"
 
@@ -69,7 +75,15 @@ class _ErrorsAreAnswers(TyperGroup):
             from cmnet_cli.screen import Screen
 
             Screen().error(error)
-            raise typer.Exit(BAD_INPUT) from error
+            raise typer.Exit(INTERRUPTED if isinstance(error, EngineError) else BAD_INPUT) from error
+        except OSError as error:
+            from cmnet_cli.cohort import FULL, disk_is_full
+            from cmnet_cli.screen import Screen
+
+            if error.errno not in FULL:
+                raise
+            Screen().error(disk_is_full(error))
+            raise typer.Exit(INTERRUPTED) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted. What is done stays; the same command goes on from here.", err=True)
             raise typer.Exit(INTERRUPTED) from error
@@ -181,6 +195,7 @@ def preprocess(
     manifest: ManifestFile,
     who: WhoOptions,
     how: HowOptions,
+    where: EngineOptions,
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
     config: ConfigFile = None,
@@ -191,7 +206,7 @@ def preprocess(
     from cmnet_cli.config import PreprocessConfig, load_config
 
     settings = load_config(PreprocessConfig, config)
-    _finish(command.preprocess(manifest, out, settings, _job(who, how, say)), say, as_json=as_json)
+    _finish(command.preprocess(manifest, out, settings, _job(who, how, where, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -200,20 +215,13 @@ def infer(
     manifest: ManifestFile,
     who: WhoOptions,
     how: HowOptions,
+    where: EngineOptions,
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
-    save_motion: Annotated[
-        SaveMotion | None, typer.Option(help="How much of the motion to keep.", show_default="full")
-    ] = None,
-    refine: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Fit each step's motion to the subject's own shapes by N iterations."),
-    ] = None,
-    close: Annotated[
-        bool | None,
-        typer.Option("--close/--no-close", help="Spread the drift round the cycle over its steps."),
-    ] = None,
+    save_motion: KeepMotion = None,
+    refine: RefineSteps = None,
+    close: CloseCycle = None,
     device: Device = "auto",
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -223,18 +231,23 @@ def infer(
     from cmnet_cli.config import InferConfig, load_config
 
     settings = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
-    _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, say)), say, as_json=as_json)
+    _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, where, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def indices(
-    who: WhoOptions, how: AgainOptions, say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False
+    who: WhoOptions,
+    how: AgainOptions,
+    where: EngineOptions,
+    say: SayOptions,
+    run: RunPath = DEFAULT_RUN,
+    as_json: AsJson = False,
 ) -> None:
     """Volumes, function and motion of every subject, from what infer stored: no network runs."""
     from cmnet_cli.commands import cohort_commands as command
 
-    _finish(command.indices(run, _job(who, how.as_how(), say)), say, as_json=as_json)
+    _finish(command.indices(run, _job(who, how.as_how(), where, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -251,6 +264,7 @@ def report(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
 def evaluate(
     who: WhoOptions,
     how: AgainOptions,
+    where: EngineOptions,
     say: SayOptions,
     run: RunPath = DEFAULT_RUN,
     manifest: Annotated[
@@ -265,7 +279,60 @@ def evaluate(
     from cmnet_cli.config import EvaluateConfig, load_config
 
     settings = load_config(EvaluateConfig, config)
-    _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), say)), say, as_json=as_json)
+    _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), where, say)), say, as_json=as_json)
+
+
+@app.command(
+    rich_help_panel=CLUSTER,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+@expand_options
+def submit(
+    context: typer.Context,
+    stage: Annotated[CohortStage, typer.Argument(help="preprocess, infer (with its indices) or indices.")],
+    manifest: ManifestFile,
+    who: WhoOptions,
+    how: SubmitOptions,
+    say: SayOptions,
+    out: OutFolder = DEFAULT_RUN,
+    model: ModelName = None,
+    save_motion: KeepMotion = None,
+    refine: RefineSteps = None,
+    close: CloseCycle = None,
+    device: Device = "auto",
+    config: ConfigFile = None,
+) -> None:
+    """Send a cohort to SLURM as array jobs with a merge after them; any other option goes to sbatch."""
+    from cmnet_cli.commands import submit as command
+    from cmnet_cli.config import InferConfig, PreprocessConfig, load_config
+    from cmnet_cli.slurm import read_sbatch_options
+
+    settings = (
+        load_config(PreprocessConfig, config)
+        if stage == CohortStage.PREPROCESS
+        else load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
+    )
+    words = read_sbatch_options(context.args)
+    order = command.Order(stage, manifest, out, settings, device, how.chunk, how.max_parallel, words)
+    command.submit(order, _job(who, how.as_how(), how.as_engine(), say))
+
+
+@app.command(rich_help_panel=CLUSTER)
+@expand_options
+def merge(say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
+    """Bring the rows that array tasks wrote into the tables that a local run writes."""
+    from cmnet_cli.commands import merge as command
+
+    _finish(command.merge(run, _screen(say)), say, as_json=as_json)
+
+
+@app.command(hidden=True)
+def task(run: RunPath, submission: Annotated[str, typer.Option()], shard: Annotated[int, typer.Option(min=0)]) -> None:
+    """Work on one shard of a submission: what the batch script of cmnet submit calls."""
+    from cmnet_cli.commands import task as command
+    from cmnet_cli.screen import Screen
+
+    raise typer.Exit(command.run_task(run, submission, shard, Screen()))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -367,10 +434,10 @@ def _screen(say: SayOptions) -> "Screen":
     return Screen(quiet=say.quiet, verbose=say.verbose)
 
 
-def _job(who: WhoOptions, how: HowOptions, say: SayOptions) -> "Job":
+def _job(who: WhoOptions, how: HowOptions, where: EngineOptions, say: SayOptions) -> "Job":
     from cmnet_cli.commands.going import Job
 
-    return Job(who, how, _screen(say))
+    return Job(who, how, _screen(say), where)
 
 
 def _finish(summary: "Summary", say: SayOptions, *, as_json: bool) -> None:

@@ -74,7 +74,12 @@ class Case:
     @property
     def case_id(self) -> str:
         """The name under which all outputs of this subject and visit stand."""
-        return f"sub-{self.subject_id}" + (f"_ses-{self.session}" if self.session else "")
+        return case_id_of(self.subject_id, self.session)
+
+
+def case_id_of(subject_id: str, session: str | None) -> str:
+    """The name of a subject and visit: ``sub-<id>`` or ``sub-<id>_ses-<n>``."""
+    return f"sub-{subject_id}" + (f"_ses-{session}" if session else "")
 
 
 COLUMNS = tuple(f.name for f in fields(Case) if f.name not in ("row", "extra"))

@@ -1,22 +1,20 @@
 """Map a stage over cases: one outcome a case, whatever happens. Other engines come in here and nowhere else."""
 
-import multiprocessing
-import os
+import errno
 import platform
 import resource
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from cmnet_core.errors import CmnetError, ErrorCode
+from cmnet_core.errors import CmnetError, EngineError, ErrorCode, ManifestError
+
+LOCAL, SLURM = "local", "slurm"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class HasCaseId(Protocol):
@@ -35,7 +33,7 @@ ReceiptT_co = TypeVar("ReceiptT_co", covariant=True)
 
 
 class Stage(Protocol[CaseT_contra, ReceiptT_co]):
-    """What is done to each case. A stage is small and can be pickled; what it opens need not be."""
+    """What is done to each case. A stage is small and can be pickled and compared; what it opens need not be."""
 
     @property
     def name(self) -> str:
@@ -69,8 +67,87 @@ class Outcome(Generic[ReceiptT]):
     peak_memory_mb: float
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Where cases are worked on, and what one of them may take.
+
+    Attributes:
+        where: ``local``, ``slurm``, or the address or scheduler file of a running Dask cluster.
+        workers: Processes; 0 works in this one. A running cluster has as many as it has.
+        memory_limit: Of a worker, as in ``4GB``; None shares this machine's memory among the workers.
+        subject_timeout_s: Seconds after which a case is given up, or None.
+        gpus: Visible devices to share out among local workers, one each; empty to leave them alone.
+        sbatch: Options for the jobs of ``slurm``.
+    """
+
+    where: str = LOCAL
+    workers: int = 0
+    memory_limit: str | None = None
+    subject_timeout_s: float | None = None
+    gpus: tuple[str, ...] = ()
+    sbatch: tuple[str, ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the cases run in this process. What watches over a case needs a process of its own to stop."""
+        return self.where == LOCAL and not (self.workers or self.subject_timeout_s or self.memory_limit)
+
+
+class Engine(Protocol):
+    """Something that works on cases."""
+
+    @property
+    def told(self) -> str:
+        """What a user wants to know of it, such as the address of its dashboard; may be empty."""
+        ...
+
+    def map(self, stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT]) -> Iterator[Outcome[ReceiptT]]:
+        """One outcome a case, in the order in which they finish; cases are taken only as workers become free."""
+        ...
+
+    def sees(self, path: Path) -> bool:
+        """Whether a file that is here is there for every worker too."""
+        ...
+
+
+class InThisProcess:
+    """The plainest engine: one case after the other, here. A case that crashes takes everything with it."""
+
+    told = ""
+
+    def map(self, stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT]) -> Iterator[Outcome[ReceiptT]]:
+        """One outcome a case, in order."""
+        run = stage.open()
+        for case in cases:
+            yield attempt(run, case)
+
+    def sees(self, path: Path) -> bool:
+        """Whether the file is here."""
+        return path.exists()
+
+
+def open_engine(spec: EngineSpec) -> AbstractContextManager[Engine]:
+    """Bring up what the cases will run on; leaving the context stops it.
+
+    Raises:
+        ManifestError: There is no such cluster, or it cannot be reached.
+    """
+    if spec.is_here:
+        return nullcontext(InThisProcess())
+    if spec.where == SLURM and not spec.workers:
+        raise ManifestError(
+            "The engine slurm does not know how many workers to ask for.",
+            hint="Add --workers N: N jobs of one worker each.",
+            code=ErrorCode.CONFIG,
+        )
+    # Loading Dask takes as long as many a command that does not need it.
+    from cmnet_cli import dask_engine
+
+    return dask_engine.open_dask(spec)
+
+
 def map_cases(stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT], *, workers: int) -> Iterator[Outcome[ReceiptT]]:
-    """Run a stage on every case.
+    """Run a stage on every case on this machine.
 
     Args:
         stage: What to do; loaded once a worker.
@@ -80,25 +157,24 @@ def map_cases(stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT], *, workers:
     Yields:
         One outcome a case, in the order in which they finish.
     """
-    if workers == 0:
-        yield from _map_here(stage, cases)
-    else:
-        yield from _map_in_processes(stage, cases, workers)
+    with open_engine(EngineSpec(workers=workers)) as engine:
+        yield from engine.map(stage, cases)
 
 
-def _map_here(stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT]) -> Iterator[Outcome[ReceiptT]]:
-    run = stage.open()
-    for case in cases:
-        yield _attempt(run, case)
+def attempt(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
+    """Try a case, and turn whatever it raises into an outcome.
 
-
-def _attempt(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
+    Raises:
+        EngineError: The disk is full: every other case would fail as this one did.
+    """
     started = time.monotonic()
     receipt, failure = None, None
     try:
         receipt = run(case)
     # The one place where any error is caught: it costs this case and no other.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise disk_is_full(error) from error
         failure = _failure(error)
     return Outcome(
         case_id=case.case_id,
@@ -110,107 +186,26 @@ def _attempt(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]
     )
 
 
+def disk_is_full(error: OSError) -> EngineError:
+    """What to say when there is no room to write."""
+    return EngineError(
+        f"The disk is full: {error}.",
+        hint="Make room, or move the run folder to a larger disk; the same command goes on from here.",
+        code=ErrorCode.RUN,
+    )
+
+
+def given_up(case_id: str, code: ErrorCode, message: str, hint: str) -> Outcome[ReceiptT]:
+    """The outcome of a case whose worker could not tell it any more."""
+    return Outcome(case_id, None, Failure(code, message, hint, ""), 0.0, platform.node(), 0.0)
+
+
 def _failure(error: Exception) -> Failure:
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, CmnetError):
         return Failure(error.code, error.message, error.hint, trace)
     message = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return Failure(ErrorCode.OUT_OF_MEMORY, message, "Use fewer --workers, or a machine with more memory.", trace)
     hint = "This is a defect in cmnet: please report it with the traceback in the run's logs folder."
     return Failure(ErrorCode.DEFECT, message, hint, trace)
-
-
-# A worker process serves one stage; what the stage opened lives here, out of reach of every other process.
-_worker: dict[str, Callable[[Any], Any]] = {}
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    """A parent that was killed cannot stop its workers, and they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _attempt_in_worker(stage: Stage[CaseT, ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
-    if stage.name not in _worker:
-        _worker[stage.name] = stage.open()
-    return _attempt(_worker[stage.name], case)
-
-
-@contextmanager
-def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes that share the cores between them and die with this one."""
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = before or threads
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        yield pool
-    except (KeyboardInterrupt, GeneratorExit):
-        # Files appear under their final names only when whole, so a worker may be stopped at any moment.
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-
-
-def _map_in_processes(
-    stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT], workers: int
-) -> Iterator[Outcome[ReceiptT]]:
-    waiting = iter(cases)
-    while True:
-        in_flight: dict[str, CaseT] = {}
-        try:
-            with _processes(workers) as pool:
-                yield from _feed(pool, stage, waiting, in_flight, workers)
-            return
-        except BrokenProcessPool:
-            # A dead worker takes the whole pool with it: each case that was in flight is tried once more, alone.
-            for case in in_flight.values():
-                yield _attempt_alone(stage, case)
-
-
-def _feed(
-    pool: ProcessPoolExecutor,
-    stage: Stage[CaseT, ReceiptT],
-    waiting: Iterator[CaseT],
-    in_flight: dict[str, CaseT],
-    workers: int,
-) -> Iterator[Outcome[ReceiptT]]:
-    """Keep one case in hand and one in reserve a worker, so that memory does not grow with the cohort."""
-    futures: set[Future[Outcome[ReceiptT]]] = set()
-    while True:
-        for case in islice(waiting, 2 * workers - len(futures)):
-            in_flight[case.case_id] = case
-            futures.add(pool.submit(_attempt_in_worker, stage, case))
-        if not futures:
-            return
-        done, futures = wait(futures, return_when=FIRST_COMPLETED)
-        for future in done:
-            outcome = future.result()
-            del in_flight[outcome.case_id]
-            yield outcome
-
-
-def _attempt_alone(stage: Stage[CaseT, ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
-    try:
-        with _processes(1) as pool:
-            return pool.submit(_attempt_in_worker, stage, case).result()
-    except BrokenProcessPool:
-        failure = Failure(
-            ErrorCode.WORKER_DIED,
-            "The worker process died on this subject, twice: it crashed or ran out of memory.",
-            "Try it by itself with --workers 0 and --participant-label; fewer --workers need less memory.",
-            "",
-        )
-        return Outcome(case.case_id, None, failure, 0.0, platform.node(), 0.0)

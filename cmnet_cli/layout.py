@@ -56,6 +56,45 @@ class CaseFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class SubmissionFolder:
+    """The files of one submission of array jobs.
+
+    Attributes:
+        folder: The folder that holds them.
+        logs: Where SLURM writes what the jobs print.
+    """
+
+    folder: Path
+    logs: Path
+
+    @property
+    def record(self) -> Path:
+        """What is to be done, and the shards with their digests."""
+        return self.folder / "submission.json"
+
+    @property
+    def jobs(self) -> Path:
+        """The jobs that were submitted, by their ids."""
+        return self.folder / "jobs.json"
+
+    def script(self, kind: str) -> Path:
+        """What a job of a kind does: array or merge."""
+        return self.folder / f"{kind}.sh"
+
+    def shard(self, number: int) -> Path:
+        """Some rows of the manifest, frozen."""
+        return self.folder / "shards" / f"{number:05d}.parquet"
+
+    def events(self, number: int) -> Path:
+        """When the task of a shard began and ended, one JSON line each."""
+        return self.folder / "events" / f"{number:05d}.jsonl"
+
+    def log(self, kind: str, job: str) -> Path:
+        """What a job printed; SLURM fills its own placeholders in."""
+        return self.logs / f"{self.folder.name}_{kind}_{job}.log"
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """A run folder, as the documentation draws it.
 
@@ -117,6 +156,33 @@ class RunFolder:
     def outcomes(self) -> Path:
         """One JSON line for each attempt at a case, appended while a command runs."""
         return self.root / "logs" / "outcomes.jsonl"
+
+    def task_outcomes(self, submission: str, shard: int) -> Path:
+        """The same for one task of an array job: machines that append to one file overwrite each other's lines."""
+        return self.root / "logs" / "outcomes" / f"{submission}-{shard:05d}.jsonl"
+
+    @property
+    def all_outcomes(self) -> tuple[Path, ...]:
+        """Every file of attempts."""
+        return (self.outcomes, *sorted((self.root / "logs" / "outcomes").glob("*.jsonl")))
+
+    def lease(self, name: str) -> Path:
+        """Who works on the run, or on a shard of it."""
+        return self.root / ".leases" / name
+
+    @property
+    def parts(self) -> Path:
+        """Rows that are not in the tables yet. The underscore hides them from who reads the folder as a data set."""
+        return self.root / "tables" / "_parts"
+
+    def submission(self, name: str) -> SubmissionFolder:
+        """The files of one submission of array jobs."""
+        return SubmissionFolder(self.root / "slurm" / name, self.root / "logs" / "slurm")
+
+    @property
+    def submissions(self) -> tuple[str, ...]:
+        """Names of all submissions, oldest first."""
+        return tuple(sorted(path.parent.name for path in (self.root / "slurm").glob("*/submission.json")))
 
     def log(self, command: str) -> Path:
         """Plain lines of one command."""

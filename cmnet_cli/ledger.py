@@ -3,16 +3,40 @@
 import dataclasses
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO
 
-from cmnet_cli.cases import Case
 from cmnet_cli.cohort import Outcome
 from cmnet_cli.sidecar import State
+
+_SYNC_S = 1.0
+_STATES = {str(state): state for state in State}
+
+
+class Listed(Protocol):
+    """A case of a cohort, as far as the status table is concerned."""
+
+    @property
+    def case_id(self) -> str:
+        """``sub-<id>`` or ``sub-<id>_ses-<n>``."""
+        ...
+
+    @property
+    def subject_id(self) -> str:
+        """The subject."""
+        ...
+
+    @property
+    def session(self) -> str | None:
+        """The visit."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +68,68 @@ def attempt_of(stage: str, outcome: Outcome[Any]) -> Attempt:
         seconds=round(outcome.seconds, 3),
         host=outcome.host,
         peak_memory_mb=round(outcome.peak_memory_mb, 1),
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
 
 
-def append_attempt(path: Path, attempt: Attempt) -> None:
-    """Write one attempt into the ledger."""
-    append_line(path, json.dumps(dataclasses.asdict(attempt)))
+class Ledger:
+    """A file of attempts that one process appends to, with plain lines for people beside it.
+
+    A line is with the operating system at once, so that it outlives the process, and on disk a moment later: the
+    proof that a case is done is its sidecar, never a line here.
+
+    Args:
+        path: Where the attempts go.
+        log: Where the lines for people go, if anywhere.
+    """
+
+    def __init__(self, path: Path, log: Path | None) -> None:
+        self._files = [_open_to_append(item) for item in (path, log) if item is not None]
+        self._synced = time.monotonic()
+
+    def append(self, attempt: Attempt, told: str) -> None:
+        """Write an attempt, and what people read of it."""
+        line = json.dumps(dataclasses.asdict(attempt))
+        for file, text in zip(self._files, (line, f"{attempt.at} {told}"), strict=False):
+            file.write(text + "\n")
+            file.flush()
+        if time.monotonic() - self._synced > _SYNC_S:
+            self._sync()
+
+    def close(self) -> None:
+        """Wait until all is on disk."""
+        self._sync()
+        for file in self._files:
+            file.close()
+
+    def _sync(self) -> None:
+        for file in self._files:
+            os.fsync(file.fileno())
+        self._synced = time.monotonic()
 
 
-def append_line(path: Path, line: str) -> None:
-    """Write one line and wait until it is on disk, so that a crash loses nothing that was told."""
+def _open_to_append(path: Path) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    return path.open("a", encoding="utf-8")
 
 
-def read_attempts(path: Path) -> list[Attempt]:
+def read_attempts(paths: Iterable[Path]) -> list[Attempt]:
     """All attempts so far, oldest first; a line cut short by a crash is passed over."""
     attempts = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        attempts.append(Attempt(**{**values, "state": State(values["state"])}))
-    return attempts
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            values["state"] = _STATES[values["state"]]
+            attempts.append(Attempt(**values))
+    # The times of one machine grow; a sort of what is in order costs next to nothing.
+    return sorted(attempts, key=attrgetter("at"))
 
 
 def status_rows(
-    cases: Iterable[Case], attempts: Iterable[Attempt], judged: Mapping[str, tuple[State, str]]
+    cases: Iterable[Listed], attempts: Iterable[Attempt], judged: Mapping[str, tuple[StrEnum, str]]
 ) -> list[dict[str, Any]]:
     """The rows of the status table.
 
@@ -90,8 +144,9 @@ def status_rows(
     return [_status_row(case, history[case.case_id], judged.get(case.case_id)) for case in cases]
 
 
-def _status_row(case: Case, history: list[Attempt], judged: tuple[State, str] | None) -> dict[str, Any]:
+def _status_row(case: Listed, history: list[Attempt], judged: tuple[StrEnum, str] | None) -> dict[str, Any]:
     row: dict[str, Any] = {"case_id": case.case_id, "subject_id": case.subject_id, "session": case.session}
+    state: StrEnum
     state, reason = judged or (State.PENDING, "not tried yet")
     if history:
         last = history[-1]

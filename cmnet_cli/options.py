@@ -64,6 +64,32 @@ TrainSettings = Annotated[
 Workers = Annotated[
     int, _option("--workers", shown="N", text="Processes to start; 0 works in this one.", panel=_HOW, min=0)
 ]
+EngineName = Annotated[
+    str,
+    _option(
+        "--engine",
+        shown="NAME",
+        text="local, slurm, or the address or scheduler file of a running Dask cluster.",
+        panel=_HOW,
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    _option("--memory-limit", shown="SIZE", text="Of a worker, such as 8GB.", panel=_HOW, show_default="its share"),
+]
+SubjectTimeout = Annotated[
+    float | None,
+    _option("--subject-timeout", shown="SECONDS", text="Give a subject up after this time.", panel=_HOW, min=1),
+]
+SbatchOptions = Annotated[
+    list[str] | None,
+    _option("--sbatch", shown="OPTION", text="For --engine slurm, such as --sbatch=--time=02:00:00.", panel=_HOW),
+]
+TaskWorkers = Annotated[int, _option("--workers", shown="N", text="Processes a task.", panel=_HOW, min=1)]
+Chunk = Annotated[int, _option("--chunk", shown="N", text="Subjects a task.", min=1)]
+MaxParallel = Annotated[
+    int | None, _option("--max-parallel", shown="N", text="Tasks that may run at once.", show_default="no limit", min=1)
+]
 Subjects = Annotated[int, _option("--subjects", shown="N", text="How many hearts.", min=1)]
 Frames = Annotated[int, _option("--frames", shown="N", text="Frames in each cycle.", min=2)]
 Seed = Annotated[int, _option("--seed", shown="N", text="What all chance starts from.")]
@@ -114,6 +140,26 @@ class SaveMotion(StrEnum):
     NONE = "none"
 
 
+class CohortStage(StrEnum):
+    """What array jobs can do."""
+
+    PREPROCESS = "preprocess"
+    INFER = "infer"
+    INDICES = "indices"
+
+
+KeepMotion = Annotated[SaveMotion | None, typer.Option(help="How much of the motion to keep.", show_default="full")]
+
+RefineSteps = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Fit each step's motion to the subject's own shapes by N iterations."),
+]
+
+CloseCycle = Annotated[
+    bool | None, typer.Option("--close/--no-close", help="Spread the drift round the cycle over its steps.")
+]
+
+
 class Layout(StrEnum):
     """How a data set on disk is laid out."""
 
@@ -136,6 +182,11 @@ class Stage(StrEnum):
     MOTION = "motion"
 
 
+WhenStale = Annotated[
+    OnStale, typer.Option(help="Outputs made from other inputs, settings or weights.", rich_help_panel=_HOW)
+]
+
+
 @dataclass(frozen=True, slots=True)
 class WhoOptions:
     """Which subjects of the cohort to work on."""
@@ -150,9 +201,7 @@ class HowOptions:
 
     workers: Workers = 0
     force: Force = False
-    on_stale: Annotated[
-        OnStale, typer.Option(help="Outputs made from other inputs, settings or weights.", rich_help_panel=_HOW)
-    ] = OnStale.RERUN
+    on_stale: WhenStale = OnStale.RERUN
     dry_run: DryRun = False
 
 
@@ -166,6 +215,37 @@ class AgainOptions:
     def as_how(self) -> HowOptions:
         """The same, with what does not matter here left at its default."""
         return HowOptions(workers=self.workers, dry_run=self.dry_run)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What the subjects run on, and what one of them may take."""
+
+    engine: EngineName = "local"
+    memory_limit: MemoryLimit = None
+    subject_timeout: SubjectTimeout = None
+    sbatch: SbatchOptions = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """How a cohort is cut into tasks, and what each of them may take."""
+
+    chunk: Chunk = 200
+    max_parallel: MaxParallel = None
+    workers: TaskWorkers = 1
+    on_stale: WhenStale = OnStale.RERUN
+    memory_limit: MemoryLimit = None
+    subject_timeout: SubjectTimeout = None
+    dry_run: DryRun = False
+
+    def as_how(self) -> HowOptions:
+        """What decides who is sent."""
+        return HowOptions(workers=self.workers, on_stale=self.on_stale, dry_run=self.dry_run)
+
+    def as_engine(self) -> EngineOptions:
+        """What a worker of a task may take."""
+        return EngineOptions(memory_limit=self.memory_limit, subject_timeout=self.subject_timeout)
 
 
 @dataclass(frozen=True, slots=True)

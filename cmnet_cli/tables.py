@@ -337,6 +337,15 @@ def write_table(path: Path, table: str, rows: Iterable[Mapping[str, Any]], *, ex
         extra: Columns of the manifest to carry through.
 
     Raises:
+        ValueError: A row holds a column that the schema does not know.
+    """
+    write_arrow(path, to_arrow(table, rows, extra=extra))
+
+
+def to_arrow(table: str, rows: Iterable[Mapping[str, Any]], *, extra: Sequence[str] = ()) -> Any:
+    """Rows as an Arrow table of their schema.
+
+    Raises:
         ValueError: A row holds a column that the schema does not know; pyarrow would drop it without a word.
     """
     schema = schema_of(table, extra=extra)
@@ -344,7 +353,7 @@ def write_table(path: Path, table: str, rows: Iterable[Mapping[str, Any]], *, ex
     unknown = {name for row in listed for name in row} - set(schema.names)
     if unknown:
         raise ValueError(f"The table {table} has no column {sorted(unknown)}.")
-    write_arrow(path, pa.Table.from_pylist(listed, schema=schema))
+    return pa.Table.from_pylist(listed, schema=schema)
 
 
 def write_arrow(path: Path, table: Any) -> None:

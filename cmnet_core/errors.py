@@ -30,6 +30,10 @@ class ErrorCode(StrEnum):
     LABEL_CLASS = "label-class"
     HEART_NOT_FOUND = "heart-not-found"
     WORKER_DIED = "worker-died"
+    OUT_OF_MEMORY = "out-of-memory"
+    TIMEOUT = "timeout"
+    ENGINE = "engine"
+    SHARD = "shard"
     DEFECT = "defect"
 
 
@@ -62,6 +66,10 @@ class ManifestError(CmnetError):
 
 class CheckpointError(CmnetError):
     """A weights file is missing, damaged or made for something else; nothing ran."""
+
+
+class EngineError(CmnetError):
+    """What the cases ran on was lost on the way; what is done stays done."""
 
 
 class CaseError(CmnetError):

@@ -1,16 +1,16 @@
 """The commands that go over a cohort and fill a run folder: preprocess, infer and indices."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cmnet_cli.commands.devices import resolve_device
+from cmnet_cli.cohort import LOCAL
 from cmnet_cli.commands.going import (
     Job,
     Summary,
+    at_work,
     go,
     make_plan,
     plan_after,
@@ -19,16 +19,19 @@ from cmnet_cli.commands.going import (
     summarise_dry_run,
     tell_plan,
 )
-from cmnet_cli.commands.opening import OpenRun, open_run, record_command, start_run
+from cmnet_cli.commands.opening import open_run, record_command, refuse_another_manifest, start_run
 from cmnet_cli.config import InferConfig, PreprocessConfig
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.manifest import Manifest, read_manifest
+from cmnet_cli.parts import PartWriter, merge_parts, new_part_folder
 from cmnet_cli.stages import infer as infer_stage
-from cmnet_cli.stages.indices import CaseRows, IndicesStage
+from cmnet_cli.stages.devices import gpus_to_share, resolve_device
+from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.preprocess import PreprocessStage
-from cmnet_cli.tables import has_this_schema, read_rows, write_table
 from cmnet_core.inference import load_model
+
+CASES_A_PART = 500
 
 
 def preprocess(manifest: Path, out: Path, config: PreprocessConfig, job: Job) -> Summary:
@@ -37,7 +40,8 @@ def preprocess(manifest: Path, out: Path, config: PreprocessConfig, job: Job) ->
     Raises:
         ManifestError: The manifest or the run folder cannot be used.
     """
-    return _fill(PreprocessStage(out, config), read_manifest(manifest), {"settings": asdict(config)}, job)
+    stage = PreprocessStage(out.absolute(), config)
+    return _fill(stage, read_manifest(manifest.absolute()), {"settings": asdict(config)}, job)
 
 
 def infer(manifest: Path, out: Path, config: InferConfig, *, device: str, job: Job) -> Summary:
@@ -47,23 +51,50 @@ def infer(manifest: Path, out: Path, config: InferConfig, *, device: str, job: J
         ManifestError: The manifest or the run folder cannot be used, or there is no such device.
         CheckpointError: The weights cannot be used.
     """
-    read = read_manifest(manifest)
+    read = read_manifest(manifest.absolute())
+    if job.engine.engine == LOCAL:
+        resolve_device(device)
+    stage = infer_stage_of(out.absolute(), config, device)
+    facts = {"settings": asdict(config), "model_digest": stage.model_digest}
+    return _fill(stage, read, facts, job, gpus=gpus_to_share(device))
+
+
+def infer_stage_of(root: Path, config: InferConfig, device: str) -> InferStage:
+    """The stage of infer, with the digest of its weights.
+
+    Raises:
+        CheckpointError: The weights cannot be used.
+    """
     # Loaded here for its digest, and so that weights that cannot be used are found out before anything is written.
     model = load_model(config.model, torch.device("cpu"))
-    stage = InferStage(out, config, resolve_device(device), model.digest)
-    return _fill(stage, read, {"settings": asdict(config), "model_digest": stage.model_digest}, job)
+    if Path(config.model).is_file():
+        # Workers may run in another folder.
+        config = replace(config, model=str(Path(config.model).absolute()))
+    return InferStage(root, config, device, model.digest)
 
 
-def _fill(stage: PreprocessStage | InferStage, manifest: Manifest, facts: dict[str, Any], job: Job) -> Summary:
+def _fill(
+    stage: PreprocessStage | InferStage,
+    manifest: Manifest,
+    facts: dict[str, Any],
+    job: Job,
+    *,
+    gpus: tuple[str, ...] = (),
+) -> Summary:
     """Run a stage that stores files over the cases of a manifest that still need it."""
+    folder = RunFolder(stage.root)
     chosen = select_cases(manifest.cases, job.who)
-    plan = make_plan(stage, chosen, RunFolder(stage.root), job.how)
-    tell_plan(plan, job.screen, dry_run=job.how.dry_run)
+    refuse_another_manifest(folder, manifest)
     if job.how.dry_run:
-        return summarise_dry_run(stage.name, RunFolder(stage.root), plan)
-    opened = start_run(stage.root, manifest, stage.name, facts | {"workers": job.how.workers})
-    outcomes = go(stage, plan, opened, workers=job.how.workers, screen=job.screen)
-    return summarise(stage.name, opened, plan, outcomes)
+        plan = make_plan(stage, chosen, folder, job.how)
+        tell_plan(plan, job.screen, dry_run=True)
+        return summarise_dry_run(stage.name, folder, plan)
+    with at_work(folder, stage.name, job, gpus=gpus) as site:
+        plan = make_plan(stage, chosen, folder, job.how)
+        tell_plan(plan, job.screen, dry_run=False)
+        opened = start_run(stage.root, manifest, stage.name, facts | {"workers": job.how.workers})
+        tally = go(stage, plan, opened, site)
+    return summarise(stage.name, opened, plan, tally)
 
 
 def indices(run: Path, job: Job) -> Summary:
@@ -72,40 +103,19 @@ def indices(run: Path, job: Job) -> Summary:
     Raises:
         ManifestError: There is no such run.
     """
-    opened = open_run(run)
+    opened = open_run(run.absolute())
     chosen = select_cases(opened.cases, job.who)
-    plan = plan_after(infer_stage.NAME, opened, chosen)
-    left_out = len(chosen) - len(plan.todo)
     if job.how.dry_run:
+        plan = plan_after(infer_stage.NAME, opened, chosen)
         tell_plan(plan, job.screen, dry_run=True)
         return summarise_dry_run("indices", opened.folder, plan)
-    record_command(opened.folder, "indices")
-    outcomes = go(IndicesStage(run), plan, opened, workers=job.how.workers, screen=job.screen)
-    write_index_tables(opened, [outcome.receipt for outcome in outcomes if outcome.receipt])
-    return replace(summarise("indices", opened, plan, outcomes), left_out=left_out)
-
-
-def write_index_tables(opened: OpenRun, found: Sequence[CaseRows]) -> None:
-    """Write the tables indices, frames and motion; cases that were not asked for keep their rows."""
-    fresh = {rows.indices["case_id"] for rows in found}
-    extra = sorted({name for case in opened.cases for name in case.extra})
-    tables = {
-        "indices": [rows.indices for rows in found],
-        "frames": [row for rows in found for row in rows.frames],
-        "motion": [rows.motion for rows in found],
-    }
-    order = {case.case_id: number for number, case in enumerate(opened.cases)}
-    for table, rows in tables.items():
-        kept = [row for row in rows_of_before(opened, table) if row["case_id"] not in fresh]
-        # A stable sort keeps the frames of a case in their order.
-        ordered = sorted([*kept, *rows], key=lambda row: order[row["case_id"]])
-        write_table(opened.folder.table(table), table, ordered, extra=extra if table == "indices" else ())
-
-
-def rows_of_before(opened: OpenRun, table: str) -> list[dict[str, Any]]:
-    """Rows that an earlier command wrote for cases of the cohort, if the schema is still the same."""
-    path = opened.folder.table(table)
-    if not path.exists() or not has_this_schema(path):
-        return []
-    known = {case.case_id for case in opened.cases}
-    return [row for row in read_rows(path) if row["case_id"] in known]
+    with at_work(opened.folder, "indices", job) as site:
+        plan = plan_after(infer_stage.NAME, opened, chosen)
+        record_command(opened.folder, "indices")
+        rows = PartWriter(new_part_folder(opened.folder), "local", extra=opened.extra, cases_a_part=CASES_A_PART)
+        rows.add(dict.fromkeys(TABLES_OF_INDICES, ()))
+        tally = go(IndicesStage(opened.folder.root), plan, opened, site, keep=lambda found: rows.add(found.tables()))
+        rows.close()
+        merge_parts(opened.folder, opened.order, extra=opened.extra)
+    left_out = len(chosen) - len(plan.todo)
+    return replace(summarise("indices", opened, plan, tally), left_out=left_out)

@@ -16,7 +16,7 @@ from cmnet_cli.commands.evaluation_summary import (
     summarise_overlaps,
     summarise_subjects,
 )
-from cmnet_cli.commands.going import Job, Summary, go, plan_after, select_cases, summarise, summarise_dry_run
+from cmnet_cli.commands.going import Job, Summary, at_work, go, plan_after, select_cases, summarise, summarise_dry_run
 from cmnet_cli.commands.opening import OpenRun, open_run, record_command
 from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.manifest import read_manifest
@@ -35,19 +35,20 @@ def evaluate(run: Path, manifest: Path | None, config: EvaluateConfig, job: Job)
     Raises:
         ManifestError: There is no such run, or no subject has reference masks of both phases.
     """
-    opened = open_run(run)
-    cases = read_manifest(manifest).cases if manifest else opened.cases
+    opened = open_run(run.absolute())
+    cases = read_manifest(manifest.absolute()).cases if manifest else opened.cases
     chosen = select_cases(cases, job.who)
     plan = plan_after("infer", opened, _with_reference(chosen, job.screen))
     left_out = len(plan.judged) - len(plan.todo)
     if job.how.dry_run:
         return summarise_dry_run("evaluate", opened.folder, plan)
-    record_command(opened.folder, "evaluate", settings=asdict(config))
-    outcomes = go(EvaluateStage(run, config), plan, opened, workers=job.how.workers, screen=job.screen)
-    found = [outcome.receipt for outcome in outcomes if outcome.receipt]
-    if found:
-        write_evaluation(opened, found, job.screen)
-    return replace(summarise("evaluate", opened, plan, outcomes), left_out=left_out)
+    found: list[Evaluation] = []
+    with at_work(opened.folder, "evaluate", job) as site:
+        record_command(opened.folder, "evaluate", settings=asdict(config))
+        tally = go(EvaluateStage(opened.folder.root, config), plan, opened, site, keep=found.append)
+        if found:
+            write_evaluation(opened, found, job.screen)
+    return replace(summarise("evaluate", opened, plan, tally), left_out=left_out)
 
 
 def _with_reference(cases: Sequence[Case], screen: Screen) -> list[Case]:

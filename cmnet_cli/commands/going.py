@@ -2,20 +2,24 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from cmnet_cli.cases import Case
-from cmnet_cli.cohort import Outcome, Stage, map_cases
-from cmnet_cli.commands.opening import OpenRun
+from cmnet_cli.cohort import Engine, EngineSpec, Outcome, Stage, open_engine
+from cmnet_cli.commands.opening import OpenRun, holding_run
 from cmnet_cli.layout import RunFolder
-from cmnet_cli.ledger import append_attempt, append_line, attempt_of, read_attempts, status_rows
-from cmnet_cli.options import HowOptions, OnStale, WhoOptions
+from cmnet_cli.lease import Lease
+from cmnet_cli.ledger import Ledger, attempt_of, read_attempts, status_rows
+from cmnet_cli.options import EngineOptions, HowOptions, OnStale, WhoOptions
 from cmnet_cli.screen import Screen, progress
 from cmnet_cli.sidecar import Expected, State, judge
 from cmnet_cli.tables import write_data_dictionary, write_table
-from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.errors import EngineError, ErrorCode, ManifestError
 from cmnet_core.io.atomic import write_bytes
 
 ReceiptT = TypeVar("ReceiptT")
@@ -41,11 +45,13 @@ class Job:
         who: Which subjects.
         how: How to go over them.
         screen: Where to print.
+        engine: What to run on.
     """
 
     who: WhoOptions
     how: HowOptions
     screen: Screen
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,62 +169,165 @@ def tell_plan(plan: Plan, screen: Screen, *, dry_run: bool) -> None:
             screen.result(f"{case.case_id}: {state}" + (f" ({reason})" if reason else ""))
 
 
+@dataclass(slots=True)
+class Tally:
+    """What became of the cases: ids, and of those that failed the reason. What a case computed is not kept here."""
+
+    done: list[str] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where cases are worked on.
+
+    Attributes:
+        engine: What runs them.
+        lease: The right to do so.
+        ledger: Where attempts are written down.
+        log: Where people read of them, if not on the screen alone.
+        screen: Where to print.
+        is_task: Whether this is one of many tasks: the merge writes the status table.
+        stop: Set to take no further case; those in hand are finished.
+    """
+
+    engine: Engine
+    lease: Lease
+    ledger: Path
+    log: Path | None
+    screen: Screen
+    is_task: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def at_work(folder: RunFolder, command: str, job: Job, *, gpus: tuple[str, ...] = ()) -> Iterator[Site]:
+    """Bring the engine up and take the run folder for this command alone.
+
+    Args:
+        folder: The run folder.
+        command: The command.
+        job: What it was told.
+        gpus: Devices to share out among the workers of this machine.
+
+    Raises:
+        ManifestError: The engine cannot be had, the folder cannot be written, or another command works on it.
+    """
+    with open_engine(_engine_spec(job, gpus)) as engine:
+        if engine.told:
+            job.screen.note(engine.told)
+        with holding_run(folder, command) as lease:
+            yield Site(engine, lease, folder.outcomes, folder.log(command), job.screen)
+
+
+def _engine_spec(job: Job, gpus: tuple[str, ...]) -> EngineSpec:
+    asked = job.engine
+    return EngineSpec(
+        where=asked.engine,
+        workers=job.how.workers,
+        memory_limit=asked.memory_limit,
+        subject_timeout_s=asked.subject_timeout,
+        gpus=gpus,
+        sbatch=tuple(asked.sbatch or ()),
+    )
+
+
 def go(
-    stage: Stage[Case, ReceiptT], plan: Plan, opened: OpenRun, *, workers: int, screen: Screen
-) -> tuple[Outcome[ReceiptT], ...]:
-    """Do what is planned; the status table is written at the end, also when interrupted."""
-    outcomes: list[Outcome[ReceiptT]] = []
+    stage: Stage[Case, ReceiptT],
+    plan: Plan,
+    opened: OpenRun,
+    site: Site,
+    *,
+    keep: Callable[[ReceiptT], None] | None = None,
+) -> Tally:
+    """Do what is planned; the status table is written at the end, also when interrupted.
+
+    Args:
+        stage: What to do.
+        plan: To whom.
+        opened: The run.
+        site: Where.
+        keep: Takes each receipt as it comes.
+
+    Raises:
+        EngineError: The workers do not see the run folder, or what they run on was lost.
+    """
+    _require_shared(opened.folder, site)
+    tally, ledger = Tally(), Ledger(site.ledger, site.log)
     try:
-        with progress(screen, stage.name, total=len(plan.todo)) as ticker:
-            for outcome in map_cases(stage, plan.todo, workers=workers):
-                _keep(stage.name, outcome, opened.folder, screen)
-                outcomes.append(outcome)
+        with progress(site.screen, stage.name, total=len(plan.todo)) as ticker:
+            for outcome in site.engine.map(stage, _while_wanted(plan.todo, site)):
+                # Kept before it is told: what the ledger says can be found.
+                if keep is not None and outcome.receipt is not None:
+                    keep(outcome.receipt)
+                _note(stage.name, outcome, opened.folder, ledger, site.screen)
+                _count(outcome, tally)
                 ticker.tick(failed=outcome.failure is not None)
     finally:
-        now = {outcome.case_id: (State.DONE, "") for outcome in outcomes if outcome.failure is None}
-        write_status(opened, plan.judged | now)
-    return tuple(outcomes)
+        ledger.close()
+        if not site.is_task:
+            write_status(opened, plan.judged | dict.fromkeys(tally.done, (State.DONE, "")))
+    return tally
 
 
-def _keep(stage: str, outcome: Outcome[Any], folder: RunFolder, screen: Screen) -> None:
-    """Write an outcome down before anything else happens: to the ledger, the log and, if it failed, its traceback."""
-    attempt = attempt_of(stage, outcome)
-    append_attempt(folder.outcomes, attempt)
+def _while_wanted(cases: Iterable[Case], site: Site) -> Iterator[Case]:
+    for case in cases:
+        site.lease.require()
+        if site.stop.is_set():
+            return
+        yield case
+
+
+def _require_shared(folder: RunFolder, site: Site) -> None:
+    if not site.engine.sees(folder.cohort.absolute()):
+        raise EngineError(
+            f"Not every worker sees the run folder {folder.root}.",
+            hint="Put it on a disk that this machine and all workers share, under the same path.",
+            code=ErrorCode.ENGINE,
+        )
+
+
+def _count(outcome: Outcome[Any], tally: Tally) -> None:
+    failure = outcome.failure
+    if failure is None:
+        tally.done.append(outcome.case_id)
+    else:
+        tally.failed.append(Failed(outcome.case_id, str(failure.code), failure.message, failure.hint))
+
+
+def _note(stage: str, outcome: Outcome[Any], folder: RunFolder, ledger: Ledger, screen: Screen) -> None:
+    """Write an outcome down: to the ledger, the log and, if it failed, its traceback."""
     told = f"failed ({outcome.failure.code})" if outcome.failure else "done"
     line = f"{outcome.case_id}: {told}, {outcome.seconds:.1f} s, {outcome.peak_memory_mb:.0f} MB"
-    append_line(folder.log(stage), f"{attempt.at} {line}")
-    screen.detail(line)
     traceback = folder.traceback(outcome.case_id, stage)
     if outcome.failure is None:
         traceback.unlink(missing_ok=True)
     else:
-        write_bytes(traceback, outcome.failure.traceback.encode())
+        write_bytes(traceback, (outcome.failure.traceback or outcome.failure.message).encode())
         screen.detail(outcome.failure.traceback)
+    ledger.append(attempt_of(stage, outcome), line)
+    screen.detail(line)
 
 
-def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> None:
-    """Write the status table of the whole cohort, and the data dictionary beside it."""
-    rows = status_rows(opened.cases, read_attempts(opened.folder.outcomes), judged)
+def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> list[dict[str, Any]]:
+    """Write the status table of the whole cohort, and the data dictionary beside it; the rows."""
+    rows = status_rows(opened.cases, read_attempts(opened.folder.all_outcomes), judged)
     write_table(opened.folder.table("status"), "status", rows)
     write_data_dictionary(opened.folder.data_dictionary)
+    return rows
 
 
-def summarise(stage: str, opened: OpenRun, plan: Plan, outcomes: Sequence[Outcome[Any]]) -> Summary:
+def summarise(stage: str, opened: OpenRun, plan: Plan, tally: Tally) -> Summary:
     """Count what became of the selected cases."""
-    failed = [
-        Failed(outcome.case_id, str(outcome.failure.code), outcome.failure.message, outcome.failure.hint)
-        for outcome in outcomes
-        if outcome.failure
-    ]
     todo = {case.case_id for case in plan.todo}
     left = [state for case_id, (state, _) in plan.judged.items() if case_id not in todo]
     return Summary(
         command=stage,
         run=str(opened.folder.root),
-        done=len(outcomes) - len(failed),
+        done=len(tally.done),
         already_done=left.count(State.DONE),
         skipped=left.count(State.STALE),
-        failed=tuple(failed),
+        failed=tuple(tally.failed),
     )
 
 

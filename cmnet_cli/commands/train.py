@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from cmnet_cli.commands.devices import resolve_device
 from cmnet_cli.commands.opening import record_command
 from cmnet_cli.commands.training_data import TrainingData, load_training_data
 from cmnet_cli.commands.training_log import TensorBoardLog, TrainingLog, tell
@@ -18,6 +17,7 @@ from cmnet_cli.manifest import read_manifest
 from cmnet_cli.options import Stage
 from cmnet_cli.screen import Screen, board
 from cmnet_cli.sidecar import sha256_of
+from cmnet_cli.stages.devices import resolve_device
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode, ManifestError
 from cmnet_core.models.build import MotionSizes, SegNetSizes

@@ -27,6 +27,7 @@ from cmnet_core.preprocess import extract_labels
 from cmnet_core.types import Label, MotionField
 
 NAME = "indices"
+TABLES_OF_INDICES = ("indices", "frames", "motion")
 _STRUCTURES = {"lv": Label.LV, "myo": Label.MYO, "rv": Label.RV}
 _INDEXED = {
     "lvedv_index_ml_m2": "lvedv_ml",
@@ -48,6 +49,10 @@ class CaseRows:
     indices: Row
     frames: tuple[Row, ...]
     motion: Row
+
+    def tables(self) -> dict[str, tuple[Row, ...]]:
+        """The rows by table."""
+        return {"indices": (self.indices,), "frames": self.frames, "motion": (self.motion,)}
 
 
 @dataclass(frozen=True, slots=True)

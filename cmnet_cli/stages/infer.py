@@ -1,5 +1,6 @@
 """Infer: a raw cine in; label maps, motion and uncertainty out, on the subject's own grid."""
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from cmnet_cli.layout import CaseFolder, RunFolder
 from cmnet_cli.options import SaveMotion
 from cmnet_cli.sidecar import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
 from cmnet_cli.stages import preprocess
+from cmnet_cli.stages.devices import resolve_device
 from cmnet_cli.stages.load import load_cine, naming
 from cmnet_cli.stages.stored import TrackingFacts, facts_to_json, write_entropy, write_velocities
 from cmnet_core import __version__
+from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.inference import Model, Tracking, load_model, track
 from cmnet_core.io.nifti import write_labels, write_motion
 from cmnet_core.refinement import Refinement
@@ -30,7 +33,7 @@ class InferStage:
     Attributes:
         root: The run folder.
         config: Settings.
-        device: Where the networks run.
+        device: Where the networks run, by a name that each worker resolves for itself.
         model_digest: Digest of the weights, so that a resume need not load them.
     """
 
@@ -42,7 +45,13 @@ class InferStage:
 
     def open(self) -> Callable[[Case], str]:
         """Load the networks; the function of a case."""
-        model = load_model(self.config.model, torch.device(self.device))
+        model = load_model(self.config.model, torch.device(resolve_device(self.device)))
+        if model.digest != self.model_digest:
+            raise CheckpointError(
+                f"The weights {self.config.model} on {platform.node()} are not those that this run began with.",
+                hint="Put the same file on every machine; begin again where they were meant to change.",
+                code=ErrorCode.CHECKPOINT,
+            )
         return lambda case: infer_case(case, RunFolder(self.root).case(case.case_id), model=model, config=self.config)
 
     def expected(self, case: Case) -> Expected:

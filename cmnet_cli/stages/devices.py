@@ -1,4 +1,6 @@
-"""Which device the networks run on."""
+"""Which device the networks run on, and which GPU belongs to which worker."""
+
+import os
 
 import torch
 
@@ -20,3 +22,13 @@ def resolve_device(name: str) -> str:
             code=ErrorCode.CONFIG,
         )
     return meant
+
+
+def gpus_to_share(name: str) -> tuple[str, ...]:
+    """The GPUs that workers of this machine take one each; none where a single device was named."""
+    if name not in ("auto", "cuda"):
+        return ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(item.strip() for item in visible.split(",") if item.strip())
+    return tuple(str(number) for number in range(torch.cuda.device_count()))

@@ -1,0 +1,168 @@
+"""A submission: what an array job is to do, frozen. Digests keep tasks from working on an edited list."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cmnet_cli.cases import Case
+from cmnet_cli.layout import SubmissionFolder
+from cmnet_cli.manifest import read_manifest, write_manifest
+from cmnet_cli.sidecar import read_json, sha256_of, write_json
+from cmnet_core.errors import ErrorCode, ManifestError
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Some rows of the manifest that one task works on."""
+
+    number: int
+    cases: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What the tasks of a submission do.
+
+    Attributes:
+        name: Its number in the run folder.
+        stage: preprocess, infer or indices.
+        settings: The stage's configuration.
+        device: Where the networks run, as the user named it.
+        on_stale: What to do with outputs made from other inputs, settings or weights.
+        workers: Processes a task.
+        memory_limit: Of a worker, or None for its share.
+        subject_timeout: Seconds after which a subject is given up, or None.
+        extra: Columns of the manifest that are carried through.
+        shards: The rows of each task, by their digests.
+        version: Of cmnet.
+        at: When it was made.
+    """
+
+    name: str
+    stage: str
+    settings: dict[str, Any]
+    device: str
+    on_stale: str
+    workers: int
+    memory_limit: str | None
+    subject_timeout: float | None
+    extra: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    version: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job that SLURM was given.
+
+    Attributes:
+        job_id: SLURM's number; for an array that of the whole.
+        kind: ``array`` or ``merge``.
+        offset: Shard of the array's task 0.
+        tasks: How many tasks it has.
+        user: Who submitted it.
+        at: When.
+    """
+
+    job_id: str
+    kind: str
+    offset: int
+    tasks: int
+    user: str
+    at: str
+
+
+def cut(cases: Sequence[Case], size: int) -> list[Sequence[Case]]:
+    """The cases in shards of a size, in their order."""
+    return [cases[start : start + size] for start in range(0, len(cases), size)]
+
+
+def freeze(folder: SubmissionFolder, submission: Submission, shards: Iterable[Sequence[Case]]) -> Submission:
+    """Write the shards of a submission and then its record, with their digests.
+
+    Returns:
+        The submission with its shards.
+    """
+    frozen = []
+    for number, cases in enumerate(shards):
+        path = folder.shard(number)
+        write_manifest(path, cases)
+        path.chmod(0o444)
+        frozen.append(Shard(number, len(cases), sha256_of(path)))
+    whole = replace(submission, shards=tuple(frozen))
+    write_json(folder.record, asdict(whole))
+    return whole
+
+
+def read_submission(folder: SubmissionFolder) -> Submission:
+    """What a submission is to do.
+
+    Raises:
+        ManifestError: There is none, or it cannot be understood.
+    """
+    values = read_json(folder.record)
+    if values is None:
+        raise ManifestError(
+            f"There is no submission {folder.record}.",
+            hint="Give --run the folder that cmnet submit wrote.",
+            code=ErrorCode.SHARD,
+        )
+    shards = tuple(Shard(**item) for item in values.pop("shards"))
+    return Submission(**{**values, "shards": shards, "extra": tuple(values["extra"])})
+
+
+def read_shard(folder: SubmissionFolder, submission: Submission, number: int) -> tuple[Case, ...]:
+    """The cases of a shard, as they were when it was frozen.
+
+    Raises:
+        ManifestError: It is missing or was changed.
+    """
+    path = folder.shard(number)
+    if number >= len(submission.shards) or not path.exists():
+        raise ManifestError(
+            f"The shard {path} is missing.", hint="Submit again: only what is missing is sent.", code=ErrorCode.SHARD
+        )
+    if sha256_of(path) != submission.shards[number].sha256:
+        raise ManifestError(
+            f"The shard {path} is not the one that was submitted: its digest differs.",
+            hint="Submit again: only what is missing is sent.",
+            code=ErrorCode.SHARD,
+        )
+    return read_manifest(path).cases
+
+
+def add_job(folder: SubmissionFolder, job: Job) -> None:
+    """Write a job down, at once after SLURM has taken it."""
+    write_json(folder.jobs, {"jobs": [asdict(item) for item in (*read_jobs(folder), job)]})
+
+
+def read_jobs(folder: SubmissionFolder) -> tuple[Job, ...]:
+    """The jobs of a submission, oldest first."""
+    return tuple(Job(**item) for item in (read_json(folder.jobs) or {"jobs": []})["jobs"])
+
+
+def add_event(path: Path, event: str, **facts: Any) -> None:
+    """Note that something happened to a task."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"event": event, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """What happened to a task, oldest first; a line cut short by a crash is passed over."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
