@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmnet_core.errors import ErrorCode, ManifestError
+
 
 @dataclass(frozen=True, slots=True)
 class CaseFolder:
@@ -194,3 +196,24 @@ class RunFolder:
     def training_state(self, stage: str) -> Path:
         """Weights and optimiser after the last whole epoch, for a resume."""
         return self.root / "weights" / f"{stage}_state.safetensors"
+
+
+def case_id_of(subject_id: str, session: str | None) -> str:
+    """The name of a subject and visit: ``sub-<id>`` or ``sub-<id>_ses-<n>``."""
+    return f"sub-{subject_id}" + (f"_ses-{session}" if session else "")
+
+
+def require_run(root: Path) -> RunFolder:
+    """A run folder that infer or preprocess made, without reading its cohort.
+
+    Raises:
+        ManifestError: There is none.
+    """
+    folder = RunFolder(root)
+    if not folder.cohort.exists():
+        raise ManifestError(
+            f"{root} is not a run folder: it holds no {folder.cohort.name}.",
+            hint="Give --run the folder that cmnet infer wrote with --out.",
+            code=ErrorCode.RUN,
+        )
+    return folder
