@@ -368,7 +368,7 @@ def train(
 @expand_options
 def status(say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
     """Who is done, who failed and why, who is left."""
-    from cmnet_cli.commands import inspecting as command
+    from cmnet_cli.commands import status as command
 
     command.show_status(run, _screen(say), as_json=as_json)
 
@@ -377,7 +377,7 @@ def status(say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False)
 @expand_options
 def verify(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
     """Compute all checksums of a run again; name what is damaged or gone."""
-    from cmnet_cli.commands import inspecting as command
+    from cmnet_cli.commands import verify as command
 
     found = command.verify_run(run, _screen(say))
     raise typer.Exit(SOME_FAILED if found.damaged else 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
+from cmnet_cli.layout import case_id_of
 from cmnet_core.errors import ErrorCode
 from cmnet_core.io.nifti import LabelScheme
 
@@ -75,11 +76,6 @@ class Case:
     def case_id(self) -> str:
         """The name under which all outputs of this subject and visit stand."""
         return case_id_of(self.subject_id, self.session)
-
-
-def case_id_of(subject_id: str, session: str | None) -> str:
-    """The name of a subject and visit: ``sub-<id>`` or ``sub-<id>_ses-<n>``."""
-    return f"sub-{subject_id}" + (f"_ses-{session}" if session else "")
 
 
 COLUMNS = tuple(f.name for f in fields(Case) if f.name not in ("row", "extra"))

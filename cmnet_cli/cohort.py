@@ -205,7 +205,13 @@ def _failure(error: Exception) -> Failure:
     if isinstance(error, CmnetError):
         return Failure(error.code, error.message, error.hint, trace)
     message = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError):
+    if _is_about_memory(error):
         return Failure(ErrorCode.OUT_OF_MEMORY, message, "Use fewer --workers, or a machine with more memory.", trace)
     hint = "This is a defect in cmnet: please report it with the traceback in the run's logs folder."
     return Failure(ErrorCode.DEFECT, message, hint, trace)
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """Torch has errors of its own for it; here they are known by name, for not every stage loads torch."""
+    named = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or named

@@ -79,7 +79,11 @@ def run_batch(
     if _opened.run is None or _opened.stage != stage:
         _opened.run = None
         _opened.run, _opened.stage = stage.open(), stage
-    return [_watched(_opened.run, case, timeout_s) for case in cases]
+    outcomes = [_watched(_opened.run, case, timeout_s) for case in cases]
+    if any(outcome.failure and outcome.failure.code == ErrorCode.OUT_OF_MEMORY for outcome in outcomes):
+        # What filled the memory may still be held somewhere in what was opened: the next case gets it afresh.
+        _opened.run = _opened.stage = None
+    return outcomes
 
 
 def _watched(run: Callable[[CaseT], ReceiptT], case: CaseT, timeout_s: float | None) -> Outcome[ReceiptT]:

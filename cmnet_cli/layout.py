@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmnet_core.errors import ErrorCode, ManifestError
+
 
 @dataclass(frozen=True, slots=True)
 class CaseFolder:
@@ -207,3 +209,24 @@ class RunFolder:
     def tensorboard(self, stage: str) -> Path:
         """What TensorBoard reads, where it was asked for."""
         return self.root / "logs" / "tensorboard" / stage
+
+
+def case_id_of(subject_id: str, session: str | None) -> str:
+    """The name of a subject and visit: ``sub-<id>`` or ``sub-<id>_ses-<n>``."""
+    return f"sub-{subject_id}" + (f"_ses-{session}" if session else "")
+
+
+def require_run(root: Path) -> RunFolder:
+    """A run folder that infer or preprocess made, without reading its cohort.
+
+    Raises:
+        ManifestError: There is none.
+    """
+    folder = RunFolder(root)
+    if not folder.cohort.exists():
+        raise ManifestError(
+            f"{root} is not a run folder: it holds no {folder.cohort.name}.",
+            hint="Give --run the folder that cmnet infer wrote with --out.",
+            code=ErrorCode.RUN,
+        )
+    return folder

@@ -1,17 +1,14 @@
-"""A submission: what an array job is to do, frozen. Digests keep tasks from working on an edited list."""
+"""A submission: what an array job is to do, the jobs that SLURM was given for it, and what became of them."""
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cmnet_cli.cases import Case
 from cmnet_cli.layout import SubmissionFolder
-from cmnet_cli.manifest import read_manifest, write_manifest
-from cmnet_cli.sidecar import read_json, sha256_of, write_json
+from cmnet_cli.sidecar import read_json, write_json
 from cmnet_core.errors import ErrorCode, ManifestError
 
 
@@ -78,28 +75,6 @@ class Job:
     at: str
 
 
-def cut(cases: Sequence[Case], size: int) -> list[Sequence[Case]]:
-    """The cases in shards of a size, in their order."""
-    return [cases[start : start + size] for start in range(0, len(cases), size)]
-
-
-def freeze(folder: SubmissionFolder, submission: Submission, shards: Iterable[Sequence[Case]]) -> Submission:
-    """Write the shards of a submission and then its record, with their digests.
-
-    Returns:
-        The submission with its shards.
-    """
-    frozen = []
-    for number, cases in enumerate(shards):
-        path = folder.shard(number)
-        write_manifest(path, cases)
-        path.chmod(0o444)
-        frozen.append(Shard(number, len(cases), sha256_of(path)))
-    whole = replace(submission, shards=tuple(frozen))
-    write_json(folder.record, asdict(whole))
-    return whole
-
-
 def read_submission(folder: SubmissionFolder) -> Submission:
     """What a submission is to do.
 
@@ -115,26 +90,6 @@ def read_submission(folder: SubmissionFolder) -> Submission:
         )
     shards = tuple(Shard(**item) for item in values.pop("shards"))
     return Submission(**{**values, "shards": shards, "extra": tuple(values["extra"])})
-
-
-def read_shard(folder: SubmissionFolder, submission: Submission, number: int) -> tuple[Case, ...]:
-    """The cases of a shard, as they were when it was frozen.
-
-    Raises:
-        ManifestError: It is missing or was changed.
-    """
-    path = folder.shard(number)
-    if number >= len(submission.shards) or not path.exists():
-        raise ManifestError(
-            f"The shard {path} is missing.", hint="Submit again: only what is missing is sent.", code=ErrorCode.SHARD
-        )
-    if sha256_of(path) != submission.shards[number].sha256:
-        raise ManifestError(
-            f"The shard {path} is not the one that was submitted: its digest differs.",
-            hint="Submit again: only what is missing is sent.",
-            code=ErrorCode.SHARD,
-        )
-    return read_manifest(path).cases
 
 
 def add_job(folder: SubmissionFolder, job: Job) -> None:

@@ -1,6 +1,7 @@
 """A cine in, labels, motion and doubt out: one subject through trained networks."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cmnet_core import preprocess
-from cmnet_core.errors import CheckpointError, CmnetError, ErrorCode
+from cmnet_core.errors import CaseError, CheckpointError, CmnetError, ErrorCode
 from cmnet_core.indices import find_phases, volumes_ml
 from cmnet_core.models.build import MotionSizes, frame_channels
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle, enlarge_displacement
@@ -204,8 +205,34 @@ def _heart_centre(model: Model, frames: Float[Tensor, "t z y x"], window: Window
 
 
 def _shapes(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t k z y x"]:
-    found = class_probabilities(model.segnet, voxels.to(model.device), frames_at_once=FRAMES_AT_ONCE)
+    seen = voxels.to(model.device)
+    found = halving(lambda frames: class_probabilities(model.segnet, seen, frames_at_once=frames), FRAMES_AT_ONCE)
     return torch.stack([keep_heart(frame) for frame in found.movedim(2, 1).cpu()])
+
+
+def halving(run: Callable[[int], Tensor], at_once: int) -> Tensor:
+    """What a function of a batch size gives at the largest size that fits into the GPU's memory.
+
+    Args:
+        run: Works on so many at once.
+        at_once: To begin with; halved as long as memory runs out.
+
+    Raises:
+        CaseError: Not even one fits.
+    """
+    while True:
+        try:
+            return run(at_once)
+        except torch.cuda.OutOfMemoryError as error:
+            if at_once == 1:
+                raise CaseError(
+                    f"The GPU's memory does not hold one frame: {error}",
+                    hint="Use a GPU with more memory, fewer workers a GPU, or --device cpu.",
+                    code=ErrorCode.OUT_OF_MEMORY,
+                ) from error
+        # Only here, after the error has let go of what it held, can the memory be given back.
+        torch.cuda.empty_cache()
+        at_once //= 2
 
 
 def keep_heart(shape: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:

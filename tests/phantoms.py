@@ -64,12 +64,12 @@ def write_heart(folder: Path, subject: str, *, frames: int = 4, lv_mm: float = 2
     return image, masks
 
 
-def write_cohort(folder: Path, subjects: int, *, frames: int = 4) -> Path:
+def write_cohort(folder: Path, subjects: int, *, frames: int = 4, step_mm: float = 2.0) -> Path:
     """Write hearts of growing size and a manifest of them; the manifest's path."""
     rows = ["subject_id,image,labels,group,height_cm,weight_kg,clinic"]
     for number in range(subjects):
         subject = str(9900001 + number)
-        write_heart(folder, subject, frames=frames, lv_mm=20.0 + 2 * number)
+        write_heart(folder, subject, frames=frames, lv_mm=20.0 + step_mm * number)
         group = "NOR" if number % 2 else "DCM"
         rows.append(f"{subject},{subject}.nii.gz,{subject}_labels.nii.gz,{group},170,70,north")
     manifest = folder / "cohort.csv"

@@ -11,9 +11,10 @@ from cmnet_cli.commands.task import write_part
 from cmnet_cli.lease import Lease
 from cmnet_cli.parts import merge_parts
 from cmnet_cli.screen import Screen
+from cmnet_cli.shards import read_shard
 from cmnet_cli.sidecar import State
 from cmnet_cli.stages import infer, preprocess
-from cmnet_cli.submission import Submission, add_event, read_events, read_shard, read_submission
+from cmnet_cli.submission import Submission, add_event, read_events, read_submission
 from cmnet_cli.tasks import FINISHED, MERGED, STARTED
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmnet_cli.cases import Case
-from cmnet_cli.layout import RunFolder
+from cmnet_cli.layout import RunFolder, require_run
 from cmnet_cli.lease import Holder, Lease, holder_of, take_lease
 from cmnet_cli.manifest import Manifest, read_manifest, write_manifest
 from cmnet_cli.sidecar import read_json, write_json
@@ -46,22 +46,6 @@ def open_run(root: Path) -> OpenRun:
     """
     folder = require_run(root)
     return OpenRun(folder, read_manifest(folder.cohort).cases)
-
-
-def require_run(root: Path) -> RunFolder:
-    """A run folder that infer or preprocess made, without reading its cohort.
-
-    Raises:
-        ManifestError: There is none.
-    """
-    folder = RunFolder(root)
-    if not folder.cohort.exists():
-        raise ManifestError(
-            f"{root} is not a run folder: it holds no {folder.cohort.name}.",
-            hint="Give --run the folder that cmnet infer wrote with --out.",
-            code=ErrorCode.RUN,
-        )
-    return folder
 
 
 @contextmanager

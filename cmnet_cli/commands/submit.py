@@ -18,10 +18,11 @@ from cmnet_cli.layout import RunFolder, SubmissionFolder
 from cmnet_cli.manifest import Manifest, read_manifest
 from cmnet_cli.parts import new_part_folder
 from cmnet_cli.screen import Screen
+from cmnet_cli.shards import cut, freeze
 from cmnet_cli.stages import indices, infer, preprocess
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.submission import Job as SlurmJob
-from cmnet_cli.submission import Submission, add_job, cut, freeze
+from cmnet_cli.submission import Submission, add_job
 from cmnet_cli.tasks import at_work
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError

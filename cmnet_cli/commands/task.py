@@ -20,11 +20,12 @@ from cmnet_cli.lease import Holder, Lease, holder_of, take_lease
 from cmnet_cli.options import HowOptions, OnStale
 from cmnet_cli.parts import PartWriter
 from cmnet_cli.screen import Screen
+from cmnet_cli.shards import read_shard
 from cmnet_cli.stages import infer, preprocess
 from cmnet_cli.stages.devices import gpus_to_share
 from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.preprocess import PreprocessStage
-from cmnet_cli.submission import Submission, add_event, read_shard, read_submission
+from cmnet_cli.submission import Submission, add_event, read_submission
 from cmnet_cli.tasks import FINISHED, STARTED, STOPPED, TIME, lease_name
 
 _NEAR_THE_LIMIT_S = 600.0

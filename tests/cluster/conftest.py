@@ -32,11 +32,6 @@ def slurm() -> Iterator[None]:
     here.stop()
 
 
-def run_cmnet(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run a command as a user would, in a process of its own."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, cwd=ROOT)
-
-
 def command(*arguments: object) -> list[str]:
     """The words of a command."""
     return [sys.executable, "-m", "cmnet_cli", *(str(argument) for argument in arguments)]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import ROOT, jobs_left, run_cmnet, until
+from tests.cli.commanding import cmnet
+from tests.cluster.conftest import ROOT, jobs_left, until
 from tests.phantoms import write_cohort
 from tests.tables import require_equal_tables
 from tests.tiny_model import write_tiny_model
@@ -19,7 +20,7 @@ SUBJECTS = 24
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort, weights, and a finished run in one process to compare with."""
     folder = tmp_path_factory.mktemp("study")
-    write_cohort(folder, SUBJECTS, frames=2)
+    write_cohort(folder, SUBJECTS, frames=2, step_mm=0.5)
     write_tiny_model(folder / "tiny.safetensors")
     _analyse(folder, "here")
     return folder
@@ -27,10 +28,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _analyse(study: Path, run: str, *options: object) -> None:
     infer = ("infer", "-m", study / "cohort.csv", "-o", study / run, "--model", study / "tiny.safetensors")
-    ran = run_cmnet(*infer, *options)
-    assert ran.returncode == 0, ran.stderr
-    again = run_cmnet("indices", "-r", study / run, *(options if "--workers" in options[:1] else ()))
-    assert again.returncode == 0, again.stderr
+    ran = cmnet(*infer, *options)
+    assert ran.exit_code == 0, ran.output
+    again = cmnet("indices", "-r", study / run, *(options if "--workers" in options[:1] else ()))
+    assert again.exit_code == 0, again.output
 
 
 @pytest.fixture
@@ -76,10 +77,10 @@ def test_workers_as_slurm_jobs(study: Path, slurm: None) -> None:
 def test_an_array_of_shards_of_five(study: Path, slurm: None) -> None:
     run = study / "array"
     weights = ("--model", study / "tiny.safetensors")
-    sent = run_cmnet("submit", "infer", "-m", study / "cohort.csv", "-o", run, *weights, "--chunk", 5, "--mem", "1500M")
-    assert sent.returncode == 0, sent.stderr
+    sent = cmnet("submit", "infer", "-m", study / "cohort.csv", "-o", run, *weights, "--chunk", 5, "--mem", "1500M")
+    assert sent.exit_code == 0, sent.output
     assert "5 tasks" in sent.stdout
     until(lambda: not jobs_left(), within_s=300)
     require_equal_tables(run, study / "here")
-    assert run_cmnet("status", "-r", run).stdout.strip() == f"{SUBJECTS} done"
-    assert run_cmnet("verify", "-r", run).returncode == 0
+    assert cmnet("status", "-r", run).stdout.strip() == f"{SUBJECTS} done"
+    assert cmnet("verify", "-r", run).exit_code == 0

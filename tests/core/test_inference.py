@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmnet_core.errors import CheckpointError, ImageError
-from cmnet_core.inference import PRIOR_ENTROPY, Model, keep_heart, load_model, step_fields, track
+from cmnet_core.errors import CaseError, CheckpointError, ErrorCode, ImageError
+from cmnet_core.inference import PRIOR_ENTROPY, Model, halving, keep_heart, load_model, step_fields, track
 from cmnet_core.metrics import dice_pct
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.checkpoint import ModelCard, load_checkpoint, read_card, save_checkpoint
@@ -161,3 +161,25 @@ def test_unusable_weights_are_refused(tmp_path: Path) -> None:
         load_model("no-such-model", torch.device("cpu"))
     with pytest.raises(CheckpointError, match="SegNet only"):
         load_model(saved(tmp_path / "half.safetensors", with_motion=False), torch.device("cpu"))
+
+
+def test_a_batch_is_halved_until_it_fits_into_memory() -> None:
+    tried = []
+
+    def run(at_once: int) -> Tensor:
+        tried.append(at_once)
+        if at_once > 2:
+            raise torch.cuda.OutOfMemoryError("full")
+        return torch.tensor(at_once)
+
+    assert int(halving(run, 8)) == 2
+    assert tried == [8, 4, 2]
+
+
+def test_a_frame_that_never_fits_is_said() -> None:
+    def run(_: int) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("full")
+
+    with pytest.raises(CaseError) as raised:
+        halving(run, 8)
+    assert raised.value.code == ErrorCode.OUT_OF_MEMORY

@@ -1,4 +1,4 @@
-"""The commands that look at a run and change nothing: status and verify."""
+"""The command status: who is done, who failed and why, who is left. It loads little, so that it answers at once."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,13 +8,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cmnet_cli.cases import case_id_of
-from cmnet_cli.commands.opening import open_run, require_run
-from cmnet_cli.layout import RunFolder
+from cmnet_cli.layout import RunFolder, case_id_of, require_run
 from cmnet_cli.ledger import read_attempts, status_rows
+from cmnet_cli.options import CohortStage
 from cmnet_cli.screen import Screen
-from cmnet_cli.sidecar import State, damaged_outputs, read_sidecar
-from cmnet_cli.stages import infer, preprocess
+from cmnet_cli.sidecar import State
 from cmnet_cli.tables import to_json
 from cmnet_cli.tasks import TaskState, task_states
 
@@ -41,7 +39,7 @@ def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
     waiting = _with_tasks(folder)
     judged: dict[str, tuple[State | TaskState, str]] = {
         case.case_id: (State.DONE, "")
-        if folder.case(case.case_id).sidecar(infer.NAME).exists()
+        if folder.case(case.case_id).sidecar(CohortStage.INFER).exists()
         else waiting.get(case.case_id, (State.PENDING, "infer has not finished"))
         for case in listed
     }
@@ -90,37 +88,3 @@ def _with_tasks(folder: RunFolder) -> dict[str, tuple[State | TaskState, str]]:
             if state[0] != TaskState.DONE and submitted.shard(number).exists():
                 waiting |= dict.fromkeys((case.case_id for case in _listed(submitted.shard(number))), state)
     return waiting
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What was found when every checksum of a run was computed again.
-
-    Attributes:
-        checked: Sidecars whose outputs were looked at.
-        damaged: Output files that are damaged or gone, with their stage.
-    """
-
-    checked: int
-    damaged: tuple[str, ...]
-
-
-def verify_run(run: Path, screen: Screen) -> Verification:
-    """Compute every checksum of a run again and print what is damaged or gone.
-
-    Raises:
-        ManifestError: There is no such run.
-    """
-    opened = open_run(run)
-    checked, damaged = 0, []
-    for case in opened.cases:
-        folder = opened.folder.case(case.case_id)
-        for stage in (preprocess.NAME, infer.NAME):
-            sidecar = read_sidecar(folder.sidecar(stage))
-            if sidecar is not None:
-                checked += 1
-                damaged += [str(folder.folder / name) for name in damaged_outputs(folder.sidecar(stage), sidecar)]
-    for path in damaged:
-        screen.result(f"damaged or gone: {path}")
-    screen.result(f"{checked} sidecars checked, {len(damaged)} files damaged or gone")
-    return Verification(checked, tuple(damaged))

@@ -1,0 +1,141 @@
+"""What a bad subject, a second command or a lost machine costs: one subject, a word, nothing."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cmnet_cli import cohort
+from cmnet_cli.commands import cohort_commands
+from cmnet_cli.config import InferConfig
+from cmnet_cli.layout import RunFolder
+from cmnet_cli.lease import take_lease
+from cmnet_core.errors import EngineError, ErrorCode
+from tests.cli.commanding import cmnet, column, finals, rows
+from tests.cli.deadly import TreacherousStage
+from tests.cli.test_bad_input import BAD_IMAGES
+from tests.phantoms import write_cohort
+
+CRASH, HOG, HANG = "9900020", "9900021", "9900022"
+
+
+def test_twenty_of_sixty_are_bad_in_eleven_ways(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, run = write_cohort(tmp_path, 60, frames=2, step_mm=0.2), tmp_path / "run"
+    wrong = {CRASH: ErrorCode.WORKER_DIED, HOG: ErrorCode.OUT_OF_MEMORY, HANG: ErrorCode.TIMEOUT}
+    for number in range(17):
+        spoil, code = list(BAD_IMAGES.values())[number % len(BAD_IMAGES)]
+        subject = str(9900030 + number)
+        spoil(tmp_path / f"{subject}.nii.gz")
+        wrong[subject] = code
+    plain = cohort_commands.infer_stage_of
+
+    def treacherous(root: Path, config: InferConfig, device: str) -> TreacherousStage:
+        return TreacherousStage(plain(root, config, device), crash=CRASH, hog=HOG, hang=HANG)
+
+    monkeypatch.setattr(cohort_commands, "infer_stage_of", treacherous)
+    limits = ("--subject-timeout", 15, "--memory-limit", "1500MB")
+    ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--workers", 2, *limits)
+    assert (ran.exit_code, "40 done, 20 failed" in ran.output) == (4, True), ran.output
+    found = {row["subject_id"]: row["error_code"] for row in rows(run, "status") if row["state"] == "failed"}
+    assert found == {subject: str(code) for subject, code in wrong.items()}
+    assert column(run, "status", "state").count("done") == 40
+    assert all((run / "logs" / f"sub-{subject}_infer.txt").exists() for subject in wrong)
+    assert cmnet("verify", "-r", run).exit_code == 0
+
+
+def test_a_second_command_on_a_run_folder_says_who_works_there(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
+    lease = take_lease(RunFolder(run).lease("run"), "cmnet infer", busy=lambda: None, refuse=_fail)
+    again = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+    assert again.exit_code == 3
+    assert "in use: cmnet infer, process" in again.output
+    lease.release()
+    assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model).exit_code == 0
+
+
+def test_a_command_leaves_a_task_of_an_array_alone(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
+    lease = take_lease(RunFolder(run).lease("task-00001-00000"), "task 7_0", busy=lambda: None, refuse=_fail)
+    refused = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+    assert (refused.exit_code, "in use: task 7_0" in refused.output) == (3, True)
+    lease.release()
+
+
+def _fail(holder: object) -> None:
+    raise AssertionError(holder)
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("tcp://127.0.0.1:9", "cannot be reached"),
+        ("nowhere.json", "no engine 'nowhere.json'"),
+        ("slurm", "no SLURM on this machine"),
+    ],
+)
+def test_an_engine_that_is_not_there_is_said_before_anything_is_written(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, engine: str, told: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("cmnet_cli.dask_engine._CONNECT_S", 0.5)
+    manifest = write_cohort(tmp_path, 1, frames=2)
+    options = ("-o", tmp_path / "run", "--model", tiny_model, "--workers", 1)
+    ran = cmnet("infer", "-m", manifest, *options, "--engine", engine)
+    assert (ran.exit_code, told in ran.output, "engine" in ran.output) == (3, True, True), ran.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_submit_says_that_there_is_no_slurm(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    manifest = write_cohort(tmp_path, 1, frames=2)
+    ran = cmnet("submit", "infer", "-m", manifest, "-o", tmp_path / "run", "--model", tiny_model)
+    assert (ran.exit_code, "no SLURM on this machine" in ran.output) == (3, True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(disk)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_is_said_at_once_and_leaves_nothing_half_written(
+    tmp_path: Path, tiny_model: Path, small_disk: Path, workers: int
+) -> None:
+    manifest, run = write_cohort(tmp_path, 12, frames=4), small_disk / "run"
+    command = ["infer", "-m", manifest, "-o", run, "--model", tiny_model, "--workers", workers]
+    ran = subprocess.run(
+        [sys.executable, "-m", "cmnet_cli", *(str(word) for word in command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (ran.returncode, "The disk is full" in ran.stderr) == (130, True), ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not [path for path in finals(run / "subjects") if path.name.startswith(".tmp")]
+    assert cmnet("verify", "-r", run).exit_code == 0
+
+
+def test_a_full_disk_is_no_subjects_fault() -> None:
+    def write(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run: Callable[[cohort.HasCaseId], None] = write
+    with pytest.raises(EngineError, match="disk is full"):
+        cohort.attempt(run, cohort.given_up("sub-9900001", ErrorCode.DEFECT, "", ""))

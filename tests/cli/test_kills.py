@@ -1,0 +1,93 @@
+"""kill -9, at any moment: a resume ends with the tables of an undisturbed run, and does nothing twice.
+
+``CMNET_KILLS=30`` kills that often; the few of a usual run keep the suite quick.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.commanding import cmnet
+from tests.phantoms import write_cohort
+from tests.tables import require_equal_tables
+
+KILLS = int(os.environ.get("CMNET_KILLS", "3"))
+SUBJECTS = 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends workers with their parent")
+def test_tables_after_kills_are_those_of_an_undisturbed_run(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, calm = write_cohort(tmp_path, SUBJECTS, frames=3), tmp_path / "calm"
+    infer = ["infer", "-m", manifest, "--model", tiny_model]
+    assert cmnet(*infer, "-o", calm).exit_code == 0
+    assert cmnet("indices", "-r", calm).exit_code == 0
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    moments, kills, runs = random.Random(seed), 0, 0
+    while kills < KILLS:
+        runs += 1
+        run = tmp_path / f"run-{runs}"
+        while True:
+            before = _proofs(run)
+            process = _start(*infer, "-o", run, "--workers", 2)
+            whole = kills % 2 == 0
+            killed = kills < KILLS and _kill(process, moments.uniform(0.5, 9), whole=whole)
+            kills += killed
+            ended = process.wait(timeout=120)
+            _wait_for_workers_of(process.pid)
+            # What was done before was not done again, and what bears a final name is whole.
+            assert before.items() <= _proofs(run).items()
+            assert (
+                not run.exists() or not (run / "cohort.parquet").exists() or cmnet("verify", "-r", run).exit_code == 0
+            )
+            if not (killed and whole):
+                assert ended == 0
+                break
+        assert cmnet("indices", "-r", run).exit_code == 0
+        require_equal_tables(run, calm)
+
+
+def _start(*arguments: object) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-m", "cmnet_cli", *(str(argument) for argument in arguments)]
+    return subprocess.Popen(words, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+
+
+def _kill(process: "subprocess.Popen[bytes]", after_s: float, *, whole: bool) -> bool:
+    """Kill a process or one of its workers; whether there was anything to kill."""
+    time.sleep(after_s)
+    if process.poll() is not None:
+        return False
+    if whole:
+        process.kill()
+        return True
+    workers = _workers(process.pid)
+    if workers:
+        workers[0].kill()
+    return bool(workers)
+
+
+def _workers(pid: int) -> list[psutil.Process]:
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+        return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _wait_for_workers_of(pid: int) -> None:
+    """Workers end with their parent; one that lived on might write what the next run writes."""
+    ends = time.monotonic() + 10
+    while any(item.info["ppid"] == pid for item in psutil.process_iter(["ppid"])):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def _proofs(run: Path) -> dict[str, int]:
+    """Every sidecar of infer, with the moment of its writing."""
+    return {path.name: path.stat().st_mtime_ns for path in run.rglob("*_desc-infer.json")}

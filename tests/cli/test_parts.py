@@ -1,0 +1,69 @@
+"""The merge of parts: every case once, the newest rows, in the order of the cohort."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cmnet_cli import parts
+from cmnet_cli.layout import RunFolder
+from cmnet_cli.parts import PartWriter, merge_parts, new_part_folder
+from cmnet_cli.tables import read_rows
+
+ORDER = {f"sub-99000{n:02d}": n for n in range(20)}
+
+
+def _rows(case_id: str, told: float, *, frames: int = 3) -> dict[str, list[dict[str, object]]]:
+    who = {"case_id": case_id, "subject_id": case_id[4:]}
+    return {
+        "indices": [who | {"lvef_pct": told, "clinic": "north"}],
+        "frames": [who | {"frame": frame, "lv_ml": told} for frame in range(frames)],
+    }
+
+
+def _write(run: RunFolder, told: float, *places: int, cases_a_part: int | None = None) -> None:
+    ids = list(ORDER)
+    writer = PartWriter(new_part_folder(run), "test", extra=["clinic"], cases_a_part=cases_a_part)
+    for place in places:
+        writer.add(_rows(ids[place], told))
+    writer.close()
+
+
+def _merged(run: RunFolder) -> list[tuple[int, float]]:
+    merge_parts(run, ORDER, extra=["clinic"])
+    frames = read_rows(run.table("frames"))
+    assert [row["frame"] for row in frames] == [0, 1, 2] * (len(frames) // 3)
+    found = [(ORDER[row["case_id"]], row["lvef_pct"]) for row in read_rows(run.table("indices"))]
+    assert [(ORDER[row["case_id"]], row["lv_ml"]) for row in frames[::3]] == found
+    return found
+
+
+@pytest.mark.parametrize("rows_a_group", [2, 50_000])
+def test_overlapping_parts_and_an_older_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_a_group: int
+) -> None:
+    monkeypatch.setattr(parts, "_ROWS_A_GROUP", rows_a_group)
+    run = RunFolder(tmp_path)
+    _write(run, 1.0, 3, 1, 0, 2, 19)
+    assert _merged(run) == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0), (19, 1.0)]
+    _write(run, 2.0, 10, 2, 11, 4, cases_a_part=2)
+    _write(run, 3.0, 11, 18)
+    assert _merged(run) == [
+        (0, 1.0), (1, 1.0), (2, 2.0), (3, 1.0), (4, 2.0), (10, 2.0), (11, 3.0), (18, 3.0), (19, 1.0)
+    ]  # fmt: skip
+    assert list(run.parts.iterdir()) == []
+    assert pq.read_schema(run.table("indices")).field("clinic") is not None
+
+
+def test_a_case_that_left_the_cohort_leaves_the_tables(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    _write(run, 1.0, 0, 1)
+    merge_parts(run, {"sub-9900001": 0}, extra=[])
+    assert [row["case_id"] for row in read_rows(run.table("indices"))] == ["sub-9900001"]
+
+
+def test_an_unknown_column_is_refused(tmp_path: Path) -> None:
+    writer = PartWriter(tmp_path, "test", extra=[])
+    writer.add({"motion": [{"case_id": "sub-9900001", "speed": 1.0}]})
+    with pytest.raises(ValueError, match="speed"):
+        writer.close()

@@ -1,0 +1,161 @@
+"""What array jobs go through: limits, requests to stop, kills, two copies at once, lists edited meanwhile."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cmnet_cli.layout import RunFolder
+from tests.cli.commanding import cmnet
+from tests.cluster.conftest import ROOT, command, jobs_left, until
+from tests.phantoms import write_cohort
+from tests.tables import require_equal_tables
+from tests.tiny_model import write_tiny_model
+
+SUBJECTS = 6
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort whose subjects take a while, weights, and a finished run to compare with."""
+    folder = tmp_path_factory.mktemp("study")
+    write_cohort(folder, SUBJECTS, frames=8)
+    write_tiny_model(folder / "tiny.safetensors")
+    assert cmnet("infer", *_options(folder, "calm")).exit_code == 0
+    assert cmnet("indices", "-r", folder / "calm").exit_code == 0
+    return folder
+
+
+def _options(study: Path, run: str) -> tuple[object, ...]:
+    return ("-m", study / "cohort.csv", "-o", study / run, "--model", study / "tiny.safetensors")
+
+
+def _submit(study: Path, run: str, *options: object) -> str:
+    sent = cmnet("submit", "infer", *_options(study, run), "--mem", "1500M", *options)
+    assert sent.exit_code == 0, sent.output
+    jobs = json.loads((study / run / "slurm" / _last(study / run) / "jobs.json").read_text())["jobs"]
+    return str(jobs[0]["job_id"])
+
+
+def _last(run: Path) -> str:
+    return RunFolder(run).submissions[-1]
+
+
+def _states(run: Path) -> dict[str, str]:
+    rows = json.loads(cmnet("status", "-r", run, "--json").stdout)
+    return {row["subject_id"]: row["state"] for row in rows}
+
+
+def _proofs(run: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in run.rglob("*_desc-infer.json")}
+
+
+def _processes_of(run: Path) -> list[int]:
+    """The processes that work on a task of a run."""
+    found = subprocess.run(["pgrep", "-f", f"cmnet_cli task --run {run} "], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+def test_more_shards_than_an_array_may_have_are_several_arrays(slurm: None, tmp_path: Path) -> None:
+    lines = [f"{9900001 + number},{9900001 + number}.nii.gz" for number in range(2500)]
+    manifest = tmp_path / "cohort.csv"
+    manifest.write_text("\n".join(["subject_id,image", *lines]) + "\n")
+    options = ("-m", manifest, "-o", tmp_path / "run", "--chunk", 1, "--max-parallel", 50, "--time", "02:00:00")
+    told = cmnet("submit", "preprocess", *options, "--partition=gpu", "--gres", "gpu:1", "--dry-run").stdout
+    arrays = [line.split() for line in told.splitlines() if "--array" in line]
+    assert [(words[2], words[-1]) for words in arrays] == [
+        ("--array=0-1000%50", "0"),
+        ("--array=0-1000%50", "1001"),
+        ("--array=0-497%50", "2002"),
+    ]
+    for option in ("--partition=gpu", "--gres=gpu:1", "--time=02:00:00"):
+        assert f"#SBATCH {option}\n" in told
+    assert told.count("#SBATCH --gres") == 1, "the merge needs no GPU"
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_option_that_sbatch_refuses_is_said_before_anything_is_written(slurm: None, study: Path) -> None:
+    refused = cmnet("submit", "infer", *_options(study, "refused"), "--max-paralel", "3")
+    assert (refused.exit_code, "max-paralel" in refused.output) == (3, True)
+    assert not (study / "refused").exists()
+
+
+def test_a_request_to_stop_ends_after_the_subject_in_hand_and_a_new_submission_sends_the_rest(
+    slurm: None, study: Path
+) -> None:
+    run = study / "stopped"
+    job = _submit(study, "stopped", "--chunk", SUBJECTS)
+    until(lambda: _proofs(run))
+    subprocess.run(["scancel", "--signal=TERM", "--batch", f"{job}_0"], check=True)
+    until(lambda: not jobs_left())
+    done = _proofs(run)
+    assert 1 <= len(done) < SUBJECTS, "it stopped at once, or never"
+    assert sorted(_states(run).values()) == ["done"] * len(done) + ["pending"] * (SUBJECTS - len(done))
+    _submit(study, "stopped", "--chunk", 2)
+    until(lambda: not jobs_left())
+    assert done.items() <= _proofs(run).items()
+    require_equal_tables(run, study / "calm")
+
+
+def test_a_killed_task_has_vanished_and_a_new_submission_ends_what_it_began(slurm: None, study: Path) -> None:
+    run = study / "killed"
+    _submit(study, "killed", "--chunk", SUBJECTS)
+    until(lambda: _proofs(run))
+    for process in _processes_of(run):
+        os.kill(process, signal.SIGKILL)
+    until(lambda: not jobs_left())
+    done = _proofs(run)
+    assert set(_states(run).values()) == {"done", "vanished"}
+    assert cmnet("verify", "-r", run).exit_code == 0
+    _submit(study, "killed", "--chunk", 2)
+    until(lambda: not jobs_left())
+    assert done.items() <= _proofs(run).items()
+    require_equal_tables(run, study / "calm")
+
+
+def test_a_task_beyond_its_memory_says_so(slurm: None, study: Path) -> None:
+    _submit(study, "hungry", "--chunk", SUBJECTS, "--mem", "150M")
+    until(lambda: not jobs_left())
+    assert set(_states(study / "hungry").values()) == {"out of memory"}
+
+
+def test_a_task_that_meets_its_time_limit_says_so(slurm: None, study: Path) -> None:
+    # SLURM signals up to a minute early: this task is told as soon as it runs.
+    _submit(study, "slow", "--chunk", SUBJECTS, "--time", "1", "--signal", "B:TERM@59")
+    until(lambda: not jobs_left())
+    states = _states(study / "slow")
+    assert set(states.values()) <= {"timed out", "done"}
+    assert "timed out" in states.values()
+
+
+def test_two_copies_of_a_task_at_once(slurm: None, study: Path) -> None:
+    run = study / "twice"
+    _submit(study, "twice", "--chunk", SUBJECTS, "--hold")
+    again = cmnet("submit", "infer", *_options(study, "twice"))
+    assert (again.exit_code, "still works: 1 task(s)" in again.output) == (3, True)
+    task = command("task", "--run", run, "--submission", _last(run), "--shard", 0)
+    copies = [subprocess.Popen(task, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [copy.communicate(timeout=120)[1] for copy in copies]
+    assert [copy.returncode for copy in copies] == [0, 0], told
+    assert sum("Waiting for task" in text for text in told) == 1
+    subprocess.run(["scancel", "--user=root"], check=True)
+    until(lambda: not jobs_left())
+    assert cmnet("merge", "-r", run).exit_code == 0
+    require_equal_tables(run, study / "calm")
+
+
+def test_a_shard_that_was_edited_is_refused(slurm: None, study: Path) -> None:
+    run = study / "edited"
+    _submit(study, "edited", "--chunk", 3, "--hold")
+    subprocess.run(["scancel", "--user=root"], check=True)
+    submission = RunFolder(run).submission(_last(run))
+    submission.shard(0).chmod(0o644)
+    submission.shard(0).write_bytes(submission.shard(1).read_bytes())
+    submission.shard(1).unlink()
+    for shard, told in ((0, "digest differs"), (1, "is missing")):
+        ran = cmnet("task", "--run", run, "--submission", _last(run), "--shard", shard)
+        assert (ran.exit_code, told in ran.output, "(shard)" in ran.output) == (3, True, True)
+    assert not _proofs(run)
