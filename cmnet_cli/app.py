@@ -36,11 +36,13 @@ from cmnet_cli.options import (
     SayOptions,
     Scheme,
     Seed,
+    SourceManifest,
     Stage,
     Subjects,
     SubmitOptions,
     TensorBoard,
     TrainSettings,
+    Variants,
     WhoOptions,
     Workers,
     expand_options,
@@ -145,8 +147,14 @@ def phantom(
     frames: Frames = 20,
     seed: Seed = 1,
     defect_share: DefectShare = 0.25,
+    source: SourceManifest = None,
+    variants: Variants = 1,
 ) -> None:
-    """Synthetic cines whose motion is known exactly: images, masks, truth and a manifest."""
+    """Synthetic cines whose motion is known exactly, or, with --from, real hearts on a path that is known."""
+    if source is not None:
+        from cmnet_cli.commands import made
+
+        _finish(made.make_hearts(source, out, made.Making(frames, seed, variants), _screen(say)), say, as_json=False)
     from cmnet_cli.commands import demo as command
 
     hearts = command.Hearts(subjects, frames, seed, defect_share)

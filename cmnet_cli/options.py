@@ -96,6 +96,13 @@ Seed = Annotated[int, _option("--seed", shown="N", text="What all chance starts 
 DefectShare = Annotated[
     float, _option("--defect-share", shown="SHARE", text="Of hearts with a segment that moves less.", min=0, max=1)
 ]
+SourceManifest = Annotated[
+    Path | None,
+    _option("--from", shown="FILE", text="Make cines from the real hearts of this manifest, by their masks."),
+]
+Variants = Annotated[
+    int, _option("--variants", shown="K", text="With --from: cines of each heart, with other twists and noise.", min=1)
+]
 ParticipantLabel = Annotated[
     list[str] | None,
     _option(

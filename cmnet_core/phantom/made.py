@@ -17,17 +17,17 @@ from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.models.build import MotionSizes
 from cmnet_core.models.cardiomorphnet import enlarge_displacement
 from cmnet_core.motion import compose_displacements, exponential, from_voxels, warp
-from cmnet_core.refinement import Refinement, refine
+from cmnet_core.phantom.shape_fit import FitSettings, fit_velocity
 from cmnet_core.types import Label, MotionField, Spacing
 
 SIZES = MotionSizes(integration_steps=7, finest=1)
 """The fitted velocity lives on half the plane and is integrated as the networks' are."""
 
-FIT = Refinement(iterations=50, learning_rate=0.2, smoothness=0.2, folding=30.0)
-"""From no motion to that of the masks; smoother than what a network gives, and without a fold."""
-
 SYSTOLE = 0.37
 """Share of the cycle from ED to ES, as in a heart at rest (Weissler et al., Circulation 37, 1968)."""
+
+LARGEST_DESCENT = 0.25
+"""Of the ventricle's length."""
 
 OUTSIDE_MM = 25.0
 """Over this distance outside the heart the twist and the descent of the base fade to a third."""
@@ -38,9 +38,10 @@ class Hidden:
     """Motion along the wall, at ES: what shape does not show.
 
     Attributes:
-        basal_deg: Rotation of the first slice of the ventricle from ED, in the direction from array axis y to x.
-        apical_deg: Rotation of the last one.
-        descent_mm: How far the base moves towards the apex, beyond what the masks show; the apex stays.
+        basal_deg: Rotation of the base from ED, from array axis y to x: counter-clockwise on the display, which shows a
+            short axis as seen from the apex.
+        apical_deg: Rotation of the apex.
+        descent_mm: How far the base moves towards the apex; the apex stays.
     """
 
     basal_deg: float
@@ -67,8 +68,10 @@ class MadeCine:
     hidden: Hidden
 
 
-def fit_motion(ed: UInt8[Tensor, "z y x"], es: UInt8[Tensor, "z y x"], spacing: Spacing) -> Float[Tensor, "3 z yh xh"]:
-    """A stationary velocity that carries one mask onto another, on half the plane and in its voxels.
+def fit_motion(
+    ed: UInt8[Tensor, "z y x"], es: UInt8[Tensor, "z y x"], spacing: Spacing, settings: FitSettings | None = None
+) -> Float[Tensor, "3 z yh xh"]:
+    """A stationary velocity within the slices that carries one mask onto another, on half the plane and in its voxels.
 
     Raises:
         LabelError: A mask holds no left ventricle.
@@ -80,19 +83,25 @@ def fit_motion(ed: UInt8[Tensor, "z y x"], es: UInt8[Tensor, "z y x"], spacing: 
                 hint="Check the mask and the label_scheme, or leave the subject out.",
                 code=ErrorCode.LABEL_VALUES,
             )
-    shapes = [functional.one_hot(mask.long(), len(Label)).movedim(-1, 0).float() for mask in (ed, es)]
-    still = torch.zeros(1, 3, ed.shape[0], ed.shape[1] // 2, ed.shape[2] // 2)
-    return refine(still, shapes[:1] + shapes[1:], spacing, sizes=SIZES, settings=FIT)[0]
+    source, target = (functional.one_hot(mask.long(), len(Label)).movedim(-1, 1).float() for mask in (ed, es))
+    velocity = fit_velocity(source, target, spacing, settings or FitSettings())
+    # Two masks do not tell how far tissue moves through the slices: what they cannot show is left to the descent.
+    in_plane = velocity.movedim(1, 0)
+    return torch.cat([torch.zeros_like(in_plane[:1]), in_plane])
 
 
-def draw_hidden(generator: torch.Generator) -> Hidden:
+def draw_hidden(generator: torch.Generator, *, length_mm: float) -> Hidden:
     """Draw twist and descent: a normal heart's mean, and more spread than normal hearts have.
 
     Means after Lorenz et al., J. Cardiovasc. Magn. Reson. 2(2), 2000: the apex turns about 10° one way, the base about
-    4° the other.
+    4° the other. No base descends by more than a quarter of the ventricle's length.
     """
     basal, apical, descent = torch.randn(3, generator=generator).clamp(-2.5, 2.5).tolist()
-    return Hidden(basal_deg=-4.0 + 4.0 * basal, apical_deg=10.0 + 6.0 * apical, descent_mm=4.0 + 2.0 * descent)
+    return Hidden(
+        basal_deg=-4.0 + 4.0 * basal,
+        apical_deg=10.0 + 6.0 * apical,
+        descent_mm=min(max(8.0 + 4.0 * descent, 0.0), LARGEST_DESCENT * length_mm),
+    )
 
 
 def volume_course(frames: int) -> tuple[list[float], int]:
@@ -128,14 +137,15 @@ def make_cine(
     """Move one ED image round a cycle.
 
     Args:
-        image: At ED, normalised; base first.
+        image: At ED, normalised.
         mask: Of the same frame.
         velocity: From :func:`fit_motion`.
         spacing: Of image and mask.
         frames: In the cycle.
         generator: Draws the hidden motion and the noise of each frame.
     """
-    hidden = draw_hidden(generator)
+    axis = long_axis(mask)
+    hidden = draw_hidden(generator, length_mm=abs(axis.apex - axis.base) * spacing.z)
     course, es = volume_course(frames)
     still, one_hot = image[None, None], functional.one_hot(mask.long(), len(Label)).movedim(-1, 0)[None].float()
     noise = 0.5 * _noise_of(image)
@@ -170,7 +180,8 @@ def _hidden_motion(
 ) -> Float[Tensor, "1 3 z y x"]:
     """Back to ED, in voxels: a rotation in each slice about the long axis, and a slide along it."""
     depth, height, width = mask.shape
-    along, centre = _long_axis(mask)
+    axis = long_axis(mask)
+    along, centre = axis.along(depth), axis.centres(depth)
     y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
     offset = torch.stack([y - centre[:, 0, None, None], x - centre[:, 1, None, None]])
     fading = _fading(mask, offset, spacing)
@@ -183,22 +194,55 @@ def _hidden_motion(
         ]
     )
     slide = share * hidden.descent_mm / spacing.z * (1.0 - along).view(depth, 1, 1) * fading
-    return torch.cat([-slide[None], turned - offset])[None]
+    towards_apex = 1.0 if axis.apex >= axis.base else -1.0
+    return torch.cat([-towards_apex * slide[None], turned - offset])[None]
 
 
-def _long_axis(mask: UInt8[Tensor, "z y x"]) -> tuple[Float[Tensor, " z"], Float[Tensor, "z 2"]]:
-    """Of each slice: its place from base (0) to apex (1), and where a straight axis through the LV meets it (y, x)."""
+@dataclass(frozen=True, slots=True)
+class LongAxis:
+    """A straight axis through the LV, in voxels.
+
+    Attributes:
+        base: Slice of the base.
+        apex: Slice of the apex.
+        origin: Where the axis meets slice 0 (y, x).
+        slope: How far it moves along y and x from one slice to the next.
+    """
+
+    base: int
+    apex: int
+    origin: tuple[float, float]
+    slope: tuple[float, float]
+
+    def along(self, depth: int) -> Float[Tensor, " z"]:
+        """Of each slice of a stack: its place from base (0) to apex (1)."""
+        every = torch.arange(depth).float()
+        return ((every - self.base) / ((self.apex - self.base) or 1)).clamp(0.0, 1.0)
+
+    def centres(self, depth: int) -> Float[Tensor, "z 2"]:
+        """Where the axis meets each slice of a stack (y, x)."""
+        every = torch.arange(depth).float()[:, None]
+        return torch.tensor(self.origin) + every * torch.tensor(self.slope)
+
+
+def long_axis(mask: UInt8[Tensor, "z y x"]) -> LongAxis:
+    """The axis of an ED mask. The heart is larger towards its base, whichever way the slices are counted."""
     heart = (mask == Label.LV) | (mask == Label.MYO)
     slices = heart.flatten(1).any(1).nonzero()[:, 0]
-    centres = torch.stack([heart[z].nonzero().float().mean(0) for z in slices])
+    centres = torch.stack([heart[z].nonzero().double().mean(0) for z in slices])
     place = slices.double()
-    design = torch.stack([torch.ones_like(place), place], dim=1)
-    line = torch.linalg.lstsq(design, centres.double()).solution if len(slices) > 1 else None
-    every = torch.arange(len(mask)).double()
-    axis = centres.double().mean(0).expand(len(mask), 2) if line is None else line[0] + every[:, None] * line[1]
-    first, last = float(slices[0]), float(slices[-1])
-    along = ((every - first) / max(last - first, 1.0)).clamp(0.0, 1.0)
-    return along.float(), axis.float()
+    lever = place - place.mean()
+    slope = (lever[:, None] * centres).sum(0) / lever.square().sum().clamp_min(1.0)
+    origin = centres.mean(0) - place.mean() * slope
+    area = (mask != Label.BACKGROUND).flatten(1).sum(1).double()[slices]
+    first, last = int(slices[0]), int(slices[-1])
+    upside_down = float((lever * area).sum()) > 0
+    return LongAxis(
+        base=last if upside_down else first,
+        apex=first if upside_down else last,
+        origin=(float(origin[0]), float(origin[1])),
+        slope=(float(slope[0]), float(slope[1])),
+    )
 
 
 def _fading(mask: UInt8[Tensor, "z y x"], offset: Float[Tensor, "2 z y x"], spacing: Spacing) -> Float[Tensor, "z y x"]:

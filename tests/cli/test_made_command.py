@@ -1,0 +1,70 @@
+"""Cines made from labelled hearts, from the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmnet_cli.manifest import read_manifest
+from cmnet_cli.stages.train import load_training_case
+from tests.cli.commanding import cmnet
+from tests.phantoms import write_cohort
+
+
+def rows_of(manifest: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(manifest.read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cines of one labelled heart; a second subject has no masks."""
+    folder = tmp_path_factory.mktemp("real")
+    source = write_cohort(folder, 2)
+    source.write_text(source.read_text().replace("9900002_labels.nii.gz", ""))
+    ran = cmnet("phantom", folder / "made", "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
+    assert ran.exit_code == 4, ran.output
+    assert "9900002.nii.gz" in ran.output
+    assert "label-geometry" in ran.output
+    return folder / "made" / "cohort.csv"
+
+
+def test_the_manifest_carries_the_hearts_columns_through(made: Path) -> None:
+    rows = rows_of(made)
+    assert [row["subject_id"] for row in rows] == ["9900001-made1", "9900001-made2"]
+    assert {(row["group"], row["clinic"], row["ed"], row["es"]) for row in rows} == {("DCM", "north", "0", "1")}
+
+
+def test_training_reads_image_masks_and_motion(made: Path) -> None:
+    for case in read_manifest(made).cases:
+        heart = load_training_case(case, spacing_mm=1.5)
+        assert heart.labelled == (0, 1, 2)
+        assert heart.motion is not None
+        assert float(heart.motion[0].abs().max()) < 0.01
+        assert float(heart.motion[1].abs().max()) > 1.0
+
+
+def test_the_truth_stands_beside_the_image(made: Path) -> None:
+    first, second = (
+        json.loads((made.parent / f"sub-9900001-made{k}" / f"sub-9900001-made{k}_truth.json").read_text())
+        for k in (1, 2)
+    )
+    assert first["hidden_motion_at_es"] != second["hidden_motion_at_es"]
+    assert len(first["green_lagrange_strain_of_wall"]["ecc"]) == 3
+    volumes = first["volumes_of_masks"]["lv_ml"]
+    assert np.argmin(volumes) == first["es"]
+    terms = json.loads((made.parent / "dataset_description.json").read_text())["License"]
+    assert "remain under the terms" in terms
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_made_again_alike(made: Path) -> None:
+    source, folder = made.parent.parent / "cohort.csv", made.parent
+    kept, lost = (folder / f"sub-9900001-made{k}" / f"sub-9900001-made{k}_cine.nii.gz" for k in (1, 2))
+    before, written = lost.read_bytes(), kept.stat().st_mtime_ns
+    arguments = ("phantom", folder, "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
+    assert cmnet(*arguments).exit_code == 4
+    assert kept.stat().st_mtime_ns == written
+    lost.with_name("sub-9900001-made2_truth.json").unlink()
+    assert cmnet(*arguments).exit_code == 4
+    assert lost.read_bytes() == before
