@@ -1,4 +1,4 @@
-# make setup | lint | check | test | bench | demo      PYTHON=python3.12 names another Python
+# make setup | lint | check | test | bench | accuracy | demo      PYTHON=python3.12 names another Python
 PYTHON ?= python3
 WORKERS ?= 2
 
@@ -10,7 +10,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # One thread a process: tests run side by side, and small grids gain nothing from more.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup lint check test test-cluster bench demo clean
+.PHONY: help setup lint check test test-cluster bench accuracy demo clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make check   lint, types and import rules; no tests"
 	@echo "make lint    ruff alone"
 	@echo "make bench   CPU seconds, wall and peak memory of each stage"
+	@echo "make accuracy figures on real hearts beside their bars; needs ../shared/data or DATA=FOLDER, MADE=MANIFEST"
 	@echo "make setup   the virtual environment with the test tools"
 
 $(BIN)/python:
@@ -59,6 +60,9 @@ test-cluster: setup
 
 bench: setup
 	$(BIN)/python benchmarks/bench_stages.py
+
+accuracy: setup
+	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(MADE),--made $(MADE))
 
 demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo

@@ -1,0 +1,108 @@
+"""The benchmark of accuracy: it measures what it says, and judges as it says."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import accuracy
+from benchmarks.accuracy import BARS, Bar, Found, gcs_pct, judge, known_motion_errors, turns_rad
+from cmnet_cli.layout import RunFolder
+from cmnet_cli.manifest import read_manifest
+from cmnet_cli.stages.stored import open_stored, read_steps
+from cmnet_core.io.nifti import read_cine, write_motion
+from cmnet_core.motion import carry
+from cmnet_core.preprocess import restore_motion
+from cmnet_core.types import Label, MotionField, Spacing
+from tests.cli.commanding import cmnet
+from tests.phantoms import write_cohort
+
+SPACING = Spacing(8.0, 1.5, 2.0)
+
+
+def ring() -> torch.Tensor:
+    """A cavity within its wall, in three slices."""
+    y, x = torch.meshgrid(torch.arange(40) * SPACING.y, torch.arange(40) * SPACING.x, indexing="ij")
+    radius = torch.hypot(y - 30, x - 40)
+    labels = torch.where(radius < 22, int(Label.MYO), int(Label.BACKGROUND))
+    return torch.where(radius < 12, int(Label.LV), labels).to(torch.uint8).expand(3, 40, 40).contiguous()
+
+
+def linear_motion(matrices: list[torch.Tensor]) -> MotionField:
+    """In-plane linear motion about the ring's middle, one matrix a slice."""
+    y, x = torch.meshgrid(torch.arange(40) * SPACING.y - 30, torch.arange(40) * SPACING.x - 40, indexing="ij")
+    places = torch.stack([y, x])
+    in_plane = torch.stack([torch.einsum("ij,jyx->iyx", matrix, places) - places for matrix in matrices], dim=1)
+    return MotionField(torch.cat([torch.zeros_like(in_plane[:1]), in_plane]), SPACING, fixed=0, moving=1)
+
+
+def turn(angle: float) -> torch.Tensor:
+    return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def test_strain_around_the_cavity_of_a_ring_that_shrinks_and_turns() -> None:
+    shrinking = linear_motion([0.9 * torch.eye(2)] * 3)
+    assert gcs_pct(shrinking, ring()) == pytest.approx(100 * (0.81 - 1) / 2, abs=0.05)
+    # A rotation strains nothing.
+    assert gcs_pct(linear_motion([turn(0.3)] * 3), ring()) == pytest.approx(0.0, abs=0.05)
+
+
+def test_twist_is_what_slices_turn_against_each_other() -> None:
+    true = turns_rad(linear_motion([turn(angle) for angle in (0.0, 0.1, 0.2)]), ring())
+    half = turns_rad(linear_motion([turn(angle) for angle in (0.1, 0.15, 0.2)]), ring())
+    assert accuracy._share_recovered(true, true) == pytest.approx(100.0)
+    assert accuracy._share_recovered(half, true) == pytest.approx(50.0, rel=0.05)
+    assert accuracy._share_recovered(half, torch.zeros(3)) is None
+
+
+def test_every_bar_has_a_goal_beyond_its_floor_and_is_judged_by_both() -> None:
+    assert len({bar.name for bar in BARS}) == len(BARS)
+    for bar in BARS:
+        assert (bar.goal >= bar.floor) if bar.higher else (bar.goal <= bar.floor)
+    bar = Bar("error", "mm", 6, 3, higher=False)
+    told = [judge(bar, Found(value, None, 5)) for value in (3.0, 3.1, 6.0, 6.1)]
+    assert told == ["goal", "floor", "floor", "below"]
+    higher = replace(bar, floor=90, goal=95, higher=True)
+    assert [judge(higher, Found(value, None, 5)) for value in (95.0, 94.9, 89.9)] == ["goal", "floor", "below"]
+    assert judge(bar, None) == "not measured"
+    assert judge(bar, Found(1.0, None, 4, failures=1)) == "below"
+
+
+def test_errors_are_measured_against_the_motion_beside_the_image(tmp_path: Path, tiny_model: Path) -> None:
+    manifest = write_cohort(tmp_path, 1, frames=3)
+    assert cmnet("infer", "-m", manifest, "-o", tmp_path / "run", "--model", tiny_model).exit_code == 0
+    case = replace(read_manifest(manifest).cases[0], ed=0, es=2)
+    folder = RunFolder(tmp_path / "run").case(case.case_id)
+    facts = open_stored(folder).facts
+    to_es = carry(read_steps(folder, facts), moving=0, fixed=2)
+    own = restore_motion(to_es, facts.window)
+    affine = read_cine(case.image[0], frame_ms=None).affine
+    # The truth is the estimate, moved by 3 mm down the rows, 4 mm along the columns and 2 mm through the slices.
+    shifted = replace(own, displacement_mm=own.displacement_mm + torch.tensor([2.0, 3.0, 4.0]).view(3, 1, 1, 1))
+    write_motion(tmp_path / f"{case.case_id}_desc-ed2es_motion.nii.gz", shifted, affine=affine)
+    errors = known_motion_errors(case, folder)
+    assert errors.plane_mm == pytest.approx(5.0, abs=1e-3)
+    assert errors.through_mm == pytest.approx(2.0, abs=1e-3)
+    # A shift strains nothing; what is left comes from the border of the inverse.
+    assert errors.gcs_points < 0.5
+
+
+def test_the_whole_benchmark_on_a_small_cohort(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In this process: starting Python four times would take most of the test.
+    monkeypatch.setattr(accuracy, "cmnet", lambda *words: cmnet(*words))
+    manifest = write_cohort(tmp_path, 2, frames=3)
+    given = {"manifest": manifest, "long": manifest, "model": tiny_model, "out": tmp_path / "work"}
+    given["json"] = tmp_path / "figures.json"
+    accuracy.main([word for name, value in given.items() for word in (f"--{name}", str(value))])
+    told = capsys.readouterr().out
+    assert all(bar.name in told for bar in BARS)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["SegNet Dice, mean of ED and ES, lv"]["reached"] == "goal"
+    assert figures["made cines, GCS error"]["reached"] == "not measured"
+    # The tiny model hardly moves anything: round the cycle a mask stays where it is.
+    assert figures["long cine, ED mask back at ED, LV Dice"]["measured"]["value"] > 95
