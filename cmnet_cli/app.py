@@ -164,10 +164,14 @@ def phantom(
 @app.command(rich_help_panel=START)
 def manifest(
     folder: Annotated[Path, typer.Argument(help="Where the data set lies.")],
-    layout: Annotated[Layout, typer.Option(help="How it is laid out.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The manifest to write: CSV, TSV or Parquet.")
     ],
+    layout: Annotated[Layout, typer.Option(help="How it is laid out; auto goes by the names.")] = Layout.AUTO,
+    demographics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Table with sex, age, height, weight; UK Biobank's fields are known."),
+    ] = None,
     pattern: Annotated[
         str, typer.Option(help="nifti: path of an image within the folder; * is any text without a slash.")
     ] = "{subject_id}.nii*",
@@ -177,7 +181,8 @@ def manifest(
     """Write a manifest from a data set on disk."""
     from cmnet_cli.commands import manifest as command
 
-    found = command.find_cases(folder, layout, pattern=pattern, labels=labels, scheme=label_scheme)
+    names = command.NiftiNames(pattern, labels, label_scheme)
+    found = command.find_cases(folder, layout, names=names, demographics=demographics)
     command.save_manifest(out, found)
     typer.echo(f"{len(found)} subjects in {out}")
 

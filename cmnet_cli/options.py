@@ -171,7 +171,11 @@ class Layout(StrEnum):
     """How a data set on disk is laid out."""
 
     ACDC = "acdc"
+    MNMS = "mnms"
+    UKB = "ukb"
+    UKBB_CARDIAC = "ukbb_cardiac"
     NIFTI = "nifti"
+    AUTO = "auto"
 
 
 class Scheme(StrEnum):

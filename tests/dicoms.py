@@ -1,7 +1,10 @@
 """Small made DICOMs: a stack of slices in which each image holds a number that tells where and when it belongs."""
 
 import io
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -74,3 +77,12 @@ def dicom_bytes(image: Image, *, shape: tuple[int, int] = (6, 5), slope: float =
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def write_zip(path: Path, images: Sequence[Image]) -> Path:
+    """The images in one zip, as a data bank hands them out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, image in enumerate(images):
+            archive.writestr(f"{number:04d}.dcm", dicom_bytes(image))
+    return path

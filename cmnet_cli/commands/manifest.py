@@ -1,20 +1,32 @@
 """The command manifest: from a data set on disk to a table of its subjects."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from cmnet_cli import datasets
 from cmnet_cli.cases import Case
-from cmnet_cli.manifest import from_acdc, from_nifti, write_manifest
+from cmnet_cli.demographics import join_demographics
+from cmnet_cli.manifest import write_manifest
 from cmnet_cli.options import Layout, Scheme
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.nifti import LabelScheme
 
 
-def find_cases(folder: Path, layout: Layout, *, pattern: str, labels: str | None, scheme: Scheme) -> tuple[Case, ...]:
-    """List the subjects of a data set.
+@dataclass(frozen=True, slots=True)
+class NiftiNames:
+    """How the files of the layout ``nifti`` are named, and who numbered the tissues of its masks."""
+
+    pattern: str
+    labels: str | None
+    scheme: Scheme
+
+
+def find_cases(folder: Path, layout: Layout, *, names: NiftiNames, demographics: Path | None) -> tuple[Case, ...]:
+    """List the subjects of a data set, with what another table says of them.
 
     Raises:
-        ManifestError: There is no such folder, or nothing in it looks like that layout.
+        ManifestError: There is no such folder, or nothing in it looks like that layout, or the table does not fit.
     """
     if not folder.is_dir():
         raise ManifestError(
@@ -22,9 +34,22 @@ def find_cases(folder: Path, layout: Layout, *, pattern: str, labels: str | None
             hint="Give the folder that holds the data set.",
             code=ErrorCode.MANIFEST_UNREADABLE,
         )
-    if layout is Layout.ACDC:
-        return from_acdc(folder)
-    return from_nifti(folder, pattern=pattern, labels=labels, scheme=LabelScheme(scheme))
+    chosen = Layout(datasets.detect_layout(folder)) if layout is Layout.AUTO else layout
+    cases = _listed(folder, chosen, names)
+    return cases if demographics is None else join_demographics(cases, demographics)
+
+
+def _listed(folder: Path, layout: Layout, names: NiftiNames) -> tuple[Case, ...]:
+    if layout is Layout.NIFTI:
+        scheme = LabelScheme(names.scheme)
+        return datasets.from_nifti(folder, pattern=names.pattern, labels=names.labels, scheme=scheme)
+    listing = {
+        Layout.ACDC: datasets.from_acdc,
+        Layout.MNMS: datasets.from_mnms,
+        Layout.UKB: datasets.from_ukb,
+        Layout.UKBB_CARDIAC: datasets.from_ukbb_cardiac,
+    }
+    return listing[layout](folder)
 
 
 def save_manifest(out: Path, cases: Sequence[Case]) -> None:

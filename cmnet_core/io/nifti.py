@@ -105,6 +105,18 @@ def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
         return header.cine(voxels, frame_ms=frame_ms)
 
 
+def frame_of(cine: Path, volume: Path) -> int | None:
+    """Which frame of a cine a 3-D file holds, from 0; None where it is none of them.
+
+    Raises:
+        CaseError: A file cannot be read.
+    """
+    frames = read_cine(cine, frame_ms=None).voxels
+    _, voxels = _read_volume(volume)
+    same = [t for t in range(len(frames)) if voxels[0].shape == frames[t].shape and torch.equal(frames[t], voxels[0])]
+    return same[0] if same else None
+
+
 def read_pair(ed: Path, es: Path) -> CineSequence:
     """Read the end-diastolic and the end-systolic volume as a cine of two frames, ED = 0 and ES = 1.
 

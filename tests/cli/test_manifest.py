@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from cmnet_cli.manifest import Case, from_acdc, from_nifti, read_manifest, write_manifest
+from cmnet_cli.datasets import from_acdc, from_nifti
+from cmnet_cli.manifest import Case, read_manifest, write_manifest
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io import nifti
 from cmnet_core.io.nifti import LabelScheme
@@ -175,7 +176,7 @@ def test_acdc_patients_that_lack_something_are_listed(tmp_path: Path) -> None:
         acdc_patient(tmp_path, number, ed=1, es=12, cine_frames=None)
     (tmp_path / "patient001" / "patient001_frame12.nii.gz").unlink()
     (tmp_path / "patient002" / "Info.cfg").write_text("ED: one\n")
-    with pytest.raises(ManifestError, match=r"2 subject\(s\)") as caught:
+    with pytest.raises(ManifestError, match=r"2 problem\(s\)") as caught:
         from_acdc(tmp_path)
     assert "patient001" in caught.value.message
     assert "patient002" in caught.value.message

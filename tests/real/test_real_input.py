@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmnet_cli.manifest import Case, from_acdc, read_manifest, write_manifest
+from cmnet_cli.datasets import from_acdc
+from cmnet_cli.manifest import Case, read_manifest, write_manifest
 from cmnet_cli.stages.load import load_cine, load_labels
 from cmnet_cli.stages.validate import validate_manifest
 from cmnet_core.types import Label

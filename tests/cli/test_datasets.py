@@ -1,0 +1,146 @@
+"""Each layout as its owners hand it out, built small, through the command manifest."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmnet_cli.manifest import read_manifest
+from cmnet_cli.stages.validate import validate_manifest
+from cmnet_core.io import nifti
+from cmnet_core.io.nifti import LabelScheme
+from tests.cli.commanding import cmnet
+from tests.dicoms import stack, write_zip
+
+
+def save(path: Path, voxels: torch.Tensor) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nifti.write_image(path, voxels, affine=torch.eye(4, dtype=torch.float64), frame_ms=None)
+    return path
+
+
+def cine(frames: int = 5) -> torch.Tensor:
+    return torch.arange(float(frames * 24)).reshape(frames, 2, 3, 4)
+
+
+def masks(*frames: int, of: int = 5) -> torch.Tensor:
+    labels = torch.zeros(of, 2, 3, 4, dtype=torch.uint8)
+    labels[list(frames)] = 1
+    return labels
+
+
+def mnms(folder: Path) -> Path:
+    for subject in ("A0S9V9", "B2E5W2"):
+        save(folder / "Training" / subject / f"{subject}_sa.nii.gz", cine())
+        save(folder / "Training" / subject / f"{subject}_sa_gt.nii.gz", masks(1, 3))
+    (folder / "information.csv").write_text(
+        "External code,VendorName,Vendor,Centre,ED,ES,Age,Pathology,Sex,Height,Weight\n"
+        "A0S9V9,Siemens,A,1,1,3,28,NOR,F,171,70\nB2E5W2,Philips,B,2,1,3,61.5,DCM,M,,\n"
+    )
+    return folder
+
+
+def ukb(folder: Path) -> Path:
+    for name in ("99/9900001_20209_2_0.zip", "99/9900001_20209_3_0.zip", "98/9900002_20209_2_0.zip"):
+        write_zip(folder / name, stack(slices=2, phases=3))
+    (folder / "98" / "9900002_20208_2_0.zip").write_bytes(b"long axes, another field")
+    write_zip(folder / "98" / "9900002_20209_2_1.zip", stack(slices=2, phases=4))
+    return folder
+
+
+def ukbb_cardiac(folder: Path) -> Path:
+    voxels = cine()
+    save(folder / "9900001" / "sa.nii.gz", voxels)
+    for phase, frame in (("ED", 0), ("ES", 3)):
+        save(folder / "9900001" / f"sa_{phase}.nii.gz", voxels[frame])
+        save(folder / "9900001" / f"seg_sa_{phase}.nii.gz", masks(frame)[frame])
+    save(folder / "9900002" / "sa.nii.gz", voxels)
+    save(folder / "9900002" / "seg_sa.nii.gz", masks(0, 2))
+    for phase in ("ED", "ES"):
+        save(folder / "9900003" / f"sa_{phase}.nii.gz", voxels[0])
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["mnms", "auto"])
+def test_mnms_brings_its_table_along(tmp_path: Path, layout: str) -> None:
+    out = tmp_path / "cohort.csv"
+    assert cmnet("manifest", mnms(tmp_path / "data"), "--layout", layout, "-o", out).exit_code == 0
+    first, second = read_manifest(out).cases
+    assert (first.subject_id, first.ed, first.es, first.label_scheme) == ("A0S9V9", 1, 3, LabelScheme.MNMS)
+    assert (first.sex, first.age_years, first.height_cm, first.weight_kg) == ("female", 28.0, 171.0, 70.0)
+    assert (second.group, second.site, second.scanner, second.height_cm) == ("DCM", "2", "Philips", None)
+    assert validate_manifest(out, deep=True) == []
+
+
+@pytest.mark.parametrize("layout", ["ukb", "auto"])
+def test_uk_biobank_by_subject_and_visit(tmp_path: Path, layout: str) -> None:
+    out = tmp_path / "cohort.csv"
+    assert cmnet("manifest", ukb(tmp_path / "data"), "--layout", layout, "-o", out).exit_code == 0
+    cases = read_manifest(out).cases
+    assert [case.case_id for case in cases] == ["sub-9900001_ses-2", "sub-9900001_ses-3", "sub-9900002_ses-2"]
+    assert cases[2].image[0].name == "9900002_20209_2_1.zip"
+    assert validate_manifest(out, deep=True) == []
+
+
+def test_a_visit_in_two_places_is_not_guessed_at(tmp_path: Path) -> None:
+    write_zip(ukb(tmp_path / "data") / "97" / "9900001_20209_2_0.zip", stack(slices=2, phases=3))
+    ran = cmnet("manifest", tmp_path / "data", "--layout", "ukb", "-o", tmp_path / "cohort.csv")
+    assert (ran.exit_code, "two places" in ran.output, "9900001" in ran.output) == (3, True, False)
+
+
+@pytest.mark.parametrize("layout", ["ukbb_cardiac", "auto"])
+def test_ukbb_cardiac_finds_the_frames_of_its_masks(tmp_path: Path, layout: str) -> None:
+    out = tmp_path / "cohort.csv"
+    assert cmnet("manifest", ukbb_cardiac(tmp_path / "data"), "--layout", layout, "-o", out).exit_code == 0
+    by_phase, whole, pair = read_manifest(out).cases
+    assert (by_phase.ed, by_phase.es) == (0, 3)
+    assert by_phase.labels_es is not None
+    assert by_phase.labels_es.name == "seg_sa_ES.nii.gz"
+    assert whole.labels is not None
+    assert [path.name for path in pair.image] == ["sa_ED.nii.gz", "sa_ES.nii.gz"]
+    assert validate_manifest(out, deep=True) == []
+
+
+UKB_COLUMNS = {
+    "new": "eid,p31,p21003_i2,p21003_i3,p50_i2,p50_i3,p21002_i2,p21002_i3",
+    "old": "eid,31-0.0,21003-2.0,21003-3.0,50-2.0,50-3.0,21002-2.0,21002-3.0",
+    "dotted": "f.eid,f.31.0.0,f.21003.2.0,f.21003.3.0,f.50.2.0,f.50.3.0,f.21002.2.0,f.21002.3.0",
+}
+
+
+@pytest.mark.parametrize("style", UKB_COLUMNS)
+def test_demographics_are_those_of_the_visit(tmp_path: Path, style: str) -> None:
+    table, out = tmp_path / "demographics.csv", tmp_path / "cohort.csv"
+    table.write_text(f"{UKB_COLUMNS[style]}\n9900001,0,61,64,165,164.5,60.2,63\n9900009,1,50,55,180,180,90,90\n")
+    ran = cmnet("manifest", ukb(tmp_path / "data"), "-o", out, "--demographics", table)
+    assert ran.exit_code == 0
+    first, second, unknown = read_manifest(out).cases
+    assert (first.sex, first.age_years, first.height_cm, first.weight_kg) == ("female", 61.0, 165.0, 60.2)
+    assert (second.sex, second.age_years, second.height_cm, second.weight_kg) == ("female", 64.0, 164.5, 63.0)
+    assert (unknown.sex, unknown.weight_kg) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("eid,p50_i2\n9900001,1.71\n", "row 2, height_cm"),
+        ("name,p50_i2\n9900001,171\n", "expected a column of ids"),
+        ("eid,p50_i2\n9900077,171\n", "no subject of the data set"),
+    ],
+)
+def test_demographics_that_do_not_fit(tmp_path: Path, text: str, told: str) -> None:
+    table = tmp_path / "demographics.csv"
+    table.write_text(text)
+    ran = cmnet("manifest", ukb(tmp_path / "data"), "-o", tmp_path / "cohort.csv", "--demographics", table)
+    assert (ran.exit_code, told in " ".join(ran.output.split())) == (3, True)
+
+
+def test_auto_says_what_it_found(tmp_path: Path) -> None:
+    mixed = ukb(mnms(tmp_path / "mixed"))
+    ran = cmnet("manifest", mixed, "-o", tmp_path / "cohort.csv")
+    assert (ran.exit_code, "found mnms, ukb" in " ".join(ran.output.split())) == (3, True)
+    (tmp_path / "empty").mkdir()
+    assert cmnet("manifest", tmp_path / "empty", "-o", tmp_path / "cohort.csv").exit_code == 3
+    save(tmp_path / "plain" / "9900001.nii.gz", cine())
+    assert cmnet("manifest", tmp_path / "plain", "-o", tmp_path / "cohort.csv").exit_code == 0
+    assert [case.subject_id for case in read_manifest(tmp_path / "cohort.csv").cases] == ["9900001"]
