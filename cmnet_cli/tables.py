@@ -2,18 +2,31 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cmnet_cli.columns.column import Column, with_intervals
 from cmnet_cli.sidecar import write_json
 from cmnet_core.io.atomic import replacing
 
-SCHEMA_VERSION = 1
-Kind = Literal["text", "number", "count", "words", "flag"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "DECLARED",
+    "TABLES",
+    "Column",
+    "has_this_schema",
+    "read_rows",
+    "schema_of",
+    "to_json",
+    "write_arrow",
+    "write_data_dictionary",
+    "write_table",
+]
+
+SCHEMA_VERSION = 2
 
 _ARROW: Mapping[str, Any] = {
     "text": pa.string(),
@@ -22,29 +35,6 @@ _ARROW: Mapping[str, Any] = {
     "words": pa.list_(pa.string()),
     "flag": pa.bool_(),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        name: Quantity and unit, as in ``lvedv_ml``.
-        kind: What its values are.
-        meaning: What it is, in words.
-        unit: Unit of measurement, empty for words and counts.
-        formula: How it is computed.
-        source: Where the formula or the convention comes from.
-        ukb_field: The UK Biobank field that holds the same quantity.
-    """
-
-    name: str
-    kind: Kind
-    meaning: str
-    unit: str = ""
-    formula: str = ""
-    source: str = ""
-    ukb_field: str = ""
 
 
 _WHO = (
@@ -76,15 +66,15 @@ _INDICES = (
     Column("heart_rate_bpm", "number", "Heart rate, as in the manifest or 60000 / (frames x frame_ms)", "1/min"),
     Column("ed_frame", "count", "End-diastolic frame, from 0"),
     Column("es_frame", "count", "End-systolic frame, from 0"),
-    Column("lvedv_ml", "number", "LV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24100"),
-    Column("lvesv_ml", "number", "LV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24101"),
-    Column("lvsv_ml", "number", "LV stroke volume", "mL", "lvedv_ml - lvesv_ml", "", "24102"),
-    Column("lvef_pct", "number", "LV ejection fraction", "%", "100 x lvsv_ml / lvedv_ml", "", "24103"),
-    Column("lvm_g", "number", "LV myocardial mass", "g", _MASS, "SegNet labels", "24105"),
-    Column("rvedv_ml", "number", "RV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24106"),
-    Column("rvesv_ml", "number", "RV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24107"),
-    Column("rvsv_ml", "number", "RV stroke volume", "mL", "rvedv_ml - rvesv_ml", "", "24108"),
-    Column("rvef_pct", "number", "RV ejection fraction", "%", "100 x rvsv_ml / rvedv_ml", "", "24109"),
+    Column("lvedv_ml", "number", "LV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24100", interval=True),
+    Column("lvesv_ml", "number", "LV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24101", interval=True),
+    Column("lvsv_ml", "number", "LV stroke volume", "mL", "lvedv_ml - lvesv_ml", "", "24102", interval=True),
+    Column("lvef_pct", "number", "LV ejection fraction", "%", "100 x lvsv_ml / lvedv_ml", "", "24103", interval=True),
+    Column("lvm_g", "number", "LV myocardial mass", "g", _MASS, "SegNet labels", "24105", interval=True),
+    Column("rvedv_ml", "number", "RV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24106", interval=True),
+    Column("rvesv_ml", "number", "RV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24107", interval=True),
+    Column("rvsv_ml", "number", "RV stroke volume", "mL", "rvedv_ml - rvesv_ml", "", "24108", interval=True),
+    Column("rvef_pct", "number", "RV ejection fraction", "%", "100 x rvsv_ml / rvedv_ml", "", "24109", interval=True),
     Column(
         "cardiac_output_l_min", "number", "LV cardiac output", "L/min", "lvsv_ml x heart_rate_bpm / 1000", "", "24104"
     ),
@@ -221,7 +211,7 @@ _AGREEMENT_SUMMARY = (
     Column("r", "number", "Pearson's correlation"),
 )
 
-TABLES: Mapping[str, tuple[Column, ...]] = {
+DECLARED: Mapping[str, tuple[Column, ...]] = {
     "indices": _INDICES,
     "frames": _FRAMES,
     "motion": _MOTION,
@@ -232,6 +222,9 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
     "evaluation_summary": _EVALUATION_SUMMARY,
     "agreement_summary": _AGREEMENT_SUMMARY,
 }
+
+TABLES: Mapping[str, tuple[Column, ...]] = {name: with_intervals(columns) for name, columns in DECLARED.items()}
+"""Every column of every table, those of intervals included."""
 
 
 def schema_of(table: str, *, extra: Sequence[str] = ()) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cmnet_cli.tables import TABLES, Column
+from cmnet_cli.tables import DECLARED, Column
 
 # What each quality flag means, and what to do about it.
 _WARNINGS: Mapping[str, str] = {
@@ -68,7 +68,7 @@ def named(table: str, columns: Iterable[str]) -> list[Quantity]:
 
 def quantities(table: str) -> tuple[Quantity, ...]:
     """Every number of a table that says something about the heart, in the order of its schema."""
-    return tuple(_quantity(column) for column in TABLES[table] if column.kind == "number" and column.unit != "years")
+    return tuple(_quantity(column) for column in DECLARED[table] if column.kind == "number" and column.unit != "years")
 
 
 def _quantity(column: Column) -> Quantity:
