@@ -13,8 +13,8 @@ from cmnet_cli.sidecar import write_json
 from cmnet_core.io.atomic import replacing
 
 __all__ = [
-    "SCHEMA_VERSION",
     "DECLARED",
+    "SCHEMA_VERSION",
     "TABLES",
     "Column",
     "has_this_schema",

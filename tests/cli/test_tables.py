@@ -34,6 +34,7 @@ def test_the_schema_carries_unit_formula_and_field(tmp_path: Path) -> None:
     assert (told[b"unit"], told[b"ukb_field"]) == (b"%", b"24103")
     assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == b"2"
 
+
 def test_an_interval_stands_beside_its_quantity() -> None:
     names = [column.name for column in TABLES["indices"]]
     place = names.index("lvef_pct")
@@ -41,7 +42,6 @@ def test_an_interval_stands_beside_its_quantity() -> None:
     limits = {column.name: column for column in TABLES["indices"]}["lvef_pct_hi"]
     assert (limits.unit, limits.ukb_field) == ("%", "")
     assert "97.5" in limits.formula
-
 
 
 @pytest.mark.parametrize("table", TABLES)
