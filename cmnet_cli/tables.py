@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cmnet_cli.columns.cohort import Z_SCORES
 from cmnet_cli.columns.column import Column, with_intervals
 from cmnet_cli.sidecar import write_json
 from cmnet_core.io.atomic import replacing
@@ -55,8 +56,9 @@ _GROUPING = (
 
 _COUNTED = "voxels of the label at that frame x voxel volume, slice gap included"
 _MASS = "myocardial volume at ED x 1.05 g/mL"
-_BY_BSA = "divided by body surface area"
+_BY_BSA = "divided by bsa_m2"
 _MOSTELLER = "Mosteller 1987"
+_DU_BOIS, _DU_BOIS_FORMULA = "Du Bois and Du Bois 1916", "0.007184 x height_cm^0.725 x weight_kg^0.425"
 
 _INDICES = (
     *_WHO,
@@ -79,6 +81,7 @@ _INDICES = (
         "cardiac_output_l_min", "number", "LV cardiac output", "L/min", "lvsv_ml x heart_rate_bpm / 1000", "", "24104"
     ),
     Column("bsa_m2", "number", "Body surface area", "m2", "sqrt(height_cm x weight_kg / 3600)", _MOSTELLER),
+    Column("bsa_du_bois_m2", "number", "Body surface area, the other formula", "m2", _DU_BOIS_FORMULA, _DU_BOIS),
     Column("lvedv_index_ml_m2", "number", "LV end-diastolic volume index", "mL/m2", _BY_BSA),
     Column("lvesv_index_ml_m2", "number", "LV end-systolic volume index", "mL/m2", _BY_BSA),
     Column("lvsv_index_ml_m2", "number", "LV stroke volume index", "mL/m2", _BY_BSA),
@@ -86,6 +89,7 @@ _INDICES = (
     Column("rvedv_index_ml_m2", "number", "RV end-diastolic volume index", "mL/m2", _BY_BSA),
     Column("rvesv_index_ml_m2", "number", "RV end-systolic volume index", "mL/m2", _BY_BSA),
     Column("rvsv_index_ml_m2", "number", "RV stroke volume index", "mL/m2", _BY_BSA),
+    *Z_SCORES,
     Column("qc_flags", "words", "Quality flags, and the reason of each value that is null"),
 )
 

@@ -20,7 +20,7 @@ from cmnet_cli.commands.going import (
     tell_plan,
 )
 from cmnet_cli.commands.opening import OpenRun, open_run, record_command, start_run
-from cmnet_cli.config import InferConfig, PreprocessConfig
+from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.manifest import Manifest, read_manifest
 from cmnet_cli.stages import infer as infer_stage
@@ -29,6 +29,7 @@ from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables import has_this_schema, read_rows, write_table
 from cmnet_core.inference import load_model
+from cmnet_core.reference import SHIPPED, read_reference
 
 
 def preprocess(manifest: Path, out: Path, config: PreprocessConfig, job: Job) -> Summary:
@@ -66,21 +67,22 @@ def _fill(stage: PreprocessStage | InferStage, manifest: Manifest, facts: dict[s
     return summarise(stage.name, opened, plan, outcomes)
 
 
-def indices(run: Path, job: Job) -> Summary:
+def indices(run: Path, config: IndicesConfig, job: Job) -> Summary:
     """Compute the tables of a run from what infer stored.
 
     Raises:
-        ManifestError: There is no such run.
+        ManifestError: There is no such run, or the reference ranges cannot be used.
     """
     opened = open_run(run)
+    stage = IndicesStage(run, read_reference(Path(config.reference) if config.reference else SHIPPED))
     chosen = select_cases(opened.cases, job.who)
     plan = plan_after(infer_stage.NAME, opened, chosen)
     left_out = len(chosen) - len(plan.todo)
     if job.how.dry_run:
         tell_plan(plan, job.screen, dry_run=True)
         return summarise_dry_run("indices", opened.folder, plan)
-    record_command(opened.folder, "indices")
-    outcomes = go(IndicesStage(run), plan, opened, workers=job.how.workers, screen=job.screen)
+    record_command(opened.folder, "indices", settings=asdict(config), reference=stage.reference_tables)
+    outcomes = go(stage, plan, opened, workers=job.how.workers, screen=job.screen)
     write_index_tables(opened, [outcome.receipt for outcome in outcomes if outcome.receipt])
     return replace(summarise("indices", opened, plan, outcomes), left_out=left_out)
 
