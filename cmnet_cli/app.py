@@ -30,6 +30,7 @@ from cmnet_cli.options import (
     ModelName,
     NewFolder,
     OutFolder,
+    ReferenceRanges,
     RefineSteps,
     Resume,
     RunPath,
@@ -255,12 +256,16 @@ def indices(
     where: EngineOptions,
     say: SayOptions,
     run: RunPath = DEFAULT_RUN,
+    reference: ReferenceRanges = None,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Volumes, function and motion of every subject, from what infer stored: no network runs."""
     from cmnet_cli.commands import cohort_commands as command
+    from cmnet_cli.config import IndicesConfig, load_config
 
-    _finish(command.indices(run, _job(who, how.as_how(), where, say)), say, as_json=as_json)
+    settings = load_config(IndicesConfig, config, reference=None if reference is None else str(reference))
+    _finish(command.indices(run, settings, _job(who, how.as_how(), where, say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)

@@ -49,6 +49,17 @@ class InferConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IndicesConfig:
+    """Settings of ``cmnet indices``.
+
+    Attributes:
+        reference: A CSV of reference ranges; empty for the table that comes with cmnet.
+    """
+
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateConfig:
     """Settings of ``cmnet evaluate``.
 

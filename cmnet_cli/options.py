@@ -35,6 +35,10 @@ ManifestFile = Annotated[
 ReferenceManifest = Annotated[
     Path | None, _option("--manifest", "-m", shown="FILE", text="Manifest with reference masks, if not the run's own.")
 ]
+ReferenceRanges = Annotated[
+    Path | None,
+    _option("--reference", shown="FILE", text="Reference ranges by sex, in CSV.", show_default="Petersen 2017"),
+]
 NewManifest = Annotated[Path, _option("--out", "-o", shown="FILE", text="The manifest to write: CSV, TSV or Parquet.")]
 OutFolder = Annotated[Path, _option("--out", "-o", shown="FOLDER", text="Run folder to write to.")]
 NewFolder = Annotated[Path, typer.Argument(help="Folder to write to.")]

@@ -2,18 +2,32 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cmnet_cli.columns.cohort import Z_SCORES
+from cmnet_cli.columns.column import Column, with_intervals
 from cmnet_cli.sidecar import write_json
 from cmnet_core.io.atomic import replacing
 
-SCHEMA_VERSION = 1
-Kind = Literal["text", "number", "count", "words", "flag"]
+__all__ = [
+    "DECLARED",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "Column",
+    "has_this_schema",
+    "read_rows",
+    "schema_of",
+    "to_json",
+    "write_arrow",
+    "write_data_dictionary",
+    "write_table",
+]
+
+SCHEMA_VERSION = 2
 
 _ARROW: Mapping[str, Any] = {
     "text": pa.string(),
@@ -22,29 +36,6 @@ _ARROW: Mapping[str, Any] = {
     "words": pa.list_(pa.string()),
     "flag": pa.bool_(),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        name: Quantity and unit, as in ``lvedv_ml``.
-        kind: What its values are.
-        meaning: What it is, in words.
-        unit: Unit of measurement, empty for words and counts.
-        formula: How it is computed.
-        source: Where the formula or the convention comes from.
-        ukb_field: The UK Biobank field that holds the same quantity.
-    """
-
-    name: str
-    kind: Kind
-    meaning: str
-    unit: str = ""
-    formula: str = ""
-    source: str = ""
-    ukb_field: str = ""
 
 
 _WHO = (
@@ -65,8 +56,9 @@ _GROUPING = (
 
 _COUNTED = "voxels of the label at that frame x voxel volume, slice gap included"
 _MASS = "myocardial volume at ED x 1.05 g/mL"
-_BY_BSA = "divided by body surface area"
+_BY_BSA = "divided by bsa_m2"
 _MOSTELLER = "Mosteller 1987"
+_DU_BOIS, _DU_BOIS_FORMULA = "Du Bois and Du Bois 1916", "0.007184 x height_cm^0.725 x weight_kg^0.425"
 
 _INDICES = (
     *_WHO,
@@ -76,19 +68,20 @@ _INDICES = (
     Column("heart_rate_bpm", "number", "Heart rate, as in the manifest or 60000 / (frames x frame_ms)", "1/min"),
     Column("ed_frame", "count", "End-diastolic frame, from 0"),
     Column("es_frame", "count", "End-systolic frame, from 0"),
-    Column("lvedv_ml", "number", "LV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24100"),
-    Column("lvesv_ml", "number", "LV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24101"),
-    Column("lvsv_ml", "number", "LV stroke volume", "mL", "lvedv_ml - lvesv_ml", "", "24102"),
-    Column("lvef_pct", "number", "LV ejection fraction", "%", "100 x lvsv_ml / lvedv_ml", "", "24103"),
-    Column("lvm_g", "number", "LV myocardial mass", "g", _MASS, "SegNet labels", "24105"),
-    Column("rvedv_ml", "number", "RV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24106"),
-    Column("rvesv_ml", "number", "RV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24107"),
-    Column("rvsv_ml", "number", "RV stroke volume", "mL", "rvedv_ml - rvesv_ml", "", "24108"),
-    Column("rvef_pct", "number", "RV ejection fraction", "%", "100 x rvsv_ml / rvedv_ml", "", "24109"),
+    Column("lvedv_ml", "number", "LV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24100", interval=True),
+    Column("lvesv_ml", "number", "LV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24101", interval=True),
+    Column("lvsv_ml", "number", "LV stroke volume", "mL", "lvedv_ml - lvesv_ml", "", "24102", interval=True),
+    Column("lvef_pct", "number", "LV ejection fraction", "%", "100 x lvsv_ml / lvedv_ml", "", "24103", interval=True),
+    Column("lvm_g", "number", "LV myocardial mass", "g", _MASS, "SegNet labels", "24105", interval=True),
+    Column("rvedv_ml", "number", "RV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24106", interval=True),
+    Column("rvesv_ml", "number", "RV end-systolic volume", "mL", _COUNTED, "SegNet labels", "24107", interval=True),
+    Column("rvsv_ml", "number", "RV stroke volume", "mL", "rvedv_ml - rvesv_ml", "", "24108", interval=True),
+    Column("rvef_pct", "number", "RV ejection fraction", "%", "100 x rvsv_ml / rvedv_ml", "", "24109", interval=True),
     Column(
         "cardiac_output_l_min", "number", "LV cardiac output", "L/min", "lvsv_ml x heart_rate_bpm / 1000", "", "24104"
     ),
     Column("bsa_m2", "number", "Body surface area", "m2", "sqrt(height_cm x weight_kg / 3600)", _MOSTELLER),
+    Column("bsa_du_bois_m2", "number", "Body surface area, the other formula", "m2", _DU_BOIS_FORMULA, _DU_BOIS),
     Column("lvedv_index_ml_m2", "number", "LV end-diastolic volume index", "mL/m2", _BY_BSA),
     Column("lvesv_index_ml_m2", "number", "LV end-systolic volume index", "mL/m2", _BY_BSA),
     Column("lvsv_index_ml_m2", "number", "LV stroke volume index", "mL/m2", _BY_BSA),
@@ -96,6 +89,7 @@ _INDICES = (
     Column("rvedv_index_ml_m2", "number", "RV end-diastolic volume index", "mL/m2", _BY_BSA),
     Column("rvesv_index_ml_m2", "number", "RV end-systolic volume index", "mL/m2", _BY_BSA),
     Column("rvsv_index_ml_m2", "number", "RV stroke volume index", "mL/m2", _BY_BSA),
+    *Z_SCORES,
     Column("qc_flags", "words", "Quality flags, and the reason of each value that is null"),
 )
 
@@ -288,7 +282,7 @@ _AGREEMENT_SUMMARY = (
     Column("r", "number", "Pearson's correlation"),
 )
 
-TABLES: Mapping[str, tuple[Column, ...]] = {
+DECLARED: Mapping[str, tuple[Column, ...]] = {
     "indices": _INDICES,
     "frames": _FRAMES,
     "motion": _MOTION,
@@ -302,6 +296,9 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
     "evaluation_tests": _EVALUATION_TESTS,
     "agreement_summary": _AGREEMENT_SUMMARY,
 }
+
+TABLES: Mapping[str, tuple[Column, ...]] = {name: with_intervals(columns) for name, columns in DECLARED.items()}
+"""Every column of every table, those of intervals included."""
 
 
 def schema_of(table: str, *, extra: Sequence[str] = ()) -> Any:

@@ -15,6 +15,7 @@ class ErrorCode(StrEnum):
     MANIFEST_COLUMN = "manifest-column"
     MANIFEST_ROW = "manifest-row"
     CONFIG = "config"
+    REFERENCE_RANGES = "reference-ranges"
     RUN = "run"
     CHECKPOINT = "checkpoint"
     RESUME = "resume"

@@ -49,11 +49,12 @@ def find_phases(lv_ml: Float[Tensor, " t"]) -> tuple[int, int]:
         )
     curve = lv_ml.double()
     if len(curve) >= SMOOTH_FROM_FRAMES:
-        curve = _smoothed_over_the_cycle(curve)
+        curve = smoothed_over_the_cycle(curve)
     return int(curve.argmax()), int(curve.argmin())
 
 
-def _smoothed_over_the_cycle(curve: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
+def smoothed_over_the_cycle(curve: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
+    """A closed curve in billionths of its maximum: median of three frames, then weights 1-2-1."""
     steady = torch.stack([curve.roll(1), curve, curve.roll(-1)]).median(dim=0).values
     smooth = (steady.roll(1) + 2 * steady + steady.roll(-1)) / 4
     # Rounding must not choose between equal volumes.

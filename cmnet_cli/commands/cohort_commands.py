@@ -20,7 +20,7 @@ from cmnet_cli.commands.going import (
     tell_plan,
 )
 from cmnet_cli.commands.opening import open_run, record_command, refuse_another_manifest, start_run
-from cmnet_cli.config import InferConfig, PreprocessConfig
+from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.manifest import Manifest, read_manifest
 from cmnet_cli.parts import PartWriter, merge_parts, new_part_folder
@@ -30,6 +30,7 @@ from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_core.inference import load_model
+from cmnet_core.reference import SHIPPED, read_reference
 
 CASES_A_PART = 500
 
@@ -97,13 +98,14 @@ def _fill(
     return summarise(stage.name, opened, plan, tally)
 
 
-def indices(run: Path, job: Job) -> Summary:
+def indices(run: Path, config: IndicesConfig, job: Job) -> Summary:
     """Compute the tables of a run from what infer stored.
 
     Raises:
-        ManifestError: There is no such run.
+        ManifestError: There is no such run, or the reference ranges cannot be used.
     """
     opened = open_run(run.absolute())
+    stage = IndicesStage(opened.folder.root, read_reference(Path(config.reference) if config.reference else SHIPPED))
     chosen = select_cases(opened.cases, job.who)
     if job.how.dry_run:
         plan = plan_after(infer_stage.NAME, opened, chosen)
@@ -111,10 +113,10 @@ def indices(run: Path, job: Job) -> Summary:
         return summarise_dry_run("indices", opened.folder, plan)
     with at_work(opened.folder, "indices", job) as site:
         plan = plan_after(infer_stage.NAME, opened, chosen)
-        record_command(opened.folder, "indices")
+        record_command(opened.folder, "indices", settings=asdict(config), reference=stage.reference_tables)
         rows = PartWriter(new_part_folder(opened.folder), "local", extra=opened.extra, cases_a_part=CASES_A_PART)
         rows.add(dict.fromkeys(TABLES_OF_INDICES, ()))
-        tally = go(IndicesStage(opened.folder.root), plan, opened, site, keep=lambda found: rows.add(found.tables()))
+        tally = go(stage, plan, opened, site, keep=lambda found: rows.add(found.tables()))
         rows.close()
         merge_parts(opened.folder, opened.order, extra=opened.extra)
     left_out = len(chosen) - len(plan.todo)

@@ -8,7 +8,7 @@ from cmnet_cli.commands.cohort_commands import indices, infer
 from cmnet_cli.commands.evaluate import evaluate
 from cmnet_cli.commands.going import Job, Summary
 from cmnet_cli.commands.report import report
-from cmnet_cli.config import EvaluateConfig, InferConfig, load_config
+from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, load_config
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.options import HowOptions, WhoOptions
 from cmnet_cli.screen import Screen, progress
@@ -70,7 +70,7 @@ def demo(out: Path, hearts: Hearts, screen: Screen, *, model: str | None, device
     manifest, run = write_hearts(out / "hearts", hearts, screen), out / "run"
     job = Job(WhoOptions(), HowOptions(workers=workers), screen)
     summary = infer(manifest, run, load_config(InferConfig, None, model=model), device=device, job=job)
-    indices(run, job)
+    indices(run, IndicesConfig(), job)
     evaluate(run, None, EvaluateConfig(), replace(job, screen=Screen(quiet=True)))
     page = report(run, screen)
     show_beside_truth(run, out / "hearts" / "truth_indices.csv", screen)

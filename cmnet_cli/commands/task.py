@@ -27,6 +27,7 @@ from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.submission import Submission, add_event, read_submission
 from cmnet_cli.tasks import FINISHED, STARTED, STOPPED, TIME, lease_name
+from cmnet_core.reference import SHIPPED, read_reference
 
 _NEAR_THE_LIMIT_S = 600.0
 _OF_THE_DRIVER_MB = 700
@@ -89,7 +90,13 @@ def write_part(folder: RunFolder, submission: Submission, opened: OpenRun, site:
     rows = PartWriter(folder.parts / submission.name, part, extra=submission.extra)
     rows.add(dict.fromkeys(TABLES_OF_INDICES, ()))
     plan = plan_after(infer.NAME, opened, opened.cases)
-    tally = go(IndicesStage(folder.root), plan, opened, site, keep=lambda found: rows.add(found.tables()))
+    tally = go(
+        IndicesStage(folder.root, read_reference(SHIPPED)),
+        plan,
+        opened,
+        site,
+        keep=lambda found: rows.add(found.tables()),
+    )
     rows.close()
     return tally
 

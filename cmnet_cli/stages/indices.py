@@ -11,19 +11,22 @@ from torch import Tensor
 
 from cmnet_cli.cases import Case
 from cmnet_cli.layout import CaseFolder, RunFolder
+from cmnet_cli.stages.judging import judged_indices
 from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
 from cmnet_core.indices import (
+    BodySurfaceFormula,
     ClinicalIndices,
     Volumes,
     body_surface_area_m2,
     cardiac_output_l_min,
-    clinical_indices,
     heart_rate_bpm,
     volumes_ml,
 )
 from cmnet_core.metrics import folded_voxels
 from cmnet_core.motion import chain, jacobian_determinant
+from cmnet_core.plausibility import judge_motion
 from cmnet_core.preprocess import extract_labels
+from cmnet_core.reference import Z_COLUMNS, ReferenceRange, compare_with_reference
 from cmnet_core.types import Label, MotionField
 
 NAME = "indices"
@@ -57,18 +60,34 @@ class CaseRows:
 
 @dataclass(frozen=True, slots=True)
 class IndicesStage:
-    """Compute the rows of every case of a run folder."""
+    """Compute the rows of every case of a run folder.
+
+    Attributes:
+        root: The run folder.
+        reference: Reference ranges.
+    """
 
     root: Path
+    reference: tuple[ReferenceRange, ...]
     name: str = NAME
+
+    @property
+    def reference_tables(self) -> list[str]:
+        """Names and versions of the tables of reference ranges."""
+        return sorted({item.table for item in self.reference})
 
     def open(self) -> Callable[[Case], CaseRows]:
         """Nothing to load; the function of a case."""
-        return lambda case: indices_case(case, RunFolder(self.root).case(case.case_id))
+        return lambda case: indices_case(case, RunFolder(self.root).case(case.case_id), reference=self.reference)
 
 
-def indices_case(case: Case, folder: CaseFolder) -> CaseRows:
+def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRange, ...]) -> CaseRows:
     """All rows of one case.
+
+    Args:
+        case: The case.
+        folder: What infer stored of it.
+        reference: Reference ranges.
 
     Raises:
         CaseError: Infer has not been run for it, or what it stored is damaged.
@@ -81,7 +100,7 @@ def indices_case(case: Case, folder: CaseFolder) -> CaseRows:
     if moved:
         frames = [row | extra for row, extra in zip(frames, moved, strict=True)]
     return CaseRows(
-        indices=_indices_row(case, stored, volumes),
+        indices=_compared(_indices_row(case, stored, volumes), reference),
         frames=tuple(frames),
         motion=_motion_row(case, stored, carried, frames),
     )
@@ -94,10 +113,10 @@ def who(case: Case) -> Row:
 
 def _indices_row(case: Case, stored: StoredCase, volumes: Volumes) -> Row:
     facts = stored.facts
-    found = clinical_indices(volumes, ed=facts.ed, es=facts.es)
+    found, flags = judged_indices(case, stored, volumes)
     values: Row = {item.name: getattr(found, item.name) for item in fields(ClinicalIndices) if item.name != "flags"}
     rate = _heart_rate(case, stored)
-    bsa = _body_surface(case)
+    bsa = _body_surface(case, BodySurfaceFormula.MOSTELLER)
     reasons = [flag for flag, unknown in (("no-heart-rate", rate is None), ("no-body-size", bsa is None)) if unknown]
     described = {name: getattr(case, name) for name in ("group", "site", "scanner", "sex", "age_years")}
     return {
@@ -114,9 +133,18 @@ def _indices_row(case: Case, stored: StoredCase, volumes: Volumes) -> Row:
         **values,
         "cardiac_output_l_min": cardiac_output_l_min(found.lvsv_ml, rate),
         "bsa_m2": bsa,
+        "bsa_du_bois_m2": _body_surface(case, BodySurfaceFormula.DU_BOIS),
         **{name: _divided(values[index], bsa) for name, index in _INDEXED.items()},
-        "qc_flags": [*facts.flags, *found.flags, *reasons],
+        "qc_flags": [*facts.flags, *flags, *reasons],
     }
+
+
+def _compared(row: Row, reference: tuple[ReferenceRange, ...]) -> Row:
+    """The row with its z-scores."""
+    values = {name: row[name] for name in Z_COLUMNS}
+    standing = compare_with_reference(values, reference, sex=row["sex"], age_years=row["age_years"])
+    flags = [*row["qc_flags"], *standing.flags]
+    return {**row, **standing.z, "reference_flags": list(standing.outside), "qc_flags": flags}
 
 
 def _heart_rate(case: Case, stored: StoredCase) -> float | None:
@@ -126,10 +154,10 @@ def _heart_rate(case: Case, stored: StoredCase) -> float | None:
     return heart_rate_bpm(frames=frames, frame_ms=frame_ms)
 
 
-def _body_surface(case: Case) -> float | None:
+def _body_surface(case: Case, formula: BodySurfaceFormula) -> float | None:
     if case.height_cm is None or case.weight_kg is None:
         return None
-    return body_surface_area_m2(case.height_cm, case.weight_kg)
+    return body_surface_area_m2(case.height_cm, case.weight_kg, formula=formula)
 
 
 def _divided(value: float | None, by: float | None) -> float | None:
@@ -188,6 +216,10 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
     facts = stored.facts
     at_ed, at_es = float(carried.myo_ml[facts.ed]), float(carried.myo_ml[facts.es])
     outside = torch.tensor([row["entropy_outside_nats"] or 0.0 for row in frames])
+    entropy = _mean(stored.entropy[stored.segmented > 0])
+    judged = judge_motion(
+        folded_voxels=facts.folded_voxels, closing_error_mm=facts.closing_error_mm, entropy_heart_nats=entropy
+    )
     return {
         **who(case),
         "ed_frame": facts.ed,
@@ -197,7 +229,7 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
         "myo_volume_change_pct": 100 * (at_es - at_ed) / at_ed if at_ed else None,
         "folded_voxels": facts.folded_voxels,
         "closing_error_mm": facts.closing_error_mm,
-        "entropy_heart_nats": _mean(stored.entropy[stored.segmented > 0]),
+        "entropy_heart_nats": entropy,
         "entropy_outside_nats": float(outside.mean()),
-        "qc_flags": [*facts.flags, *(() if stored.has_steps else ("motion-not-stored",))],
+        "qc_flags": [*facts.flags, *judged, *(() if stored.has_steps else ("motion-not-stored",))],
     }

@@ -32,7 +32,16 @@ def test_the_schema_carries_unit_formula_and_field(tmp_path: Path) -> None:
     write_table(path, "indices", [])
     told = pq.read_schema(path).field("lvef_pct").metadata
     assert (told[b"unit"], told[b"ukb_field"]) == (b"%", b"24103")
-    assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == b"1"
+    assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == b"2"
+
+
+def test_an_interval_stands_beside_its_quantity() -> None:
+    names = [column.name for column in TABLES["indices"]]
+    place = names.index("lvef_pct")
+    assert names[place : place + 3] == ["lvef_pct", "lvef_pct_lo", "lvef_pct_hi"]
+    limits = {column.name: column for column in TABLES["indices"]}["lvef_pct_hi"]
+    assert (limits.unit, limits.ukb_field) == ("%", "")
+    assert "97.5" in limits.formula
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -42,7 +51,7 @@ def test_every_column_has_a_meaning_and_the_unit_of_its_name(table: str) -> None
     for column in columns:
         assert column.meaning
         assert re.fullmatch(r"[a-z][a-z0-9_]*", column.name)
-        ending = column.name.rsplit("_", 1)[-1]
+        ending = re.sub("_(lo|hi)$", "", column.name).rsplit("_", 1)[-1]
         if ending in UNITS and column.kind == "number":
             assert column.unit == UNITS[ending], column.name
 

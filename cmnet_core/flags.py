@@ -1,0 +1,241 @@
+"""Every quality flag: from when on it is raised, what it means for the results and what to do about it."""
+
+from dataclasses import dataclass
+
+EF_PCT = {"lv": (10.0, 85.0), "rv": (15.0, 85.0)}
+"""Ejection fractions beyond these are taken for errors of the contours before they are taken for disease."""
+
+STROKE_DIFFERENCE_ML, STROKE_DIFFERENCE_SHARE = 20.0, 0.5
+"""LV and RV stroke volume may differ by this much, or by this share of the larger one."""
+
+MINIMUM_PROMINENCE, CURVE_FROM_FRAMES = 0.2, 10
+"""A minimum counts that is deeper than this share of the curve's range, in cines of at least so many frames."""
+
+FEWEST_SLICES, FULL_LENGTH_SLICES = 2, 5
+"""Below the first number of slices with LV a volume is no volume; below the second it is doubtful."""
+
+BASE_SHARE, APEX_SHARE = 0.9, 0.45
+"""Area of the LV's cavity in the outermost slice, as a share of its largest: at ES at the base, at ED at the apex."""
+
+PHASE_SHARE = 0.15
+"""A given ED or ES may miss the largest or smallest LV volume by this share of the range between them."""
+
+CLOSING_MM = 5.0
+"""Mean distance in the heart by which a cycle may fail to close."""
+
+DOUBTFUL_PROBABILITY, DOUBTFUL_SHARE = 0.75, 0.25
+"""Voxels whose likeliest tissue has less than this probability may be this share of the heart."""
+
+ENTROPY_NATS = -1.0
+"""Mean entropy of the motion's posterior in the heart; about 0.5 mm of doubt a step in the plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A word in ``qc_flags``.
+
+    Attributes:
+        name: The word.
+        raised: When it is raised, with its threshold.
+        advice: What it means for the results, and what to do.
+        remark: Whether nothing is wrong with the subject: it only says why a value is not given.
+    """
+
+    name: str
+    raised: str
+    advice: str
+    remark: bool = False
+
+
+_READING = (
+    Flag(
+        "spacing-from-zooms",
+        "the header's affine and its voxel sizes disagree by more than 0.1 %",
+        "Direction was taken from the one, scale from the other. Check that the volumes are of the size you expect.",
+    ),
+    Flag(
+        "trigger-times-differ",
+        "slices were recorded at different heart rates",
+        "Volumes add slices at the same share of the cycle; times in ms are those of an average beat.",
+    ),
+    Flag(
+        "phases-interpolated",
+        "some slices have fewer frames than others",
+        "Their missing frames were interpolated in time.",
+    ),
+    Flag(
+        "slices-dropped",
+        "slices without a whole cycle, or beside the stack",
+        "They were left out. Check that base and apex are still in the stack.",
+    ),
+    Flag(
+        "slice-gap-uneven",
+        "a distance between slices differs from their mean by more than 10 %",
+        "Volumes use the mean distance. Check for missing slices.",
+    ),
+    Flag(
+        "slices-shifted",
+        "slices are shifted against each other by more than 1 mm in the plane",
+        "Volumes are not affected; motion may be.",
+    ),
+    Flag(
+        "repeated-slices",
+        "a slice was recorded more than once",
+        "The last complete recording was used.",
+    ),
+    Flag("duplicate-images", "an image occurs twice", "Each was used once."),
+    Flag(
+        "files-unreadable",
+        "files of the series cannot be read",
+        "They were passed over. Copy the series again.",
+    ),
+)
+
+_SHAPE = (
+    *(
+        Flag(
+            f"{structure}-missing-at-{phase}",
+            f"not a voxel of the {words} at {phase.upper()}",
+            f"What depends on it is null. Look at the contours; check {phase.upper()} in the manifest.",
+        )
+        for structure, words, phases in (
+            ("lv", "left ventricle", ("ed", "es")),
+            ("myo", "myocardium", ("ed",)),
+            ("rv", "right ventricle", ("ed", "es")),
+        )
+        for phase in phases
+    ),
+    Flag(
+        "too-few-slices",
+        f"the LV is seen in fewer than {FEWEST_SLICES} slices at ED",
+        "Volumes and all that follows from them are null: one slice has no volume.",
+    ),
+    Flag(
+        "few-slices",
+        f"the LV is seen in fewer than {FULL_LENGTH_SLICES} slices at ED",
+        "Volumes miss part of the ventricle, or rest on coarse slices.",
+    ),
+    *(
+        Flag(
+            f"{name}-gap-in-stack",
+            f"at ED or ES a slice without {name.upper()} lies between slices with it",
+            f"{name.upper()} volumes are null; the table frames has what was seen. Look at the contours.",
+        )
+        for name in ("lv", "rv")
+    ),
+    *(
+        Flag(
+            f"{name}-cut-at-border",
+            f"at ED or ES the {words} touches the border of the image, or of the networks' window",
+            f"{name.upper()} volumes are null. Check that the whole heart is in the image.",
+        )
+        for name, words in (("lv", "LV or its wall"), ("rv", "RV"))
+    ),
+    Flag(
+        "base-not-covered",
+        f"at ES the LV still fills the most basal slice, with {100 * BASE_SHARE:.0f} % of its largest area or more",
+        "The stack may begin below the mitral valve: volumes are too small. Common in stacks of few slices.",
+    ),
+    Flag(
+        "apex-not-covered",
+        f"at ED the LV's area in the most apical slice is {100 * APEX_SHARE:.0f} % of its largest or more",
+        "The stack may end above the apex: volumes are too small.",
+    ),
+    Flag(
+        "low-confidence-shape",
+        f"at ED or ES more than {100 * DOUBTFUL_SHARE:.0f} % of the heart's voxels have no tissue with a "
+        f"probability of {DOUBTFUL_PROBABILITY:g}",
+        "SegNet hardly knows this image's like. Look at the contours before using any value.",
+    ),
+)
+
+_FUNCTION = (
+    Flag(
+        "lv-does-not-contract",
+        "LV ESV is not smaller than LV EDV",
+        "Check ED and ES; look at the contours.",
+    ),
+    Flag(
+        "rv-does-not-contract",
+        "RV ESV is not smaller than RV EDV",
+        "Look at the RV's basal slices at ES.",
+    ),
+    *(
+        Flag(
+            f"{name}ef-implausible",
+            f"{name.upper()} ejection fraction below {low:g} % or above {high:g} %",
+            f"Look at the {name.upper()}'s basal slices at ED and ES: contours are wrong more often than hearts are.",
+        )
+        for name, (low, high) in EF_PCT.items()
+    ),
+    Flag(
+        "stroke-volumes-differ",
+        f"LV and RV stroke volume differ by more than {STROKE_DIFFERENCE_ML:g} mL and by more than "
+        f"{100 * STROKE_DIFFERENCE_SHARE:.0f} % of the larger one",
+        "Without a leaking valve or a shunt they are equal: one of the ventricles may be contoured wrongly.",
+    ),
+    Flag(
+        "several-volume-minima",
+        f"the LV volume curve, smoothed as for finding ED, has more than one minimum deeper than "
+        f"{100 * MINIMUM_PROMINENCE:.0f} % of its range ({CURVE_FROM_FRAMES} frames or more)",
+        "Frames may be out of order or cover more than one beat, or some frames are contoured wrongly.",
+    ),
+    *(
+        Flag(
+            f"{phase}-not-as-given",
+            f"at the {phase.upper()} of the manifest the LV volume misses its {extreme} by more than "
+            f"{100 * PHASE_SHARE:.0f} % of the range over the cycle",
+            "The manifest's frame was used. Frames are counted from 0; leave the cell empty to have it found.",
+        )
+        for phase, extreme in (("ed", "largest"), ("es", "smallest"))
+    ),
+)
+
+_MOTION = (
+    Flag(
+        "motion-folds",
+        "det F <= 0 in a voxel of the motion from ED to ES",
+        "The motion is no motion of tissue there. Strain near it should not be used.",
+    ),
+    Flag(
+        "cycle-does-not-close",
+        f"closing_error_mm above {CLOSING_MM:g} mm",
+        "The motion drifts over the cycle: values late in it, and rates in diastole, rest on drift.",
+    ),
+    Flag(
+        "low-confidence-motion",
+        f"mean entropy of the motion's posterior in the heart above {ENTROPY_NATS:g} nats",
+        "The networks are unsure how this heart moves. Look at the propagated contours.",
+    ),
+)
+
+_REASONS = (
+    Flag("no-heart-rate", "neither the manifest nor the header tells it", "No cardiac output.", remark=True),
+    Flag("no-body-size", "the manifest does not tell height and weight", "No values per m² of body.", remark=True),
+    Flag("no-sex", "the manifest does not tell it", "No z-scores: reference ranges go by sex.", remark=True),
+    Flag(
+        "age-outside-reference",
+        "the reference ranges say for which ages they hold; the subject is outside, or its age is not known",
+        "z-scores are given, from people of another age.",
+        remark=True,
+    ),
+    Flag("motion-not-stored", "infer ran without --save-motion full", "No motion by frame, no strain.", remark=True),
+    Flag(
+        "posterior-not-stored",
+        "infer ran without --save-motion full, or with cmnet before 0.2",
+        "No intervals. Run cmnet infer again.",
+        remark=True,
+    ),
+)
+
+GROUPS = {
+    "Reading and repairing the image": _READING,
+    "Contours": _SHAPE,
+    "Function": _FUNCTION,
+    "Motion": _MOTION,
+    "Why a value is not given": _REASONS,
+}
+"""All flags, by what they are about."""
+
+FLAGS = {flag.name: flag for group in GROUPS.values() for flag in group}
+"""All flags by name."""

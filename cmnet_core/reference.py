@@ -1,0 +1,162 @@
+"""Reference ranges by sex, and how far a subject is from them.
+
+The table that is shipped, ``reference_ranges.csv``, counts papillary muscles as part of the LV's cavity, as cmnet's
+labels do; a table that counts them as muscle would shift volumes and mass. It knows nothing of the RV.
+"""
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmnet_core.errors import ErrorCode, ManifestError
+
+SHIPPED = Path(__file__).with_name("reference_ranges.csv")
+
+Z_COLUMNS: Mapping[str, str] = {
+    "lvedv_ml": "lvedv_z",
+    "lvesv_ml": "lvesv_z",
+    "lvsv_ml": "lvsv_z",
+    "lvef_pct": "lvef_z",
+    "lvm_index_g_m2": "lvm_index_z",
+    "rvedv_ml": "rvedv_z",
+    "rvesv_ml": "rvesv_z",
+    "rvsv_ml": "rvsv_z",
+    "rvef_pct": "rvef_z",
+}
+"""Quantities that may have a reference range, each with the column of its z-score."""
+
+RANGE_Z = 1.96
+"""A reference range is the mean ± this many standard deviations: 95 % of healthy people."""
+
+_NEEDED = ("quantity", "sex", "mean", "sd")
+_OPTIONAL = ("table", "age_from", "age_to", "source")
+_SEXES = ("female", "male")
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRange:
+    """Mean and spread of one quantity in healthy people of one sex.
+
+    Attributes:
+        quantity: A column of the table indices, in its unit.
+        sex: ``female`` or ``male``.
+        mean: Of the quantity.
+        sd: Its standard deviation between people.
+        ages: From and to, in years, both included.
+        table: Name and version of the table.
+        source: Where the values come from.
+    """
+
+    quantity: str
+    sex: str
+    mean: float
+    sd: float
+    ages: tuple[float, float] = (0.0, math.inf)
+    table: str = ""
+    source: str = ""
+
+    def holds_at(self, age_years: float | None) -> bool:
+        """Whether the range is for people of this age; one for all ages holds at an unknown age too."""
+        if age_years is None:
+            return self.ages == (0.0, math.inf)
+        return self.ages[0] <= age_years <= self.ages[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a subject stands among healthy people.
+
+    Attributes:
+        z: z-score by column, one for each of :data:`Z_COLUMNS`; None where it is not known.
+        outside: ``lvedv-high``, ``lvef-low`` and the like, for each value beyond its range.
+        flags: Why z-scores are missing, or to be read with care.
+    """
+
+    z: dict[str, float | None]
+    outside: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+def compare_with_reference(
+    values: Mapping[str, float | None], ranges: tuple[ReferenceRange, ...], *, sex: str | None, age_years: float | None
+) -> Standing:
+    """z-scores ``(value - mean) / sd`` against people of the same sex, and of the same age where the ranges tell ages.
+
+    Args:
+        values: Quantities by column.
+        ranges: The reference.
+        sex: ``female``, ``male`` or None, which leaves all z-scores None.
+        age_years: Outside all ages of the table the only range of the sex is used, with a flag.
+    """
+    z: dict[str, float | None] = dict.fromkeys(Z_COLUMNS.values())
+    if sex is None:
+        return Standing(z, (), ("no-sex",))
+    outside, flags = [], []
+    for quantity, column in Z_COLUMNS.items():
+        value, of_sex = values.get(quantity), [r for r in ranges if r.quantity == quantity and r.sex == sex]
+        fitting = [r for r in of_sex if r.holds_at(age_years)]
+        if of_sex and not fitting:
+            flags.append("age-outside-reference")
+        chosen = fitting or (of_sex if len(of_sex) == 1 else [])
+        if value is None or not chosen:
+            continue
+        score = z[column] = (value - chosen[0].mean) / chosen[0].sd
+        if abs(score) > RANGE_Z:
+            outside.append(f"{column.removesuffix('_z').replace('_', '-')}-{'high' if score > 0 else 'low'}")
+    return Standing(z, tuple(outside), tuple(dict.fromkeys(flags)))
+
+
+def read_reference(path: Path) -> tuple[ReferenceRange, ...]:
+    """Read a table of reference ranges (CSV: quantity, sex, mean, sd; optional table, age_from, age_to, source).
+
+    Raises:
+        ManifestError: It cannot be used; it says which row and why.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header, rows = tuple(reader.fieldnames or ()), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unusable(path, f"cannot be read: {error}") from error
+    unknown = sorted(set(header) - {*_NEEDED, *_OPTIONAL})
+    missing = [name for name in _NEEDED if name not in header]
+    if missing or unknown or not rows:
+        raise _unusable(path, f"lacks {', '.join(missing) or 'rows'}" if not unknown else f"has unknown {unknown}")
+    ranges = tuple(_range(path, number, row) for number, row in enumerate(rows, start=2))
+    _refuse_overlap(path, ranges)
+    return ranges
+
+
+def _range(path: Path, number: int, row: Mapping[str, str | None]) -> ReferenceRange:
+    quantity, sex = (row["quantity"] or "").strip(), (row["sex"] or "").strip()
+    if quantity not in Z_COLUMNS:
+        raise _unusable(path, f"row {number}: there is no z-score of '{quantity}', only of {', '.join(Z_COLUMNS)}")
+    if sex not in _SEXES:
+        raise _unusable(path, f"row {number}: sex must be female or male, found '{sex}'")
+    ends = (row.get("age_from") or "0", row.get("age_to") or "inf")
+    try:
+        mean, sd = float(row["mean"] or ""), float(row["sd"] or "")
+        ages = (float(ends[0]), float(ends[1]))
+    except ValueError as error:
+        raise _unusable(path, f"row {number}: {error}") from error
+    if not (math.isfinite(mean) and math.isfinite(sd) and sd > 0 and ages[0] <= ages[1]):
+        raise _unusable(path, f"row {number}: expected a finite mean, an sd above 0 and age_from up to age_to")
+    return ReferenceRange(quantity, sex, mean, sd, ages, row.get("table") or path.stem, row.get("source") or "")
+
+
+def _refuse_overlap(path: Path, ranges: tuple[ReferenceRange, ...]) -> None:
+    for number, later in enumerate(ranges):
+        for earlier in ranges[:number]:
+            same = (earlier.quantity, earlier.sex) == (later.quantity, later.sex)
+            if same and later.ages[0] <= earlier.ages[1] and earlier.ages[0] <= later.ages[1]:
+                raise _unusable(path, f"has two ranges of {later.quantity} for the same {later.sex} ages")
+
+
+def _unusable(path: Path, why: str) -> ManifestError:
+    return ManifestError(
+        f"The reference ranges {path}: the table {why}.",
+        hint="Give a CSV with the columns quantity, sex, mean and sd; docs/outputs.md has an example.",
+        code=ErrorCode.REFERENCE_RANGES,
+    )

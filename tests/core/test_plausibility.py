@@ -1,0 +1,151 @@
+"""Hearts that cannot be are flagged, and hearts that can are not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from cmnet_core.flags import FLAGS, GROUPS
+from cmnet_core.indices import ClinicalIndices
+from cmnet_core.plausibility import (
+    Contours,
+    is_doubtful,
+    judge_contours,
+    judge_curve,
+    judge_function,
+    judge_motion,
+    without_what_is_cut,
+)
+from cmnet_core.types import Label
+
+RADII_ED = (9, 10, 9, 8, 6, 3, 0)
+RADII_ES = (0, 7, 6, 5, 4, 2, 0)
+NORMAL = ClinicalIndices(
+    lvedv_ml=150.0,
+    lvesv_ml=60.0,
+    lvsv_ml=90.0,
+    lvef_pct=60.0,
+    lvm_g=110.0,
+    rvedv_ml=170.0,
+    rvesv_ml=80.0,
+    rvsv_ml=90.0,
+    rvef_pct=53.0,
+)
+
+
+def _heart(radii: tuple[int, ...], *, size: int = 64, shift: int = 0) -> Tensor:
+    """Discs of LV in a wall of three voxels, with an RV disc to the left."""
+    axis = torch.arange(size, dtype=torch.float32) - size // 2
+    y, x = torch.meshgrid(axis, axis - shift, indexing="ij")
+    labels = torch.zeros(len(radii), size, size, dtype=torch.uint8)
+    for plane, radius in zip(labels, radii, strict=True):
+        if radius:
+            plane[(x + 14).hypot(y) < radius] = Label.RV
+            plane[x.hypot(y) < radius + 3] = Label.MYO
+            plane[x.hypot(y) < radius] = Label.LV
+    return labels
+
+
+def _flags_of(ed: Tensor, es: Tensor) -> list[str]:
+    contours = Contours(ed, es)
+    return list(judge_contours(contours, contours))
+
+
+def test_a_whole_heart_has_no_flag() -> None:
+    assert _flags_of(_heart(RADII_ED), _heart(RADII_ES)) == []
+    # Nor has the same stack from apex to base.
+    assert _flags_of(_heart(RADII_ED).flip(0), _heart(RADII_ES).flip(0)) == []
+
+
+def test_a_stack_that_begins_below_the_base_or_ends_above_the_apex_is_flagged() -> None:
+    assert _flags_of(_heart(RADII_ED)[1:], _heart(RADII_ES)[1:]) == ["base-not-covered"]
+    assert _flags_of(_heart(RADII_ED)[:4], _heart(RADII_ES)[:4]) == ["few-slices", "apex-not-covered"]
+
+
+@pytest.mark.parametrize(("label", "flag"), [(Label.LV, "lv-gap-in-stack"), (Label.RV, "rv-gap-in-stack")])
+def test_a_gap_is_flagged_at_either_phase(label: Label, flag: str) -> None:
+    for spoiled in (0, 1):
+        maps = [_heart(RADII_ED), _heart(RADII_ES)]
+        maps[spoiled][3][maps[spoiled][3] == label] = Label.BACKGROUND
+        assert _flags_of(*maps) == [flag]
+
+
+def test_a_heart_at_the_border_is_cut() -> None:
+    moved = [_heart(radii, shift=24) for radii in (RADII_ED, RADII_ES)]
+    assert _flags_of(*moved) == ["lv-cut-at-border"]
+    moved = [_heart(radii, shift=-16) for radii in (RADII_ED, RADII_ES)]
+    assert _flags_of(*moved) == ["rv-cut-at-border"]
+
+
+def test_one_slice_has_no_volume() -> None:
+    assert "too-few-slices" in _flags_of(_heart((9,)), _heart((6,)))
+    believed = without_what_is_cut(NORMAL, {"too-few-slices"})
+    assert (believed.lvedv_ml, believed.lvm_g, believed.rvef_pct) == (None, None, None)
+    assert without_what_is_cut(NORMAL, {"rv-gap-in-stack"}).lvef_pct == 60.0
+    assert without_what_is_cut(NORMAL, {"base-not-covered", "few-slices"}) == NORMAL
+
+
+def test_ejection_fractions_and_stroke_volumes_are_judged() -> None:
+    assert list(judge_function(NORMAL)) == []
+    assert list(judge_function(replace(NORMAL, rvef_pct=2.0))) == ["rvef-implausible"]
+    assert list(judge_function(replace(NORMAL, lvef_pct=91.0))) == ["lvef-implausible"]
+    assert list(judge_function(replace(NORMAL, rvsv_ml=40.0))) == ["stroke-volumes-differ"]
+    # Small ventricles may differ by half, large ones by 20 mL.
+    assert list(judge_function(replace(NORMAL, lvsv_ml=30.0, rvsv_ml=12.0))) == []
+    assert list(judge_function(replace(NORMAL, rvsv_ml=60.0))) == []
+    assert list(judge_function(replace(NORMAL, rvsv_ml=None, rvef_pct=None))) == []
+
+
+def _curve(*, beats: float = 1.0, frames: int = 20) -> Tensor:
+    phase = 2 * torch.pi * torch.arange(frames) / frames
+    return 110 + 40 * torch.cos(beats * phase)
+
+
+def test_a_curve_of_two_beats_is_flagged_and_one_with_a_plateau_is_not() -> None:
+    assert list(judge_curve(_curve(beats=2.0), given_ed=None, given_es=None)) == ["several-volume-minima"]
+    plateau = _curve()
+    plateau[14:17] = plateau[14:17].mean() - torch.tensor([2.0, 4.0, 2.0])
+    for start in (0, 5, 10):
+        assert list(judge_curve(plateau.roll(start), given_ed=None, given_es=None)) == []
+    # A frame out of place is forgiven by the median; a still heart has no curve.
+    spoiled = _curve()
+    spoiled[3] = 70.0
+    assert list(judge_curve(spoiled, given_ed=None, given_es=None)) == []
+    assert list(judge_curve(torch.full((20,), 100.0), given_ed=3, given_es=5)) == []
+
+
+def test_phases_that_the_manifest_misplaces_are_flagged() -> None:
+    assert list(judge_curve(_curve(), given_ed=1, given_es=10)) == []
+    assert list(judge_curve(_curve(), given_ed=5, given_es=9)) == ["ed-not-as-given"]
+    assert list(judge_curve(_curve(), given_ed=0, given_es=0)) == ["es-not-as-given"]
+    assert list(judge_curve(torch.tensor([60.0, 140.0]), given_ed=0, given_es=1)) == [
+        "ed-not-as-given",
+        "es-not-as-given",
+    ]
+
+
+def test_motion_is_judged() -> None:
+    assert list(judge_motion(folded_voxels=0, closing_error_mm=3.0, entropy_heart_nats=-6.0)) == []
+    assert list(judge_motion(folded_voxels=0, closing_error_mm=3.0, entropy_heart_nats=None)) == []
+    assert list(judge_motion(folded_voxels=1, closing_error_mm=8.6, entropy_heart_nats=0.0)) == [
+        "motion-folds",
+        "cycle-does-not-close",
+        "low-confidence-motion",
+    ]
+
+
+def test_probabilities_that_decide_nothing_are_doubtful() -> None:
+    sure = torch.nn.functional.one_hot(_heart(RADII_ED).long(), 4).movedim(-1, 0).float()[None]
+    assert not is_doubtful(sure)
+    assert not is_doubtful(0.8 * sure + 0.05)
+    assert is_doubtful(0.4 * sure + 0.15)
+    assert is_doubtful(torch.cat([sure, 0.4 * sure + 0.15]))
+
+
+def test_flags_are_words_and_say_when_they_are_raised() -> None:
+    assert len(FLAGS) == sum(len(group) for group in GROUPS.values())
+    for flag in FLAGS.values():
+        assert flag.name == flag.name.lower().replace("_", "-")
+        assert flag.raised
+        assert flag.advice.endswith(".")
