@@ -17,6 +17,7 @@ from cmnet_cli.options import (
     Deep,
     DefectShare,
     Device,
+    DrawSeed,
     Frames,
     HowOptions,
     InitWeights,
@@ -28,6 +29,7 @@ from cmnet_cli.options import (
     ReferenceRanges,
     Resume,
     RunPath,
+    Samples,
     SaveMotion,
     SayOptions,
     Scheme,
@@ -223,6 +225,8 @@ def indices(
     how: AgainOptions,
     say: SayOptions,
     run: RunPath = DEFAULT_RUN,
+    samples: Samples = None,
+    seed: DrawSeed = None,
     reference: ReferenceRanges = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -231,7 +235,8 @@ def indices(
     from cmnet_cli.commands import cohort_commands as command
     from cmnet_cli.config import IndicesConfig, load_config
 
-    settings = load_config(IndicesConfig, config, reference=None if reference is None else str(reference))
+    named = None if reference is None else str(reference)
+    settings = load_config(IndicesConfig, config, reference=named, samples=samples, seed=seed)
     _finish(command.indices(run, settings, _job(who, how.as_how(), say)), say, as_json=as_json)
 
 
@@ -264,6 +269,21 @@ def evaluate(
 
     settings = load_config(EvaluateConfig, config)
     _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), say)), say, as_json=as_json)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def compare(
+    against: Annotated[Path, typer.Option(metavar="FILE", help="CSV, TSV or Parquet with one row a subject.")],
+    say: SayOptions,
+    run: RunPath = DEFAULT_RUN,
+    on: Annotated[str, typer.Option(metavar="COLUMN", help="Its column that holds subject_id.")] = "subject_id",
+    as_json: AsJson = False,
+) -> None:
+    """Hold the indices against an outside table, such as UK Biobank's derived fields: bias, limits, r, RMSE."""
+    from cmnet_cli.commands import compare as command
+
+    command.compare(run, against, _screen(say), on=on, as_json=as_json)
 
 
 @app.command(rich_help_panel=MODELS)

@@ -26,6 +26,7 @@ from cmnet_cli.manifest import Manifest, read_manifest
 from cmnet_cli.stages import infer as infer_stage
 from cmnet_cli.stages.indices import CaseRows, IndicesStage
 from cmnet_cli.stages.infer import InferStage
+from cmnet_cli.stages.intervals import Draws
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables import has_this_schema, read_rows, write_table
 from cmnet_core.inference import load_model
@@ -74,7 +75,8 @@ def indices(run: Path, config: IndicesConfig, job: Job) -> Summary:
         ManifestError: There is no such run, or the reference ranges cannot be used.
     """
     opened = open_run(run)
-    stage = IndicesStage(run, read_reference(Path(config.reference) if config.reference else SHIPPED))
+    reference = read_reference(Path(config.reference) if config.reference else SHIPPED)
+    stage = IndicesStage(run, reference, Draws(config.samples, config.seed))
     chosen = select_cases(opened.cases, job.who)
     plan = plan_after(infer_stage.NAME, opened, chosen)
     left_out = len(chosen) - len(plan.todo)
