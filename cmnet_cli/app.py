@@ -19,6 +19,7 @@ from cmnet_cli.options import (
     Deep,
     DefectShare,
     Device,
+    DrawSeed,
     EngineOptions,
     Frames,
     FreshMotion,
@@ -34,6 +35,7 @@ from cmnet_cli.options import (
     RefineSteps,
     Resume,
     RunPath,
+    Samples,
     SayOptions,
     Scheme,
     Seed,
@@ -256,6 +258,8 @@ def indices(
     where: EngineOptions,
     say: SayOptions,
     run: RunPath = DEFAULT_RUN,
+    samples: Samples = None,
+    seed: DrawSeed = None,
     reference: ReferenceRanges = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -264,7 +268,8 @@ def indices(
     from cmnet_cli.commands import cohort_commands as command
     from cmnet_cli.config import IndicesConfig, load_config
 
-    settings = load_config(IndicesConfig, config, reference=None if reference is None else str(reference))
+    named = None if reference is None else str(reference)
+    settings = load_config(IndicesConfig, config, reference=named, samples=samples, seed=seed)
     _finish(command.indices(run, settings, _job(who, how.as_how(), where, say)), say, as_json=as_json)
 
 
@@ -351,6 +356,21 @@ def task(run: RunPath, submission: Annotated[str, typer.Option()], shard: Annota
     from cmnet_cli.screen import Screen
 
     raise typer.Exit(command.run_task(run, submission, shard, Screen()))
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def compare(
+    against: Annotated[Path, typer.Option(metavar="FILE", help="CSV, TSV or Parquet with one row a subject.")],
+    say: SayOptions,
+    run: RunPath = DEFAULT_RUN,
+    on: Annotated[str, typer.Option(metavar="COLUMN", help="Its column that holds subject_id.")] = "subject_id",
+    as_json: AsJson = False,
+) -> None:
+    """Hold the indices against an outside table, such as UK Biobank's derived fields: bias, limits, r, RMSE."""
+    from cmnet_cli.commands import compare as command
+
+    command.compare(run, against, _screen(say), on=on, as_json=as_json)
 
 
 @app.command(rich_help_panel=MODELS)

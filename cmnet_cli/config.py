@@ -54,9 +54,13 @@ class IndicesConfig:
 
     Attributes:
         reference: A CSV of reference ranges; empty for the table that comes with cmnet.
+        samples: Draws of the posterior behind the intervals; 0 for no intervals. 20 tell a standard deviation to 16 %.
+        seed: What the draws start from.
     """
 
     reference: str = ""
+    samples: int = 20
+    seed: int = 1
 
 
 @dataclass(frozen=True, slots=True)

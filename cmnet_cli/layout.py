@@ -52,6 +52,11 @@ class CaseFolder:
         """The motion of every step of the cycle, in cmnet's compact form."""
         return self._file("motion.npz")
 
+    @property
+    def posterior(self) -> Path:
+        """What the networks doubt: SegNet at ED and ES, and the motion of every step, in cmnet's compact form."""
+        return self._file("posterior.npz")
+
     def sidecar(self, stage: str) -> Path:
         """The proof that a stage is done, written after all of its other files."""
         return self._file(f"desc-{stage}.json")
@@ -144,6 +149,11 @@ class RunFolder:
     def evaluation_lines(self) -> Path:
         """The evaluation as CSV, one line a subject."""
         return self.root / "tables" / "evaluation_subjects.csv"
+
+    @property
+    def comparison_page(self) -> Path:
+        """The agreement with an outside table as Markdown."""
+        return self.root / "tables" / "comparison.md"
 
     @property
     def report(self) -> Path:

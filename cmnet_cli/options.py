@@ -39,6 +39,11 @@ ReferenceRanges = Annotated[
     Path | None,
     _option("--reference", shown="FILE", text="Reference ranges by sex, in CSV.", show_default="Petersen 2017"),
 ]
+Samples = Annotated[
+    int | None,
+    _option("--samples", shown="N", text="Draws behind the 95 % intervals; 0 for none.", min=0, show_default="20"),
+]
+DrawSeed = Annotated[int | None, _option("--seed", shown="N", text="What the draws start from.", show_default="1")]
 NewManifest = Annotated[Path, _option("--out", "-o", shown="FILE", text="The manifest to write: CSV, TSV or Parquet.")]
 OutFolder = Annotated[Path, _option("--out", "-o", shown="FOLDER", text="Run folder to write to.")]
 NewFolder = Annotated[Path, typer.Argument(help="Folder to write to.")]

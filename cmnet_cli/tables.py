@@ -49,9 +49,9 @@ _GROUPING = (
     Column("site", "text", "Site, as in the manifest"),
     Column("scanner", "text", "Scanner, as in the manifest"),
     Column("sex", "text", "Sex, as in the manifest"),
-    Column("age_years", "number", "Age, as in the manifest", "years"),
-    Column("height_cm", "number", "Height, as in the manifest", "cm"),
-    Column("weight_kg", "number", "Weight, as in the manifest", "kg"),
+    Column("age_years", "number", "Age", "years", "as in the manifest"),
+    Column("height_cm", "number", "Height", "cm", "as in the manifest"),
+    Column("weight_kg", "number", "Weight", "kg", "as in the manifest"),
 )
 
 _COUNTED = "voxels of the label at that frame x voxel volume, slice gap included"
@@ -64,8 +64,8 @@ _INDICES = (
     *_WHO,
     *_GROUPING,
     Column("frames", "count", "Frames in the cycle"),
-    Column("frame_ms", "number", "Time between two frames", "ms"),
-    Column("heart_rate_bpm", "number", "Heart rate, as in the manifest or 60000 / (frames x frame_ms)", "1/min"),
+    Column("frame_ms", "number", "Time between two frames", "ms", "as in the manifest, else as in the header"),
+    Column("heart_rate_bpm", "number", "Heart rate", "1/min", "as in the manifest, else 60000 / (frames x frame_ms)"),
     Column("ed_frame", "count", "End-diastolic frame, from 0"),
     Column("es_frame", "count", "End-systolic frame, from 0"),
     Column("lvedv_ml", "number", "LV end-diastolic volume", "mL", _COUNTED, "SegNet labels", "24100", interval=True),
@@ -93,6 +93,9 @@ _INDICES = (
     Column("qc_flags", "words", "Quality flags, and the reason of each value that is null"),
 )
 
+_MEAN_LENGTH, _LARGEST_LENGTH = "mean |u| over the voxels of the label at that frame", "max |u| there"
+_ENTROPY = "mean of (3 log(2 pi e) + log det C) / 2"
+
 _FRAMES = (
     *_WHO,
     Column("frame", "count", "Frame of the input, from 0"),
@@ -105,25 +108,37 @@ _FRAMES = (
     ),
     Column("myo_propagated_ml", "number", "LV myocardial volume by motion", "mL", _COUNTED, "as above"),
     Column("rv_propagated_ml", "number", "RV blood volume by motion", "mL", _COUNTED, "as above"),
-    Column("mean_displacement_lv_mm", "number", "Mean displacement from ED in the LV", "mm"),
-    Column("max_displacement_lv_mm", "number", "Largest displacement from ED there", "mm"),
-    Column("mean_displacement_myo_mm", "number", "Mean displacement from ED in the myocardium", "mm"),
-    Column("max_displacement_myo_mm", "number", "Largest displacement from ED there", "mm"),
-    Column("mean_displacement_rv_mm", "number", "Mean displacement from ED in the RV", "mm"),
-    Column("max_displacement_rv_mm", "number", "Largest displacement from ED there", "mm"),
+    Column("mean_displacement_lv_mm", "number", "Mean displacement from ED in the LV", "mm", _MEAN_LENGTH),
+    Column("max_displacement_lv_mm", "number", "Largest displacement from ED there", "mm", _LARGEST_LENGTH),
+    Column("mean_displacement_myo_mm", "number", "Mean displacement from ED in the myocardium", "mm", _MEAN_LENGTH),
+    Column("max_displacement_myo_mm", "number", "Largest displacement from ED there", "mm", _LARGEST_LENGTH),
+    Column("mean_displacement_rv_mm", "number", "Mean displacement from ED in the RV", "mm", _MEAN_LENGTH),
+    Column("max_displacement_rv_mm", "number", "Largest displacement from ED there", "mm", _LARGEST_LENGTH),
     Column("folded_voxels", "count", "Voxels of the step into this frame with det F <= 0"),
-    Column("entropy_lv_nats", "number", "Mean entropy of the motion's posterior in the LV", "nats"),
-    Column("entropy_myo_nats", "number", "The same in the myocardium", "nats"),
-    Column("entropy_rv_nats", "number", "The same in the RV", "nats"),
-    Column("entropy_outside_nats", "number", "The same outside the heart", "nats"),
+    Column("entropy_lv_nats", "number", "Mean entropy of the motion's posterior in the LV", "nats", _ENTROPY),
+    Column("entropy_myo_nats", "number", "The same in the myocardium", "nats", _ENTROPY),
+    Column("entropy_rv_nats", "number", "The same in the RV", "nats", _ENTROPY),
+    Column("entropy_outside_nats", "number", "The same outside the heart", "nats", _ENTROPY),
 )
 
 _MOTION = (
     *_WHO,
     Column("ed_frame", "count", "End-diastolic frame, from 0"),
     Column("es_frame", "count", "End-systolic frame, from 0"),
-    Column("mean_displacement_es_myo_mm", "number", "Mean displacement of the myocardium from ED to ES", "mm"),
-    Column("max_displacement_es_myo_mm", "number", "Largest displacement of the myocardium from ED to ES", "mm"),
+    Column(
+        "mean_displacement_es_myo_mm",
+        "number",
+        "Mean displacement of the myocardium from ED to ES",
+        "mm",
+        _MEAN_LENGTH,
+    ),
+    Column(
+        "max_displacement_es_myo_mm",
+        "number",
+        "Largest displacement of the myocardium from ED to ES",
+        "mm",
+        _LARGEST_LENGTH,
+    ),
     Column(
         "myo_volume_change_pct",
         "number",
@@ -131,10 +146,10 @@ _MOTION = (
         "%",
         "100 x (ES - ED) / ED, of the propagated labels",
     ),
-    Column("folded_voxels", "count", "Voxels with det F <= 0, all steps of the cycle"),
-    Column("closing_error_mm", "number", "Mean displacement in the heart after one whole cycle", "mm"),
-    Column("entropy_heart_nats", "number", "Mean entropy of the motion's posterior in the heart", "nats"),
-    Column("entropy_outside_nats", "number", "The same outside the heart", "nats"),
+    Column("folded_voxels", "count", "Voxels with det F <= 0 in the motion from ED to ES"),
+    Column("closing_error_mm", "number", "Drift over the cycle, in the heart", "mm", "mean |u| of all steps composed"),
+    Column("entropy_heart_nats", "number", "Mean entropy of the motion's posterior in the heart", "nats", _ENTROPY),
+    Column("entropy_outside_nats", "number", "The same outside the heart", "nats", _ENTROPY),
     Column("qc_flags", "words", "Quality flags, and the reason of each value that is null"),
 )
 
@@ -147,11 +162,11 @@ _STATUS = (
     Column("message", "text", "What was expected and what was found"),
     Column("hint", "text", "What to do about it"),
     Column("attempt", "count", "How often the stage has been tried"),
-    Column("seconds_preprocess", "number", "Wall time of the last preprocess", "s"),
-    Column("seconds_infer", "number", "Wall time of the last infer", "s"),
-    Column("seconds_indices", "number", "Wall time of the last indices", "s"),
+    Column("seconds_preprocess", "number", "Wall time of the last preprocess", "s", "end - start"),
+    Column("seconds_infer", "number", "Wall time of the last infer", "s", "end - start"),
+    Column("seconds_indices", "number", "Wall time of the last indices", "s", "end - start"),
     Column("host", "text", "Machine of the last attempt"),
-    Column("peak_memory_mb", "number", "Largest memory of the process so far", "MB"),
+    Column("peak_memory_mb", "number", "Largest memory of the process so far", "MB", "ru_maxrss"),
 )
 
 _FIGURE = "ed-to-es, es-to-ed, at-ed, at-es, or pooled over both phases"
@@ -177,17 +192,19 @@ _FOLDING = (
     Column("group", "text", "Group, as in the manifest"),
     Column("figure", "text", "ed-to-es or es-to-ed: the composed motion between the phases"),
     Column("njd_field", "count", "Voxels with det F <= 0 in the whole window"),
-    Column("njd_field_pct", "number", "Their share of the window", "%"),
+    Column("njd_field_pct", "number", "Their share of the window", "%", "100 x njd_field / voxels"),
     Column("njd_heart", "count", "Voxels with det F <= 0 within the heart: the reference mask and a margin around it"),
-    Column("njd_heart_pct", "number", "Their share of that region", "%"),
+    Column("njd_heart_pct", "number", "Their share of that region", "%", "100 x njd_heart / voxels"),
 )
+
+_UNIT_OF_INDEX = "that of the index"
 
 _AGREEMENT = (
     *_WHO,
     Column("group", "text", "Group, as in the manifest"),
     Column("index", "text", "A clinical index, as a column of the table indices"),
-    Column("estimate", "number", "From SegNet's labels, in the unit of the index"),
-    Column("reference", "number", "From the reference masks, in the unit of the index"),
+    Column("estimate", "number", "From SegNet's labels", _UNIT_OF_INDEX, "as the index"),
+    Column("reference", "number", "From the reference masks", _UNIT_OF_INDEX, "as the index"),
 )
 
 _EVALUATION_SUMMARY = (
@@ -197,16 +214,16 @@ _EVALUATION_SUMMARY = (
     Column("structure", "text", "lv, myo or rv"),
     Column("n", "count", "Subjects"),
     Column("failures", "count", "Subjects whose prediction is empty; they have no distance"),
-    Column("dsc_mean_pct", "number", "Mean Dice similarity", "%"),
-    Column("dsc_sd_pct", "number", "Its standard deviation", "%"),
-    Column("dsc_median_pct", "number", "Its median", "%"),
-    Column("jac_mean_pct", "number", "Mean Jaccard index", "%"),
-    Column("jac_median_pct", "number", "Its median", "%"),
-    Column("hd95_mean_mm", "number", "Mean 95th percentile Hausdorff distance", "mm"),
-    Column("hd95_sd_mm", "number", "Its standard deviation", "mm"),
-    Column("hd95_median_mm", "number", "Its median", "mm"),
-    Column("msd_mean_mm", "number", "Mean of the mean surface distances", "mm"),
-    Column("msd_median_mm", "number", "Its median", "mm"),
+    Column("dsc_mean_pct", "number", "Mean Dice similarity", "%", "mean over subjects"),
+    Column("dsc_sd_pct", "number", "Its standard deviation", "%", "SD over subjects, n - 1"),
+    Column("dsc_median_pct", "number", "Its median", "%", "median over subjects"),
+    Column("jac_mean_pct", "number", "Mean Jaccard index", "%", "mean over subjects"),
+    Column("jac_median_pct", "number", "Its median", "%", "median over subjects"),
+    Column("hd95_mean_mm", "number", "Mean 95th percentile Hausdorff distance", "mm", "mean over subjects"),
+    Column("hd95_sd_mm", "number", "Its standard deviation", "mm", "SD over subjects, n - 1"),
+    Column("hd95_median_mm", "number", "Its median", "mm", "median over subjects"),
+    Column("msd_mean_mm", "number", "Mean of the mean surface distances", "mm", "mean over subjects"),
+    Column("msd_median_mm", "number", "Its median", "mm", "median over subjects"),
 )
 
 EVALUATED = {
@@ -271,15 +288,28 @@ _EVALUATION_TESTS = (
     Column("wilcoxon_p_holm", "number", "The same, adjusted", "", "", _HOLM),
 )
 
+_LIMITS = (
+    Column("n", "count", "Subjects with both values"),
+    Column(
+        "bias", "number", "Mean difference", _UNIT_OF_INDEX, "mean of estimate - reference", "Bland and Altman 1986"
+    ),
+    Column("lower", "number", "Lower limit of agreement", _UNIT_OF_INDEX, "bias - 1.96 SD", "Bland and Altman 1986"),
+    Column("upper", "number", "Upper limit of agreement", _UNIT_OF_INDEX, "bias + 1.96 SD", "Bland and Altman 1986"),
+    Column("rmse", "number", "Root of the mean squared difference", _UNIT_OF_INDEX, "sqrt(mean difference^2)"),
+    Column("r", "number", "Pearson's correlation", "1", "covariance / (SD x SD)"),
+)
+
 _AGREEMENT_SUMMARY = (
     Column("group", "text", "Group, or all"),
     Column("index", "text", "A clinical index, as a column of the table indices"),
-    Column("n", "count", "Subjects with both values"),
-    Column("bias", "number", "Mean of estimate - reference", "", "", "Bland and Altman 1986"),
-    Column("lower", "number", "Lower limit of agreement", "", "bias - 1.96 SD", "Bland and Altman 1986"),
-    Column("upper", "number", "Upper limit of agreement", "", "bias + 1.96 SD", "Bland and Altman 1986"),
-    Column("rmse", "number", "Root of the mean squared difference"),
-    Column("r", "number", "Pearson's correlation"),
+    *_LIMITS,
+)
+
+_COMPARISON = (
+    Column("index", "text", "A column of the table indices"),
+    Column("against", "text", "The column of the outside table that it is held against"),
+    Column("unreadable", "count", "Cells of that column that hold something, but no number"),
+    *_LIMITS,
 )
 
 DECLARED: Mapping[str, tuple[Column, ...]] = {
@@ -295,6 +325,7 @@ DECLARED: Mapping[str, tuple[Column, ...]] = {
     "evaluation_quantities": _EVALUATION_QUANTITIES,
     "evaluation_tests": _EVALUATION_TESTS,
     "agreement_summary": _AGREEMENT_SUMMARY,
+    "comparison": _COMPARISON,
 }
 
 TABLES: Mapping[str, tuple[Column, ...]] = {name: with_intervals(columns) for name, columns in DECLARED.items()}

@@ -16,6 +16,7 @@ class ErrorCode(StrEnum):
     MANIFEST_ROW = "manifest-row"
     CONFIG = "config"
     REFERENCE_RANGES = "reference-ranges"
+    OUTSIDE_TABLE = "outside-table"
     RUN = "run"
     CHECKPOINT = "checkpoint"
     RESUME = "resume"

@@ -222,8 +222,15 @@ _REASONS = (
     Flag("motion-not-stored", "infer ran without --save-motion full", "No motion by frame, no strain.", remark=True),
     Flag(
         "posterior-not-stored",
-        "infer ran without --save-motion full, or with cmnet before 0.2",
+        "infer ran without --save-motion full, or with an earlier cmnet",
         "No intervals. Run cmnet infer again.",
+        remark=True,
+    ),
+    Flag("no-samples", "indices ran with --samples 0", "No intervals.", remark=True),
+    Flag(
+        "intervals-not-calibrated",
+        "the weights come without factors for their intervals",
+        "Intervals are as narrow as the networks are sure of themselves: too narrow.",
         remark=True,
     ),
 )

@@ -20,6 +20,7 @@ from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoin
 from cmnet_core.models.layers import Stacks, enlarge
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.motion import chain, exponential, from_voxels, jacobian_determinant, propagate
+from cmnet_core.posterior import Posterior, coarsen
 from cmnet_core.preprocess import Window
 from cmnet_core.refinement import Refinement, close_cycle, refine
 from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField, Spacing
@@ -114,6 +115,7 @@ class Tracking:
     velocities: Float[Tensor, "t 3 z yh xh"]
     ed_to_es: MotionField
     entropy: Float[Tensor, "t z y x"]
+    posterior: Posterior
     closing_error_mm: float
     folded_voxels: int
     flags: tuple[str, ...]
@@ -148,9 +150,9 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
     voxels = preprocess.extract(bright.voxels, window)
     shapes = _shapes(model, voxels)
     ed, es = _phases(cine, shapes, window.spacing)
-    velocities, entropy = _follow(model, voxels, shapes, ed)
+    followed = _follow(model, voxels, shapes, ed)
     from_ed = list(shapes.roll(-ed, dims=0))
-    velocities = refine(velocities, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
+    velocities = refine(followed.velocities, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
     drift_mm = _drift_mm(velocities, from_ed[0], window.spacing, model.sizes)
     velocities = close_cycle(velocities, sizes=model.sizes, rounds=CLOSING_ROUNDS if close else 0)
     steps = step_fields(velocities, window.spacing, ed=ed, sizes=model.sizes)
@@ -170,7 +172,8 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
         steps=steps,
         velocities=velocities,
         ed_to_es=preprocess.restore_motion(to_ed[es], window),
-        entropy=preprocess.restore(entropy, window, outside=PRIOR_ENTROPY),
+        entropy=preprocess.restore(followed.entropy, window, outside=PRIOR_ENTROPY),
+        posterior=Posterior(shapes[[ed, es]], followed.log_sd, followed.factor),
         closing_error_mm=drift_mm,
         folded_voxels=int((jacobian_determinant(to_ed[es]) <= 0).sum()),
         flags=cine.flags,
@@ -269,22 +272,32 @@ def _phases(cine: CineSequence, shapes: Float[Tensor, "t k z y x"], spacing: Spa
     return (cine.ed if cine.ed is not None else ed), (cine.es if cine.es is not None else es)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Followed:
+    """What the motion network says of the steps of the cycle from ED on; the entropy is in the order of the input."""
+
+    velocities: Float[Tensor, "t 3 z yh xh"]
+    entropy: Float[Tensor, "t z y x"]
+    log_sd: Float[Tensor, "t z yc xc"]
+    factor: Float[Tensor, "t 3 r z yc xc"]
+
+
 @torch.no_grad()
-def _follow(
-    model: Model, voxels: Float[Tensor, "t z y x"], shapes: Float[Tensor, "t k z y x"], ed: int
-) -> tuple[Float[Tensor, "t 3 z yh xh"], Float[Tensor, "t z y x"]]:
-    """Velocities of the steps of the cycle from ED on, and the entropy of the step into each frame (input order)."""
+def _follow(model: Model, voxels: Float[Tensor, "t z y x"], shapes: Float[Tensor, "t k z y x"], ed: int) -> _Followed:
+    """Walk round the cycle and keep the means, the entropies and the pooled posterior."""
     seen = torch.cat([voxels[:, None], shapes[:, 1:]], dim=1)[:, : frame_channels(model.sizes)]
     frames = [
         frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last)
         for frame in seen.roll(-ed, dims=0)
     ]
-    velocities, entropies = [], []
+    velocities, entropies, doubts = [], [], []
     for _, step in closed_cycle(model.motion, frames, Stacks((voxels.shape[1],)), None):
         velocities.append(step.motion.mean.movedim(0, 1).cpu())
         entropies.append(enlarge(step.motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
+        doubts.append(coarsen(step.motion))
+    log_sd, factor = (torch.stack(values).cpu() for values in zip(*doubts, strict=True))
     in_input_order = torch.stack(entropies).roll(ed + 1, dims=0)
-    return torch.stack(velocities), in_input_order
+    return _Followed(torch.stack(velocities), in_input_order, log_sd, factor)
 
 
 def step_fields(

@@ -28,6 +28,7 @@ from cmnet_cli.stages import infer as infer_stage
 from cmnet_cli.stages.devices import gpus_to_share, resolve_device
 from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.infer import InferStage
+from cmnet_cli.stages.intervals import Draws
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_core.inference import load_model
 from cmnet_core.reference import SHIPPED, read_reference
@@ -105,7 +106,8 @@ def indices(run: Path, config: IndicesConfig, job: Job) -> Summary:
         ManifestError: There is no such run, or the reference ranges cannot be used.
     """
     opened = open_run(run.absolute())
-    stage = IndicesStage(opened.folder.root, read_reference(Path(config.reference) if config.reference else SHIPPED))
+    reference = read_reference(Path(config.reference) if config.reference else SHIPPED)
+    stage = IndicesStage(opened.folder.root, reference, Draws(config.samples, config.seed))
     chosen = select_cases(opened.cases, job.who)
     if job.how.dry_run:
         plan = plan_after(infer_stage.NAME, opened, chosen)

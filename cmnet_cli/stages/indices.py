@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cmnet_cli.cases import Case
 from cmnet_cli.layout import CaseFolder, RunFolder
+from cmnet_cli.stages.intervals import Draws, with_intervals
 from cmnet_cli.stages.judging import judged_indices
 from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
 from cmnet_core.indices import (
@@ -65,10 +66,12 @@ class IndicesStage:
     Attributes:
         root: The run folder.
         reference: Reference ranges.
+        draws: How many draws of the posterior, and from which seed.
     """
 
     root: Path
     reference: tuple[ReferenceRange, ...]
+    draws: Draws
     name: str = NAME
 
     @property
@@ -78,16 +81,19 @@ class IndicesStage:
 
     def open(self) -> Callable[[Case], CaseRows]:
         """Nothing to load; the function of a case."""
-        return lambda case: indices_case(case, RunFolder(self.root).case(case.case_id), reference=self.reference)
+        return lambda case: indices_case(
+            case, RunFolder(self.root).case(case.case_id), reference=self.reference, draws=self.draws
+        )
 
 
-def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRange, ...]) -> CaseRows:
+def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRange, ...], draws: Draws) -> CaseRows:
     """All rows of one case.
 
     Args:
         case: The case.
         folder: What infer stored of it.
         reference: Reference ranges.
+        draws: Of the posterior.
 
     Raises:
         CaseError: Infer has not been run for it, or what it stored is damaged.
@@ -99,8 +105,9 @@ def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRa
     frames = _frame_rows(case, stored, volumes, carried)
     if moved:
         frames = [row | extra for row, extra in zip(frames, moved, strict=True)]
+    indices = _compared(_indices_row(case, stored, volumes), reference)
     return CaseRows(
-        indices=_compared(_indices_row(case, stored, volumes), reference),
+        indices=with_intervals(indices, folder, stored, draws),
         frames=tuple(frames),
         motion=_motion_row(case, stored, carried, frames),
     )

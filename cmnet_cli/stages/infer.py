@@ -16,6 +16,7 @@ from cmnet_cli.stages import preprocess
 from cmnet_cli.stages.devices import resolve_device
 from cmnet_cli.stages.load import load_cine, naming
 from cmnet_cli.stages.stored import TrackingFacts, facts_to_json, write_entropy, write_velocities
+from cmnet_cli.stages.stored_posterior import write_posterior
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.inference import Model, Tracking, load_model, track
@@ -104,14 +105,15 @@ def _store(folder: CaseFolder, tracking: Tracking, cine: CineSequence, save: Sav
     write_labels(folder.propagated_labels, tracking.propagated, frame_ms=cine.frame_ms)
     write_entropy(folder.entropy, tracking.entropy, affine=cine.affine, frame_ms=cine.frame_ms)
     written = [folder.segnet_labels, folder.propagated_labels, folder.entropy]
-    for leftover in (folder.ed2es_motion, folder.motion):
+    for leftover in (folder.ed2es_motion, folder.motion, folder.posterior):
         leftover.unlink(missing_ok=True)
     if save != SaveMotion.NONE:
         write_motion(folder.ed2es_motion, tracking.ed_to_es, affine=cine.affine)
         written.append(folder.ed2es_motion)
     if save == SaveMotion.FULL:
         write_velocities(folder.motion, tracking.velocities)
-        written.append(folder.motion)
+        write_posterior(folder.posterior, tracking.posterior)
+        written += [folder.motion, folder.posterior]
     return written
 
 

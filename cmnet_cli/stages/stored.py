@@ -2,6 +2,8 @@
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +101,22 @@ def read_velocities(path: Path) -> Float[Tensor, "t 3 z y x"]:
     Raises:
         ImageError: The file is missing or damaged.
     """
+    with read_arrays(path) as stored:
+        differences = stored["in_plane_differences"].astype(np.int32)
+        whole = differences.cumsum(axis=-2, dtype=np.int32).cumsum(axis=-1, dtype=np.int32)
+        return torch.from_numpy(whole.astype(np.float32)) * float(stored["quantum_voxels"])
+
+
+@contextmanager
+def read_arrays(path: Path) -> Iterator[Any]:
+    """Arrays that infer stored, by name; what goes wrong while they are read is damage.
+
+    Raises:
+        ImageError: The file is missing or damaged.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            differences = stored["in_plane_differences"].astype(np.int32)
-            whole = differences.cumsum(axis=-2, dtype=np.int32).cumsum(axis=-1, dtype=np.int32)
-            return torch.from_numpy(whole.astype(np.float32)) * float(stored["quantum_voxels"])
+            yield stored
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ImageError(
             f"The stored motion {path} cannot be read: {error}.",

@@ -57,3 +57,33 @@ def test_a_table_that_cannot_be_used_stops_before_anything_runs(run: Path, tmp_p
     refused = cmnet("indices", "--run", run, "--reference", tmp_path / "bad.csv")
     assert (refused.exit_code, "(reference-ranges)" in refused.output) == (3, True)
     assert (run / "run.json").read_bytes() == before
+
+
+def test_intervals_hold_their_value_and_start_from_the_seed(run: Path) -> None:
+    assert cmnet("indices", "--run", run, "--samples", 8, "--seed", 3).exit_code == 0
+    first = rows(run, "indices")
+    for row in first:
+        for name in ("lvedv_ml", "lvef_pct", "lvm_g", "rvesv_ml"):
+            assert row[f"{name}_lo"] <= row[name] <= row[f"{name}_hi"]
+        assert "intervals-not-calibrated" in row["qc_flags"]
+    # One subject's draws do not depend on who else is asked for.
+    assert cmnet("indices", "--run", run, "--samples", 8, "--seed", 3, "--participant-label", "9900002").exit_code == 0
+    assert rows(run, "indices") == first
+
+
+def test_without_samples_there_are_no_intervals_and_the_reason_is_said(run: Path) -> None:
+    assert cmnet("indices", "--run", run, "--samples", 0).exit_code == 0
+    for row in rows(run, "indices"):
+        assert (row["lvef_pct_lo"], row["lvm_g_hi"], "no-samples" in row["qc_flags"]) == (None, None, True)
+
+
+def test_a_damaged_posterior_costs_one_subject(run: Path) -> None:
+    [stored] = run.rglob("sub-9900002_posterior.npz")
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:50])
+    spoiled = cmnet("indices", "--run", run)
+    stored.unlink()
+    missing = cmnet("indices", "--run", run)
+    stored.write_bytes(whole)
+    assert (spoiled.exit_code, "file-damaged" in spoiled.output, missing.exit_code) == (4, True, 0)
+    assert ["posterior-not-stored" in row["qc_flags"] for row in rows(run, "indices")] == [False, True, False]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmnet_core.errors import ErrorCode
+from docs import generate_outputs
 from docs.generate_commands import PAGE, render
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,13 @@ def test_an_example_has_whole_rows_of_invented_subjects(example):
 
 def test_the_page_of_commands_is_up_to_date():
     assert render() == PAGE.read_text(encoding="utf-8"), "run: python docs/generate_commands.py"
+
+
+def test_the_page_of_outputs_has_every_column_and_flag_as_the_code_says():
+    page = generate_outputs.PAGE.read_text(encoding="utf-8")
+    assert generate_outputs.render(page) == page, "run: python docs/generate_outputs.py"
+    for told in ("| `lvedv_ml` ± |", "| 24100 |", "| `cycle-does-not-close` | closing_error_mm above 5 mm |"):
+        assert told in page
 
 
 def test_the_page_of_error_codes_is_whole():

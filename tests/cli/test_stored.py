@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from cmnet_cli.stages.stored import read_velocities, write_velocities
+from cmnet_cli.stages.stored_posterior import read_posterior, write_posterior
 from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_core.posterior import Posterior
 
 
 @pytest.mark.parametrize("largest_voxels", [0.0, 0.4, 3.0, 60.0])
@@ -34,3 +36,18 @@ def test_damage_is_told(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="--save-motion full") as damaged:
         read_velocities(path)
     assert (missing.value.code, damaged.value.code) == (ErrorCode.FILE_MISSING, ErrorCode.FILE_DAMAGED)
+
+
+def test_a_posterior_comes_back_from_one_byte_a_value(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    shapes = (3 * torch.randn(2, 4, 3, 8, 8, generator=generator)).softmax(1)
+    factor = torch.randn(4, 3, 1, 3, 2, 2, generator=generator)
+    stored = Posterior(shapes, torch.randn(4, 3, 2, 2, generator=generator), factor)
+    write_posterior(tmp_path / "p.npz", stored)
+    found = read_posterior(tmp_path / "p.npz")
+    torch.testing.assert_close(found.shapes, shapes, rtol=0, atol=0.04)
+    torch.testing.assert_close(found.log_sd, stored.log_sd, rtol=0, atol=0.026)
+    torch.testing.assert_close(found.factor, factor, rtol=0, atol=float(factor.abs().max()) / 250)
+    (tmp_path / "p.npz").write_bytes(b"PK")
+    with pytest.raises(ImageError):
+        read_posterior(tmp_path / "p.npz")

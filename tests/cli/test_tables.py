@@ -52,6 +52,9 @@ def test_every_column_has_a_meaning_and_the_unit_of_its_name(table: str) -> None
         assert column.meaning
         assert re.fullmatch(r"[a-z][a-z0-9_]*", column.name)
         ending = re.sub("_(lo|hi)$", "", column.name).rsplit("_", 1)[-1]
+        if column.kind == "number":
+            assert column.unit, column.name
+            assert column.formula, column.name
         if ending in UNITS and column.kind == "number":
             assert column.unit == UNITS[ending], column.name
 

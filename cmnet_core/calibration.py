@@ -1,0 +1,92 @@
+"""From draws to intervals, and the factor that makes 95 % mean 95 %.
+
+A network's own doubt is about voxels that look ambiguous; it knows nothing of hearts unlike those it was trained on.
+The spread over draws is therefore multiplied by a factor, one for each family of quantities, fitted on hearts with
+known values that took no part in training (``benchmarks/coverage.py --fit``). The factors of shipped weights lie beside
+them, in ``weights/<name>.calibration.json``, with where they come from; they hold for these weights alone.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+from cmnet_core.indices import ClinicalIndices
+from cmnet_core.models.checkpoint import WEIGHTS
+
+Z_95 = 1.959964
+"""Half the width of a 95 % interval in standard deviations."""
+
+ENDING = ".calibration.json"
+_NEVER_BELOW_0 = ("lvedv_ml", "lvesv_ml", "lvm_g", "rvedv_ml", "rvesv_ml")
+
+
+class Family(StrEnum):
+    """Quantities whose intervals share a factor, since the same doubt is behind them."""
+
+    VOLUMES = "volumes"
+    STRAIN = "strain"
+
+
+def family_of(quantity: str) -> Family:
+    """Volumes, mass and ejection fractions rest on SegNet's doubt, all else on the motion's."""
+    return Family.VOLUMES if quantity in {item.name for item in fields(ClinicalIndices)} else Family.STRAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The factors that belong to some weights.
+
+    Attributes:
+        digest: SHA-256 of the weights file.
+        factors: By family; one that is missing was not fitted.
+        provenance: Hearts, coverage before and after, and when, in plain values.
+    """
+
+    digest: str
+    factors: Mapping[str, float]
+    provenance: Mapping[str, object]
+
+    def factor(self, quantity: str) -> float:
+        """What the spread of a quantity is multiplied by; 1 where nothing was fitted."""
+        return self.factors.get(family_of(quantity), 1.0)
+
+
+def find_calibration(digest: str) -> Calibration | None:
+    """The calibration of shipped weights, or None for weights that have none."""
+    for path in sorted(WEIGHTS.glob(f"*{ENDING}")):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["digest"] == digest:
+            return Calibration(digest, values["factors"], values["provenance"])
+    return None
+
+
+def spread(draws: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Standard deviation of each quantity over draws; one that most draws do not know has none."""
+    known = {name: [draw[name] for draw in draws if draw.get(name) is not None] for name in draws[0]} if draws else {}
+    enough = max(2, len(draws) // 2 + 1)
+    return {name: statistics.stdev(_finite(values)) for name, values in known.items() if len(values) >= enough}
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def intervals(
+    values: Mapping[str, object], sd: Mapping[str, float], calibration: Calibration | None
+) -> dict[str, float]:
+    """The ends ``<name>_lo`` and ``<name>_hi`` of ``value ± 1.96 × factor × SD``, for all values that have a spread.
+
+    The standard deviation of 20 draws is known to 16 %, their 2.5th percentile not at all.
+    """
+    ends: dict[str, float] = {}
+    for name, deviation in sd.items():
+        value = values.get(name)
+        if isinstance(value, int | float) and math.isfinite(value):
+            half = Z_95 * deviation * (calibration.factor(name) if calibration else 1.0)
+            lower = value - half
+            ends[f"{name}_lo"] = max(lower, 0.0) if name in _NEVER_BELOW_0 else lower
+            ends[f"{name}_hi"] = value + half
+    return ends
