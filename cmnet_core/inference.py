@@ -37,6 +37,9 @@ PIECE_OF_VENTRICLE = 0.1
 CLOSING_ROUNDS = 3
 """Rounds in which drift is spread over a cycle: what is left after them is far below a voxel."""
 
+FRAMES_TO_CLOSE = 8
+"""Shorter cycles are not closed: what a few long steps miss is an error of each, not drift in equal shares."""
+
 AS_ESTIMATED = Refinement(iterations=0)
 """The network's motion as it is."""
 
@@ -154,7 +157,8 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
     from_ed = list(shapes.roll(-ed, dims=0))
     velocities = refine(followed.velocities, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
     drift_mm = _drift_mm(velocities, from_ed[0], window.spacing, model.sizes)
-    velocities = close_cycle(velocities, sizes=model.sizes, rounds=CLOSING_ROUNDS if close else 0)
+    rounds = CLOSING_ROUNDS if close and cine.frames >= FRAMES_TO_CLOSE else 0
+    velocities = close_cycle(velocities, sizes=model.sizes, rounds=rounds)
     steps = step_fields(velocities, window.spacing, ed=ed, sizes=model.sizes)
     to_ed = {field.fixed: field for field in chain(steps)}
     carried = {frame: propagate(shapes[ed], field) for frame, field in to_ed.items() if frame != ed}

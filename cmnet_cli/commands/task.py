@@ -14,7 +14,7 @@ from cmnet_cli.cohort import EngineSpec, open_engine
 from cmnet_cli.commands.cohort_commands import infer_stage_of
 from cmnet_cli.commands.going import Plan, Site, StoredStage, Tally, go, make_plan, plan_after, tell_plan
 from cmnet_cli.commands.opening import RUN_LEASE, OpenRun
-from cmnet_cli.config import InferConfig, PreprocessConfig, load_config
+from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig, load_config
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.lease import Holder, Lease, holder_of, take_lease
 from cmnet_cli.options import HowOptions, OnStale
@@ -24,6 +24,7 @@ from cmnet_cli.shards import read_shard
 from cmnet_cli.stages import infer, preprocess
 from cmnet_cli.stages.devices import gpus_to_share
 from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
+from cmnet_cli.stages.intervals import Draws
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.submission import Submission, add_event, read_submission
 from cmnet_cli.tasks import FINISHED, STARTED, STOPPED, TIME, lease_name
@@ -90,8 +91,9 @@ def write_part(folder: RunFolder, submission: Submission, opened: OpenRun, site:
     rows = PartWriter(folder.parts / submission.name, part, extra=submission.extra)
     rows.add(dict.fromkeys(TABLES_OF_INDICES, ()))
     plan = plan_after(infer.NAME, opened, opened.cases)
+    usual = IndicesConfig()
     tally = go(
-        IndicesStage(folder.root, read_reference(SHIPPED)),
+        IndicesStage(folder.root, read_reference(SHIPPED), Draws(usual.samples, usual.seed)),
         plan,
         opened,
         site,
