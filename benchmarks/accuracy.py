@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -31,7 +31,7 @@ from cmnet_cli.stages.stored import open_stored, read_steps
 from cmnet_cli.tables import read_rows
 from cmnet_core.io.nifti import read_motion
 from cmnet_core.metrics import dice_pct
-from cmnet_core.motion import carry, deformation_gradient, green_lagrange, invert
+from cmnet_core.motion import carry, deformation_gradient
 from cmnet_core.preprocess import restore_motion
 from cmnet_core.types import Label, LabelSequence, MotionField
 
@@ -166,13 +166,12 @@ def known_motion_errors(case: Case, folder: CaseFolder) -> KnownMotionErrors:
     found = restore_motion(carry(read_steps(folder, stored.facts), moving=ed, fixed=es), stored.facts.window)
     wall, at_ed = labels.at(es) == Label.MYO, labels.at(ed)
     z, y, x = (found.displacement_mm - truth.displacement_mm)[:, wall]
-    found_ahead, true_ahead = invert(found), invert(truth)
     return KnownMotionErrors(
         plane_mm=float(torch.hypot(y, x).mean()),
         through_mm=float(z.abs().mean()),
         still_mm=float(truth.displacement_mm[1:, wall].norm(dim=0).mean()),
-        gcs_points=abs(gcs_pct(found_ahead, at_ed) - gcs_pct(true_ahead, at_ed)),
-        twist_recovered_pct=_share_recovered(turns_rad(found_ahead, at_ed), turns_rad(true_ahead, at_ed)),
+        gcs_points=abs(gcs_pct(found, at_ed, labels.at(es)) - gcs_pct(truth, at_ed, labels.at(es))),
+        twist_recovered_pct=_share_recovered(*(turns_rad(field, at_ed, labels.at(es)) for field in (found, truth))),
     )
 
 
@@ -187,39 +186,46 @@ def _masks(case: Case) -> LabelSequence:
     return labels
 
 
-def gcs_pct(field: MotionField, at_ed: Tensor) -> float:
-    """Mean Green-Lagrange strain around the cavity's centre of each slice, over the myocardium at ED, in %."""
-    strain = green_lagrange(deformation_gradient(field))
-    parts = []
-    for z, around, wall in _slices(field, at_ed):
-        in_plane = strain[1:, 1:, z][:, :, wall]
-        parts.append(torch.einsum("in,ijn,jn->n", around, in_plane, around))
-    return 100.0 * float(torch.cat(parts).mean())
+def gcs_pct(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> float:
+    """Mean Green-Lagrange strain from ED around the cavity's centre, over the myocardium at ES, in %.
+
+    The gradient of a pull-back is the inverse of F, so that nothing but a 3 by 3 matrix a voxel is inverted; with c the
+    direction around the cavity at ED, the strain is ``½ (|F c|² - 1)``.
+    """
+    wall = at_es == Label.MYO
+    forward = torch.linalg.inv(deformation_gradient(to_ed)[:, :, wall].movedim(2, 0))
+    y, x = places_at_ed(to_ed, at_ed)[:, wall]
+    around = torch.stack([torch.zeros_like(y), x, -y], dim=1) / torch.hypot(y, x).clamp_min(1e-6)[:, None]
+    stretched = torch.einsum("nij,nj->ni", forward, around).square().sum(1)
+    return 50.0 * float((stretched - 1.0).mean())
 
 
-def turns_rad(field: MotionField, at_ed: Tensor) -> Tensor:
-    """Mean rotation of the wall about the cavity's centre, of each slice that has both."""
+def turns_rad(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> Tensor:
+    """Mean rotation of the wall from ED to ES about the cavity's centre, of each slice that has both at ES."""
+    before = places_at_ed(to_ed, at_ed)
     turns = []
-    for z, around, wall in _slices(field, at_ed):
-        along = (field.displacement_mm[1:, z][:, wall] * around).sum(0)
-        turns.append((along / _from_centre(field, at_ed, z)[:, wall].norm(dim=0)).mean())
+    for z, (wall, cavity) in enumerate(zip(at_es == Label.MYO, at_es == Label.LV, strict=True)):
+        if bool(wall.any()) and bool(cavity.any()):
+            now = places_mm(to_ed)[1:, z] - places_mm(to_ed)[1:, z, cavity].mean(1)[:, None, None]
+            turned = torch.atan2(*now[:, wall]) - torch.atan2(*before[:, z][:, wall])
+            turns.append(torch.atan2(turned.sin().mean(), turned.cos().mean()))
     return torch.stack(turns)
 
 
-def _slices(field: MotionField, at_ed: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Slices with cavity and wall: their number, unit vectors around the cavity at each voxel of the wall, the wall."""
-    for z in range(len(at_ed)):
-        wall = at_ed[z] == Label.MYO
-        if bool(wall.any()) and bool((at_ed[z] == Label.LV).any()):
-            y, x = _from_centre(field, at_ed, z)[:, wall]
-            yield z, torch.stack([x, -y]) / torch.hypot(y, x).clamp_min(1e-6), wall
+def places_mm(field: MotionField) -> Tensor:
+    """Every voxel's place (z, y, x) in mm."""
+    axes = [torch.arange(n) * mm for n, mm in zip(field.displacement_mm.shape[1:], field.spacing.zyx, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def _from_centre(field: MotionField, at_ed: Tensor, z: int) -> Tensor:
-    """Every voxel's place (y, x) in mm from the centre of the slice's cavity."""
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in at_ed.shape[1:]), indexing="ij")
-    places = torch.stack([rows * field.spacing.y, columns * field.spacing.x])
-    return places - places[:, at_ed[z] == Label.LV].mean(1)[:, None, None]
+def places_at_ed(to_ed: MotionField, at_ed: Tensor) -> Tensor:
+    """Where (y, x) every voxel was at ED, in mm from the cavity's centre of the slice that it was in or near."""
+    z, *in_plane = places_mm(to_ed) + to_ed.displacement_mm
+    cavity = at_ed == Label.LV
+    slices = cavity.flatten(1).any(1).nonzero()[:, 0]
+    centres = torch.stack([places_mm(to_ed)[1:, number, cavity[number]].mean(1) for number in slices], dim=1)
+    nearest = (z / to_ed.spacing.z).round().long().clamp(int(slices[0]), int(slices[-1])) - int(slices[0])
+    return torch.stack(in_plane) - centres[:, nearest.clamp_max(len(slices) - 1)]
 
 
 def _share_recovered(found: Tensor, true: Tensor) -> float | None:
