@@ -26,6 +26,7 @@ from cmnet_cli.cases import Case
 from cmnet_cli.layout import CaseFolder, RunFolder
 from cmnet_cli.manifest import read_manifest
 from cmnet_cli.stages.evaluate import carry_labels
+from cmnet_cli.stages.known_motion import known_motion_of, read_known_motion
 from cmnet_cli.stages.load import load_cine, load_labels
 from cmnet_cli.stages.stored import open_stored, read_steps
 from cmnet_cli.tables import read_rows
@@ -176,7 +177,14 @@ def known_motion_errors(case: Case, folder: CaseFolder) -> KnownMotionErrors:
 
 
 def known_to_ed(case: Case) -> MotionField:
-    """The known motion of ES into ED, which lies beside the image."""
+    """The known motion of ES into ED, which lies beside the image of a made cine or of a phantom."""
+    made = known_motion_of(case.image[0])
+    if made.exists():
+        cine = load_cine(case)
+        assert case.ed is not None, "the manifest of made cines names both phases"
+        assert case.es is not None, "the manifest of made cines names both phases"
+        to_ed = read_known_motion(made, size=(int(cine.voxels.shape[2]), int(cine.voxels.shape[3])))
+        return MotionField(to_ed[case.es], cine.spacing, fixed=case.es, moving=case.ed)
     return read_motion(case.image[0].parent / f"{case.case_id}_desc-ed2es_motion.nii.gz")
 
 
