@@ -27,8 +27,7 @@ def render(page: str) -> str:
 
 def _columns() -> Iterator[str]:
     yield f"## Every column\n\nVersion {SCHEMA_VERSION} of the tables. A quantity marked ± has its 95 % interval in two"
-    yield "columns more, `<name>_lo` and `<name>_hi`. Numbers are 64-bit floats, counts 64-bit integers, words lists of"
-    yield "text."
+    yield "columns more, `<name>_lo` and `<name>_hi`. Numbers are floats, counts integers, words lists of text."
     for table, columns in DECLARED.items():
         yield f"\n### {table}\n\n{_HEAD}"
         yield from map(_line, columns)
