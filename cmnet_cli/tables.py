@@ -240,9 +240,12 @@ _EVALUATION_SUBJECTS = (
     *_WHO,
     Column("group", "text", "Group, as in the manifest"),
     *(
-        Column(f"{start}_{structure}_{ending}", "number", f"{told}: {method}, {figure}, {structure}", unit)
+        Column(f"{start}_{structure}_{ending}", "number", f"{told}: {method}, {figure}, {structure}", unit, formula)
         for start, (method, figure) in EVALUATED.items()
-        for ending, told, unit in (("dsc_pct", "Dice similarity", "%"), ("hd95_mm", "95th percentile distance", "mm"))
+        for ending, told, unit, formula in (
+            ("dsc_pct", "Dice similarity", "%", "2 |A and B| / (|A| + |B|)"),
+            ("hd95_mm", "95th percentile distance", "mm", "larger of both directions' 95th percentiles"),
+        )
         for structure in ("lv", "myo", "rv")
     ),
     Column(
@@ -254,24 +257,39 @@ _EVALUATION_SUBJECTS = (
     Column("njd_heart_ed_to_es", "count", "The same within the heart"),
     Column("njd_field_es_to_ed", "count", "Voxels with det F <= 0 in the whole window, ES to ED"),
     Column("njd_heart_es_to_ed", "count", "The same within the heart"),
-    Column("closing_error_mm", "number", "Mean displacement in the heart after one whole cycle", "mm"),
-    Column("entropy_heart_nats", "number", "Mean entropy of the motion's posterior in the reference masks", "nats"),
-    Column("entropy_background_nats", "number", "The same in the rest of the window", "nats"),
-    Column("entropy_auroc", "number", "How often a background voxel's entropy exceeds a heart voxel's, at ED and ES"),
+    Column("closing_error_mm", "number", "Mean displacement in the heart after one whole cycle", "mm", "mean of |u|"),
+    Column(
+        "entropy_heart_nats",
+        "number",
+        "Mean entropy of the motion's posterior in the reference masks",
+        "nats",
+        "mean over voxels",
+    ),
+    Column("entropy_background_nats", "number", "The same in the rest of the window", "nats", "mean over voxels"),
+    Column(
+        "entropy_auroc",
+        "number",
+        "How often a background voxel's entropy exceeds a heart voxel's, at ED and ES",
+        "1",
+        "Mann-Whitney U / n m",
+    ),
 )
+
+_UNIT_OF_QUANTITY = "that of the quantity"
 
 _EVALUATION_QUANTITIES = (
     Column("group", "text", "Group, or all"),
     Column("quantity", "text", "A column of evaluation_subjects, with its unit"),
     Column("n", "count", "Subjects that have it"),
-    Column("mean", "number", "Mean over subjects, in the unit of the quantity"),
-    Column("sd", "number", "Standard deviation"),
-    Column("median", "number", "Median"),
-    Column("lowest", "number", "Smallest value"),
-    Column("highest", "number", "Largest value"),
+    Column("mean", "number", "Mean over subjects", _UNIT_OF_QUANTITY, "mean over subjects"),
+    Column("sd", "number", "Standard deviation", _UNIT_OF_QUANTITY, "SD over subjects, n - 1"),
+    Column("median", "number", "Median", _UNIT_OF_QUANTITY, "median over subjects"),
+    Column("lowest", "number", "Smallest value", _UNIT_OF_QUANTITY, "smallest over subjects"),
+    Column("highest", "number", "Largest value", _UNIT_OF_QUANTITY, "largest over subjects"),
 )
 
 _HOLM = "Holm 1979, over all tests of the group"
+_STEP_DOWN = "(tests left) x p, never falling, at most 1"
 
 _EVALUATION_TESTS = (
     Column("group", "text", "Group, or all"),
@@ -281,11 +299,13 @@ _EVALUATION_TESTS = (
     Column("first", "text", "A method"),
     Column("second", "text", "Another method"),
     Column("n", "count", "Subjects with both values"),
-    Column("mean_difference", "number", "Mean of first - second, in the unit of the metric"),
-    Column("t_test_p", "number", "Two-sided p of the paired t-test"),
-    Column("t_test_p_holm", "number", "The same, adjusted", "", "", _HOLM),
-    Column("wilcoxon_p", "number", "Two-sided p of the Wilcoxon signed-rank test"),
-    Column("wilcoxon_p_holm", "number", "The same, adjusted", "", "", _HOLM),
+    Column(
+        "mean_difference", "number", "Mean difference of both methods", "that of the metric", "mean of first - second"
+    ),
+    Column("t_test_p", "number", "Two-sided p of the paired t-test", "1", "t = mean / (SD / sqrt n)"),
+    Column("t_test_p_holm", "number", "The same, adjusted", "1", _STEP_DOWN, _HOLM),
+    Column("wilcoxon_p", "number", "Two-sided p of the Wilcoxon signed-rank test", "1", "sum of signed ranks"),
+    Column("wilcoxon_p_holm", "number", "The same, adjusted", "1", _STEP_DOWN, _HOLM),
 )
 
 _LIMITS = (

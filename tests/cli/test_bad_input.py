@@ -108,7 +108,7 @@ def test_a_defect_costs_one_subject_and_says_where_its_traceback_is(
 ) -> None:
     from cmnet_cli.stages import infer
 
-    def divide_by_zero(*_: object) -> None:
+    def divide_by_zero(*_: object, **__: object) -> None:
         raise ZeroDivisionError("nothing foresaw this")
 
     manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
