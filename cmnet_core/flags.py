@@ -76,7 +76,7 @@ _READING = (
     Flag(
         "axes-reordered",
         "the file does not store columns, rows and slices in this order, or stores time before them",
-        "Axes were told apart by their distances; outputs are in the usual order, and their affine says where they lie.",
+        "Axes were told apart by their distances. Outputs are in the usual order; their affine says where they lie.",
     ),
     Flag(
         "time-step-implausible",
@@ -85,7 +85,7 @@ _READING = (
     ),
     Flag(
         "orientation-unusual",
-        "the slices' normal is more than 45 degrees from the direction left, front and down, and nothing better is there",
+        "the normal of the slices is more than 45 degrees from left, front and down, and nothing better is there",
         "This may be no short axis, or the header's orientation is false. Look at the images.",
     ),
     Flag(

@@ -3,6 +3,7 @@
 import csv
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,13 +65,11 @@ def opened(path: Path) -> Iterator[list[Member]]:
         ImageError: There is no such folder or file, it cannot be read, or it is larger than any cine.
     """
     try:
-        if path.is_dir():
-            yield _in_folder(path)
-        elif path.is_file() and not zipfile.is_zipfile(path) and path.suffix.lower() != ".zip":
-            yield _limited([Member(path.name, path.stat().st_size, lambda: path.open("rb"))])
-        else:
-            with zipfile.ZipFile(path) as archive:
-                yield _in_zip(archive, packed=path.stat().st_size)
+        with warnings.catch_warnings():
+            # pydicom comments on each breach of the standard; those that matter end in an error or a flag.
+            warnings.simplefilter("ignore", category=UserWarning)
+            with _members(path) as members:
+                yield members
     except CaseError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
     except FileNotFoundError as error:
@@ -85,6 +84,17 @@ def opened(path: Path) -> Iterator[list[Member]]:
             hint="Copy or download it again.",
             code=ErrorCode.FILE_DAMAGED,
         ) from error
+
+
+@contextmanager
+def _members(path: Path) -> Iterator[list[Member]]:
+    if path.is_dir():
+        yield _in_folder(path)
+    elif path.is_file() and path.suffix.lower() != ".zip":
+        yield _limited([Member(path.name, path.stat().st_size, lambda: path.open("rb"))])
+    else:
+        with zipfile.ZipFile(path) as archive:
+            yield _in_zip(archive, packed=path.stat().st_size)
 
 
 def series_names(members: Sequence[Member]) -> Mapping[str, str]:

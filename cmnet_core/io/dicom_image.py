@@ -235,11 +235,7 @@ def _stream_shape(stream: bytes) -> tuple[int, int] | None:
 
 def _is_dicom(content: bytes) -> bool:
     """The usual mark, or the first group of a file from before there was one."""
-    return content[_MAGIC_AT : _MAGIC_AT + 4] == b"DICM" or content[:4] in (
-        b"\x08\0\x05\0",
-        b"\x08\0\0\0",
-        b"\x08\0\x08\0",
-    )
+    return content[_MAGIC_AT : _MAGIC_AT + 4] == b"DICM" or (content[:2] == b"\x08\0" and content[3:4] == b"\0")
 
 
 def _parsed(content: bytes) -> tuple[Dataset, bool]:
