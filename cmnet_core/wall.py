@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -49,12 +48,3 @@ def _over_length(thickness_mm: Float[Tensor, " n"]) -> float | None:
 def thickening_pct(ed_mm: float | None, es_mm: float | None) -> float | None:
     """Systolic thickening, 100 x (ES - ED) / ED; None where either is unknown."""
     return None if ed_mm is None or es_mm is None else 100.0 * (es_mm - ed_mm) / ed_mm
-
-
-def segment_means(values: Float[Tensor, "c z y x"], found: LVCoordinates) -> Float[Tensor, "c 16"]:
-    """Mean of values over each AHA segment's voxels; NaN where the segment is not seen."""
-    index = found.segment[found.wall].long()
-    inside = values[:, found.wall].double()
-    count = torch.bincount(index, minlength=SEGMENTS + 1)[1:]
-    total = torch.zeros(len(values), SEGMENTS + 1, dtype=torch.float64).index_add_(1, index, inside)[:, 1:]
-    return torch.where(count >= FEWEST_VOXELS, total / count, torch.nan).float()

@@ -13,7 +13,7 @@ from cmnet_core.phantom.grid import affine_of, grid_points, heart_axes, slice_de
 from cmnet_core.phantom.shape import Points, labels_at
 from cmnet_core.phantom.spec import PhantomSpec
 from cmnet_core.types import Label, Spacing
-from cmnet_core.wall import segment_means, thickening_pct, wall_thickness
+from cmnet_core.wall import thickening_pct, wall_thickness
 
 SPACING = Spacing(z=8.0, y=1.5, x=1.5)
 
@@ -207,10 +207,3 @@ def test_aha_is_a_lookup() -> None:
     assert aha_segment(torch.full((6,), 0.7), edges).tolist() == [13, 14, 14, 15, 13, 13]
     outside = aha_segment(torch.tensor([-0.01, 1.0, math.nan, 0.5]), torch.tensor([0.0, 0.0, 0.0, math.nan]))
     assert outside.tolist() == [0, 0, 0, 0]
-
-
-def test_means_of_segments_are_means_of_their_voxels() -> None:
-    found = lv_coordinates(annulus(), SPACING, NORMAL)
-    means = segment_means(torch.stack([found.segment.float(), torch.ones(found.wall.shape)]), found)
-    assert means[0].tolist() == pytest.approx(list(range(1, 17)))
-    assert means[1].tolist() == pytest.approx([1.0] * 16)
