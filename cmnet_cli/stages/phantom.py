@@ -181,7 +181,7 @@ def _index_cells(indices: ClinicalIndices, *, suffix: str) -> dict[str, float | 
 
 
 def _strain_cells(strain: SegmentStrain, es: int) -> dict[str, float | str]:
-    means = {"gcs": strain.ecc, "grs": strain.err, "gls": strain.ell}
+    means = {"gcs": strain.ecc, "grs": strain.err, "gls_sax": strain.ell}
     return {f"{name}_es_pct": round(100.0 * float(values[es].mean()), 3) for name, values in means.items()}
 
 
