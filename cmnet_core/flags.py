@@ -239,7 +239,7 @@ _REASONS = (
     Flag(
         "too-few-slices-for-segments",
         "at ED fewer than 3 slices show the LV with its wall",
-        "Thirds of the LV's length are not defined: AHA segments and the bull's-eye are null.",
+        "Thirds of the LV's length are not defined: levels, AHA segments, rotation and the bull's-eye are null.",
         remark=True,
     ),
     Flag("segment-not-seen-at-ed", "fewer than 5 voxels of an AHA segment at ED", "It has no values.", remark=True),
@@ -253,6 +253,24 @@ _REASONS = (
         "segment-does-not-contract",
         "a peak strain of an AHA segment has the sign of stretching",
         "That peak is given; it has no time.",
+        remark=True,
+    ),
+    Flag(
+        "third-not-seen",
+        "no slice of the basal or of the apical third shows 12 voxels of wall",
+        "No twist and no torsion, nor what is said of that third.",
+        remark=True,
+    ),
+    Flag("no-closed-slice", "no slice's wall goes all the way round the cavity", "No line strain.", remark=True),
+    Flag(
+        "wall-stretches",
+        "a global peak strain has the sign of stretching",
+        "That peak is given; it has no time. Look at the motion: a beating wall does not do this as a whole.",
+    ),
+    Flag(
+        "few-segments-with-times",
+        "fewer than 12 AHA segments have a time to peak circumferential strain",
+        "No dyssynchrony.",
         remark=True,
     ),
     Flag("no-frame-time", "neither the manifest nor the header tells it", "No times and no rates.", remark=True),
