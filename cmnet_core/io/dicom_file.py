@@ -3,7 +3,9 @@
 Nothing is unpacked to disk, and only the tags listed here are read, so that nothing personal is ever in memory.
 """
 
+import io
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +26,10 @@ from cmnet_core.errors import CaseError, ErrorCode, ImageError
 _MAX_FILES = 50_000
 _MAX_FILE_BYTES = 256 * 2**20
 _MAX_TOTAL_BYTES = 8 * 2**30
+_MAX_DIRECTORY_BYTES = 16 * 2**20
+_MAX_RATIO, _RATIO_FROM_BYTES = 100, 256 * 2**20  # cines shrink to a half or a third
+_END_BYTES = 65535 + 22 + 20 + 56  # the longest comment and the three records that may end a zip
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MAGIC_AT = 128
 
 _HEADER_TAGS = [
@@ -129,8 +135,10 @@ def opened(path: Path) -> Iterator[list[Member]]:
         if path.is_dir():
             yield _in_folder(path)
         else:
-            with zipfile.ZipFile(path) as archive:
-                yield _in_zip(archive)
+            with path.open("rb") as file:
+                _limit_directory(file)
+                with zipfile.ZipFile(file) as archive:
+                    yield _in_zip(archive)
     except CaseError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
     except FileNotFoundError as error:
@@ -160,8 +168,7 @@ def read_header(member: Member) -> ImageHeader | None:
         if file.read(_MAGIC_AT + 4)[_MAGIC_AT:] != b"DICM":
             return None
         file.seek(0)
-        # Research archives are full of identifiers that break the standard in ways that do not matter here.
-        with pydicom.config.disable_value_validation():
+        with _tolerant():
             found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
             return _placed(found, member)
 
@@ -173,7 +180,7 @@ def read_pixels(header: ImageHeader) -> NDArray[np.float32]:
         ImageError: The pixels are damaged, or packed in a way that no installed decoder knows.
     """
     try:
-        with header.member.open() as file, pydicom.config.disable_value_validation():
+        with header.member.open() as file, _tolerant():
             found = pydicom.dcmread(file, specific_tags=_PIXEL_TAGS)
             pixels = apply_rescale(found.pixel_array, found).astype(np.float32)
     except DAMAGE as error:
@@ -185,26 +192,73 @@ def read_pixels(header: ImageHeader) -> NDArray[np.float32]:
     return pixels
 
 
+@contextmanager
+def _tolerant() -> Iterator[None]:
+    """Read files that break the standard in ways that do not matter here, as research archives are full of them.
+
+    What pydicom warns of either shows in the image or raises one of ``DAMAGE``.
+    """
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _Bounded(io.BufferedReader):
+    """A file that gives no more than it has: asked for 4 GB by a damaged length, Python would allocate them first."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size if size is None or size < 0 else min(size, self._size))
+
+
 def _in_folder(folder: Path) -> list[Member]:
     root = folder.resolve()
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.resolve().is_relative_to(root)]
     _limit([p.stat().st_size for p in files])
-    return [Member(str(p.relative_to(folder)), lambda p=p: p.open("rb")) for p in files]  # type: ignore[misc]
+    return [Member(str(p.relative_to(folder)), lambda p=p: _Bounded(p)) for p in files]  # type: ignore[misc]
 
 
 def _in_zip(archive: zipfile.ZipFile) -> list[Member]:
     files = sorted((info for info in archive.infolist() if not info.is_dir()), key=lambda info: info.filename)
     _limit([info.file_size for info in files])  # zipfile never hands out more than a member declares
+    unpacked, packed = sum(info.file_size for info in files), sum(info.compress_size for info in files)
+    if unpacked > max(_RATIO_FROM_BYTES, _MAX_RATIO * packed):
+        raise _trap(f"{unpacked / 2**20:.0f} MiB packed into {packed / 2**20:.1f} MiB")
+    if any(info.compress_type not in _PACKINGS for info in files):
+        raise _trap("files packed in a way that no data bank uses")
     return [Member(i.filename, lambda i=i: archive.open(i)) for i in files]  # type: ignore[misc]
 
 
 def _limit(sizes: list[int]) -> None:
     if len(sizes) > _MAX_FILES or max(sizes, default=0) > _MAX_FILE_BYTES or sum(sizes) > _MAX_TOTAL_BYTES:
-        raise ImageError(
-            f"Expected one subject's DICOM files, found {len(sizes)} files with {sum(sizes) / 2**20:.0f} MiB.",
-            hint="Give the folder or zip of one visit; a zip that swells like this may be a trap.",
-            code=ErrorCode.DICOM,
-        )
+        raise _trap(f"{len(sizes)} files with {sum(sizes) / 2**20:.0f} MiB")
+
+
+def _limit_directory(file: IO[bytes]) -> None:
+    """Refuse a zip whose list of names is longer than any subject's, before it is read into memory.
+
+    The length of the list stands at byte 12 of the record that ends a zip, or, where that holds only ones, at byte 40
+    of the larger record before it: sections 4.3.16 and 4.3.14 of PKWARE's APPNOTE.
+    """
+    file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
+    tail = file.read()
+    end, large_end = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
+    listed = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
+    if listed == 2**32 - 1 and large_end >= 0:
+        listed = int.from_bytes(tail[large_end + 40 : large_end + 48], "little")
+    if listed > _MAX_DIRECTORY_BYTES:
+        raise _trap(f"a list of names with {listed / 2**20:.0f} MiB")
+
+
+def _trap(found: str) -> ImageError:
+    return ImageError(
+        f"Expected one subject's DICOM files, found {found}.",
+        hint="Give the folder or zip of one visit; a zip that swells like this may be a trap.",
+        code=ErrorCode.DICOM,
+    )
 
 
 def _placed(found: Dataset, member: Member) -> ImageHeader | None:

@@ -267,7 +267,8 @@ def _require_same_grid(ed_header: Header, es_header: Header, *, es: Path) -> Non
 
 
 def _float_voxels(file: BufferedIOBase, raw: Any, header: Header) -> Tensor:
-    voxels = decode(file, raw).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        voxels = decode(file, raw).astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(voxels)).reshape(header.frames, *header.grid)
 
 

@@ -31,6 +31,7 @@ SPACING_FROM_ZOOMS = "spacing-from-zooms"
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
 _HEADER_BYTES = {1: 348, 2: 540}
 _DEFLATE_LIMIT = 1032  # the largest ratio that gzip can reach: a header that declares more cannot be true
+_MOST_VOXELS = 2**28  # 512 x 512 x 20 x 50
 _TRAILING_BYTES = 2**20
 _MILLISECONDS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
@@ -84,6 +85,8 @@ def reading(path: Path) -> Iterator[BufferedIOBase]:
         ImageError: The file is missing, or what the block read from it is not whole.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is a folder, a pipe or a device")  # reading from a pipe would wait for ever
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
@@ -130,6 +133,12 @@ def raw_header(file: BufferedIOBase, path: Path) -> Any:
     declared = math.prod(map(int, shape)) * raw.get_data_dtype().itemsize
     if declared > path.stat().st_size * (_DEFLATE_LIMIT if isinstance(file, gzip.GzipFile) else 1):
         raise ValueError(f"the header declares {declared} bytes of voxels, more than the file can hold")
+    if math.prod(map(int, shape)) > _MOST_VOXELS:
+        raise ImageError(
+            f"Expected at most {_MOST_VOXELS} voxels, found shape {tuple(map(int, shape))}.",
+            hint="Crop the cine to the chest: no short-axis stack is as large as this.",
+            code=ErrorCode.IMAGE_DIMENSIONS,
+        )
     return raw
 
 
@@ -214,7 +223,8 @@ def decode(file: BufferedIOBase, raw: Any) -> NDArray[Any]:
     slope, intercept = raw.get_slope_inter()
     if slope is None or (slope, intercept) == (1.0, 0.0):
         return np.asarray(stored.T)
-    return np.asarray(stored.T * np.float64(slope) + np.float64(intercept))
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever uses the voxels refuses what is not finite
+        return np.asarray(stored.T * np.float64(slope) + np.float64(intercept))
 
 
 def _compare_checksum(file: gzip.GzipFile) -> None:
