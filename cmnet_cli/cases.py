@@ -228,7 +228,7 @@ class _RowReader:
 
 def _identifier(text: str) -> str:
     if not _ID.fullmatch(text):
-        # The id itself is not repeated: it may be a participant's, and whatever is wrong with it would reach the screen.
+        # The id itself is not repeated: it may be a participant's, and what is wrong with it may harm a screen.
         wrong = sorted(set(_NOT_IN_ID.findall(text)))
         found = f"found {', '.join(map(ascii, wrong[:8]))} in it" if wrong else f"found {len(text)} characters"
         raise _BadCellError(

@@ -151,7 +151,7 @@ def _text_table(path: Path) -> pd.DataFrame:
 
 def _parquet_as_text(path: Path) -> pd.DataFrame:
     # What pandas may have noted beside the columns can be damaged, and is of no use here.
-    table = pq.read_table(path).to_pandas(ignore_metadata=True)
+    table: pd.DataFrame = pq.read_table(path).to_pandas(ignore_metadata=True)
     return table.astype(object).where(table.notna(), "").astype(str)
 
 

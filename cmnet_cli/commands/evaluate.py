@@ -102,5 +102,6 @@ def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: guard(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows)
+    for row in rows:
+        writer.writerow({name: guard(cell) if isinstance(cell, str) else cell for name, cell in row.items()})
     return text.getvalue()
