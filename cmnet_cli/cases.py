@@ -94,6 +94,7 @@ class Problem:
         code: One of the closed list.
         message: What was expected and what was found.
         hint: What the user can do about it.
+        warning: Whether the row can be used all the same.
     """
 
     row: int | None
@@ -101,6 +102,7 @@ class Problem:
     code: ErrorCode
     message: str
     hint: str
+    warning: bool = False
 
     def __str__(self) -> str:
         place = ", ".join(([f"row {self.row}"] if self.row else []) + ([self.column] if self.column else []))

@@ -9,6 +9,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cmnet_cli.app import app
+from cmnet_cli.cases import Problem
+from cmnet_cli.commands.validate import check_cohort
+from cmnet_cli.screen import Screen
 
 
 def cmnet(*arguments: object) -> Result:
@@ -33,3 +36,8 @@ def column(run: Path, table: str, name: str) -> list[Any]:
 def finals(folder: Path) -> Sequence[Path]:
     """Every file of a folder, by whatever name."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def errors_of(manifest: Path, *, deep: bool) -> list[Problem]:
+    """What validate finds that keeps a row from being used."""
+    return [problem for problem in check_cohort(manifest, Screen(quiet=True), deep=deep)[0] if not problem.warning]

@@ -10,8 +10,8 @@ import torch
 from cmnet_cli.datasets import from_acdc
 from cmnet_cli.manifest import Case, read_manifest, write_manifest
 from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.validate import validate_manifest
 from cmnet_core.types import Label
+from tests.cli.commanding import errors_of
 from tests.real.contours import Contour, read_contours
 
 pytestmark = pytest.mark.real
@@ -28,7 +28,7 @@ def test_acdc_is_a_cohort_of_a_hundred(acdc: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path / "acdc.csv", from_acdc(acdc))
     cases = read_manifest(tmp_path / "acdc.csv").cases
     assert Counter(case.group for case in cases) == dict.fromkeys(["NOR", "DCM", "HCM", "MINF", "RV"], 20)
-    assert validate_manifest(tmp_path / "acdc.csv", deep=False) == []
+    assert errors_of(tmp_path / "acdc.csv", deep=False) == []
     assert {case.subject_id: (case.ed, case.es) for case in cases if len(case.image) == 1} == {"patient090": (3, 10)}
 
 
