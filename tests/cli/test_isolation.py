@@ -15,7 +15,7 @@ from cmnet_cli.config import InferConfig
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.lease import take_lease
 from cmnet_core.errors import EngineError, ErrorCode
-from tests.cli.commanding import cmnet, column, finals, rows
+from tests.cli.commanding import cmnet, column, finals, named_in_logs, rows, traceback_of
 from tests.cli.deadly import TreacherousStage
 from tests.cli.test_bad_input import BAD_IMAGES
 from tests.phantoms import write_cohort
@@ -45,7 +45,10 @@ def test_twenty_of_sixty_are_bad_in_eleven_ways(
     found = {row["subject_id"]: row["error_code"] for row in rows(run, "status") if row["state"] == "failed"}
     assert found == {subject: str(code) for subject, code in wrong.items()}
     assert column(run, "status", "state").count("done") == 40
-    assert all((run / "logs" / f"sub-{subject}_infer.txt").exists() for subject in wrong)
+    logs = [row["log"] for row in rows(run, "status") if row["state"] == "failed"]
+    assert len({log for log in logs if (run / "logs" / log).stat().st_size}) == 20
+    assert "_decode" in traceback_of(run, HANG), "where it hung"
+    assert not named_in_logs(run)
     assert cmnet("verify", "-r", run).exit_code == 0
 
 
@@ -138,4 +141,4 @@ def test_a_full_disk_is_no_subjects_fault() -> None:
 
     run: Callable[[cohort.HasCaseId], None] = write
     with pytest.raises(EngineError, match="disk is full"):
-        cohort.attempt(run, cohort.given_up("sub-9900001", ErrorCode.DEFECT, "", ""))
+        cohort.attempt(run, cohort.given_up("sub-9900001", cohort.Failure(ErrorCode.DEFECT, "", "", "")))
