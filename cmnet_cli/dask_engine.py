@@ -395,19 +395,31 @@ def _slurm_cluster(spec: EngineSpec) -> Any:
         processes=1,
         memory=spec.memory_limit or "4GB",
         job_name="cmnet",
-        job_extra_directives=list(spec.sbatch),
-        log_directory=str(spec.folder),
+        job_extra_directives=[f"--output={slurm.in_log_name(spec.folder)}/%j.log", *spec.sbatch],
         scheduler_options={"dashboard_address": ":0"},
         silence_logs="critical",
     )
     try:
         slurm.check(cluster.job_script())
+        _make(spec.folder)
         # A job that reaches its time limit, or whose node dies, is asked for again.
         cluster.adapt(minimum_jobs=spec.workers, maximum_jobs=spec.workers)
     except BaseException:
         cluster.close()
         raise
     return cluster
+
+
+def _make(folder: Path) -> None:
+    """Make the folder that jobs print into: SLURM ends a job at once that has none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ManifestError(
+            f"The folder {folder} cannot be made: {error.strerror}.",
+            hint="Give --out a folder that you may write to, on a disk with room.",
+            code=ErrorCode.RUN,
+        ) from error
 
 
 @contextmanager

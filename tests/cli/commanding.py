@@ -1,6 +1,7 @@
 """Running cmnet as a user would, within the test's own process."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cmnet_cli.app import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: object) -> list[str]:
+    """The words that run a command in a process of its own, in ``ROOT``."""
+    return [sys.executable, "-m", "cmnet_cli", *(str(argument) for argument in arguments)]
 
 
 def cmnet(*arguments: object) -> Result:
