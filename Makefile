@@ -1,6 +1,7 @@
 # make setup | lint | check | test | bench | accuracy | strain | demo      PYTHON=python3.12 names another Python
 PYTHON ?= python3
 WORKERS ?= 2
+SLURM ?= required
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,7 +58,7 @@ test: check
 
 # One after the other: they share one SLURM, and fill the cores by themselves.
 test-cluster: setup
-	$(ONE_THREAD) CMNET_SLURM=required $(BIN)/python -m pytest tests/cluster --durations 10
+	$(ONE_THREAD) CMNET_SLURM=$(SLURM) $(BIN)/python -m pytest tests/cluster --durations 10
 
 bench: setup
 	$(BIN)/python benchmarks/bench_stages.py

@@ -136,15 +136,15 @@ def array_options(tasks: int, max_parallel: int | None) -> list[str]:
     return [f"--array=0-{tasks - 1}" + (f"%{max_parallel}" if max_parallel else "")]
 
 
-def check(script: Script, options: Sequence[str]) -> None:
-    """Ask SLURM whether it would take a script.
+def check(script: str) -> None:
+    """Ask SLURM whether it would take a batch script.
 
     Raises:
         ManifestError: It would not; SLURM's own words are in the message.
     """
     asked = subprocess.run(
-        ["sbatch", "--test-only", *options],
-        input=script.text(),
+        ["sbatch", "--test-only"],
+        input=script,
         capture_output=True,
         text=True,
         check=False,
