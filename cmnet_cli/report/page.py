@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from cmnet_cli.layout import RunFolder
@@ -13,6 +13,7 @@ from cmnet_cli.report import figures
 from cmnet_cli.report.comparison import illustrate
 from cmnet_cli.report.gather import Row, Run, read_hearts, read_origin, read_run
 from cmnet_cli.report.pictures import Pictures, draw_pictures
+from cmnet_cli.report.templating import open_templates
 from cmnet_cli.report.words import Quantity, flag_in_words, is_warning, named, quantities, shown
 from cmnet_cli.sidecar import write_text
 from cmnet_core.errors import CaseError
@@ -77,21 +78,11 @@ def write_report(run: Path, *, progress: Callable[[Sequence[Row]], Iterable[Row]
         ManifestError: This is no run folder, or nothing has run in it.
     """
     found = read_run(RunFolder(run))
-    pages = _environment()
+    pages = open_templates()
     for row in progress(found.indices):
         write_text(found.folder.report_page(row["case_id"]), render_subject(pages, found, row))
     write_text(found.folder.report, render_cohort(pages, found))
     return found.folder.report
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("cmnet_cli.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def render_cohort(pages: Environment, run: Run) -> str:
