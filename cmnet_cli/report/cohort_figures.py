@@ -83,7 +83,9 @@ def ridges(axis: svg.Axis, edges: Numbers, rows: Sequence[RidgeRow]) -> Markup:
 
 def _upright(plot: svg.Plot) -> Markup:
     ends = (float(plot.top), float(plot.height - plot.bottom))
-    return svg.join(svg.line((plot.x(tick), ends[0]), (plot.x(tick), ends[1]), kind="grid") for tick in plot.across.ticks)
+    return svg.join(
+        svg.line((plot.x(tick), ends[0]), (plot.x(tick), ends[1]), kind="grid") for tick in plot.across.ticks
+    )
 
 
 def _ridge(plot: svg.Plot, edges: Numbers, row: RidgeRow, base: float) -> Markup:
@@ -143,9 +145,7 @@ def _in_words(label: str, rows: Sequence[RidgeRow]) -> str:
     return f"{label}. {'; '.join(told)}"
 
 
-def scatter(
-    plot: svg.Plot, dots: Sequence[Dot], cells: Int[np.ndarray, "y x"], *, level: bool, text: str
-) -> Markup:
+def scatter(plot: svg.Plot, dots: Sequence[Dot], cells: Int[np.ndarray, "y x"], *, level: bool, text: str) -> Markup:
     """Two quantities of each subject against each other; a point with a page is a link to it.
 
     Args:
@@ -185,10 +185,8 @@ def _cells(plot: svg.Plot, cells: Int[np.ndarray, "y x"]) -> Markup:
     marks = []
     for step in range(1, 11):
         places = np.argwhere(steps == step).tolist()
-        squares = "".join(
-            f"M{plot.left + width * x:.1f} {plot.height - plot.bottom - height * (y + 1):.1f}h{width:.1f}v{height:.1f}h-{width:.1f}Z"
-            for y, x in places
-        )
+        corners = [(plot.left + width * x, plot.height - plot.bottom - height * (y + 1)) for y, x in places]
+        squares = "".join(f"M{x:.1f} {y:.1f}h{width:.1f}v{height:.1f}h-{width:.1f}Z" for x, y in corners)
         if squares:
             marks.append(Markup('<path class="cells c{}" d="{}"/>').format(step, squares))
     return svg.join(marks)
@@ -200,7 +198,9 @@ def effects(rows: Sequence[tuple[str, Tested]]) -> Markup:
     Args:
         rows: Name of the quantity and its test; at least one.
     """
-    reach = max(0.5, *(abs(end) for _, test in rows for end in (test.difference.effect_low, test.difference.effect_high)))
+    reach = max(
+        0.5, *(abs(end) for _, test in rows for end in (test.difference.effect_low, test.difference.effect_high))
+    )
     across = svg.axis("Hedges' g: difference in standard deviations", [-min(reach, 3.0), 0.0, min(reach, 3.0)])
     plot = svg.Plot(across, svg.Axis("", 0.0, 1.0, ()), width=560, height=58 + 24 * len(rows), left=210, top=10)
     marks = [_upright(plot), svg.line((plot.x(0), plot.top), (plot.x(0), plot.height - plot.bottom), kind="axis")]

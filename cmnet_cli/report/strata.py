@@ -127,20 +127,31 @@ def tell(name: str, values: Numbers, edges: Numbers, *, one_by_one: int) -> Told
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
-    """A quantity in two strata.
+class Pair:
+    """A quantity in two strata, before the test.
 
     Attributes:
-        quantity: What differs.
-        first: The stratum that others are compared with.
-        second: One of them.
+        quantity: What may differ.
+        second_name: The stratum that is compared with the first.
+        first: What is known of the first stratum.
+        second: What is known of the second.
+    """
+
+    quantity: str
+    second_name: str
+    first: Moments
+    second: Moments
+
+
+@dataclass(frozen=True, slots=True)
+class Tested(Pair):
+    """A quantity in two strata, tested.
+
+    Attributes:
         difference: Second minus first.
         q: The p-value, adjusted for all tests that were made together.
     """
 
-    quantity: str
-    first: Moments
-    second: Moments
     difference: Difference
     q: float
 
@@ -150,20 +161,11 @@ class Tested:
         return self.q < DISCOVERY
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A quantity in two strata, before the test."""
-
-    quantity: str
-    first: Moments
-    second: Moments
-
-
 def compare_all(pairs: Sequence[Pair]) -> list[Tested]:
     """Test pairs together, their p-values adjusted for all of them; what cannot be compared is left out."""
     compared = [(pair, found) for pair in pairs if (found := difference_between(pair.first, pair.second))]
     adjusted = false_discovery([found.p for _, found in compared])
     return [
-        Tested(pair.quantity, pair.first, pair.second, found, q)
+        Tested(pair.quantity, pair.second_name, pair.first, pair.second, found, q)
         for (pair, found), q in zip(compared, adjusted, strict=True)
     ]
