@@ -165,6 +165,20 @@ class RunFolder:
         return self.root / "report" / f"{case_id}.html"
 
     @property
+    def share_key(self) -> Path:
+        """What the pseudonyms of logs and share-safe outputs are derived from: it stays here."""
+        return self.root / ".share-key"
+
+    @property
+    def shared_report(self) -> Path:
+        """The cohort page of the report that may leave the room."""
+        return self.root / "share-safe" / "index.html"
+
+    def shared_page(self, name: str) -> Path:
+        """The page there of one case, by its pseudonym."""
+        return self.root / "share-safe" / f"{name}.html"
+
+    @property
     def outcomes(self) -> Path:
         """One JSON line for each attempt at a case, appended while a command runs."""
         return self.root / "logs" / "outcomes.jsonl"

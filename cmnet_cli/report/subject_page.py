@@ -63,8 +63,10 @@ def render_subject(pages: Environment, run: Run, row: Row) -> str:
     """
     flags, ranges = flags_of(run, row), read_ranges(run.folder)
     return pages.get_template("subject.html").render(
-        case_id=row["case_id"],
-        described=[form.format(row[column]) for column, form in _DESCRIBED if row.get(column) is not None],
+        case_id=run.sharing.name(row["case_id"]),
+        described=[
+            run.sharing.text(form.format(row[column])) for column, form in _DESCRIBED if row.get(column) is not None
+        ],
         headlines=_headlines(row),
         warnings=[flag_in_words(flag) for flag in flags if is_warning(flag)],
         remarks=[flag_in_words(flag) for flag in flags if not is_warning(flag)],
@@ -73,7 +75,7 @@ def render_subject(pages: Environment, run: Run, row: Row) -> str:
         charts=_charts(run, row),
         indices=index_lines(row, ranges),
         reference=reference_source(row, ranges),
-        citation=text_to_cite(run.folder, row),
+        citation=run.sharing.text(text_to_cite(run.folder, row)),
         provenance=(*read_origin(run.folder.case(row["case_id"])), *run.provenance),
     )
 
@@ -108,14 +110,14 @@ def _look(run: Run, row: Row) -> Seen:
         hearts = read_hearts(folder)
     except CaseError as error:
         # A page without pictures still holds the subject's numbers, and says what is wrong with its files.
-        return Seen(None, None, str(error))
+        return Seen(None, None, run.sharing.text(str(error)))
     framing = frame_heart(hearts, ed=ed)
     if framing is None:
         return Seen(None, None, "no left ventricle was found at end-diastole.")
     moving, still = _motion_or_why_not(folder, framing)
     sights = look(hearts, moving, framing)
     player = draw_player(sights, framing, ed=ed, es=es, frame_ms=row.get("frame_ms"))
-    return Seen(draw_pictures(sights, ed=ed, es=es), player, still=still)
+    return Seen(draw_pictures(sights, ed=ed, es=es), player, still=run.sharing.text(still))
 
 
 def _motion_or_why_not(folder: CaseFolder, framing: Framing) -> tuple[Moving | None, str]:
