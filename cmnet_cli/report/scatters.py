@@ -82,7 +82,7 @@ def sample_of(showing: Showing) -> Sample:
         return Sample(np.arange(size), is_everyone=True)
     drawn = np.random.default_rng(_SEED).choice(size, MOST_DOTS, replace=False)
     warned = [place for place in showing.pages if showing.population.warnings[place]][:MOST_FLAGGED]
-    added = np.setdiff1d(warned, drawn)
+    added = np.setdiff1d(np.array(warned, dtype=np.int64), drawn)
     return Sample(np.sort(np.concatenate([drawn, added])), is_everyone=False, flagged=len(added))
 
 
