@@ -8,9 +8,12 @@ import torch
 
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.sidecar import Sidecar, write_sidecar
+from cmnet_cli.stages.stored import TrackingFacts, facts_to_json, write_entropy, write_velocities
 from cmnet_cli.tables import write_table
 from cmnet_core.io.nifti import write_image
-from cmnet_core.types import Label
+from cmnet_core.models.build import PAPER
+from cmnet_core.preprocess import Window
+from cmnet_core.types import Label, Spacing
 
 IDS = ("sub-9900001", "sub-9900002", "sub-9900003")
 NASTY = "<script>alert(1)</script>"
@@ -18,6 +21,7 @@ NASTY = "<script>alert(1)</script>"
 # The labels' grid is finer than the picture's and starts elsewhere, as it does after a real crop.
 LABEL_MM, PICTURE_MM, SLICE_MM = 1.2, 1.5, 9.0
 LABEL_ORIGIN, PICTURE_ORIGIN = -80.0, -60.0
+SIZE, LV_X_MM = 80, 8
 
 
 def affine(in_plane_mm, origin_mm):
@@ -35,10 +39,10 @@ def tissues(*, frames, slices, size, voxel_mm, origin_mm):
     y, x = np.meshgrid(mm, mm, indexing="ij")
     labels = np.zeros((frames, slices, size, size), np.uint8)
     for t in range(frames):
-        squeeze = 1 - 0.3 * (1 - math.cos(2 * math.pi * t / frames)) / 2
+        squeeze = squeeze_of(t, frames)
         for z in range(slices):
             radius = 26 * (1 - 0.6 * z / slices) * squeeze
-            from_lv, wall = np.hypot(y, x - 8), 9 + 5 * (1 - squeeze) / 0.3
+            from_lv, wall = np.hypot(y, x - LV_X_MM), 9 + 5 * (1 - squeeze) / 0.3
             labels[t, z][np.hypot((y + 8) / 1.3, x + 22) < 1.1 * radius] = Label.RV
             labels[t, z][from_lv < radius + wall] = Label.MYO
             labels[t, z][from_lv < radius] = Label.LV
@@ -48,7 +52,7 @@ def tissues(*, frames, slices, size, voxel_mm, origin_mm):
 def write_subject(folder, case_id, *, frames=6, slices=4):
     files = folder.case(case_id)
     generator = np.random.default_rng(3)
-    window = tissues(frames=frames, slices=slices, size=80, voxel_mm=PICTURE_MM, origin_mm=PICTURE_ORIGIN)
+    window = tissues(frames=frames, slices=slices, size=SIZE, voxel_mm=PICTURE_MM, origin_mm=PICTURE_ORIGIN)
     grey = np.array([0.35, 0.95, 0.15, 0.85])[window] + generator.normal(0, 0.04, window.shape)
     write_image(
         files.preproc_cine, torch.tensor(grey).float(), affine=affine(PICTURE_MM, PICTURE_ORIGIN), frame_ms=900 / frames
@@ -57,6 +61,29 @@ def write_subject(folder, case_id, *, frames=6, slices=4):
     for path in (files.segnet_labels, files.propagated_labels):
         write_image(path, torch.from_numpy(labels), affine=affine(LABEL_MM, LABEL_ORIGIN), frame_ms=900 / frames)
     return labels
+
+
+def squeeze_of(t, frames):
+    """How much smaller than at ED the left ventricle is."""
+    return 1 - 0.3 * (1 - math.cos(2 * math.pi * t / frames)) / 2
+
+
+def write_motion(folder, case_id, *, frames=6, slices=4):
+    """The motion of write_subject's hearts, around the centre of the LV, and doubt that grows away from it."""
+    files = folder.case(case_id)
+    mm = PICTURE_ORIGIN + PICTURE_MM * np.arange(SIZE)
+    from_centre = np.stack(np.meshgrid([0.0] * slices, mm, mm - LV_X_MM, indexing="ij")) / PICTURE_MM
+    ratios = [squeeze_of(t, frames) / squeeze_of(t + 1, frames) - 1 for t in range(frames)]
+    write_velocities(files.motion, torch.tensor(np.stack([ratio * from_centre for ratio in ratios])).float())
+    entropy = torch.from_numpy(-4 + np.hypot(*from_centre[1:]) / 10).float().expand(frames, -1, -1, -1)
+    write_entropy(files.entropy, entropy, affine=affine(PICTURE_MM, PICTURE_ORIGIN), frame_ms=900 / frames)
+    spacing = Spacing(z=SLICE_MM, y=PICTURE_MM, x=PICTURE_MM)
+    facts = TrackingFacts(
+        frames, 900 / frames, 0, frames // 2, 0.0, 0,
+        Window((slices, SIZE, SIZE), spacing, spacing, (0.0, 0.0), (SIZE, SIZE)), PAPER, (),
+    )  # fmt: skip
+    told = Sidecar("infer", case_id, "0.1.0", "c0ffee", "decaf", (), (), facts_to_json(facts))
+    write_sidecar(files.sidecar("infer"), told)
 
 
 def who(case_id):
@@ -75,7 +102,14 @@ def frame_rows(case_id, labels):
 def index_row(case_id, frames, *, flags=()):
     lv, rv = ([row[name] for row in frames] for name in ("lv_ml", "rv_ml"))
     ed, es = int(np.argmax(lv)), int(np.argmin(lv))
-    row = {**who(case_id), "frames": len(frames), "ed_frame": ed, "es_frame": es, "qc_flags": list(flags)}
+    row = {
+        **who(case_id),
+        "frames": len(frames),
+        "frame_ms": 900 / len(frames),
+        "ed_frame": ed,
+        "es_frame": es,
+        "qc_flags": list(flags),
+    }
     row |= {"lvedv_ml": lv[ed], "lvesv_ml": lv[es], "lvsv_ml": lv[ed] - lv[es], "lvef_pct": 100 * (1 - lv[es] / lv[ed])}
     row |= {"lvm_g": 1.05 * frames[0]["myo_ml"], "rvedv_ml": rv[ed], "rvesv_ml": rv[es], "rvsv_ml": rv[ed] - rv[es]}
     return {**row, "rvef_pct": None}
@@ -118,7 +152,5 @@ def make_run(root, *, ids=IDS, flags=(), failed=("sub-9900009",)):
     steps = {"model_digest": NASTY, "settings": {"preprocess": {"size": 128}}}
     folder.record.write_text(json.dumps({"cmnet_version": "0.1.0", "commands": {"infer": steps}}))
     for case_id in ids[:1]:
-        write_sidecar(
-            folder.case(case_id).sidecar("infer"), Sidecar("infer", case_id, "0.1.0", "c0ffee", "decaf", (), (), {})
-        )
+        write_motion(folder, case_id)
     return folder

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float64, Shaped, UInt8
 
 from cmnet_cli.layout import CaseFolder, RunFolder
 from cmnet_cli.sharing import Sharing
 from cmnet_cli.sidecar import read_sidecar
-from cmnet_core.io.nifti import read_cine
+from cmnet_core.io.nifti import read_own
 
 Row = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ class Hearts:
         labels_affine: That grid.
     """
 
-    cine: Float[np.ndarray, "t z y x"]
+    cine: Shaped[np.ndarray, "t z y x"]
     affine: Float64[np.ndarray, "4 4"]
     segmented: UInt8[np.ndarray, "t z2 y2 x2"]
     propagated: UInt8[np.ndarray, "t z2 y2 x2"]
@@ -133,13 +133,7 @@ def read_hearts(folder: CaseFolder) -> Hearts:
     Raises:
         ImageError: A file is missing or damaged.
     """
-    cine = read_cine(folder.preproc_cine, frame_ms=None)
-    segmented = read_cine(folder.segnet_labels, frame_ms=None)
-    propagated = read_cine(folder.propagated_labels, frame_ms=None)
-    return Hearts(
-        cine=cine.voxels.numpy(),
-        affine=cine.affine.numpy(),
-        segmented=segmented.voxels.numpy().astype(np.uint8),
-        propagated=propagated.voxels.numpy().astype(np.uint8),
-        labels_affine=segmented.affine.numpy(),
-    )
+    cine, affine = read_own(folder.preproc_cine)
+    segmented, labels_affine = read_own(folder.segnet_labels)
+    propagated, _ = read_own(folder.propagated_labels)
+    return Hearts(cine, affine, segmented, propagated, labels_affine)

@@ -4,31 +4,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment
-from markupsafe import Markup
-
 from cmnet_cli.layout import RunFolder
-from cmnet_cli.report import figures
 from cmnet_cli.report.cohort_page import render_cohort
-from cmnet_cli.report.gather import Row, Run, read_hearts, read_origin, read_run
-from cmnet_cli.report.pictures import Pictures, draw_pictures
+from cmnet_cli.report.gather import Row, Run, read_run
 from cmnet_cli.report.population import read_population
 from cmnet_cli.report.showing import Showing
+from cmnet_cli.report.subject_page import render_subject
 from cmnet_cli.report.templating import open_templates
 from cmnet_cli.report.who_has_pages import NONE, choose_pages
-from cmnet_cli.report.words import Tile, flag_in_words, is_warning, named, quantities, shown
 from cmnet_cli.sharing import Sharing, open_sharing
 from cmnet_cli.sidecar import write_text
-from cmnet_core.errors import CaseError
-
-_SUBJECT_TILES = ("lvef_pct", "lvedv_ml", "lvesv_ml", "lvm_g", "rvef_pct")
-
-_CURVES = (
-    ("lv_propagated_ml", "left ventricle by motion", "lv motion"),
-    ("rv_propagated_ml", "right ventricle by motion", "rv motion"),
-    ("lv_ml", "left ventricle", "lv"),
-    ("rv_ml", "right ventricle", "rv"),
-)
 
 # So many subjects are read from the tables at once.
 _AT_ONCE = 200
@@ -107,66 +92,3 @@ def _rows(folder: RunFolder, case_ids: Sequence[str], sharing: Sharing) -> Itera
         run = read_run(folder, case_ids[start : start + _AT_ONCE], sharing)
         for row in run.indices:
             yield run, row
-
-
-def _flags(run: Run, row: Row) -> list[str]:
-    """The flags of the indices and of the motion, each once."""
-    motion = run.motion.get(row["case_id"], {})
-    return list(dict.fromkeys([*(row["qc_flags"] or ()), *(motion.get("qc_flags") or ())]))
-
-
-def render_subject(pages: Environment, run: Run, row: Row) -> str:
-    """The page of one subject.
-
-    Args:
-        pages: The templates.
-        run: The run.
-        row: The subject's row of the indices.
-    """
-    pictures, trouble = _pictures_or_why_not(run, row)
-    flags = _flags(run, row)
-    return pages.get_template("subject.html").render(
-        case_id=run.sharing.name(row["case_id"]),
-        tiles=[
-            Tile(quantity.title, shown(row[quantity.column], decimals=0), quantity.unit)
-            for quantity in named("indices", _SUBJECT_TILES)
-            if row[quantity.column] is not None
-        ],
-        warnings=[flag_in_words(flag) for flag in flags if is_warning(flag)],
-        remarks=[flag_in_words(flag) for flag in flags if not is_warning(flag)],
-        pictures=pictures,
-        trouble=trouble,
-        curves=_curves(run.frames.get(row["case_id"], ()), row),
-        indices=[
-            Tile(quantity.meaning, shown(row[quantity.column]), quantity.unit)
-            for quantity in quantities("indices")
-            if row[quantity.column] is not None
-        ],
-        provenance=(*read_origin(run.folder.case(row["case_id"])), *run.provenance),
-    )
-
-
-def _curves(frames: Sequence[Row], row: Row) -> Markup | None:
-    """The volumes of both ventricles over the cycle, if they are known."""
-    curves = [curve for column, name, kind in _CURVES if (curve := _curve(frames, column, name, kind))]
-    if not curves:
-        return None
-    timed = frames[-1]["time_ms"] is not None
-    times = [float(frame["time_ms"] if timed else frame["frame"]) for frame in frames]
-    marked = [("ED", int(row["ed_frame"])), ("ES", int(row["es_frame"]))]
-    return figures.cycle(times, curves, marked=marked, across="time (ms)" if timed else "frame", up="volume (mL)")
-
-
-def _curve(frames: Sequence[Row], column: str, name: str, kind: str) -> figures.Curve | None:
-    values = [float(frame[column]) for frame in frames if frame[column] is not None]
-    return figures.Curve(name, kind, tuple(values)) if frames and len(values) == len(frames) else None
-
-
-def _pictures_or_why_not(run: Run, row: Row) -> tuple[Pictures | None, str]:
-    try:
-        hearts = read_hearts(run.folder.case(row["case_id"]))
-    except CaseError as error:
-        # A page without pictures still holds the subject's numbers, and says what is wrong with its files.
-        return None, run.sharing.text(str(error), [row["subject_id"]])
-    pictures = draw_pictures(hearts, ed=int(row["ed_frame"]), es=int(row["es_frame"]))
-    return (pictures, "") if pictures.rows else (None, "no left ventricle was found at end-diastole.")

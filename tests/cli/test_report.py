@@ -3,15 +3,19 @@
 import html.parser
 import re
 
+import numpy as np
 import pytest
 
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.report import write_report
+from cmnet_cli.report.gather import read_hearts
+from cmnet_cli.report.moving import read_moving
+from cmnet_cli.report.sights import frame_heart, look
 from cmnet_cli.report.words import flag_in_words
 from cmnet_cli.tables import write_table
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io import dicom, nifti_file
-from tests.report_runs import IDS, NASTY, add_evaluation, frame_rows, index_row, make_run, write_subject
+from tests.report_runs import IDS, NASTY, add_evaluation, frame_rows, index_row, make_run, squeeze_of, write_subject
 
 
 class Page(html.parser.HTMLParser):
@@ -131,6 +135,27 @@ def test_the_subject_page_says_flags_and_gaps_in_words(subject):
 def test_the_subject_page_names_the_model_that_made_it(subject):
     assert "decaf" in subject.text
     assert "infer settings preprocess size" in subject.text
+
+
+def test_the_displacement_is_that_of_the_tissue_that_is_there(run):
+    """Around the LV, whose tissue at ES was further out at ED by the ratio of the sizes."""
+    hearts = read_hearts(run.case(IDS[0]))
+    framing = frame_heart(hearts, ed=0)
+    levels = tuple(level.index for level in framing.levels)
+    moving = read_moving(run.case(IDS[0]), heart=framing.heart, levels=levels)
+    for sight in look(hearts, moving, framing):
+        wall = sight.wall[3]
+        rows, columns = np.nonzero(wall)
+        from_centre = 1.5 * np.stack([rows - rows.mean(), columns - columns.mean()])
+        known = from_centre * (1 / squeeze_of(3, 6) - 1)
+        assert np.abs(sight.to_ed_mm[3, :2][:, wall] - known).max() < 0.5
+        assert np.abs(sight.to_ed_mm[0][:, wall]).max() == 0
+        assert np.linalg.norm(sight.to_ed_mm[3, :, wall], axis=1).min() > 3
+
+
+def test_a_page_says_why_displacement_is_not_shown(run):
+    assert "is not shown" not in Page(run.report_page(IDS[0])).text
+    assert "Displacement or uncertainty is not shown" in Page(run.report_page(IDS[1])).text
 
 
 def test_every_flag_of_the_readers_has_words():
