@@ -116,7 +116,7 @@ def _relation(x: Numbers, y: Numbers, showing: Showing) -> str:
     told = f"{showing.counting.told(len(x))} subjects"
     if len(x) < 3 or not np.ptp(x) or not np.ptp(y):
         return told
-    return f"{told}, r = {shown(float(np.corrcoef(x, y)[0, 1]), decimals=2)}"
+    return f"{told}, r\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{shown(float(np.corrcoef(x, y)[0, 1]), decimals=2)}"
 
 
 def _cells(plot: svg.Plot, x: Numbers, y: Numbers) -> Places:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.report.cycles import mean_cycles
-from cmnet_cli.report.distributions import shown_quantities
+from cmnet_cli.report.distributions import first_quantities
 from cmnet_cli.report.population import Numbers, most_flagged, read_population
 from cmnet_cli.report.showing import Showing
 from cmnet_cli.report.strata import scale_of
@@ -98,7 +98,7 @@ def _table(screen: Screen, title: str, columns: Sequence[str], lines: Sequence[S
 
 
 def _show_indices(showing: Showing, screen: Screen) -> None:
-    lines = [line for quantity in shown_quantities(showing)[0] if (line := _index(showing, quantity))]
+    lines = [line for quantity in first_quantities(showing) if (line := _index(showing, quantity))]
     _table(screen, "Indices", ["<", "<unit", ">n", ">median", ">quartiles", "=distribution"], lines)
 
 
