@@ -36,6 +36,8 @@ _ARROW: Mapping[str, Any] = {
     "count": pa.int64(),
     "words": pa.list_(pa.string()),
     "flag": pa.bool_(),
+    # One value a frame, in the order of the input.
+    "curve": pa.list_(pa.float32()),
 }
 
 

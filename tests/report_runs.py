@@ -115,6 +115,27 @@ def index_row(case_id, frames, *, flags=()):
     return {**row, "rvef_pct": None}
 
 
+STRAINS = {"gcs_pct": -20.0, "grs_pct": 40.0, "gls_sax_pct": -15.0, "twist_deg": 9.0}
+
+
+def add_mechanics(rows):
+    """Global strains and twist, zero at ED and largest half a cycle later."""
+    for row in rows:
+        share = (1 - math.cos(2 * math.pi * row["frame"] / len(rows))) / 2
+        yield row | {name: peak * share for name, peak in STRAINS.items()}
+
+
+def segment_rows(case_id, *, frames=6):
+    """Strain that is weakest in segment 1; nothing is known of segment 16."""
+    for number in range(1, 16):
+        peak = -10.0 - number
+        curve = [peak * (1 - math.cos(2 * math.pi * t / frames)) / 2 for t in range(frames)]
+        values = {"ecc_peak_pct": peak, "err_peak_pct": 2 * number, "time_to_peak_ecc_ms": 300.0 + 10 * number}
+        limits = {"ecc_peak_pct_lo": peak - 2, "ecc_peak_pct_hi": peak + 2, "wall_thickness_ed_mm": 8.0}
+        yield {**who(case_id), "segment": number, "ecc_curve_pct": curve, **values, **limits, "qc_flags": []}
+    yield {**who(case_id), "segment": 16, "qc_flags": ["segment-not-seen-at-ed"]}
+
+
 def evaluation_rows(case_id, dice_pct):
     """Motion is better than none for this subject; its right ventricle was not found at all."""
     compared = [("cardiomorphnet", "ed-to-es", 0.0), ("no-motion", "ed-to-es", -20.0), ("segnet", "at-ed", 2.0)]
@@ -140,11 +161,13 @@ def make_run(root, *, ids=IDS, flags=(), failed=("sub-9900009",)):
     folder = RunFolder(root)
     frames, indices = [], []
     for case_id in ids:
-        rows = list(frame_rows(case_id, write_subject(folder, case_id)))
+        rows = list(add_mechanics(list(frame_rows(case_id, write_subject(folder, case_id)))))
         frames += rows
         indices.append(index_row(case_id, rows, flags=flags))
     write_table(folder.table("frames"), "frames", frames)
     write_table(folder.table("indices"), "indices", indices)
+    segments = [row for case_id in ids[:2] for row in segment_rows(case_id)]
+    write_table(folder.table("segments"), "segments", segments)
     broken = {"error_code": "file-damaged", "message": f"{NASTY}: reading failed.", "hint": "Copy it again."}
     status = [{**who(case_id), "stage": "indices", "state": "done"} for case_id in ids]
     status += [{**who(case_id), "stage": "infer", "state": "failed", **broken} for case_id in failed]

@@ -101,7 +101,9 @@ class Cycle:
     marked: tuple[tuple[str, int], ...]
 
 
-def cycle(over: Cycle, curves: Sequence[Curve], *, up: str, bands: Sequence[Band] = ()) -> Markup:
+def cycle(
+    over: Cycle, curves: Sequence[Curve], *, up: str, bands: Sequence[Band] = (), held: Sequence[float] = ()
+) -> Markup:
     """Curves over the cardiac cycle.
 
     Args:
@@ -109,14 +111,15 @@ def cycle(over: Cycle, curves: Sequence[Curve], *, up: str, bands: Sequence[Band
         curves: What is drawn, one value a frame.
         up: Quantity and unit of the curves.
         bands: Intervals at single frames.
+        held: More values that the axis is to hold, so that figures can be compared.
     """
     everything = [value for curve in curves for value in curve.values]
-    everything += [end for band in bands for end in (band.low, band.high)]
+    everything += [*held, *(end for band in bands for end in (band.low, band.high))]
     plot = svg.Plot(svg.axis(over.across, over.times, whole=True), svg.axis(up, everything, from_zero=True))
     marks = [svg.frame(plot), *_marked(plot, over), *(_band(plot, over, band) for band in bands)]
     for curve in curves:
         points = [(plot.x(time), plot.y(value)) for time, value in zip(over.times, curve.values, strict=True)]
-        marks.append(svg.path([points], kind=f"curve {curve.kind}"))
+        marks.append(svg.path([points], kind=f"curve {curve.kind}", text=curve.name))
     ends = ((plot.x(over.times[0]), plot.top), (plot.x(over.times[-1]), plot.height - plot.bottom))
     # Where the page's player is; its script moves the line between the first frame and the last.
     marks.append(

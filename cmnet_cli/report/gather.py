@@ -36,6 +36,7 @@ class Run:
         sharing: What may be told of whom.
         indices: One row a subject.
         frames: The rows of each subject, in the order of its frames.
+        segments: The rows of each subject's AHA segments, in their order.
         motion: The row of each subject.
         provenance: Versions and digests.
     """
@@ -44,6 +45,7 @@ class Run:
     sharing: Sharing
     indices: Sequence[Row]
     frames: Mapping[str, Sequence[Row]]
+    segments: Mapping[str, Sequence[Row]]
     motion: Mapping[str, Row]
     provenance: tuple[Fact, ...]
 
@@ -76,17 +78,23 @@ def read_run(folder: RunFolder, case_ids: Sequence[str], sharing: Sharing) -> Ru
         sharing: What may be told of whom.
     """
     indices = {row["case_id"]: row for row in _rows(folder, "indices", case_ids)}
-    frames: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in sorted(_rows(folder, "frames", case_ids), key=lambda row: int(row["frame"])):
-        frames[row["case_id"]].append(row)
     return Run(
         folder=folder,
         sharing=sharing,
         indices=[indices[case_id] for case_id in case_ids],
-        frames=frames,
+        frames=_grouped(_rows(folder, "frames", case_ids), "frame"),
+        segments=_grouped(_rows(folder, "segments", case_ids), "segment"),
         motion={row["case_id"]: row for row in _rows(folder, "motion", case_ids)},
         provenance=read_provenance(folder, sharing),
     )
+
+
+def _grouped(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
+    """The rows of each subject, in the order of a column."""
+    grouped: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: int(row[by])):
+        grouped[row["case_id"]].append(row)
+    return grouped
 
 
 def _rows(folder: RunFolder, table: str, case_ids: Sequence[str]) -> list[dict[str, Any]]:

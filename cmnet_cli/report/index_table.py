@@ -1,16 +1,27 @@
 """The table of a subject's indices: value, interval, reference range, and which side of it the value is on."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_cli.columns.column import LOWER, UPPER
+from cmnet_cli.columns.mechanics import LAYERS, LEVELS, MECHANICS
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.report.gather import Row
 from cmnet_cli.report.words import Quantity, quantities, shown
 from cmnet_core.errors import ManifestError
 from cmnet_core.reference import RANGE_Z, SHIPPED, Z_COLUMNS, ReferenceRange, choose_range, read_reference
+
+_FUNCTION, _STRAIN = "Volumes, mass and function", "Strain of the left ventricle"
+_ABOUT = {
+    f"_({'|'.join((*LAYERS, *LEVELS))})_peak": "Strain by layer and level",
+    "rotation|twist|torsion": "Rotation and twist",
+    "^wall_": "Thickness of the wall",
+}
+_OF_THE_WALL = {column.name for column in MECHANICS}
+_DECIMALS = {"m²": 2, "L/min": 2, "1/s": 2, "ms": 0, "mL/s": 0, "1/min": 0}
 
 _OF_THE_BODY = ("height_cm", "weight_kg", "frame_ms")
 
@@ -48,22 +59,31 @@ def read_ranges(folder: RunFolder) -> tuple[ReferenceRange, ...]:
         return ()
 
 
-def index_lines(row: Row, ranges: tuple[ReferenceRange, ...]) -> list[Line]:
-    """Every index that a subject has, in the order of the table.
+def index_lines(row: Row, ranges: tuple[ReferenceRange, ...]) -> dict[str, list[Line]]:
+    """Every index that a subject has, in the order of the table, by what it is about.
 
     Args:
         row: Of the indices.
         ranges: The reference.
     """
-    return list(_lines(row, ranges))
+    about: dict[str, list[Line]] = {name: [] for name in (_FUNCTION, _STRAIN, *_ABOUT.values())}
+    for column, line in _lines(row, ranges):
+        about[_about(column)].append(line)
+    return {name: lines for name, lines in about.items() if lines}
 
 
-def _lines(row: Row, ranges: tuple[ReferenceRange, ...]) -> Iterator[Line]:
+def _about(column: str) -> str:
+    if column not in _OF_THE_WALL or column.endswith("_ml_s"):
+        return _FUNCTION
+    return next((name for pattern, name in _ABOUT.items() if re.search(pattern, column)), _STRAIN)
+
+
+def _lines(row: Row, ranges: tuple[ReferenceRange, ...]) -> Iterator[tuple[str, Line]]:
     for quantity in quantities("indices"):
         value = row.get(quantity.column)
         if value is None or quantity.column in (*_OF_THE_BODY, *Z_COLUMNS.values()):
             continue
-        yield Line(
+        line = Line(
             quantity.meaning,
             shown(value, decimals=_decimals(quantity)),
             quantity.unit,
@@ -71,10 +91,11 @@ def _lines(row: Row, ranges: tuple[ReferenceRange, ...]) -> Iterator[Line]:
             _reference(row, quantity, ranges),
             _verdict(row, quantity.column),
         )
+        yield quantity.column, line
 
 
 def _decimals(quantity: Quantity) -> int:
-    return 2 if quantity.unit in ("m²", "L/min", "1/s") else 1
+    return _DECIMALS.get(quantity.unit, 1)
 
 
 def interval(row: Row, column: str, *, decimals: int) -> str:

@@ -7,7 +7,7 @@ from jinja2 import Environment
 
 from cmnet_cli.layout import CaseFolder
 from cmnet_cli.report import colours
-from cmnet_cli.report.charts import Chart, volume_chart
+from cmnet_cli.report.charts import Chart, segment_charts, strain_chart, turn_chart, volume_chart
 from cmnet_cli.report.citation import text_to_cite
 from cmnet_cli.report.gather import Row, Run, read_hearts, read_origin
 from cmnet_cli.report.index_table import index_lines, interval, read_ranges, reference_source
@@ -15,10 +15,11 @@ from cmnet_cli.report.moving import Moving, read_moving
 from cmnet_cli.report.pictures import Pictures, draw_pictures
 from cmnet_cli.report.player import Player, draw_player
 from cmnet_cli.report.sights import Framing, frame_heart, look
+from cmnet_cli.report.subject_bullseyes import subject_bullseyes
 from cmnet_cli.report.words import flag_in_words, is_warning, named, shown
 from cmnet_core.errors import CaseError
 
-_HEADLINES = ("lvef_pct", "lvedv_ml", "lvesv_ml", "lvm_g", "rvef_pct")
+_HEADLINES = ("lvef_pct", "lvedv_ml", "lvm_g", "rvef_pct", "gcs_peak_pct")
 _DESCRIBED = (
     ("sex", "{}"), ("age_years", "{:.0f} years"), ("height_cm", "{:.0f} cm"), ("weight_kg", "{:.0f} kg"),
     ("heart_rate_bpm", "{:.0f} beats a minute"), ("frames", "{} frames"), ("group", "group {}"), ("site", "site {}"),
@@ -62,6 +63,7 @@ def render_subject(pages: Environment, run: Run, row: Row) -> str:
         row: The subject's row of the indices.
     """
     flags, ranges = flags_of(run, row), read_ranges(run.folder)
+    segments = run.segments.get(row["case_id"], ())
     return pages.get_template("subject.html").render(
         case_id=run.sharing.name(row["case_id"]),
         described=[
@@ -73,6 +75,9 @@ def render_subject(pages: Environment, run: Run, row: Row) -> str:
         seen=_look(run, row),
         gradient=colours.gradient(),
         charts=_charts(run, row),
+        bullseyes=subject_bullseyes(segments),
+        segment_charts=segment_charts(run.frames.get(row["case_id"], ()), segments, row),
+        missing=_why_no_segments(segments),
         indices=index_lines(row, ranges),
         reference=reference_source(row, ranges),
         citation=run.sharing.text(text_to_cite(run.folder, row)),
@@ -100,8 +105,15 @@ def _headlines(row: Row) -> list[Headline]:
 
 
 def _charts(run: Run, row: Row) -> list[Chart]:
-    frames: Sequence[Row] = run.frames.get(row["case_id"], ())
-    return [chart for chart in (volume_chart(frames, row),) if chart] if frames else []
+    frames = run.frames.get(row["case_id"], ())
+    if not frames:
+        return []
+    return [chart for draw in (volume_chart, strain_chart, turn_chart) if (chart := draw(frames, row))]
+
+
+def _why_no_segments(segments: Sequence[Row]) -> list[str]:
+    """Flags of segments, in words, each once."""
+    return [flag_in_words(flag) for flag in dict.fromkeys(flag for row in segments for flag in row["qc_flags"] or ())]
 
 
 def _look(run: Run, row: Row) -> Seen:

@@ -154,11 +154,12 @@ def words(text: str, at: Point, *, kind: str) -> Markup:
     return Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(kind, *at, text)
 
 
-def path(lines: Iterable[Sequence[Point]], *, kind: str, closed: bool = False) -> Markup:
-    """Lines through points; ``kind`` is their class in the style sheet."""
+def path(lines: Iterable[Sequence[Point]], *, kind: str, closed: bool = False, text: str = "") -> Markup:
+    """Lines through points; ``kind`` is their class in the style sheet, ``text`` is shown under the pointer."""
     end = "Z" if closed else ""
     drawn = "".join("M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in points) + end for points in lines)
-    return Markup('<path class="{}" d="{}"/>').format(kind, drawn)
+    title = Markup("<title>{}</title>").format(text) if text else Markup("")
+    return Markup('<path class="{}" d="{}">{}</path>').format(kind, drawn, title)
 
 
 def dot(at: Point, *, kind: str, radius: float = 3.0, text: str = "") -> Markup:

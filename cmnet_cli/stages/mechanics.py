@@ -181,6 +181,12 @@ def segment_values(strain: RegionalStrain, timing: Timing) -> list[Row]:
     return rows
 
 
+def segment_curves(strain: RegionalStrain) -> list[Row]:
+    """Circumferential strain of each AHA segment over the cycle; null where it is not known throughout."""
+    curves = strain.segments[Direction.CIRCUMFERENTIAL].T.tolist()
+    return [{"ecc_curve_pct": None if any(map(math.isnan, curve)) else curve} for curve in curves]
+
+
 def line_values(mechanics: Mechanics, timing: Timing) -> tuple[Row, list[Row]]:
     """Engineering strain: of the contours and along the radius, and of each AHA segment."""
     contours: LineStrain = line_strain(mechanics.wall, mechanics.motion, mechanics.deformation)
@@ -300,7 +306,12 @@ def mechanics_rows(
         },
         frames=frame_values(mechanics, turned),
         segments=_numbered(
-            [a | b | c for a, b, c in zip(strains, lines_of_segments, segments, strict=True)],
+            [
+                a | b | c | d
+                for a, b, c, d in zip(
+                    strains, segment_curves(mechanics.strain), lines_of_segments, segments, strict=True
+                )
+            ],
             [*walls.flags, *_missing_times(stored)],
         ),
         bullseye=_bullseye(mechanics, stored),

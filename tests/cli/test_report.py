@@ -153,6 +153,21 @@ def test_the_displacement_is_that_of_the_tissue_that_is_there(run):
         assert np.linalg.norm(sight.to_ed_mm[3, :, wall], axis=1).min() > 3
 
 
+def test_each_segment_has_its_value_and_curve_or_is_said_to_be_unknown(run):
+    page = run.report_page(IDS[0]).read_text(encoding="utf-8")
+    for told in (
+        "basal anterior −11",
+        "7 mid anterior: −17 %",
+        "16 apical lateral: not known",
+        "Confidence in peak Ecc",
+    ):
+        assert told in page
+    assert len(re.findall('class="curve thin s', page)) == 2 * 15
+    assert "GLS-SAX, along the stack" in page
+    assert flag_in_words("segment-not-seen-at-ed") in Page(run.report_page(IDS[0])).text
+    assert "Nothing is known of single segments" in Page(run.report_page(IDS[2])).text
+
+
 def test_a_page_says_why_displacement_is_not_shown(run):
     assert "is not shown" not in Page(run.report_page(IDS[0])).text
     assert "Displacement or uncertainty is not shown" in Page(run.report_page(IDS[1])).text
