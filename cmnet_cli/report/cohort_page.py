@@ -17,10 +17,9 @@ from cmnet_cli.report.distributions import Card, chapters, distributions, first_
 from cmnet_cli.report.gather import read_provenance
 from cmnet_cli.report.group_bullseyes import bullseye_rows
 from cmnet_cli.report.index_table import read_ranges
-from cmnet_cli.report.population import Numbers, Places
+from cmnet_cli.report.population import NOBODY, Numbers, Places, Strata
 from cmnet_cli.report.scatters import key_of, sample_of, scatter_plots
 from cmnet_cli.report.showing import Link, Showing
-from cmnet_cli.report.strata import Stratification
 from cmnet_cli.report.throughput import host_times, stage_times
 from cmnet_cli.report.troubles import failures_of, flags_of, states_of
 from cmnet_cli.report.words import Quantity, Tile, is_warning, named, shown
@@ -148,7 +147,7 @@ def _rows(showing: Showing) -> dict[str, Any]:
     has_page = np.isin(order, np.array(list(showing.pages), dtype=np.int64))
     without = order[:0] if showing.sharing.share_safe else order[~has_page]
     chosen = np.concatenate([order[has_page], without])[:MOST_ROWS]
-    words = [_words(strata, chosen) for strata in (showing.by_sex, showing.by_group)]
+    words = [_words(showing, population.strata(column), chosen) for column in ("sex", "group")]
     numbers = [_cells(population.numbers(quantity.column)[chosen]) for quantity in columns]
     qualities = [f"{count} to check" if count else "" for count in population.warnings[chosen].tolist()]
     links = showing.links(chosen.tolist())
@@ -157,9 +156,10 @@ def _rows(showing: Showing) -> dict[str, Any]:
     return {"columns": columns, "rows": rows, "hidden_rows": population.size - len(rows)}
 
 
-def _words(strata: Stratification, chosen: Places) -> list[str]:
-    names = (*strata.strata.names, "")
-    return [names[code] for code in strata.strata.of[chosen].tolist()]
+def _words(showing: Showing, strata: Strata, chosen: Places) -> list[str]:
+    """The stratum of each subject, unless it is too small to be told of."""
+    named = ["" if showing.sharing.hides(n) else name for name, n in zip(strata.names, strata.sizes, strict=True)]
+    return [("" if code == NOBODY else named[code]) for code in strata.of[chosen].tolist()]
 
 
 def _cells(values: Numbers) -> list[str]:
