@@ -26,6 +26,9 @@ _DESCRIBED = (
     ("scanner", "scanner {}"),
 )  # fmt: skip
 
+# Whoever is in them may be one of a few, which a share-safe page must not tell.
+_MAY_BE_SMALL = ("group", "site", "scanner")
+
 
 @dataclass(frozen=True, slots=True)
 class Headline:
@@ -67,7 +70,9 @@ def render_subject(pages: Environment, run: Run, row: Row) -> str:
     return pages.get_template("subject.html").render(
         case_id=run.sharing.name(row["case_id"]),
         described=[
-            run.sharing.text(form.format(row[column])) for column, form in _DESCRIBED if row.get(column) is not None
+            form.format(row[column])
+            for column, form in _DESCRIBED
+            if row.get(column) is not None and not (run.sharing.share_safe and column in _MAY_BE_SMALL)
         ],
         headlines=_headlines(row),
         warnings=[flag_in_words(flag) for flag in flags if is_warning(flag)],
