@@ -198,7 +198,8 @@ def _best_form(raw: Any) -> tuple[NDArray[np.float64], set[str]]:
 
 def _form(get: Any) -> NDArray[np.float64] | None:
     try:
-        form, code = get(coded=True)
+        with np.errstate(all="ignore"):
+            form, code = get(coded=True)
     except (HeaderDataError, ValueError, ArithmeticError):
         return None
     return np.asarray(form, dtype=np.float64) if code > 0 and form is not None and _is_usable(form) else None
