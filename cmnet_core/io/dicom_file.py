@@ -1,6 +1,7 @@
 """Finding the DICOM files of one subject in a folder or a zip, within limits and without unpacking anything to disk."""
 
 import csv
+import io
 import re
 import struct
 import warnings
@@ -22,6 +23,8 @@ _MAX_FILE_BYTES = 512 * 2**20
 _MAX_TOTAL_BYTES = 8 * 2**30
 _MAX_RATIO = 200  # of a zip beyond the size that follows: images of real scanners shrink to a half or a third
 _RATIO_MATTERS_BYTES = 512 * 2**20
+_MAX_DIRECTORY_BYTES = 16 * 2**20
+_END_BYTES = 65535 + 22 + 20 + 56  # the longest comment and the three records that may end a zip
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -91,10 +94,12 @@ def _members(path: Path) -> Iterator[list[Member]]:
     if path.is_dir():
         yield _in_folder(path)
     elif path.is_file() and path.suffix.lower() != ".zip":
-        yield _limited([Member(path.name, path.stat().st_size, lambda: path.open("rb"))])
+        yield _limited([Member(path.name, path.stat().st_size, lambda: _Bounded(path))])
     else:
-        with zipfile.ZipFile(path) as archive:
-            yield _in_zip(archive, packed=path.stat().st_size)
+        with path.open("rb") as file:
+            _limit_directory(file)
+            with zipfile.ZipFile(file) as archive:
+                yield _in_zip(archive, packed=path.stat().st_size)
 
 
 def series_names(members: Sequence[Member]) -> Mapping[str, str]:
@@ -133,12 +138,23 @@ def _described(text: str) -> dict[str, str]:
     return {row[file]: row[series] for row in table[1:] if len(row) == len(header)}
 
 
+class _Bounded(io.BufferedReader):
+    """A file that gives no more than it has: asked for 4 GB by a damaged length, Python would allocate them first."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size if size is None or size < 0 else min(size, self._size))
+
+
 def _in_folder(folder: Path) -> list[Member]:
     root = folder.resolve()
     found = sorted(islice((p for p in folder.rglob("*") if p.is_file()), _MAX_FILES + 1))
     inside = [p for p in found if p.resolve().is_relative_to(root)]
     return _limited(
-        [Member(str(p.relative_to(folder)), p.stat().st_size, lambda p=p: p.open("rb")) for p in inside]  # type: ignore[misc]
+        [Member(str(p.relative_to(folder)), p.stat().st_size, lambda p=p: _Bounded(p)) for p in inside]  # type: ignore[misc]
     )
 
 
@@ -155,6 +171,26 @@ def _in_zip(archive: zipfile.ZipFile, *, packed: int) -> list[Member]:
         )
     # zipfile never hands out more than a member declares.
     return _limited([Member(i.filename, i.file_size, lambda i=i: archive.open(i)) for i in files])  # type: ignore[misc]
+
+
+def _limit_directory(file: IO[bytes]) -> None:
+    """Refuse a zip whose list of names is longer than any subject's, before it is read into memory.
+
+    The length of the list stands at byte 12 of the record that ends a zip, or, where that holds only ones, at byte 40
+    of the larger record before it: sections 4.3.16 and 4.3.14 of PKWARE's APPNOTE.
+    """
+    file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
+    tail = file.read()
+    end, large_end = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
+    listed = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
+    if listed == 2**32 - 1 and large_end >= 0:
+        listed = int.from_bytes(tail[large_end + 40 : large_end + 48], "little")
+    if listed > _MAX_DIRECTORY_BYTES:
+        raise ImageError(
+            f"Expected one subject's DICOM files, found a list of names with {listed / 2**20:.0f} MiB.",
+            hint="Give the zip of one visit; a zip like this may be a trap.",
+            code=ErrorCode.DICOM,
+        )
 
 
 def _limited(members: list[Member]) -> list[Member]:

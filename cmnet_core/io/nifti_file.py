@@ -84,6 +84,8 @@ def reading(path: Path) -> Iterator[BufferedIOBase]:
         ImageError: The file is missing, or what the block read from it is not whole.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is a folder, a pipe or a device")  # reading from a pipe would wait for ever
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)

@@ -17,8 +17,8 @@ from benchmarks.sunnybrook import Contour, read_contours
 from cmnet_cli.datasets import from_acdc
 from cmnet_cli.manifest import Case, read_manifest, write_manifest
 from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.validate import validate_manifest
 from cmnet_core.types import Label
+from tests.cli.commanding import errors_of
 
 pytestmark = pytest.mark.real
 
@@ -36,7 +36,7 @@ def test_acdc_is_a_cohort_of_a_hundred(acdc: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path / "acdc.csv", from_acdc(acdc))
     cases = read_manifest(tmp_path / "acdc.csv").cases
     assert Counter(case.group for case in cases) == dict.fromkeys(["NOR", "DCM", "HCM", "MINF", "RV"], 20)
-    assert validate_manifest(tmp_path / "acdc.csv", deep=False) == []
+    assert errors_of(tmp_path / "acdc.csv", deep=False) == []
     assert {case.subject_id: (case.ed, case.es) for case in cases if len(case.image) == 1} == {"patient090": (3, 10)}
 
 
