@@ -90,7 +90,7 @@ def layout(shape: tuple[int, ...], zooms: tuple[float, ...]) -> Layout:
 def geometry(raw: Any, axes: Layout) -> tuple[Spacing, Float64[Tensor, "4 4"], tuple[str, ...]]:
     """Take direction from the affine and scale from the voxel sizes, with a flag where the two disagree.
 
-    Voxel sizes that are lost (0 or less, or 1 throughout) are taken from the affine where that has them.
+    Voxel sizes that are lost (0 throughout, or 1) are taken from the affine where that has them.
 
     Returns:
         Spacing, affine as in :class:`CineSequence`, and quality flags.
@@ -223,8 +223,9 @@ def _differ(raw: Any, sform: NDArray[np.float64], qform: NDArray[np.float64]) ->
 
 
 def _are_lost(zooms: NDArray[np.float64], scales: NDArray[np.float64]) -> bool:
-    unusable = not bool(np.isfinite(zooms).all() and (zooms > 0).all())
-    return (unusable or bool((zooms == 1).all())) and not np.allclose(scales, 1.0)
+    """Whether a converter never set them. One that alone is impossible is damage, and nothing can be trusted then."""
+    unset = bool((zooms == 0).all() or (zooms == 1).all())
+    return unset and not np.allclose(scales, 1.0)
 
 
 def _directions(xyz: NDArray[np.float64], axes: Layout) -> NDArray[np.float64]:
