@@ -24,6 +24,7 @@ help:
 	@echo "make bench   CPU seconds, wall and peak memory of each stage"
 	@echo "make accuracy figures on real hearts beside their bars; needs ../shared/data or DATA=FOLDER, MADE=MANIFEST"
 	@echo "make strain  strain of random synthetic hearts through their true motion, against the closed form"
+	@echo "make sunnybrook  SegNet against the contours drawn on the Sunnybrook cines; needs ../shared/data or DATA=FOLDER"
 	@echo "make setup   the virtual environment with the test tools"
 
 $(BIN)/python:
@@ -78,6 +79,9 @@ accuracy: setup
 
 strain: setup
 	$(BIN)/python benchmarks/strain.py
+
+sunnybrook: setup
+	$(BIN)/python benchmarks/sunnybrook.py $(if $(DATA),--data $(DATA))
 
 demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo
