@@ -1,15 +1,13 @@
 """Strain against closed forms: homogeneous deformations, a contracting ring, turning, and random phantoms."""
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import strain as benchmark
 from cmnet_core.coordinates import LVCoordinates, lv_coordinates
 from cmnet_core.errors import GeometryError
 from cmnet_core.line_strain import LineStrain, line_strain
@@ -225,22 +223,11 @@ def test_a_wall_of_nothing_knows_nothing() -> None:
     assert rotation(wall, material).basal_deg.isnan().all()
 
 
-def benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "strain.py"
-    spec = importlib.util.spec_from_file_location("benchmark_strain", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_random_phantoms_through_their_true_motion() -> None:
     """Four of the forty of ``benchmarks/strain.py``, which prints what all of them give."""
-    bench = benchmark()
     for number in range(4):
-        one = bench.measure(bench.draw(4, number, 6))
+        one = benchmark.measure(benchmark.draw(4, number, 6))
         assert one.weakest == one.defect
-        for name, bar in bench.BARS.items():
+        for name, bar in benchmark.BARS.items():
             assert one.found[name] == pytest.approx(one.true[name], abs=bar)
         assert one.found["torsion"] == pytest.approx(one.true["torsion"], rel=0.1)
