@@ -219,6 +219,12 @@ def segment_values(strain: RegionalStrain, timing: Timing) -> list[Row]:
     return rows
 
 
+def segment_curves(strain: RegionalStrain) -> list[Row]:
+    """Circumferential strain of each AHA segment over the cycle; null where it is not known throughout."""
+    curves = strain.segments[Direction.CIRCUMFERENTIAL].T.tolist()
+    return [{"ecc_curve_pct": None if any(map(math.isnan, curve)) else curve} for curve in curves]
+
+
 def line_values(mechanics: Mechanics, timing: Timing) -> tuple[Row, list[Row]]:
     """Engineering strain: of the contours and along the radius, and of each AHA segment."""
     contours: LineStrain = line_strain(mechanics.wall, mechanics.motion, mechanics.deformation)
@@ -337,7 +343,8 @@ def _rows_of(mechanics: Mechanics, stored: StoredCase, walls: Walls, thickness: 
         "dyssynchrony_ms": dyssynchrony_ms([row["time_to_peak_ecc_ms"] for row in strains]),
         **thickness[0],
     }
-    segments = [a | b | c for a, b, c in zip(strains, lines_of_segments, thickness[1], strict=True)]
+    parts = (strains, segment_curves(mechanics.strain), lines_of_segments, thickness[1])
+    segments = [a | b | c | d for a, b, c, d in zip(*parts, strict=True)]
     return MechanicsRows(
         indices=whole,
         frames=frame_values(mechanics, turned),
