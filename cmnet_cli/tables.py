@@ -36,6 +36,8 @@ _ARROW: Mapping[str, Any] = {
     "count": pa.int64(),
     "words": pa.list_(pa.string()),
     "flag": pa.bool_(),
+    # One value a frame, in the order of the input.
+    "curve": pa.list_(pa.float32()),
 }
 
 
@@ -161,7 +163,7 @@ _MOTION = (
         "number",
         "How far the motion from ED to ES is from smooth",
         "1/mm2",
-        "mean over the window of the squared second derivatives of u; 0 for any affine motion",
+        "mean over the heart and 18 mm around it of the squared second derivatives of u; 0 for any affine motion",
         "Rueckert et al. 1999",
     ),
     Column("folded_voxels", "count", "Voxels with det F <= 0 in the motion from ED to ES"),
@@ -183,6 +185,7 @@ _STATUS = (
     Column("error_code", "text", "One of the documented codes"),
     Column("message", "text", "What was expected and what was found"),
     Column("hint", "text", "What to do about it"),
+    Column("log", "text", "The file in logs/ that holds the traceback, by the subject's pseudonym"),
     Column("attempt", "count", "How often the stage has been tried"),
     Column("seconds_preprocess", "number", "Wall time of the last preprocess", "s", "end - start"),
     Column("seconds_infer", "number", "Wall time of the last infer", "s", "end - start"),

@@ -157,6 +157,7 @@ def _segment_strains() -> Iterator[Column]:
 SEGMENTS = (
     Column("segment", "count", "AHA segment, 1 to 16", "", "", "Cerqueira et al. 2002"),
     *_segment_strains(),
+    Column("ecc_curve_pct", "curve", "Circumferential strain at every frame, from frame 0", "%", _E, "Green-Lagrange"),
     *_thicknesses("24124-24139"),
     Column("qc_flags", "words", "The reason of each value that is null"),
 )
