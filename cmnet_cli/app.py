@@ -184,10 +184,12 @@ def manifest(
 ) -> None:
     """Write a manifest from a data set on disk."""
     from cmnet_cli.commands import manifest as command
+    from cmnet_cli.screen import Screen
 
     names = command.NiftiNames(pattern, labels, label_scheme)
     found = command.find_cases(folder, layout, names=names, demographics=demographics)
     command.save_manifest(out, found)
+    command.tell_left_out(folder, Screen())
     typer.echo(f"{len(found)} subjects in {out}")
 
 

@@ -48,6 +48,7 @@ def _not_a_number(image: Path) -> None:
 def _zero_spacing(image: Path) -> None:
     raw = bytearray(gzip.decompress(image.read_bytes()))
     raw[76 + 4 * 3 : 76 + 4 * 4] = np.float32(0).tobytes()
+    raw[252:256] = bytes(4)  # no affine that could tell it instead
     image.write_bytes(gzip.compress(bytes(raw)))
 
 
