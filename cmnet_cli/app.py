@@ -31,6 +31,7 @@ from cmnet_cli.options import (
     ModelName,
     NewFolder,
     OutFolder,
+    PagesOf,
     ReferenceRanges,
     RefineSteps,
     Resume,
@@ -40,11 +41,13 @@ from cmnet_cli.options import (
     Scheme,
     Seed,
     ShareOptions,
+    ShareSafe,
     SourceManifest,
     Stage,
     Subjects,
     SubmitOptions,
     TensorBoard,
+    Terminal,
     TrainSettings,
     Variants,
     WhoOptions,
@@ -279,11 +282,20 @@ def indices(
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
-def report(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+def report(
+    say: SayOptions,
+    run: RunPath = DEFAULT_RUN,
+    pages: PagesOf = None,
+    share_safe: ShareSafe = False,
+    terminal: Terminal = False,
+) -> None:
     """One page for the cohort and one for each subject; they open without a network."""
     from cmnet_cli.commands import report as command
 
-    typer.echo(command.report(run, _screen(say)))
+    if terminal:
+        command.show_report(run, _screen(say), share_safe=share_safe)
+    else:
+        typer.echo(command.report(run, _screen(say), pages=tuple(pages or ()), share_safe=share_safe))
 
 
 @app.command(rich_help_panel=MAIN)

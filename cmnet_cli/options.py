@@ -139,6 +139,19 @@ WithoutNames = Annotated[
     bool,
     _flag("--share-safe", text="Print no ids, paths and hosts, so that it may be shared.", panel=_SAY),
 ]
+PagesOf = Annotated[
+    list[str] | None,
+    _option(
+        "--pages",
+        shown="WHO",
+        text="Who gets a page: all, flagged, none, or an id; may be repeated.",
+        show_default="all, or in a large cohort the flagged",
+    ),
+]
+ShareSafe = Annotated[
+    bool, _flag("--share-safe", text="A report without ids, paths, hosts and small groups, in RUN/share-safe.")
+]
+Terminal = Annotated[bool, _flag("--terminal", text="Print a summary here and write no pages.")]
 AsJson = Annotated[bool, _flag("--json", text="The result as JSON.", panel=_SAY)]
 Quiet = Annotated[bool, _flag("--quiet", "-q", text="Errors only.", panel=_SAY)]
 Verbose = Annotated[bool, _flag("--verbose", "-v", text="A line a subject, and tracebacks.", panel=_SAY)]

@@ -187,6 +187,23 @@ _SHAPE = (
         "The stack may end above the apex: volumes are too small.",
     ),
     Flag(
+        "no-lv-wall",
+        "at ED no slice shows a cavity of the LV with wall around at least half of it",
+        "Strain, rotation and wall thickness are null. Look at the contours.",
+    ),
+    Flag(
+        "rv-insertion-not-found",
+        "at ED no slice shows an RV along 40° to 220° of the LV's outer wall",
+        "The angle around the LV has no zero: AHA segments and the bull's-eye are null; means of the whole wall stay.",
+    ),
+    Flag(
+        "orientation-doubtful",
+        "the patient's axes in the header and the handedness of the grid tell different ends of the septum for the "
+        "anterior one",
+        "The end further to the front and to the head was taken: right where a converter made the header's axes up, as "
+        "in some public data sets. Check the segments where none did.",
+    ),
+    Flag(
         "low-confidence-shape",
         f"at ED or ES more than {100 * DOUBTFUL_SHARE:.0f} % of the heart's voxels have no tissue with a "
         f"probability of {DOUBTFUL_PROBABILITY:g}",
@@ -262,6 +279,52 @@ _REASONS = (
         "age-outside-reference",
         "the reference ranges say for which ages they hold; the subject is outside, or its age is not known",
         "z-scores are given, from people of another age.",
+        remark=True,
+    ),
+    Flag(
+        "too-few-slices-for-segments",
+        "at ED fewer than 3 slices show the LV with its wall",
+        "Thirds of the LV's length are not defined: levels, AHA segments, rotation and the bull's-eye are null.",
+        remark=True,
+    ),
+    Flag("segment-not-seen-at-ed", "fewer than 5 voxels of an AHA segment at ED", "It has no values.", remark=True),
+    Flag(
+        "segment-not-seen-at-es",
+        "fewer than 5 voxels of an AHA segment at ES, or no RV there to tell segments by",
+        "It has no thickness at ES and no thickening.",
+        remark=True,
+    ),
+    Flag(
+        "segment-does-not-contract",
+        "a peak strain of an AHA segment has the sign of stretching",
+        "That peak is given; it has no time.",
+        remark=True,
+    ),
+    Flag(
+        "third-not-seen",
+        "no slice of the basal or of the apical third shows 12 voxels of wall",
+        "No twist and no torsion, nor what is said of that third.",
+        remark=True,
+    ),
+    Flag("no-closed-slice", "no slice's wall goes all the way round the cavity", "No line strain.", remark=True),
+    Flag(
+        "wall-stretches",
+        "a global peak strain has the sign of stretching",
+        "That peak is given; it has no time. Look at the motion: a beating wall does not do this as a whole.",
+    ),
+    Flag(
+        "few-segments-with-times",
+        "fewer than 12 AHA segments have a time to peak circumferential strain",
+        "No dyssynchrony.",
+        remark=True,
+    ),
+    Flag("no-frame-time", "neither the manifest nor the header tells it", "No times and no rates.", remark=True),
+    Flag("too-few-frames", "fewer than 10 frames a cycle", "No times and no rates.", remark=True),
+    Flag(
+        "twist-rests-on-training",
+        "rotation, twist and torsion are given",
+        "Turning moves no boundary of the heart. What is given rests on the smoothness of the motion and on what the "
+        "networks learnt from hearts whose motion is known, not on this subject's contours.",
         remark=True,
     ),
     Flag("motion-not-stored", "infer ran without --save-motion full", "No motion by frame, no strain.", remark=True),

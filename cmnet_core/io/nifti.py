@@ -114,6 +114,21 @@ def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
         return header.cine(voxels, frame_ms=frame_ms)
 
 
+def read_own(path: Path) -> tuple[Shaped[np.ndarray, "t z y x"], Float64[np.ndarray, "4 4"]]:
+    """Voxels of a 4-D file that cmnet wrote, as the numbers that are stored, and its affine, (z, y, x, 1) to mm.
+
+    For pictures, where a copy of every voxel in single precision would take longer than to draw them.
+
+    Raises:
+        ImageError: The file is missing, damaged or not 4-D.
+    """
+    with reading(path) as file:
+        raw = raw_header(file, path)
+        header = describe(raw)
+        _require_frames(header)
+        return decode(file, raw).reshape(header.frames, *header.grid), header.affine.numpy()
+
+
 def frame_of(cine: Path, volume: Path) -> int | None:
     """Which frame of a cine a 3-D file holds, from 0; None where it is none of them.
 

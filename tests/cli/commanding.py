@@ -16,6 +16,7 @@ from cmnet_cli.commands.validate import check_cohort
 from cmnet_cli.screen import Screen
 
 ROOT = Path(__file__).parents[2]
+_AN_ID = re.compile(r"(?<![0-9A-Za-z])99\d{5}(?![0-9A-Za-z])")
 
 
 def command(*arguments: object) -> list[str]:
@@ -51,7 +52,7 @@ def traceback_of(run: Path, subject: str) -> str:
 def named_in_logs(run: Path) -> list[str]:
     """Every log that names a subject of the tests, by its own name or in its text."""
     texts = {str(path.relative_to(run)): path.read_text() for path in finals(run / "logs")}
-    return [name for name, text in texts.items() if re.search(r"99\d{5}", name + text)]
+    return [name for name, text in texts.items() if _AN_ID.search(name + text)]
 
 
 def finals(folder: Path) -> Sequence[Path]:

@@ -135,3 +135,4 @@ def test_an_array_of_shards_of_five(study: Path, slurm: None) -> None:
     require_equal_tables(run, study / "here")
     assert cmnet("status", "-r", run).stdout.strip() == f"{SUBJECTS} done"
     assert cmnet("verify", "-r", run).exit_code == 0
+    assert not named_in_logs(run)
