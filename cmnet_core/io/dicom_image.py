@@ -27,6 +27,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
     RLELossless,
 )
@@ -40,7 +41,7 @@ _MAX_SIDE = 4096
 _MAX_FRAMES = 20_000
 _PIXEL_GROUP = 0x7FE0
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_JPEG = (*JPEGTransferSyntaxes, *JPEG2000TransferSyntaxes)
+_JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
 
 _HEADER_TAGS: list[BaseTag | int] = [
     Tag(keyword)
