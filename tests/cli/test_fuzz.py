@@ -11,5 +11,6 @@ REGRESSIONS = [("layout", 239), ("layout", 320), ("manifest", 444), ("dicom", 19
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_leave_no_traceback(kind: str) -> None:
     seeds = [*range(60), *(seed for of_kind, seed in REGRESSIONS if of_kind == kind)]
-    failed = [ran for seed in seeds if (ran := try_one(kind, seed)).problem]
+    # The machine may be busy with other tests: benchmarks/fuzz.py holds the files to 10 s.
+    failed = [ran for seed in seeds if (ran := try_one(kind, seed, longest_s=60)).problem]
     assert failed == []
