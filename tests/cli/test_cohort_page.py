@@ -84,7 +84,7 @@ def test_a_large_cohort_is_sampled_and_the_page_says_so(large, page):
 
 def test_flagged_subjects_with_a_page_are_drawn_whatever_the_sample_is(large):
     population = read_population(large)
-    pages = {place: "page.html" for place in np.flatnonzero(population.warnings).tolist()}
+    pages = dict.fromkeys(np.flatnonzero(population.warnings).tolist(), "page.html")
     drawn = sample_of(Showing(population, OPEN, pages))
     assert set(pages) <= set(drawn.places.tolist())
     assert len(drawn.places) == MOST_DOTS + drawn.flagged
