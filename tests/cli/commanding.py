@@ -11,6 +11,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cmnet_cli.app import app
+from cmnet_cli.cases import Problem
+from cmnet_cli.commands.validate import check_cohort
+from cmnet_cli.screen import Screen
 
 ROOT = Path(__file__).parents[2]
 _AN_ID = re.compile(r"(?<![0-9A-Za-z])99\d{5}(?![0-9A-Za-z])")
@@ -55,3 +58,8 @@ def named_in_logs(run: Path) -> list[str]:
 def finals(folder: Path) -> Sequence[Path]:
     """Every file of a folder, by whatever name."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def errors_of(manifest: Path, *, deep: bool) -> list[Problem]:
+    """What validate finds that keeps a row from being used."""
+    return [problem for problem in check_cohort(manifest, Screen(quiet=True), deep=deep)[0] if not problem.warning]
