@@ -45,7 +45,7 @@ def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
     }
     rows = status_rows(listed, folder, judged)
     if as_json:
-        screen.result(to_json(rows))
+        screen.data(to_json(rows))
     else:
         _show(rows, screen)
 

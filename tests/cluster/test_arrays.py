@@ -30,7 +30,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write_cohort(folder, SUBJECTS, frames=8)
     write_tiny_model(folder / "tiny.safetensors")
+    started = time.monotonic()
     assert cmnet("infer", *_options(folder, "calm")).exit_code == 0
+    (folder / "seconds").write_text(str(time.monotonic() - started))
     assert cmnet("indices", "-r", folder / "calm").exit_code == 0
     return folder
 
@@ -68,7 +70,7 @@ def _processes_of(run: Path) -> list[int]:
 @contextmanager
 def _held_after_the_first(run: Path) -> Iterator[None]:
     """Keep the task of a run from going on once it has done one subject."""
-    until(lambda: _proofs(run) and _processes_of(run))
+    until(lambda: (_proofs(run) and _processes_of(run)) or not jobs_left(run))
     with held([worker for process in _processes_of(run) for worker in workers_of(process)]):
         yield
 
@@ -176,8 +178,10 @@ def test_a_task_beyond_its_memory_says_so(slurm: None, study: Path) -> None:
 
 def test_a_task_that_meets_its_time_limit_says_so(slurm: None, study: Path) -> None:
     run = study / "slow"
-    # SLURM signals up to half a minute early. Until it does, the task is kept from coming to its end.
-    _submit(study, "slow", "--chunk", SUBJECTS, "--time", "1", "--signal", "B:TERM@15")
+    # Time to start even where the machine is busy. SLURM signals up to half a minute early; until it does, the task is
+    # kept from coming to its end.
+    minutes = 1 + int(float((study / "seconds").read_text()) / 60)
+    _submit(study, "slow", "--chunk", SUBJECTS, "--time", minutes, "--signal", "B:TERM@15")
     with _held_after_the_first(run):
         until(lambda: _was_told_to_stop(run) or not jobs_left(run))
     until(lambda: not jobs_left(run))
