@@ -65,6 +65,11 @@ class Screen:
         if not self.quiet:
             self.results.print(self._fit(text), markup=False)
 
+    def data(self, text: str) -> None:
+        """Print what a script reads, as it is: to lay out 100,000 rows takes longer than to find them."""
+        if not self.quiet:
+            self.results.file.write(text + "\n")
+
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table as a result; the first column is left, all others right."""
         table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)

@@ -46,7 +46,7 @@ def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
     rows = status_rows(listed, folder, judged)
     rows = [screen.sharing.row(row) for row in rows]
     if as_json:
-        screen.result(to_json(rows))
+        screen.data(to_json(rows))
     else:
         _show(rows, screen)
 
