@@ -1,7 +1,7 @@
 """AHA bull's-eyes: one value for each of the 16 segments of the left ventricle, seen from its apex."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -90,7 +90,9 @@ def wedges() -> list[Wedge]:
     ]
 
 
-def bullseye(title: str, unit: str, values: Mapping[int, float | None], scale: Scale) -> Markup:
+def bullseye(
+    title: str, unit: str, values: Mapping[int, float | None], scale: Scale, *, starred: Collection[int] = ()
+) -> Markup:
     """Draw a bull's-eye.
 
     Args:
@@ -98,15 +100,24 @@ def bullseye(title: str, unit: str, values: Mapping[int, float | None], scale: S
         unit: Of the values.
         values: By segment, from 1; a segment without a value is left empty.
         scale: Of the colours.
+        starred: Segments whose value gets a star.
     """
-    marks = [_segment(wedge, values.get(wedge.number), scale, unit) for wedge in wedges()]
+    stars = dict.fromkeys(starred, "*")
+    marks = [
+        _segment(wedge, values.get(wedge.number), scale, (unit, stars.get(wedge.number, ""))) for wedge in wedges()
+    ]
     marks.append(_key(scale, unit))
-    known = [f"{SEGMENTS[n - 1]} {scale.written(value)}" for n, value in sorted(values.items()) if value is not None]
+    known = [
+        f"{SEGMENTS[n - 1]} {scale.written(value)}{stars.get(n, '')}"
+        for n, value in sorted(values.items())
+        if value is not None
+    ]
     text = f"{title} in {unit}, by AHA segment: {', '.join(known)}"
     return svg.picture(_SIZE, _SIZE + _FOOT, marks, text=text)
 
 
-def _segment(wedge: Wedge, value: float | None, scale: Scale, unit: str) -> Markup:
+def _segment(wedge: Wedge, value: float | None, scale: Scale, words: tuple[str, str]) -> Markup:
+    unit, star = words
     name = f"{wedge.number} {SEGMENTS[wedge.number - 1]}"
     if value is None:
         empty = Markup('<path class="segment empty" d="{}"><title>{}: not known</title></path>')
@@ -118,7 +129,7 @@ def _segment(wedge: Wedge, value: float | None, scale: Scale, unit: str) -> Mark
     return svg.join(
         [
             filled.format(colours.colour(share), wedge.outline(), name, scale.written(value), unit),
-            svg.words(scale.written(value), (x, y + 4.5), kind=kind),
+            svg.words(f"{scale.written(value)}{star}", (x, y + 4.5), kind=kind),
         ]
     )
 

@@ -202,11 +202,11 @@ def effects(rows: Sequence[tuple[str, Tested]]) -> Markup:
         0.5, *(abs(end) for _, test in rows for end in (test.difference.effect_low, test.difference.effect_high))
     )
     across = svg.axis("Hedges' g: difference in standard deviations", [-min(reach, 3.0), 0.0, min(reach, 3.0)])
-    plot = svg.Plot(across, svg.Axis("", 0.0, 1.0, ()), width=560, height=58 + 24 * len(rows), left=210, top=10)
+    plot = svg.Plot(across, svg.Axis("", 0.0, 1.0, ()), width=640, height=58 + 24 * len(rows), left=300, top=10)
     marks = [_upright(plot), svg.line((plot.x(0), plot.top), (plot.x(0), plot.height - plot.bottom), kind="axis")]
     for number, (name, test) in enumerate(rows):
         y = plot.top + 24.0 * (number + 0.5)
-        marks += [svg.words(name, (plot.left - 10, y + 4), kind="stratum end"), _effect(plot, test, y)]
+        marks += [svg.words(_short(name, 44), (plot.left - 10, y + 4), kind="stratum end"), _effect(plot, test, y)]
     marks += [svg.words(svg.number(t), (plot.x(t), plot.height - 27), kind="tick middle") for t in across.ticks]
     middle = (plot.left + plot.width - plot.right) / 2
     marks.append(svg.words(across.label, (middle, plot.height - 6), kind="name middle"))

@@ -1,30 +1,29 @@
 """The cohort page: everything that is told of a population, put together for its template."""
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
 
-from cmnet_cli.layout import RunFolder
 from cmnet_cli.report import cohort_figures
 from cmnet_cli.report.comparison import illustrate
 from cmnet_cli.report.cycles import mean_cycles, phases
 from cmnet_cli.report.differences import contrasts
-from cmnet_cli.report.distributions import distributions, shown_quantities
+from cmnet_cli.report.distributions import Card, chapters, distributions, first_quantities
 from cmnet_cli.report.gather import read_provenance
-from cmnet_cli.report.population import Numbers, Places
+from cmnet_cli.report.group_bullseyes import bullseye_rows
+from cmnet_cli.report.index_table import read_ranges
+from cmnet_cli.report.population import NOBODY, Numbers, Places, Strata
 from cmnet_cli.report.scatters import key_of, sample_of, scatter_plots
 from cmnet_cli.report.showing import Link, Showing
-from cmnet_cli.report.strata import Stratification
 from cmnet_cli.report.throughput import host_times, stage_times
 from cmnet_cli.report.troubles import failures_of, flags_of, states_of
 from cmnet_cli.report.words import Quantity, Tile, is_warning, named, shown
-from cmnet_core.reference import SHIPPED, ReferenceRange, read_reference
+from cmnet_core.reference import ReferenceRange
 
 _COLUMNS = (
     "lvedv_ml", "lvesv_ml", "lvsv_ml", "lvef_pct", "lvm_g", "rvedv_ml", "rvesv_ml", "rvsv_ml", "rvef_pct",
@@ -34,6 +33,9 @@ _TILES = ("lvef_pct", "gcs_peak_pct", "lvedv_ml", "lvm_g", "rvef_pct")
 
 # What the table can hold and the page still open at once; tables/indices.parquet holds the rest.
 MOST_ROWS = 1000
+
+# What a source says of one sex only.
+_SAMPLE = re.compile(r",? \d+ (wo)?men\b")
 
 _CYCLES = (("lv_ml", "left ventricle", "lv"), ("rv_ml", "right ventricle", "rv"), ("myo_ml", "myocardium", "myo"))
 
@@ -100,18 +102,17 @@ def _known(showing: Showing, columns: Sequence[str]) -> list[Quantity]:
 
 
 def _figures(showing: Showing) -> dict[str, Any]:
-    ranges = used_ranges(showing.population.folder)
-    hearts, others = shown_quantities(showing)
+    ranges = read_ranges(showing.population.folder)
     sample = sample_of(showing)
     return {
         "by_sex": showing.by_sex,
         "by_group": showing.by_group,
         "compared": showing.compared,
-        "cards": distributions(showing, hearts, ranges),
-        "other_cards": distributions(showing, others, ranges),
-        "sources": sorted({one.source.partition(";")[0] for one in ranges}),
+        "chapters": _chapters(showing, ranges),
+        "sources": sorted({_SAMPLE.sub("", one.source.partition(";")[0]) for one in ranges}),
         "cycles": _cycles(showing),
-        "contrasts": contrasts(showing, hearts),
+        "contrasts": contrasts(showing, first_quantities(showing)),
+        "bullseyes": bullseye_rows(showing),
         "sample": sample,
         "scatters": scatter_plots(showing, sample),
         "has_gcs": showing.population.has("gcs_peak_pct"),
@@ -120,12 +121,12 @@ def _figures(showing: Showing) -> dict[str, Any]:
     }
 
 
-def used_ranges(folder: RunFolder) -> tuple[ReferenceRange, ...]:
-    """The reference ranges that the z-scores of a run rest on; none where the user's table is gone."""
-    record = json.loads(folder.record.read_text(encoding="utf-8")) if folder.record.exists() else {}
-    settings = record.get("commands", {}).get("indices", {}).get("settings", {})
-    path = Path(settings["reference"]) if settings.get("reference") else SHIPPED
-    return read_reference(path) if path.exists() else ()
+def _chapters(showing: Showing, ranges: Sequence[ReferenceRange]) -> list[tuple[str, bool, list[Card]]]:
+    shown_chapters = [
+        (chapter.title, chapter.first, distributions(showing, chapter.quantities, ranges))
+        for chapter in chapters(showing)
+    ]
+    return [chapter for chapter in shown_chapters if chapter[2]]
 
 
 def _cycles(showing: Showing) -> Markup | None:
@@ -146,7 +147,7 @@ def _rows(showing: Showing) -> dict[str, Any]:
     has_page = np.isin(order, np.array(list(showing.pages), dtype=np.int64))
     without = order[:0] if showing.sharing.share_safe else order[~has_page]
     chosen = np.concatenate([order[has_page], without])[:MOST_ROWS]
-    words = [_words(strata, chosen) for strata in (showing.by_sex, showing.by_group)]
+    words = [_words(showing, population.strata(column), chosen) for column in ("sex", "group")]
     numbers = [_cells(population.numbers(quantity.column)[chosen]) for quantity in columns]
     qualities = [f"{count} to check" if count else "" for count in population.warnings[chosen].tolist()]
     links = showing.links(chosen.tolist())
@@ -155,9 +156,10 @@ def _rows(showing: Showing) -> dict[str, Any]:
     return {"columns": columns, "rows": rows, "hidden_rows": population.size - len(rows)}
 
 
-def _words(strata: Stratification, chosen: Places) -> list[str]:
-    names = (*strata.strata.names, "")
-    return [names[code] for code in strata.strata.of[chosen].tolist()]
+def _words(showing: Showing, strata: Strata, chosen: Places) -> list[str]:
+    """The stratum of each subject, unless it is too small to be told of."""
+    named = ["" if showing.sharing.hides(n) else name for name, n in zip(strata.names, strata.sizes, strict=True)]
+    return [("" if code == NOBODY else named[code]) for code in strata.of[chosen].tolist()]
 
 
 def _cells(values: Numbers) -> list[str]:

@@ -48,6 +48,8 @@ def mean_cycles(population: Population, columns: tuple[str, ...]) -> dict[str, C
         drawn = np.random.default_rng(_SEED).choice(population.size, MOST_SUBJECTS, replace=False)
         chosen = chosen.take(np.sort(drawn))
     rows = pq.read_table(path, columns=["case_id", "frame", *known], filters=pc.field("case_id").isin(chosen))
+    if not rows.num_rows:
+        return {}
     cycles = {name: _mean_cycle(rows, chosen, name) for name in known}
     return {name: cycle for name, cycle in cycles.items() if cycle is not None}
 

@@ -64,14 +64,18 @@ def _contrast(first: str, second: str, tests: Sequence[Tested], wanted: Sequence
 
 
 def _line(quantity: Quantity, test: Tested) -> tuple[str, ...]:
+    return (f"{quantity.meaning} ({quantity.unit})" if quantity.unit else quantity.meaning, *cells_of_test(test))
+
+
+def cells_of_test(test: Tested) -> tuple[str, ...]:
+    """A test as cells of a table: both groups, their difference, effect size, p and q."""
     found = test.difference
+    ends = f"{shown(found.effect_low, decimals=2)} to {shown(found.effect_high, decimals=2)}"
     return (
-        f"{quantity.meaning} ({quantity.unit})" if quantity.unit else quantity.meaning,
         _moments(test.first),
         _moments(test.second),
         shown(found.mean),
-        f"{shown(found.effect, decimals=2)} ({shown(found.effect_low, decimals=2)} to "
-        f"{shown(found.effect_high, decimals=2)})",
+        f"{shown(found.effect, decimals=2)} ({ends})",
         probability(found.p),
         probability(test.q),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from cmnet_cli.columns.mechanics import MECHANICS
 from cmnet_cli.report.cohort_figures import ONE_BY_ONE, RidgeRow, ridges
 from cmnet_cli.report.population import Places
 from cmnet_cli.report.showing import Showing
@@ -15,6 +16,28 @@ from cmnet_core.reference import RANGE_Z, Z_COLUMNS, ReferenceRange
 
 # Numbers that describe the person or the recording, or that say another index once more.
 _ASIDE = {"height_cm", "weight_kg", "frame_ms", "heart_rate_bpm", "bsa_m2", "bsa_du_bois_m2"}
+
+# What is asked for first of all that is measured on the wall.
+_FIRST_OF_WALL = {
+    "gcs_peak_pct", "grs_peak_pct", "gls_sax_peak_pct", "time_to_peak_gcs_ms", "wall_thickness_ed_mm",
+    "wall_thickening_pct", "twist_deg", "torsion_deg_cm", "dyssynchrony_ms", "lv_peak_ejection_rate_ml_s",
+    "lv_peak_filling_rate_ml_s",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """Quantities that are shown together.
+
+    Attributes:
+        title: What they are.
+        first: Whether they are seen at once, and compared between groups.
+        quantities: Those that have values.
+    """
+
+    title: str
+    first: bool
+    quantities: tuple[Quantity, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +55,33 @@ class Card:
     lines: tuple[tuple[str, ...], ...]
 
 
-def shown_quantities(showing: Showing) -> tuple[list[Quantity], list[Quantity]]:
-    """The indices of the heart that have values, and all other numbers that do."""
+def chapters(showing: Showing) -> list[Chapter]:
+    """Every number of the indices that has values, by what it is about."""
+    wall = {column.name for column in MECHANICS}
     known = [quantity for quantity in quantities("indices") if showing.population.has(quantity.column)]
-    aside = [quantity for quantity in known if quantity.column in _ASIDE or quantity.unit == "SD"]
-    return [quantity for quantity in known if quantity not in aside], aside
+    by_title: dict[str, list[Quantity]] = {title: [] for title, _ in _CHAPTERS}
+    for quantity in known:
+        if quantity.column in _ASIDE or quantity.unit == "SD":
+            place = 3
+        elif quantity.column in wall:
+            place = 1 if quantity.column in _FIRST_OF_WALL else 2
+        else:
+            place = 0
+        by_title[_CHAPTERS[place][0]].append(quantity)
+    return [Chapter(title, first, tuple(by_title[title])) for title, first in _CHAPTERS if by_title[title]]
+
+
+_CHAPTERS = (
+    ("Volumes, mass and function", True),
+    ("Strain and wall", True),
+    ("More of strain and wall", False),
+    ("Bodies, recordings and z-scores", False),
+)
+
+
+def first_quantities(showing: Showing) -> list[Quantity]:
+    """The quantities that are seen at once."""
+    return [quantity for chapter in chapters(showing) if chapter.first for quantity in chapter.quantities]
 
 
 def distributions(showing: Showing, wanted: Iterable[Quantity], ranges: Sequence[ReferenceRange]) -> list[Card]:

@@ -82,7 +82,7 @@ def sample_of(showing: Showing) -> Sample:
         return Sample(np.arange(size), is_everyone=True)
     drawn = np.random.default_rng(_SEED).choice(size, MOST_DOTS, replace=False)
     warned = [place for place in showing.pages if showing.population.warnings[place]][:MOST_FLAGGED]
-    added = np.setdiff1d(warned, drawn)
+    added = np.setdiff1d(np.array(warned, dtype=np.int64), drawn)
     return Sample(np.sort(np.concatenate([drawn, added])), is_everyone=False, flagged=len(added))
 
 
@@ -116,7 +116,7 @@ def _relation(x: Numbers, y: Numbers, showing: Showing) -> str:
     told = f"{showing.counting.told(len(x))} subjects"
     if len(x) < 3 or not np.ptp(x) or not np.ptp(y):
         return told
-    return f"{told}, r = {shown(float(np.corrcoef(x, y)[0, 1]), decimals=2)}"
+    return f"{told}, r\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{shown(float(np.corrcoef(x, y)[0, 1]), decimals=2)}"
 
 
 def _cells(plot: svg.Plot, x: Numbers, y: Numbers) -> Places:

@@ -28,6 +28,9 @@ _DESCRIBED = (
     ("scanner", "scanner {}"),
 )  # fmt: skip
 
+# Whoever is in them may be one of a few, which a share-safe page must not tell.
+_MAY_BE_SMALL = ("group", "site", "scanner")
+
 
 @dataclass(frozen=True, slots=True)
 class Headline:
@@ -103,7 +106,11 @@ def make_subject_page(pages: Environment, run: Run, row: Row) -> SubjectPage:
 def _words(run: Run, row: Row) -> dict[str, Any]:
     """Everything on the page that is no picture."""
     flags, ranges, sharing = flags_of(run, row), read_ranges(run.folder), run.sharing
-    described = [sharing.text(form.format(row[column])) for column, form in _DESCRIBED if row.get(column) is not None]
+    described = [
+        form.format(row[column])
+        for column, form in _DESCRIBED
+        if row.get(column) is not None and not (sharing.share_safe and column in _MAY_BE_SMALL)
+    ]
     return {
         "case_id": sharing.name(row["case_id"]),
         "described": described,

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.report.cycles import mean_cycles
-from cmnet_cli.report.distributions import shown_quantities
+from cmnet_cli.report.distributions import first_quantities
 from cmnet_cli.report.population import Numbers, most_flagged, read_population
 from cmnet_cli.report.showing import Showing
 from cmnet_cli.report.strata import scale_of
@@ -19,6 +23,7 @@ from cmnet_cli.sharing import open_sharing
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MOST_LINES = 12
 _BINS = 16
+_NAMED = 2
 
 # Columns of the table frames whose mean curve is printed.
 _CURVES = {
@@ -68,21 +73,33 @@ def sparkline(values: Sequence[float] | Numbers) -> str:
 
 
 def _show_reasons(screen: Screen, title: str, reasons: Sequence[Reason]) -> None:
-    if not reasons:
-        return
-    lines = [
-        [reason.code, reason.count, reason.share, " ".join(filter(None, (reason.told, reason.advice)))]
-        for reason in reasons[:_MOST_LINES]
-    ]
-    screen.table(title, ["", "subjects", "share", "what it means, and what to do"], lines)
+    """Reasons, or flags, with how many subjects have them, what to do, and who comes first."""
+    lines = []
+    for reason in reasons[:_MOST_LINES]:
+        first = ", ".join(link.name for link in reason.links[:_NAMED])
+        who = f"{first}, …" if len(reason.links) > _NAMED or reason.more else first
+        lines.append([reason.code, reason.count, reason.share, reason.advice, who])
+    _table(screen, title, ["<", ">subjects", ">share", "<what to do", "<who"], lines)
     if len(reasons) > _MOST_LINES:
         screen.result(f"and {len(reasons) - _MOST_LINES} more: see the cohort page")
 
 
+def _table(screen: Screen, title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print a table; a column's first letter says where its text is: < left, > right, = left and never broken."""
+    if not lines or screen.quiet:
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns:
+        where: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        table.add_column(column[1:], justify=where, no_wrap=column.startswith(("=", ">")), overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, line))
+    screen.results.print(table)
+
+
 def _show_indices(showing: Showing, screen: Screen) -> None:
-    lines = [line for quantity in shown_quantities(showing)[0] if (line := _index(showing, quantity))]
-    if lines:
-        screen.table("Indices", ["", "unit", "n", "median", "quartiles", "distribution"], lines)
+    lines = [line for quantity in first_quantities(showing) if (line := _index(showing, quantity))]
+    _table(screen, "Indices", ["<", "<unit", ">n", ">median", ">quartiles", "=distribution"], lines)
 
 
 def _index(showing: Showing, quantity: Quantity) -> list[str] | None:
@@ -114,8 +131,7 @@ def _show_cycles(showing: Showing, screen: Screen) -> None:
         if not showing.sharing.hides(cycle.subjects):
             reach = f"{shown(cycle.mean.min())} to {shown(cycle.mean.max())}"
             lines.append([_CURVES[column], showing.counting.told(cycle.subjects), reach, sparkline(cycle.mean)])
-    if lines:
-        screen.table("Mean over the cycle", ["", "subjects", "range", "curve"], lines)
+    _table(screen, "Mean over the cycle", ["<", ">subjects", ">range", "=curve"], lines)
 
 
 def _show_flagged(showing: Showing, screen: Screen) -> None:
@@ -126,7 +142,7 @@ def _show_flagged(showing: Showing, screen: Screen) -> None:
         return
     flags = {place: _flags_of(showing, place) for place in first}
     lines = [[population.case_ids[place], ", ".join(flags[place])] for place in first]
-    screen.table("Look at these first", ["subject", "flags"], lines)
+    _table(screen, "Look at these first", ["=subject", "<flags"], lines)
 
 
 def _flags_of(showing: Showing, place: int) -> Iterable[str]:

@@ -42,8 +42,8 @@ class Tile:
 
 def named(table: str, columns: Iterable[str]) -> list[Quantity]:
     """The quantities of these columns."""
-    by_name = {quantity.column: quantity for quantity in quantities(table)}
-    return [by_name[column] for column in columns]
+    by_name = {column.name: column for column in DECLARED[table]}
+    return [_quantity(by_name[column]) for column in columns]
 
 
 def quantities(table: str) -> tuple[Quantity, ...]:
