@@ -15,9 +15,9 @@ from tests.browser.chromium import CHROMIUM, FLAGS
 FOLDER = Path(__file__).parent
 WIDTHS = (1440, 390)
 
-# Tall pages are cut here, and every picture is brought to so many colours.
-_TALLEST = {1440: 3600, 390: 5200}
-_COLOURS = 128
+# Parts of a page that are shown, from the top of one element to the bottom of another.
+_PARTS = {"": ("header", "#player"), "-figures": (".sections", "section:has(.bullseyes)")}
+_COLOURS = 255
 
 
 def main(run: Path) -> None:
@@ -35,7 +35,8 @@ def main(run: Path) -> None:
             page = context.new_page()
             page.goto(subject.absolute().as_uri())
             _prepare(page)
-            _save(page, FOLDER / f"report-subject-{width}.png", width)
+            for part, (first, last) in _PARTS.items():
+                _save(page, FOLDER / f"report-subject{part}-{width}.png", first, last)
 
 
 def _prepare(page: Page) -> None:
@@ -44,13 +45,17 @@ def _prepare(page: Page) -> None:
     page.click("#to-es")
     for switch in ("#displacement", "#arrows"):
         page.check(switch)
-    page.evaluate("document.activeElement.blur()")
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
 
 
-def _save(page: Page, out: Path, width: int) -> None:
+def _save(page: Page, out: Path, first: str, last: str) -> None:
+    top, bottom = (page.locator(place).first.bounding_box() for place in (first, last))
+    assert top is not None
+    assert bottom is not None
     drawn = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-    cut = drawn.crop((0, 0, drawn.width, min(drawn.height, _TALLEST[width])))
-    cut.quantize(_COLOURS, dither=Image.Dither.NONE).save(out, optimize=True)
+    cut = drawn.crop((0, max(0, int(top["y"]) - 12), drawn.width, int(bottom["y"] + bottom["height"]) + 24))
+    few = cut.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.save(out, optimize=True)
 
 
 if __name__ == "__main__":
