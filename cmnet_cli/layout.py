@@ -235,6 +235,16 @@ class RunFolder:
         return self.root / "logs" / "tensorboard" / stage
 
 
+def beside(page: Path, kind: str) -> Path:
+    """What is made of a page of the report: ``pdf``, ``gif`` or ``mp4``."""
+    return page.with_suffix(f".{kind}")
+
+
+def figure_beside(page: Path, name: str, kind: str) -> Path:
+    """A figure of a page as a file of its own, ``svg`` or ``png``."""
+    return page.parent / "figures" / f"{page.stem}_{name}.{kind}"
+
+
 def case_id_of(subject_id: str, session: str | None) -> str:
     """The name of a subject and visit: ``sub-<id>`` or ``sub-<id>_ses-<n>``."""
     return f"sub-{subject_id}" + (f"_ses-{session}" if session else "")
