@@ -1,6 +1,7 @@
-# make setup | lint | check | test | bench | accuracy | demo      PYTHON=python3.12 names another Python
+# make setup | lint | check | test | bench | accuracy | strain | demo      PYTHON=python3.12 names another Python
 PYTHON ?= python3
 WORKERS ?= 2
+SLURM ?= required
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # One thread a process: tests run side by side, and small grids gain nothing from more.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup lint check test test-cluster test-browser bench accuracy demo clean
+.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain demo clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "make lint    ruff alone"
 	@echo "make bench   CPU seconds, wall and peak memory of each stage"
 	@echo "make accuracy figures on real hearts beside their bars; needs ../shared/data or DATA=FOLDER, MADE=MANIFEST"
+	@echo "make strain  strain of random synthetic hearts through their true motion, against the closed form"
 	@echo "make setup   the virtual environment with the test tools"
 
 $(BIN)/python:
@@ -57,7 +59,7 @@ test: check
 
 # One after the other: they share one SLURM, and fill the cores by themselves.
 test-cluster: setup
-	$(ONE_THREAD) CMNET_SLURM=required $(BIN)/python -m pytest tests/cluster --durations 10
+	$(ONE_THREAD) CMNET_SLURM=$(SLURM) $(BIN)/python -m pytest tests/cluster --durations 10
 
 # What judges whether a page can be read without seeing it, or without a mouse.
 AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
@@ -73,6 +75,9 @@ bench: setup
 
 accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(MADE),--made $(MADE))
+
+strain: setup
+	$(BIN)/python benchmarks/strain.py
 
 demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo

@@ -202,13 +202,14 @@ def validate(
     manifest: ManifestFile,
     say: SayOptions,
     deep: Deep = False,
+    workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
     """Check every row and every header of a manifest; all problems at once. Writes nothing."""
     from cmnet_cli.commands import validate as command
 
-    problems = command.validate(manifest, _screen(say), deep=deep, as_json=as_json)
-    raise typer.Exit(BAD_INPUT if problems else 0)
+    usable = command.validate(manifest, _screen(say), deep=deep, workers=workers, as_json=as_json)
+    raise typer.Exit(0 if usable else BAD_INPUT)
 
 
 @app.command(rich_help_panel=MAIN)

@@ -192,6 +192,11 @@ class RunFolder:
         """Every file of attempts."""
         return (self.outcomes, *sorted((self.root / "logs" / "outcomes").glob("*.jsonl")))
 
+    @property
+    def worker_logs(self) -> Path:
+        """What Dask's workers print as SLURM jobs, and the word that one leaves whose subject takes too long."""
+        return self.root / "logs" / "workers"
+
     def lease(self, name: str) -> Path:
         """Who works on the run, or on a shard of it."""
         return self.root / ".leases" / name
@@ -214,9 +219,9 @@ class RunFolder:
         """Plain lines of one command."""
         return self.root / "logs" / f"{command}.log"
 
-    def traceback(self, case_id: str, stage: str) -> Path:
-        """Where a failed case's traceback is kept."""
-        return self.root / "logs" / f"{case_id}_{stage}.txt"
+    def traceback(self, name: str, stage: str) -> Path:
+        """Where a failed case's traceback is kept, by its pseudonym."""
+        return self.root / "logs" / traceback_name(name, stage)
 
     def weights(self, stage: str) -> Path:
         """The best weights of a training run."""
@@ -243,6 +248,11 @@ def beside(page: Path, kind: str) -> Path:
 def figure_beside(page: Path, name: str, kind: str) -> Path:
     """A figure of a page as a file of its own, ``svg`` or ``png``."""
     return page.parent / "figures" / f"{page.stem}_{name}.{kind}"
+
+
+def traceback_name(name: str, stage: str) -> str:
+    """What the file of a traceback is called, after the pseudonym of its case."""
+    return f"{name}_{stage}.txt"
 
 
 def case_id_of(subject_id: str, session: str | None) -> str:

@@ -127,7 +127,7 @@ Pilot = Annotated[
 ]
 DryRun = Annotated[bool, _flag("--dry-run", text="Say what would be done, and do nothing.", panel=_HOW)]
 Force = Annotated[bool, _flag("--force", text="Do again what is done.", panel=_HOW)]
-Deep = Annotated[bool, _flag("--deep", text="Decode every voxel too: finds damage within files.")]
+Deep = Annotated[bool, _flag("--deep", text="Decode every voxel too: finds damage within files, and doubtful images.")]
 Resume = Annotated[
     bool, _flag("--resume", text="Go on where the training in --out stopped, to the same weights as without a stop.")
 ]

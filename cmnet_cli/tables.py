@@ -185,6 +185,7 @@ _STATUS = (
     Column("error_code", "text", "One of the documented codes"),
     Column("message", "text", "What was expected and what was found"),
     Column("hint", "text", "What to do about it"),
+    Column("log", "text", "The file in logs/ that holds the traceback, by the subject's pseudonym"),
     Column("attempt", "count", "How often the stage has been tried"),
     Column("seconds_preprocess", "number", "Wall time of the last preprocess", "s", "end - start"),
     Column("seconds_infer", "number", "Wall time of the last infer", "s", "end - start"),

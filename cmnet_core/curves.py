@@ -99,8 +99,10 @@ def _last_for_peak(frames: int, es: int) -> int:
 def _peak(curve: Float[Tensor, " t"], es: int) -> tuple[float, float]:
     """Value and place of the largest value, in frames from ED."""
     steady = _steady(curve)
-    frame = 1 + int(steady[1 : _last_for_peak(len(curve), es) + 1].argmax())
-    value = float(_local_quadratic(curve)[0][frame])
+    last = _last_for_peak(len(curve), es)
+    frame = 1 + int(steady[1 : last + 1].argmax())
+    # The smoothed curve of a short cycle may have its maximum one frame beside that of the curve itself.
+    value = float(_local_quadratic(curve)[0][max(frame - 1, 1) : min(frame + 1, last) + 1].max())
     before, here, after = (float(steady[(frame + step) % len(curve)]) for step in (-1, 0, 1))
     bend = before - 2.0 * here + after
     shift = 0.5 * (before - after) / bend if bend < 0 else 0.0

@@ -57,7 +57,9 @@ def _is_closed(angle: Float[Tensor, " n"]) -> bool:
     return bool((sector.bincount(minlength=_SECTORS) > 0).all())
 
 
-def _angles(wall: Wall, ring: Bool[Tensor, " n"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"], Tensor]:
+def _angles(
+    wall: Wall, ring: Bool[Tensor, " n"]
+) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Float[Tensor, "2"]]:
     """Angle and radius in mm of a ring's voxels about its centre in the plane of the slice, and that centre."""
     plane = wall.places_mm[ring, 1:]
     centre = plane.mean(0)

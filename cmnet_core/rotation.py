@@ -80,7 +80,7 @@ def _turn_deg(wall: Wall, motion: MaterialMotion, ring: Bool[Tensor, " n"]) -> F
     return angle * _sense(wall, ring, axis)
 
 
-def _across(points: Float[Tensor, "*n 3"], axis: Float[Tensor, "3"]) -> Float[Tensor, "*n 3"]:
+def _across(points: Float[Tensor, "*r 3"], axis: Float[Tensor, "3"]) -> Float[Tensor, "*r 3"]:
     across: Tensor = points - (points @ axis)[..., None] * axis
     return across
 

@@ -168,10 +168,10 @@ def regional_strain(wall: Wall, deformation: Deformation) -> RegionalStrain:
     ]
     members = torch.cat(parts).double()
     known = ~deformation.strain[:, 0].isnan()
-    shares = members * known[:, None].double()
+    members = members * known[:, None].double()
+    sums = torch.einsum("dtn,drn->dtr", deformation.strain.nan_to_num(), members)
     # 0 / 0: a part without a voxel that knows this strain is not known.
-    shares = shares / shares.sum(-1, keepdim=True)
-    means = 100.0 * torch.einsum("dtn,drn->dtr", deformation.strain.nan_to_num(), shares)
+    means = 100.0 * sums / members.sum(-1)[:, None]
     whole, layers, levels, segments = torch.split(means, [len(part) for part in parts], dim=-1)
     return RegionalStrain(whole[..., 0], layers, levels, segments)
 

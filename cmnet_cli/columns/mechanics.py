@@ -75,7 +75,7 @@ def _rotations() -> Iterator[Column]:
         "apical_rotation_deg": ("Peak rotation of the apical third", "degrees", _TURN),
         "twist_deg": ("Peak twist", "degrees", "apical less basal rotation"),
         "twist_es_deg": ("Twist at ES", "degrees", "apical less basal rotation"),
-        "torsion_deg_cm": ("Peak torsion", "degrees/cm", "twist / distance between the thirds' middles at ED"),
+        "torsion_deg_per_cm": ("Peak torsion", "degrees/cm", "twist / distance between the thirds' middles at ED"),
     }
     for name, (meaning, unit, formula) in told.items():
         yield Column(name, "number", meaning, unit, formula, _FROM_TRAINING)

@@ -31,6 +31,9 @@ WITHOUT_WALL = {
 }
 """Flags with which nothing is said of the wall: a part of it is missing, or all of it."""
 
+THIRDS_UNKNOWN = "too-few-slices-for-segments"
+"""Flag with which nothing is said of levels, segments and rotation."""
+
 
 # ── the wall ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -153,11 +156,11 @@ def global_strains(strain: RegionalStrain, timing: Timing) -> Row:
     return row
 
 
-def part_strains(strain: RegionalStrain, timing: Timing) -> Row:
-    """Peaks over layers and levels."""
+def part_strains(strain: RegionalStrain, timing: Timing, *, levels: bool) -> Row:
+    """Peaks over layers and, where thirds of the length are defined, over levels."""
     row: Row = {}
     for direction, name in zip(Direction, STRAINS, strict=True):
-        for parts, names in ((strain.layers, LAYERS), (strain.levels, LEVELS)):
+        for parts, names in ((strain.layers, LAYERS), *([(strain.levels, LEVELS)] if levels else [])):
             for part, curve in zip(names, parts[direction].T, strict=True):
                 row[f"{name}_{part}_peak_pct"] = _summary(curve, timing, direction).peak
     return row
@@ -216,7 +219,7 @@ def rotation_values(turned: Rotation, timing: Timing) -> Row:
         "apical_rotation_deg": summarise(turned.apical_deg, timing, sign=None).peak,
         "twist_deg": twist.peak,
         "twist_es_deg": twist.at_es,
-        "torsion_deg_cm": summarise(turned.torsion_deg_cm, timing, sign=None).peak,
+        "torsion_deg_per_cm": summarise(turned.torsion_deg_cm, timing, sign=None).peak,
     }
 
 
@@ -231,12 +234,13 @@ def rate_values(volumes: Volumes, timing: Timing, known: Row) -> Row:
     return row
 
 
-def frame_values(mechanics: Mechanics, turned: Rotation) -> list[Row]:
+def frame_values(mechanics: Mechanics, turned: Rotation | None) -> list[Row]:
     """The curves, a row a frame."""
     curves = {f"{name}_pct": mechanics.strain.wall[d] for d, name in zip(Direction, STRAINS, strict=True)}
-    curves |= {name: getattr(turned, name) for name in ("basal_deg", "apical_deg", "twist_deg")}
-    renamed = {"basal_deg": "basal_rotation_deg", "apical_deg": "apical_rotation_deg"}
-    columns = {renamed.get(name, name): curve.tolist() for name, curve in curves.items()}
+    if turned is not None:
+        curves |= {"basal_rotation_deg": turned.basal_deg, "apical_rotation_deg": turned.apical_deg}
+        curves["twist_deg"] = turned.twist_deg
+    columns = {name: curve.tolist() for name, curve in curves.items()}
     return [
         {name: _known(values[frame]) for name, values in columns.items()}
         for frame in range(len(mechanics.motion.frames))
@@ -287,36 +291,47 @@ def mechanics_rows(
     whole, segments = thickness_values(walls)
     if not steps:
         return MechanicsRows(whole, [], _numbered(segments, [*walls.flags, "motion-not-stored"]), [], flags)
-    timing, mechanics = timing_of(stored), mechanics_of(lay_out(walls, stored), walls.muscle, steps)
-    turned = rotation(mechanics.wall, mechanics.motion)
-    lines, lines_of_segments = line_values(mechanics, timing)
+    mechanics = mechanics_of(lay_out(walls, stored), walls.muscle, steps)
+    rows = _rows_of(mechanics, stored, walls, (whole, segments))
+    return replace(rows, flags=[*flags, *rows.flags])
+
+
+def _rows_of(mechanics: Mechanics, stored: StoredCase, walls: Walls, thickness: tuple[Row, list[Row]]) -> MechanicsRows:
+    """The rows of a wall whose motion is known."""
+    timing, thirds = timing_of(stored), THIRDS_UNKNOWN not in walls.flags
     strains = segment_values(mechanics.strain, timing)
-    rotations = rotation_values(turned, timing)
-    if rotations["twist_deg"] is not None:
-        flags.append("twist-rests-on-training")
-    times = [row["time_to_peak_ecc_ms"] for row in strains]
+    lines, lines_of_segments = line_values(mechanics, timing)
+    turned = rotation(mechanics.wall, mechanics.motion) if thirds else None
+    whole = {
+        **global_strains(mechanics.strain, timing),
+        **part_strains(mechanics.strain, timing, levels=thirds),
+        **lines,
+        **(rotation_values(turned, timing) if turned else {}),
+        "dyssynchrony_ms": dyssynchrony_ms([row["time_to_peak_ecc_ms"] for row in strains]),
+        **thickness[0],
+    }
+    parts = (strains, segment_curves(mechanics.strain), lines_of_segments, thickness[1])
+    segments = [a | b | c | d for a, b, c, d in zip(*parts, strict=True)]
     return MechanicsRows(
-        indices={
-            **global_strains(mechanics.strain, timing),
-            **part_strains(mechanics.strain, timing),
-            **lines,
-            **rotations,
-            "dyssynchrony_ms": dyssynchrony_ms(times),
-            **whole,
-        },
+        indices=whole,
         frames=frame_values(mechanics, turned),
-        segments=_numbered(
-            [
-                a | b | c | d
-                for a, b, c, d in zip(
-                    strains, segment_curves(mechanics.strain), lines_of_segments, segments, strict=True
-                )
-            ],
-            [*walls.flags, *_missing_times(stored)],
-        ),
-        bullseye=_bullseye(mechanics, stored),
-        flags=flags,
+        segments=_numbered(segments, [*walls.flags, *_missing_times(stored)]),
+        bullseye=_bullseye(mechanics, stored) if thirds else [],
+        flags=_remarks(whole, stored, walls),
     )
+
+
+def _remarks(whole: Row, stored: StoredCase, walls: Walls) -> list[str]:
+    """Why values of a wall with motion are null, and what a twist rests on."""
+    times = not _missing_times(stored)
+    told = {
+        "twist-rests-on-training": whole.get("twist_deg") is not None,
+        "third-not-seen": THIRDS_UNKNOWN not in walls.flags and whole["twist_deg"] is None,
+        "no-closed-slice": whole["gcs_line_mid_peak_pct"] is None,
+        "wall-stretches": times and any(whole[f"time_to_peak_{name}_ms"] is None for name in STRAINS),
+        "few-segments-with-times": times and whole["dyssynchrony_ms"] is None,
+    }
+    return [flag for flag, raised in told.items() if raised]
 
 
 def _missing_times(stored: StoredCase) -> list[str]:
@@ -336,7 +351,7 @@ def _numbered(segments: Sequence[Row], reasons: Sequence[str]) -> list[Row]:
 
 
 def _of_one_segment(row: Row, reasons: Sequence[str]) -> list[str]:
-    if not row or set(reasons) & {"rv-insertion-not-found", "too-few-slices-for-segments"}:
+    if not row or set(reasons) & {"rv-insertion-not-found", THIRDS_UNKNOWN}:
         return []
     flags = []
     if row["wall_thickness_ed_mm"] is None:

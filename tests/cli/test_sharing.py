@@ -14,7 +14,7 @@ from cmnet_cli.sharing import hide_ids, open_sharing
         ("/a/9900001_20209_2_0.zip: no", [], "/a/<id>_20209_2_0.zip: no"),
         ("sub-9900001_ses-2: failed", [], "sub-<id>_ses-2: failed"),
         ("'9900001' stands twice", [], "'<id>' stands twice"),
-        ("declares 5200000 bytes of 0.1234567", [], "declares 5200000 bytes of 0.1234567"),
+        ("declares 8200000 bytes of 0.9234567", [], "declares 8200000 bytes of 0.9234567"),
         ("patient001 in /x/patient001/patient001_4d.nii", ["patient001"], "<id> in /x/<id>/<id>_4d.nii"),
         ("a volume in /x/volume.nii", ["volume"], "a volume in /x/<id>.nii"),
         ("frame 1 of sub-1, patient0010", ["1", "patient001"], "frame 1 of sub-<id>, patient0010"),

@@ -1,15 +1,13 @@
 """Strain against closed forms: homogeneous deformations, a contracting ring, turning, and random phantoms."""
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import strain as benchmark
 from cmnet_core.coordinates import LVCoordinates, lv_coordinates
 from cmnet_core.errors import GeometryError
 from cmnet_core.line_strain import LineStrain, line_strain
@@ -18,8 +16,8 @@ from cmnet_core.rotation import rotation
 from cmnet_core.strain import Direction, Wall, deform, lay_out_wall, regional_strain
 from cmnet_core.types import Label, MotionField, Spacing
 
-FINE, COARSE = Spacing(8.0, 1.0, 1.1), Spacing(5.0, 1.6, 1.5)
-INNER_MM, OUTER_MM, HEIGHT_MM = 22.0, 31.0, 64.0
+FINE, COARSE = Spacing(8.0, 0.8, 0.9), Spacing(5.0, 1.6, 1.5)
+INNER_MM, OUTER_MM, HEIGHT_MM = 22.0, 31.0, 48.0
 
 
 def tube(spacing: Spacing, *, axis_first: bool = True) -> tuple[Tensor, LVCoordinates, Tensor]:
@@ -38,9 +36,7 @@ def tube(spacing: Spacing, *, axis_first: bool = True) -> tuple[Tensor, LVCoordi
     return labels, lv_coordinates(labels, spacing, affine), places
 
 
-def moved(
-    spacing: Spacing, motion: Callable[[Tensor], Tensor]
-) -> tuple[Wall, MaterialMotion, Tensor]:  # what the tests of one motion look at
+def moved(spacing: Spacing, motion: Callable[[Tensor], Tensor]) -> tuple[Wall, MaterialMotion, Tensor]:
     """The tube's wall, its material carried by a map of places, and the wall's places from the axis."""
     labels, coordinates, places = tube(spacing)
     field = MotionField((motion(places) - places).float(), spacing, fixed=0, moving=1)
@@ -69,16 +65,19 @@ TURN = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.8, -0.6], [0.0, 0.6, 0.8]], dtype=
 TIP = torch.tensor([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("matrix", [STRETCH, SHEAR, TURN, TURN @ TIP, SHEAR @ STRETCH], ids=str)
-@pytest.mark.parametrize("spacing", [FINE, COARSE])
-def test_homogeneous_deformations_have_their_closed_form(matrix: Tensor, spacing: Spacing) -> None:
-    wall, material, _ = moved(spacing, homogeneous(matrix))
+@pytest.mark.parametrize(
+    "matrix",
+    [STRETCH, SHEAR, TURN, TURN @ TIP, SHEAR @ STRETCH],
+    ids=["stretch", "shear", "turn", "turned twice", "stretch and shear"],
+)
+def test_homogeneous_deformations_have_their_closed_form(matrix: Tensor) -> None:
+    wall, material, _ = moved(COARSE, homogeneous(matrix))
     found = deform(wall, material)
     tensor = 0.5 * (matrix.T @ matrix - torch.eye(3, dtype=torch.float64))
     expected = torch.einsum("ndi,ij,ndj->dn", wall.directions, tensor, wall.directions)
     torch.testing.assert_close(found.gradient[1], matrix.expand_as(found.gradient[1]), rtol=0, atol=1e-4)
     torch.testing.assert_close(found.strain[:, 1], expected, rtol=0, atol=1e-4)
-    assert float(found.strain[:, 0].abs().max()) < 1e-12
+    assert float(found.strain[:, 0].abs().max()) < 1e-6
 
 
 def test_the_mean_strain_of_a_contracting_ring_is_its_closed_form() -> None:
@@ -120,10 +119,9 @@ def test_rigid_motion_is_no_strain_and_the_right_rotation() -> None:
     wall, material, _ = moved(COARSE, lambda p: homogeneous(TURN)(p) + 3.0)
     assert float(deform(wall, material).strain.abs().max()) < 1e-4
     found = rotation(wall, material)
-    # From y to x, seen from the apex (z grows towards it, and the grid is a mirror): clockwise on the display.
     turned = math.degrees(math.atan2(0.6, 0.8))
-    assert found.basal_deg[1].abs().item() == pytest.approx(turned, abs=1e-3)
-    assert found.apical_deg[1] == pytest.approx(found.basal_deg[1], abs=1e-3)
+    assert abs(float(found.basal_deg[1])) == pytest.approx(turned, abs=1e-3)
+    assert float(found.apical_deg[1]) == pytest.approx(float(found.basal_deg[1]), abs=1e-3)
     assert float(found.twist_deg.abs().max()) < 1e-3
     lines = line_strain(wall, material, deform(wall, material))
     assert max(float(line.abs().max()) for line in (lines.endo_pct, lines.mid_pct, lines.epi_pct)) < 1e-2
@@ -143,7 +141,7 @@ def test_torsion_is_the_slope_of_the_rotation() -> None:
     apical = wall.longitudinal > 0.8
     along = (material.displacement_mm[1] * wall.directions[:, Direction.CIRCUMFERENTIAL]).sum(-1)[apical].mean()
     assert float(along) * float(found.apical_deg[1]) > 0
-    assert found.twist_deg[1] == pytest.approx(found.apical_deg[1] - found.basal_deg[1])
+    assert float(found.twist_deg[1]) == pytest.approx(float(found.apical_deg[1] - found.basal_deg[1]))
 
 
 def test_lines_shorten_as_their_material_does() -> None:
@@ -169,7 +167,7 @@ def test_material_is_followed_through_pull_backs() -> None:
         for fixed, back in ((3, first), (4, second))
     ]
     found = follow_material(steps, mask)
-    inner = (places[0] > 15.0) & (places[0] < 35.0)  # nothing is known beyond the stack's ends
+    inner = (places[0] > 15.0) & (places[0] < 30.0)  # nothing is known beyond the stack's ends
     expected = (homogeneous(SHEAR @ STRETCH)(places) - places)[:, mask].T
     kept = inner[mask]
     assert (found.frames, found.ed) == ((2, 3, 4), 2)
@@ -225,22 +223,11 @@ def test_a_wall_of_nothing_knows_nothing() -> None:
     assert rotation(wall, material).basal_deg.isnan().all()
 
 
-def benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "strain.py"
-    spec = importlib.util.spec_from_file_location("benchmark_strain", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_random_phantoms_through_their_true_motion() -> None:
     """Four of the forty of ``benchmarks/strain.py``, which prints what all of them give."""
-    bench = benchmark()
     for number in range(4):
-        one = bench.measure(bench.draw(4, number, 6))
+        one = benchmark.measure(benchmark.draw(4, number, 6))
         assert one.weakest == one.defect
-        for name, bar in bench.BARS.items():
+        for name, bar in benchmark.BARS.items():
             assert one.found[name] == pytest.approx(one.true[name], abs=bar)
         assert one.found["torsion"] == pytest.approx(one.true["torsion"], rel=0.1)
