@@ -1,7 +1,9 @@
 """The report from a run folder that holds synthetic hearts: discs that shrink and grow."""
 
 import html.parser
+import pkgutil
 import re
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from cmnet_cli.report.moving import read_moving
 from cmnet_cli.report.sights import frame_heart, look
 from cmnet_cli.report.words import flag_in_words
 from cmnet_cli.tables import write_table
+from cmnet_core import io
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.io import dicom, nifti_file
 from tests.report_runs import IDS, NASTY, add_evaluation, frame_rows, index_row, make_run, squeeze_of, write_subject
 
 
@@ -174,7 +176,8 @@ def test_a_page_says_why_displacement_is_not_shown(run):
 
 
 def test_every_flag_of_the_readers_has_words():
-    constants = [value for module in (dicom, nifti_file) for name, value in vars(module).items() if name.isupper()]
+    modules = [import_module(f"cmnet_core.io.{found.name}") for found in pkgutil.iter_modules(io.__path__)]
+    constants = [value for module in modules for name, value in vars(module).items() if name.isupper()]
     flags = [value for value in constants if isinstance(value, str) and re.fullmatch("[a-z]+(-[a-z]+)+", value)]
     assert len(flags) > 5
     assert [flag for flag in flags if flag_in_words(flag) == flag] == []
