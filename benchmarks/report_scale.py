@@ -50,7 +50,7 @@ MADE = {
     "grs_peak_pct": (42.0, 9.0, 0.7), "gls_sax_peak_pct": (-14.0, 3.0, -0.7),
     "time_to_peak_gcs_ms": (330.0, 35.0, -0.2),
     "wall_thickness_ed_mm": (6.8, 1.1, -0.2), "wall_thickening_pct": (58.0, 16.0, 0.6), "twist_deg": (11.0, 3.5, 0.3),
-    "torsion_deg_cm": (1.9, 0.6, 0.3), "dyssynchrony_ms": (34.0, 12.0, -0.4), "ecc_peak_pct": (-18.0, 4.0, -0.6),
+    "torsion_deg_per_cm": (1.9, 0.6, 0.3), "dyssynchrony_ms": (34.0, 12.0, -0.4), "ecc_peak_pct": (-18.0, 4.0, -0.6),
     "err_peak_pct": (42.0, 14.0, 0.4), "time_to_peak_ecc_ms": (330.0, 50.0, -0.1),
     "lv_peak_ejection_rate_ml_s": (-480.0, 110.0, -0.4), "lv_peak_filling_rate_ml_s": (430.0, 120.0, 0.4),
     "rv_peak_ejection_rate_ml_s": (-460.0, 110.0, -0.3), "rv_peak_filling_rate_ml_s": (400.0, 120.0, 0.3),

@@ -22,8 +22,7 @@ from cmnet_cli.sidecar import write_text
 _AT_ONCE = 200
 
 # What a subject's page is made of.
-_TABLES = ("indices", "frames", "motion")
-
+_TABLES = ("indices", "frames", "segments", "motion")
 
 _PAGES_ALONE = Formats()
 
