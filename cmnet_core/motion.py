@@ -190,6 +190,20 @@ def jacobian_determinant(field: MotionField) -> Float[Tensor, "z y x"]:
     return volume_change(to_voxels(field))
 
 
+def surely_unfolded(field: MotionField) -> bool:
+    """Whether differences between neighbours alone prove that the field folds nowhere, at a tenth of the cost of det F.
+
+    With Σ_j max |∂_j u_i| < 1 for every i, F is strictly diagonally dominant with a positive diagonal, and det F > 0.
+    False proves nothing.
+    """
+    displacement = to_voxels(field)[0]
+    steepest = torch.zeros(3)
+    for axis in (1, 2, 3):
+        if displacement.shape[axis] > 1:
+            steepest += torch.diff(displacement, dim=axis).abs().amax(dim=(1, 2, 3)).cpu()
+    return bool((steepest < 1.0).all())
+
+
 def green_lagrange(gradient: Float[Tensor, "3 3 z y x"]) -> Float[Tensor, "3 3 z y x"]:
     """Green–Lagrange strain ``E = ½(FᵀF − I)`` of a deformation gradient."""
     right_cauchy_green = torch.einsum("kizyx,kjzyx->ijzyx", gradient, gradient)

@@ -16,7 +16,7 @@ from cmnet_core.motion import chain
 
 # How far around the heart its motion is followed, in voxels of the velocities' grid: nothing in the heart was ever
 # outside.
-_MARGIN_VOXELS, _MARGIN_SLICES = 8, 2
+_MARGIN_VOXELS, _MARGIN_SLICES = 5, 1
 
 Block = tuple[slice, slice, slice]
 

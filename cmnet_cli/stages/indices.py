@@ -1,7 +1,7 @@
 """Indices: volumes, function and motion from what infer stored. No network, no raw image."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from cmnet_core.indices import (
 )
 from cmnet_core.losses import bending_energy
 from cmnet_core.metrics import folded_voxels
-from cmnet_core.motion import chain, jacobian_determinant, to_voxels
+from cmnet_core.motion import chain, jacobian_determinant, surely_unfolded, to_voxels
 from cmnet_core.plausibility import judge_motion
 from cmnet_core.preprocess import extract_labels
 from cmnet_core.reference import Z_COLUMNS, ReferenceRange, compare_with_reference
@@ -34,6 +34,7 @@ from cmnet_core.types import Label, MotionField
 
 NAME = "indices"
 TABLES_OF_INDICES = ("indices", "frames", "segments", "motion", "bullseye")
+_MARGIN_VOXELS = 12
 _STRUCTURES = {"lv": Label.LV, "myo": Label.MYO, "rv": Label.RV}
 _INDEXED = {
     "lvedv_index_ml_m2": "lvedv_ml",
@@ -117,15 +118,15 @@ def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRa
     wall = mechanics_rows(stored, walls, steps, indices["qc_flags"])
     indices = indices | wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
     frames = _joined(_frame_rows(case, stored, volumes, carried), wall.frames)
-    chained = chain(steps)
-    frames = _joined(frames, _motion_by_frame(stored, steps, chained))
+    near = _near_heart(stored, steps)
+    frames = _joined(frames, _motion_by_frame(stored, steps, near))
     drawing = Drawing(folder, stored, walls, has_wall=bool(wall.indices))
     indices, segments = with_intervals(indices, wall.segments, drawing, draws)
     return CaseRows(
         indices=indices,
         frames=tuple(frames),
         segments=tuple(who(case) | row for row in segments),
-        motion=_motion_row(case, stored, carried, frames) | _smoothness(stored, chained),
+        motion=_motion_row(case, stored, carried, frames) | _smoothness(stored, near),
         bullseye=tuple(who(case) | row for row in wall.bullseye),
     )
 
@@ -218,27 +219,57 @@ def _mean(values: Float[Tensor, " n"]) -> float | None:
     return float(values.mean()) if values.numel() else None
 
 
-def _motion_by_frame(stored: StoredCase, steps: Sequence[MotionField], chained: Sequence[MotionField]) -> list[Row]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _NearHeart:
+    """The motion around the heart, on the window's grid.
+
+    Attributes:
+        labels: The ED label map, carried by the motion.
+        from_ed: For every step the field that is fixed where the step is and points into ED.
+    """
+
+    labels: UInt8[Tensor, "t z yh xh"]
+    from_ed: tuple[MotionField, ...]
+
+
+def _near_heart(stored: StoredCase, steps: Sequence[MotionField]) -> _NearHeart:
+    """Chain the steps where the heart is: far from it nobody asks where anything was at ED."""
+    labels = extract_labels(stored.propagated, stored.facts.window)
+    heart = (labels > 0).any(0).any(0)
+    rows, columns = (_span(heart.any(axis)) for axis in (1, 0))
+    cut = [replace(step, displacement_mm=step.displacement_mm[..., rows, columns].contiguous()) for step in steps]
+    return _NearHeart(labels[..., rows, columns], tuple(chain(cut)))
+
+
+def _span(seen: Bool[Tensor, " n"]) -> slice:
+    """From the first to the last place that is seen, and a margin; everything where nothing is."""
+    places = seen.nonzero()[:, 0]
+    if not len(places):
+        return slice(0, len(seen))
+    return slice(max(int(places[0]) - _MARGIN_VOXELS, 0), min(int(places[-1]) + _MARGIN_VOXELS + 1, len(seen)))
+
+
+def _motion_by_frame(stored: StoredCase, steps: Sequence[MotionField], near: _NearHeart) -> list[Row]:
     """Displacement from ED and folding of each frame, in the order of the input; nothing without steps."""
     if not steps:
         return []
-    labels = extract_labels(stored.propagated, stored.facts.window)
     rows: dict[int, Row] = {}
-    for step, from_ed in zip(steps, chained, strict=True):
-        folded = folded_voxels(jacobian_determinant(step)).count
+    for step, from_ed in zip(steps, near.from_ed, strict=True):
+        folded = 0 if surely_unfolded(step) else folded_voxels(jacobian_determinant(step)).count
         # The last field leads once round the cycle: at ED nothing has moved yet.
         moved = None if step.fixed == stored.facts.ed else from_ed
-        rows[step.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[step.fixed])}
+        rows[step.fixed] = {"folded_voxels": folded, **_displacements(moved, near.labels[step.fixed])}
     return [rows[frame] for frame in range(stored.facts.frames)]
 
 
 def _displacements(from_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) -> Row:
     """Mean and largest length of the displacement in each structure; at ED itself it is 0."""
+    heart = labels > 0
+    inside = labels[heart]
+    length = torch.zeros(len(inside)) if from_ed is None else from_ed.displacement_mm[:, heart].norm(dim=0)
     row: Row = {}
-    length = torch.zeros(labels.shape) if from_ed is None else from_ed.displacement_mm.norm(dim=0)
     for name, label in _STRUCTURES.items():
-        inside: Bool[Tensor, "z y x"] = labels == label
-        there = length[inside]
+        there = length[inside == label]
         row[f"mean_displacement_{name}_mm"] = _mean(there)
         row[f"max_displacement_{name}_mm"] = float(there.max()) if there.numel() else None
     return row
@@ -268,6 +299,6 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
     }
 
 
-def _smoothness(stored: StoredCase, chained: Sequence[MotionField]) -> Row:
-    to_ed = next((field for field in chained if field.fixed == stored.facts.es != stored.facts.ed), None)
+def _smoothness(stored: StoredCase, near: _NearHeart) -> Row:
+    to_ed = next((field for field in near.from_ed if field.fixed == stored.facts.es != stored.facts.ed), None)
     return {} if to_ed is None else {"bending_energy_per_mm2": float(bending_energy(to_voxels(to_ed), to_ed.spacing))}

@@ -107,7 +107,7 @@ def test_strain_of_a_known_motion_is_in_the_tables() -> None:
     assert found.indices["grs_peak_pct"] == pytest.approx(float(radial.max()), abs=2.5)
     assert found.indices["gls_sax_peak_pct"] == pytest.approx(float(longitudinal.min()), abs=1.5)
     assert max(found.segments, key=lambda row: row["ecc_peak_pct"])["segment"] == 9
-    assert found.frames[0]["gcs_pct"] == pytest.approx(0.0, abs=1e-9)
+    assert found.frames[0]["gcs_pct"] == pytest.approx(0.0, abs=1e-6)
     # A line that shortens by a fifth has a Green-Lagrange strain of -18 %.
     engineering = found.indices["gcs_line_mid_peak_pct"] / 100
     assert 100 * (engineering + engineering**2 / 2) == pytest.approx(found.indices["gcs_midwall_peak_pct"], abs=2.0)
