@@ -51,7 +51,7 @@ def take_cohort(run: Path) -> None:
             screens = [_screen(page, part) for part in _VIEWS]
             whole = _side_by_side(screens, columns)
             small = whole.resize((round(whole.width * size), round(whole.height * size)), Image.Resampling.LANCZOS)
-            few = small.quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few = small.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
             few.save(FOLDER / f"report-cohort-{width}.png", optimize=True)
 
 
