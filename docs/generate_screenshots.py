@@ -1,6 +1,7 @@
-"""Take the pictures of the report in docs/: python docs/generate_screenshots.py RUN, with a run of phantoms.
+"""Take the pictures of the report in docs/: python docs/generate_screenshots.py RUN COHORT.
 
-Needs Chromium, and Playwright as the tests have it. Only phantoms may be shown: make them with cmnet demo.
+Needs Chromium, and Playwright as the tests have it. Only invented people may be shown: RUN holds phantoms of cmnet
+demo, COHORT the tables of python benchmarks/report_scale.py --subjects 800 --keep FOLDER; both have a report.
 """
 
 import io
@@ -19,13 +20,56 @@ WIDTHS = (1440, 390)
 _PARTS = {"": ("header", "#player"), "-figures": (".sections", "section:has(.bullseyes)")}
 _COLOURS = 255
 
+# Parts of the cohort page, side by side in so many columns and at this share of their size.
+_VIEWS = (
+    "header",
+    *(f"section:has(> #{part})" for part in ("distributions", "scatters", "contrasts", "bullseyes", "subjects")),
+)
+_MONTAGES = {1440: (2, 0.62), 390: (6, 0.75)}
+_GAP = 12
 
-def main(run: Path) -> None:
+
+def main(run: Path, cohort: Path) -> None:
     """Take all pictures.
 
     Args:
         run: A run folder of phantoms that has a report.
+        cohort: A run folder of many invented subjects that has a report.
     """
+    take_subject(run)
+    take_cohort(cohort)
+
+
+def take_cohort(run: Path) -> None:
+    """The cohort page, one screen of each of its parts."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        for width, (columns, size) in _MONTAGES.items():
+            view = {"width": width, "height": 900}
+            page = browser.new_context(viewport=view, offline=True, color_scheme="light").new_page()
+            page.goto((run / "report" / "index.html").absolute().as_uri())
+            screens = [_screen(page, part) for part in _VIEWS]
+            whole = _side_by_side(screens, columns)
+            small = whole.resize((round(whole.width * size), round(whole.height * size)), Image.Resampling.LANCZOS)
+            few = small.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+            few.save(FOLDER / f"report-cohort-{width}.png", optimize=True)
+
+
+def _screen(page: Page, part: str) -> Image.Image:
+    page.locator(part).evaluate("part => part.scrollIntoView()")
+    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
+def _side_by_side(screens: list[Image.Image], columns: int) -> Image.Image:
+    width, height = (side + _GAP for side in screens[0].size)
+    whole = Image.new("RGB", (columns * width - _GAP, len(screens) // columns * height - _GAP), "#888888")
+    for place, screen in enumerate(screens):
+        whole.paste(screen, (place % columns * width, place // columns * height))
+    return whole
+
+
+def take_subject(run: Path) -> None:
+    """The page of one phantom, above and below."""
     subject = max(run.joinpath("report").glob("sub-phantom-*.html"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
@@ -59,4 +103,4 @@ def _save(page: Page, out: Path, first: str, last: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -106,8 +106,11 @@ def make_subject_page(pages: Environment, run: Run, row: Row) -> SubjectPage:
 def _words(run: Run, row: Row) -> dict[str, Any]:
     """Everything on the page that is no picture."""
     flags, ranges, sharing = flags_of(run, row), read_ranges(run.folder), run.sharing
-    told = {column: form for column, form in _DESCRIBED if not (sharing.share_safe and column in _MAY_BE_SMALL)}
-    described = [form.format(row[column]) for column, form in told.items() if row.get(column) is not None]
+    described = [
+        form.format(row[column])
+        for column, form in _DESCRIBED
+        if row.get(column) is not None and not (sharing.share_safe and column in _MAY_BE_SMALL)
+    ]
     return {
         "case_id": sharing.name(row["case_id"]),
         "described": described,
