@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AgainOptions,
+    Animation,
     AsJson,
     CloseCycle,
     CohortStage,
@@ -21,6 +22,7 @@ from cmnet_cli.options import (
     Device,
     DrawSeed,
     EngineOptions,
+    Figures,
     Frames,
     FreshMotion,
     HowOptions,
@@ -32,6 +34,7 @@ from cmnet_cli.options import (
     NewFolder,
     OutFolder,
     PagesOf,
+    Pdf,
     ReferenceRanges,
     RefineSteps,
     Resume,
@@ -288,14 +291,20 @@ def report(
     pages: PagesOf = None,
     share_safe: ShareSafe = False,
     terminal: Terminal = False,
+    figures: Figures = None,
+    animation: Animation = None,
+    pdf: Pdf = False,
 ) -> None:
     """One page for the cohort and one for each subject; they open without a network."""
     from cmnet_cli.commands import report as command
+    from cmnet_cli.report.formats import Formats
+    from cmnet_cli.report.page import Request
 
     if terminal:
         command.show_report(run, _screen(say), share_safe=share_safe)
     else:
-        typer.echo(command.report(run, _screen(say), pages=tuple(pages or ()), share_safe=share_safe))
+        formats = Formats(figures, animation, pdf)
+        typer.echo(command.report(run, _screen(say), Request(tuple(pages or ()), share_safe, formats)))
 
 
 @app.command(rich_help_panel=MAIN)

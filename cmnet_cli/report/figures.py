@@ -115,7 +115,8 @@ def cycle(
     """
     everything = [value for curve in curves for value in curve.values]
     everything += [*held, *(end for band in bands for end in (band.low, band.high))]
-    plot = svg.Plot(svg.axis(over.across, over.times, whole=True), svg.axis(up, everything, from_zero=True))
+    across, upwards = svg.axis(over.across, over.times, whole=True), svg.axis(up, everything, from_zero=True)
+    plot = svg.Plot(across, upwards, width=340, height=240, left=40)
     marks = [svg.frame(plot), *_marked(plot, over), *(_band(plot, over, band) for band in bands)]
     for curve in curves:
         points = [(plot.x(time), plot.y(value)) for time, value in zip(over.times, curve.values, strict=True)]
