@@ -1,20 +1,20 @@
 """Indices: volumes, function and motion from what infer stored. No network, no raw image."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.cases import Case
 from cmnet_cli.layout import CaseFolder, RunFolder
 from cmnet_cli.stages.intervals import Drawing, Draws, with_intervals
 from cmnet_cli.stages.judging import judged_indices
-from cmnet_cli.stages.mechanics import mechanics_rows, rate_values, segmented_walls, timing_of
-from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
+from cmnet_cli.stages.mechanics import NearHeart, mechanics_rows, near_heart, rate_values, segmented_walls, timing_of
+from cmnet_cli.stages.stored import StoredCase, TrackingFacts, open_stored
 from cmnet_core.indices import (
     BodySurfaceFormula,
     ClinicalIndices,
@@ -24,9 +24,10 @@ from cmnet_core.indices import (
     heart_rate_bpm,
     volumes_ml,
 )
+from cmnet_core.inference import step_fields
 from cmnet_core.losses import bending_energy
 from cmnet_core.metrics import folded_voxels
-from cmnet_core.motion import chain, jacobian_determinant, surely_unfolded, to_voxels
+from cmnet_core.motion import jacobian_determinant, surely_unfolded, to_voxels
 from cmnet_core.plausibility import judge_motion
 from cmnet_core.preprocess import extract_labels
 from cmnet_core.reference import Z_COLUMNS, ReferenceRange, compare_with_reference
@@ -34,7 +35,6 @@ from cmnet_core.types import Label, MotionField
 
 NAME = "indices"
 TABLES_OF_INDICES = ("indices", "frames", "segments", "motion", "bullseye")
-_MARGIN_VOXELS = 12
 _STRUCTURES = {"lv": Label.LV, "myo": Label.MYO, "rv": Label.RV}
 _INDEXED = {
     "lvedv_index_ml_m2": "lvedv_ml",
@@ -112,14 +112,13 @@ def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRa
     stored = open_stored(folder)
     volumes = volumes_ml(stored.segmented, stored.spacing)
     carried = volumes_ml(stored.propagated, stored.spacing)
-    steps = read_steps(folder, stored.facts) if stored.has_steps else ()
     indices = _compared(_indices_row(case, stored, volumes), reference)
     walls = segmented_walls(stored)
-    wall = mechanics_rows(stored, walls, steps, indices["qc_flags"])
+    near = near_heart(folder, stored, walls)
+    wall = mechanics_rows(stored, walls, near, indices["qc_flags"])
     indices = indices | wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
     frames = _joined(_frame_rows(case, stored, volumes, carried), wall.frames)
-    near = _near_heart(stored, steps)
-    frames = _joined(frames, _motion_by_frame(stored, steps, near))
+    frames = _joined(frames, _motion_by_frame(stored, near))
     drawing = Drawing(folder, stored, walls, has_wall=bool(wall.indices))
     indices, segments = with_intervals(indices, wall.segments, drawing, draws)
     return CaseRows(
@@ -219,47 +218,26 @@ def _mean(values: Float[Tensor, " n"]) -> float | None:
     return float(values.mean()) if values.numel() else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _NearHeart:
-    """The motion around the heart, on the window's grid.
-
-    Attributes:
-        labels: The ED label map, carried by the motion.
-        from_ed: For every step the field that is fixed where the step is and points into ED.
-    """
-
-    labels: UInt8[Tensor, "t z yh xh"]
-    from_ed: tuple[MotionField, ...]
-
-
-def _near_heart(stored: StoredCase, steps: Sequence[MotionField]) -> _NearHeart:
-    """Chain the steps where the heart is: far from it nobody asks where anything was at ED."""
-    labels = extract_labels(stored.propagated, stored.facts.window)
-    heart = (labels > 0).any(0).any(0)
-    rows, columns = (_span(heart.any(axis)) for axis in (1, 0))
-    cut = [replace(step, displacement_mm=step.displacement_mm[..., rows, columns].contiguous()) for step in steps]
-    return _NearHeart(labels[..., rows, columns], tuple(chain(cut)))
-
-
-def _span(seen: Bool[Tensor, " n"]) -> slice:
-    """From the first to the last place that is seen, and a margin; everything where nothing is."""
-    places = seen.nonzero()[:, 0]
-    if not len(places):
-        return slice(0, len(seen))
-    return slice(max(int(places[0]) - _MARGIN_VOXELS, 0), min(int(places[-1]) + _MARGIN_VOXELS + 1, len(seen)))
-
-
-def _motion_by_frame(stored: StoredCase, steps: Sequence[MotionField], near: _NearHeart) -> list[Row]:
-    """Displacement from ED and folding of each frame, in the order of the input; nothing without steps."""
-    if not steps:
+def _motion_by_frame(stored: StoredCase, near: NearHeart | None) -> list[Row]:
+    """Displacement from ED and folding of each frame, in the order of the input; nothing without motion."""
+    if near is None:
         return []
+    labels = extract_labels(stored.propagated, near.cutout.narrowed(stored.facts.window))
     rows: dict[int, Row] = {}
-    for step, from_ed in zip(steps, near.from_ed, strict=True):
-        folded = 0 if surely_unfolded(step) else folded_voxels(jacobian_determinant(step)).count
+    for velocity, from_ed in zip(near.velocities, near.from_ed, strict=True):
         # The last field leads once round the cycle: at ED nothing has moved yet.
-        moved = None if step.fixed == stored.facts.ed else from_ed
-        rows[step.fixed] = {"folded_voxels": folded, **_displacements(moved, near.labels[step.fixed])}
+        moved = None if from_ed.fixed == stored.facts.ed else from_ed
+        folded = _folded_voxels(velocity, stored.facts)
+        rows[from_ed.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[from_ed.fixed])}
     return [rows[frame] for frame in range(stored.facts.frames)]
+
+
+def _folded_voxels(velocity: Float[Tensor, "3 z yh xh"], facts: TrackingFacts) -> int:
+    """Folds of one step in the whole window."""
+    if surely_unfolded(velocity, steps=facts.motion.integration_steps):
+        return 0
+    [step] = step_fields(velocity[None], facts.window.spacing, ed=0, sizes=facts.motion)
+    return folded_voxels(jacobian_determinant(step)).count
 
 
 def _displacements(from_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) -> Row:
@@ -299,6 +277,8 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
     }
 
 
-def _smoothness(stored: StoredCase, near: _NearHeart) -> Row:
-    to_ed = next((field for field in near.from_ed if field.fixed == stored.facts.es != stored.facts.ed), None)
-    return {} if to_ed is None else {"bending_energy_per_mm2": float(bending_energy(to_voxels(to_ed), to_ed.spacing))}
+def _smoothness(stored: StoredCase, near: NearHeart | None) -> Row:
+    if near is None or stored.facts.es == stored.facts.ed:
+        return {}
+    [to_ed] = [field for field in near.from_ed if field.fixed == stored.facts.es]
+    return {"bending_energy_per_mm2": float(bending_energy(to_voxels(to_ed), to_ed.spacing))}

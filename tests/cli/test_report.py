@@ -3,6 +3,7 @@
 import html.parser
 import pkgutil
 import re
+import time
 from importlib import import_module
 
 import numpy as np
@@ -17,7 +18,17 @@ from cmnet_cli.report.words import flag_in_words
 from cmnet_cli.tables import write_table
 from cmnet_core import io
 from cmnet_core.errors import ErrorCode, ManifestError
-from tests.report_runs import IDS, NASTY, add_evaluation, frame_rows, index_row, make_run, squeeze_of, write_subject
+from tests.report_runs import (
+    IDS,
+    NASTY,
+    add_evaluation,
+    frame_rows,
+    index_row,
+    make_run,
+    squeeze_of,
+    write_motion,
+    write_subject,
+)
 
 
 class Page(html.parser.HTMLParser):
@@ -109,8 +120,9 @@ def test_an_id_that_is_markup_stays_words(tmp_path):
     nasty = "sub-<img src=x onerror=alert(1)>"
     folder = make_run(tmp_path, ids=(nasty,), failed=())
     write_report(tmp_path)
-    assert "img" not in Page(folder.report).tags
-    assert nasty in Page(folder.report).text
+    for path in (folder.report, folder.report_page(nasty)):
+        assert "img" not in Page(path).tags
+        assert nasty in Page(path).text
 
 
 def test_the_participant_is_not_named_in_the_title(run):
@@ -183,8 +195,18 @@ def test_every_flag_of_the_readers_has_words():
     assert [flag for flag in flags if flag_in_words(flag) == flag] == []
 
 
-def test_the_subject_page_is_small(run):
-    assert run.report_page(IDS[0]).stat().st_size < 1_500_000
+def test_the_subject_page_of_fifty_frames_is_small_and_soon_made(tmp_path):
+    folder = RunFolder(tmp_path)
+    rows = list(frame_rows(IDS[0], write_subject(folder, IDS[0], frames=50, slices=6)))
+    write_motion(folder, IDS[0], frames=50, slices=6)
+    write_table(folder.table("frames"), "frames", rows)
+    write_table(folder.table("indices"), "indices", [index_row(IDS[0], rows)])
+    begun = time.process_time()
+    write_report(tmp_path)
+    assert time.process_time() - begun < 3
+    page = folder.report_page(IDS[0])
+    assert "player-data" in page.read_text(encoding="utf-8")
+    assert page.stat().st_size < 4_000_000
 
 
 def test_a_subject_without_images_still_has_its_numbers(tmp_path):
