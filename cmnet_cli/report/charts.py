@@ -144,7 +144,7 @@ def segment_charts(frames: Sequence[Row], segments: Sequence[Row], row: Row) -> 
             if n in known
         ]
         drawing = figures.cycle(over_the_cycle(frames, row), [*whole, *curves], up="Ecc (%)", held=held)
-        charts.append(Chart(f"strain-{level.lower()}", level, "", drawing, _key([*curves, *whole])))
+        charts.append(Chart(f"strain-{level.lower()}", f"{level} segments", "", drawing, _key([*curves, *whole])))
     return charts
 
 

@@ -10,10 +10,30 @@ from markupsafe import Markup
 
 from cmnet_cli.layout import beside, figure_beside
 from cmnet_cli.options import AnimationFormat, FigureFormat
+from cmnet_cli.report import svg
 from cmnet_cli.report.animation import find_ffmpeg, write_animation
+from cmnet_cli.report.charts import Entry
 from cmnet_cli.report.chromium import Vector, draw_pngs, find_chromium, print_pdf
 from cmnet_cli.report.sights import Sight
 from cmnet_cli.sidecar import write_text
+
+# Around a figure, above it for its title, and below it for each line of its key.
+_MARGIN, _ABOVE, _LINE = 14.0, 32.0, 18.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of a page, with what the page says of it.
+
+    Attributes:
+        drawing: The figure.
+        title: Above it; empty for a picture that is to be saved as it is.
+        key: What its lines are.
+    """
+
+    drawing: Markup
+    title: str = ""
+    key: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +62,7 @@ class Formats:
             find_ffmpeg()
 
 
-def save_figures(pages: Environment, page: Path, drawings: Mapping[str, Markup], wanted: FigureFormat | None) -> None:
+def save_figures(pages: Environment, page: Path, drawings: Mapping[str, Figure], wanted: FigureFormat | None) -> None:
     """Write the figures of a page into files of their own.
 
     Args:
@@ -64,16 +84,34 @@ def save_figures(pages: Environment, page: Path, drawings: Mapping[str, Markup],
         write_text(path, figure.text)
 
 
-def standalone(pages: Environment, drawing: Markup) -> Vector:
-    """A figure of a page as a file that needs no page, in the light theme."""
-    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing)
+def standalone(pages: Environment, figure: Figure) -> Vector:
+    """A figure of a page as a file that needs no page: in the light theme, with its title and its key."""
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', figure.drawing)
     width, height = (float(side) for side in found.groups()) if found else (300.0, 150.0)
+    margin, above = (_MARGIN, _ABOVE) if figure.title else (0.0, 0.0)
+    below = margin + _LINE * len(figure.key)
+    box = (-margin, -above, width + 2 * margin, height + above + below)
     # Small pictures are voxels, and voxels are small.
     enlarged = max(1, round(360 / width))
-    size = (round(width * enlarged), round(height * enlarged))
-    style = pages.get_template("figure.css").render()
+    size = (round(box[2] * enlarged), round(box[3] * enlarged))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{size[0]}" height="{size[1]}" '
-    return Vector(str(drawing).replace("<svg ", head, 1).replace(">", f">{style}", 1), size)
+    style = pages.get_template("figure.css").render()
+    words = svg.join([svg.words(figure.title, (0.0, 16.0 - above), kind="marked"), _key(figure.key, height + 12.0)])
+    text = str(figure.drawing).replace("<svg ", head, 1).replace(">", f">{style}", 1)
+    text = re.sub(r'viewBox="[^"]*"', f'viewBox="{" ".join(f"{side:g}" for side in box)}"', text, count=1)
+    return Vector(text.removesuffix("</svg>") + f"{words}</svg>", size)
+
+
+def _key(entries: Sequence[Entry], top: float) -> Markup:
+    rows = [(entry, top + _LINE * row) for row, entry in enumerate(entries)]
+    return svg.join(
+        mark
+        for entry, y in rows
+        for mark in (
+            svg.path([[(4.0, y), (30.0, y)]], kind=f"curve {entry.kind}"),
+            svg.words(entry.name, (38.0, y + 4.0), kind="name"),
+        )
+    )
 
 
 def save_animation(sights: Sequence[Sight], page: Path, *, frame_ms: float | None, wanted: AnimationFormat) -> None:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 
 from cmnet_cli.layout import CaseFolder
 from cmnet_cli.report import colours
 from cmnet_cli.report.charts import Chart, segment_charts, strain_chart, turn_chart, volume_chart
 from cmnet_cli.report.citation import text_to_cite
+from cmnet_cli.report.formats import Figure
 from cmnet_cli.report.gather import Row, Run, read_hearts, read_origin
 from cmnet_cli.report.index_table import index_lines, interval, read_ranges, reference_source
 from cmnet_cli.report.moving import Moving, read_moving
@@ -73,7 +73,7 @@ class SubjectPage:
     """
 
     html: str
-    drawings: Mapping[str, Markup]
+    drawings: Mapping[str, Figure]
     sights: tuple[Sight, ...]
     frame_ms: float | None
 
@@ -98,8 +98,8 @@ def make_subject_page(pages: Environment, run: Run, row: Row) -> SubjectPage:
         segment_charts=by_segment,
         missing=_why_no_segments(segments),
     )
-    drawings = {chart.name: chart.drawing for chart in (*charts, *by_segment)}
-    drawings |= {eye.shown.name: eye.drawing for eye in eyes} | _stills(seen)
+    drawings = {chart.name: Figure(chart.drawing, chart.title, chart.key) for chart in (*charts, *by_segment)}
+    drawings |= {eye.shown.name: Figure(eye.drawing, eye.shown.title) for eye in eyes} | _stills(seen)
     return SubjectPage(html, drawings, seen.sights, row.get("frame_ms"))
 
 
@@ -124,11 +124,13 @@ def _words(run: Run, row: Row) -> dict[str, Any]:
     }
 
 
-def _stills(seen: Seen) -> dict[str, Markup]:
+def _stills(seen: Seen) -> dict[str, Figure]:
     """The pictures at ED and ES, by level and column."""
     rows = seen.pictures.rows if seen.pictures else ()
     names = ("ed", "es", "es-by-motion")
-    return {f"{row.name}-{name}": drawing for row in rows for name, drawing in zip(names, row.drawings, strict=True)}
+    return {
+        f"{row.name}-{name}": Figure(drawing) for row in rows for name, drawing in zip(names, row.drawings, strict=True)
+    }
 
 
 def flags_of(run: Run, row: Row) -> list[str]:

@@ -87,7 +87,7 @@ def aha_segment(heart: HeartSpec, points: Points) -> Int64[Tensor, "..."]:
     The heart's own coordinates are looked up as those of any heart: thirds of the cavity, sectors from the insertion.
     """
     past = heart.rv_insertion_deg - torch.rad2deg(torch.atan2(points.y, points.x))
-    return segment_at(*torch.broadcast_tensors(-points.s / heart.cavity_length_mm, past))
+    return segment_at((-points.s / heart.cavity_length_mm).expand_as(past), past)
 
 
 def _wall_nodes(heart: HeartSpec) -> tuple[Points, Tensor]:

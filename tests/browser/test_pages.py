@@ -141,5 +141,5 @@ def test_pages_and_figures_are_saved_by_the_browser(tmp_path):
     assert folder.report.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert folder.report_page(IDS[0]).with_suffix(".pdf").stat().st_size > 20_000
     with Image.open(tmp_path / "report" / "figures" / f"{IDS[0]}_ecc.png") as figure:
-        assert figure.size == (520, 608)
+        assert figure.size == (2 * 288, 2 * 350)
         assert len(figure.convert("RGB").getcolors(100_000)) > 50

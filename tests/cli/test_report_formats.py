@@ -27,6 +27,8 @@ def test_each_figure_is_a_file_that_needs_no_page(run):
     figures = {path.stem.removeprefix(f"{IDS[0]}_"): path for path in (run.report.parent / "figures").iterdir()}
     expected = {"volumes", "strain", "twist", "strain-basal", "ecc", "err", "time-to-peak", "thickness", "confidence"}
     assert expected | {"basal-ed", "mid-es", "apical-es-by-motion"} <= set(figures)
+    volumes = figures["volumes"].read_text(encoding="utf-8")
+    assert all(f">{words}<" in volumes for words in ("Volumes over the cycle", "left ventricle by motion"))
     for path in figures.values():
         text = path.read_text(encoding="utf-8")
         root = ElementTree.fromstring(text)
