@@ -1,4 +1,4 @@
-# make setup | lint | check | test | bench | accuracy | demo      PYTHON=python3.12 names another Python
+# make setup | lint | check | test | bench | accuracy | refinement | sweep | demo      PYTHON=python3.12 names another Python
 PYTHON ?= python3
 WORKERS ?= 2
 
@@ -10,7 +10,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # One thread a process: tests run side by side, and small grids gain nothing from more.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup lint check test test-cluster bench accuracy demo clean
+.PHONY: help setup lint check test test-cluster bench accuracy refinement sweep demo clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,8 @@ help:
 	@echo "make lint    ruff alone"
 	@echo "make bench   CPU seconds, wall and peak memory of each stage"
 	@echo "make accuracy figures on real hearts beside their bars; needs ../shared/data or DATA=FOLDER, MADE=MANIFEST"
+	@echo "make refinement what infer --refine costs and gains on real hearts, into docs/validation.md"
+	@echo "make sweep   train once for every choice of the method, small; tables and plot into docs/validation.md"
 	@echo "make setup   the virtual environment with the test tools"
 
 $(BIN)/python:
@@ -63,6 +65,12 @@ bench: setup
 
 accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(MADE),--made $(MADE))
+
+refinement: setup
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.refinement $(if $(DATA),--data $(DATA))
+
+sweep: setup
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.sweep $(if $(DATA),--data $(DATA))
 
 demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo
