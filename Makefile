@@ -1,6 +1,7 @@
-# make setup | lint | check | test | bench | accuracy | refinement | sweep | demo      PYTHON=python3.12 names another Python
+# make setup | lint | check | test | bench | accuracy | strain | refinement | sweep | demo      PYTHON=python3.12 names another Python
 PYTHON ?= python3
 WORKERS ?= 2
+SLURM ?= required
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,17 +11,19 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # One thread a process: tests run side by side, and small grids gain nothing from more.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup lint check test test-cluster bench accuracy refinement sweep demo clean
+.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain refinement sweep demo clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install into $(VENV) and run the whole main job on a synthetic cohort"
 	@echo "make test    install the test tools and run lint, types and tests"
 	@echo "make test-cluster  array jobs on a real SLURM, which root must be able to start here"
+	@echo "make test-browser  the report's pages in a real Chromium, which must be installed; npm brings axe-core"
 	@echo "make check   lint, types and import rules; no tests"
 	@echo "make lint    ruff alone"
 	@echo "make bench   CPU seconds, wall and peak memory of each stage"
 	@echo "make accuracy figures on real hearts beside their bars; needs ../shared/data or DATA=FOLDER, MADE=MANIFEST"
+	@echo "make strain  strain of random synthetic hearts through their true motion, against the closed form"
 	@echo "make refinement what infer --refine costs and gains on real hearts, into docs/validation.md"
 	@echo "make sweep   train once for every choice of the method, small; tables and plot into docs/validation.md"
 	@echo "make setup   the virtual environment with the test tools"
@@ -54,17 +57,29 @@ check: lint
 	$(BIN)/lint-imports
 
 test: check
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --durations 10 --ignore tests/cluster
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --durations 10 --ignore tests/cluster --ignore tests/browser
 
 # One after the other: they share one SLURM, and fill the cores by themselves.
 test-cluster: setup
-	$(ONE_THREAD) CMNET_SLURM=required $(BIN)/python -m pytest tests/cluster --durations 10
+	$(ONE_THREAD) CMNET_SLURM=$(SLURM) $(BIN)/python -m pytest tests/cluster --durations 10
+
+# What judges whether a page can be read without seeing it, or without a mouse.
+AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
+$(AXE): $(VENV)/installed-test
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/axe axe-core@4.14.1
+	@touch $@
+
+test-browser: setup $(AXE)
+	$(ONE_THREAD) CMNET_BROWSER=required $(BIN)/python -m pytest tests/browser --durations 10
 
 bench: setup
 	$(BIN)/python benchmarks/bench_stages.py
 
 accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(MADE),--made $(MADE))
+
+strain: setup
+	$(BIN)/python benchmarks/strain.py
 
 refinement: setup
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.refinement $(if $(DATA),--data $(DATA))

@@ -1,7 +1,8 @@
 """How often the 95 % intervals hold the true value, and the factors that make it 95 %.
 
 Hearts: every fifth patient of ACDC, kept back from training, whose truth are the reference masks; and synthetic hearts,
-whose truth is their masks and their closed-form strain; and any run whose manifest names masks, by ``--run``.
+whose truth is their masks and their closed-form strain, of the whole wall and of its AHA segments; and any run whose
+manifest names masks, by ``--run``. Segments are measured, never fitted on: they share the factors of the whole wall.
 
     python benchmarks/coverage.py                  measure
     python benchmarks/coverage.py --fit            fit the factors first and store them beside the weights
@@ -26,10 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from cmnet_cli.columns.mechanics import SEGMENT_STRAINS, STRAINS
 from cmnet_cli.tables import read_rows
 from cmnet_core.calibration import ENDING, Family, family_of, find_calibration
+from cmnet_core.coordinates import SEGMENTS
+from cmnet_core.curves import Timing, summarise
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
+from cmnet_core.strain import SIGN, Direction
 
 REAL_DATA = Path(os.environ.get("CMNET_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FIT_SEED, TEST_SEED = 71, 72
@@ -115,11 +121,47 @@ def pairs_of(run: Path, cohort: str, factor: Callable[[str], float], truth: Path
 
 
 def _more_truth(path: Path) -> dict[tuple[str, str], float]:
-    """Strain at ES of synthetic hearts; their volumes are taken from the masks."""
+    """Strain of synthetic hearts: peaks, values at ES, times and rates; their volumes are taken from the masks."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else ()) if name.endswith("_es_pct")]
-    return {(row["subject_id"], name): float(row[name]) for row in rows for name in names}
+    names = [name for name in (rows[0] if rows else ()) if name.startswith((*STRAINS, "time_to_peak"))]
+    return {(row["subject_id"], name): float(row[name]) for row in rows for name in names if row[name]}
+
+
+def segment_pairs(run: Path, cohort: str, factor: Callable[[str], float], hearts: Path) -> list[Pair]:
+    """Peak strain of every AHA segment of synthetic hearts.
+
+    Args:
+        run: A run with indices.
+        cohort: What its hearts are called in the result.
+        factor: As in :func:`pairs_of`.
+        hearts: The folder that ``cmnet phantom`` wrote.
+    """
+    pairs, known = [], {}
+    for row in read_rows(run / "tables/segments.parquet"):
+        subject = row["subject_id"]
+        if subject not in known:
+            known[subject] = _true_segments(hearts / f"sub-{subject}" / f"sub-{subject}_truth.json")
+        for name, true in known[subject][row["segment"] - 1].items():
+            value, upper = row[name], row[f"{name}_hi"]
+            if value is not None and upper is not None:
+                half = (upper - value) / factor(name)
+                pairs.append(Pair(cohort, subject, name, value - true, half))
+    return pairs
+
+
+def _true_segments(path: Path) -> list[dict[str, float]]:
+    """Peaks in % of each AHA segment from the closed-form curves of a synthetic heart."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    timing = Timing(told["ed"], told["es"], frame_ms=None)
+    segments: list[dict[str, float]] = [{} for _ in range(SEGMENTS)]
+    for direction, name in zip(Direction, SEGMENT_STRAINS, strict=True):
+        curves = 100.0 * torch.tensor(told["green_lagrange_strain_of_aha_segments"][name], dtype=torch.float64)
+        for segment, curve in zip(segments, curves.T, strict=True):
+            peak = summarise(curve, timing, sign=SIGN[direction]).peak
+            if peak is not None:
+                segment[f"{name}_peak_pct"] = peak
+    return segments
 
 
 def fit(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -206,10 +248,13 @@ def measure(work: Path, options: argparse.Namespace) -> None:
     factors = fit(fitted) if options.fit else dict(calibration.factors) if calibration else {}
     for cohort in dict.fromkeys(pair.cohort for pair in fitted):
         show(cohort, [pair for pair in fitted if pair.cohort == cohort], factors)
+        if options.fit:
+            print(f"  each subject with factors fitted without it: {held_without_self(fitted, cohort):.1f} %")
     if not options.fit_only:
         test = phantom_manifest(work, TEST_SEED, options.subjects, options.frames)
         run = run_of(test, options.model, options.samples)
         show("synthetic, others", pairs_of(run, "others", before, test.parent / "truth_indices.csv"), factors)
+        show("synthetic, others, segments", segment_pairs(run, "others", before, test.parent), factors)
     for run in options.run:
         show(str(run), pairs_of(run, str(run), before), factors)
     print(f"\nfactors: {factors}")

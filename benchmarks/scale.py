@@ -139,7 +139,7 @@ def bench(folder: Path, subjects: int, workers: int) -> None:
     merge = measure(["-m", "cmnet_cli", "merge", "--run", str(run)], folder / "log")
     assert f"indices: {subjects} rows" in merge.told, merge.told
     wall_ms, cpu_ms = (1000 * float(word) / subjects for word in driver.told.split()[-2:])
-    cells = [f"{wall_ms:.2f} ({cpu_ms:.2f})", f"{driver.peak_mb:.0f}"]
+    cells = [f"{wall_ms:.2f} ({cpu_ms:.2f})", f"{1000 * driver.cpu_s / subjects:.2f}", f"{driver.peak_mb:.0f}"]
     cells += [f"{cost.wall_s:.1f} ({cost.cpu_s:.1f})" for cost in (status, as_json, merge)]
     print(f"{subjects:>9,}" + "".join(f"{cell:>16}" for cell in [*cells, f"{merge.peak_mb:.0f}"]), flush=True)
 
@@ -156,7 +156,8 @@ def main() -> None:
         return
     print(f"{given.workers} workers, {os.cpu_count()} cores, {FRAMES} frames a subject in the merge")
     print("Seconds on the clock; in brackets those of the processor, which do not depend on what else it does")
-    names = ("ms/subject", "driver MB", "status s", "--json s", "merge s", "merge MB")
+    print("All CPU: driver and workers from start to end, imports included: what one core would need for everything")
+    names = ("ms/subject", "all CPU ms", "driver MB", "status s", "--json s", "merge s", "merge MB")
     print(f"{'subjects':>9}" + "".join(f"{name:>16}" for name in names))
     for subjects in given.subjects:
         with tempfile.TemporaryDirectory() as folder:

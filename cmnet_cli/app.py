@@ -31,6 +31,7 @@ from cmnet_cli.options import (
     ModelName,
     NewFolder,
     OutFolder,
+    PagesOf,
     ReferenceRanges,
     RefineSteps,
     Resume,
@@ -39,11 +40,13 @@ from cmnet_cli.options import (
     SayOptions,
     Scheme,
     Seed,
+    ShareSafe,
     SourceManifest,
     Stage,
     Subjects,
     SubmitOptions,
     TensorBoard,
+    Terminal,
     TrainSettings,
     Variants,
     WhoOptions,
@@ -196,13 +199,14 @@ def validate(
     manifest: ManifestFile,
     say: SayOptions,
     deep: Deep = False,
+    workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
     """Check every row and every header of a manifest; all problems at once. Writes nothing."""
     from cmnet_cli.commands import validate as command
 
-    problems = command.validate(manifest, _screen(say), deep=deep, as_json=as_json)
-    raise typer.Exit(BAD_INPUT if problems else 0)
+    usable = command.validate(manifest, _screen(say), deep=deep, workers=workers, as_json=as_json)
+    raise typer.Exit(0 if usable else BAD_INPUT)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -275,11 +279,20 @@ def indices(
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
-def report(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+def report(
+    say: SayOptions,
+    run: RunPath = DEFAULT_RUN,
+    pages: PagesOf = None,
+    share_safe: ShareSafe = False,
+    terminal: Terminal = False,
+) -> None:
     """One page for the cohort and one for each subject; they open without a network."""
     from cmnet_cli.commands import report as command
 
-    typer.echo(command.report(run, _screen(say)))
+    if terminal:
+        command.show_report(run, _screen(say), share_safe=share_safe)
+    else:
+        typer.echo(command.report(run, _screen(say), pages=tuple(pages or ()), share_safe=share_safe))
 
 
 @app.command(rich_help_panel=MAIN)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from cmnet_cli.layout import case_id_of
+from cmnet_cli.sharing import hide_ids
 from cmnet_core.errors import ErrorCode
 from cmnet_core.io.nifti import LabelScheme
 
 _T = TypeVar("_T")
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 _SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 _RANGES = {
     "frame_ms": (1.0, 1000.0),
@@ -92,6 +94,7 @@ class Problem:
         code: One of the closed list.
         message: What was expected and what was found.
         hint: What the user can do about it.
+        warning: Whether the row can be used all the same.
     """
 
     row: int | None
@@ -99,6 +102,7 @@ class Problem:
     code: ErrorCode
     message: str
     hint: str
+    warning: bool = False
 
     def __str__(self) -> str:
         place = ", ".join(([f"row {self.row}"] if self.row else []) + ([self.column] if self.column else []))
@@ -189,7 +193,8 @@ class _RowReader:
             return None
 
     def _complain(self, column: str, message: str, hint: str) -> None:
-        self.problems.append(Problem(self.row, column, ErrorCode.MANIFEST_ROW, message, hint))
+        named = hide_ids(message, (self.cells.get("subject_id", ""),))
+        self.problems.append(Problem(self.row, column, ErrorCode.MANIFEST_ROW, named, hint))
 
     def _quantity(self, column: str) -> float | None:
         low, high = _RANGES[column]
@@ -225,8 +230,11 @@ class _RowReader:
 
 def _identifier(text: str) -> str:
     if not _ID.fullmatch(text):
+        # The id itself is not repeated: it may be a participant's, and what is wrong with it may harm a screen.
+        wrong = sorted(set(_NOT_IN_ID.findall(text)))
+        found = f"found {', '.join(map(ascii, wrong[:8]))} in it" if wrong else f"found {len(text)} characters"
         raise _BadCellError(
-            f"Expected 1 to 64 letters, digits, '-' or '_', found '{text[:80]}'.",
+            f"Expected 1 to 64 letters, digits, '-' or '_', {found}.",
             "Choose an id without spaces, slashes and accents.",
         )
     return text

@@ -3,6 +3,7 @@
 import errno
 import platform
 import resource
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -77,7 +78,9 @@ class EngineSpec:
         memory_limit: Of a worker, as in ``4GB``; None shares this machine's memory among the workers.
         subject_timeout_s: Seconds after which a case is given up, or None.
         gpus: Visible devices to share out among local workers, one each; empty to leave them alone.
+        wants_gpu: Whether a cluster's workers that have a GPU go before those that have none.
         sbatch: Options for the jobs of ``slurm``.
+        folder: Where workers leave word: on a disk that they share with this machine.
     """
 
     where: str = LOCAL
@@ -85,7 +88,9 @@ class EngineSpec:
     memory_limit: str | None = None
     subject_timeout_s: float | None = None
     gpus: tuple[str, ...] = ()
+    wants_gpu: bool = False
     sbatch: tuple[str, ...] = ()
+    folder: Path = Path(tempfile.gettempdir())
 
     @property
     def is_here(self) -> bool:
@@ -195,9 +200,9 @@ def disk_is_full(error: OSError) -> EngineError:
     )
 
 
-def given_up(case_id: str, code: ErrorCode, message: str, hint: str) -> Outcome[ReceiptT]:
+def given_up(case_id: str, failure: Failure, *, seconds: float = 0.0) -> Outcome[ReceiptT]:
     """The outcome of a case whose worker could not tell it any more."""
-    return Outcome(case_id, None, Failure(code, message, hint, ""), 0.0, platform.node(), 0.0)
+    return Outcome(case_id, None, failure, seconds, platform.node(), 0.0)
 
 
 def _failure(error: Exception) -> Failure:

@@ -14,21 +14,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, wait
 from distributed.client import FutureCancelledError
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from cmnet_cli import slurm
 from cmnet_cli.cohort import (
     LOCAL,
     SLURM,
     CaseT,
     EngineSpec,
+    Failure,
     Outcome,
     ReceiptT,
     Stage,
@@ -48,6 +50,9 @@ SETTINGS = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
 }
+
+GPU = "GPU"
+"""The resource that a Dask worker declares which has a GPU."""
 
 _BATCH_S = 0.5  # quick cases travel together until they make up this time: a task costs about 5 ms, whatever is in it
 _BATCH_MOST = 64
@@ -72,30 +77,58 @@ class _Opened:
 _opened = _Opened()
 
 
-def run_batch(
-    stage: Stage[CaseT, ReceiptT], cases: Sequence[CaseT], timeout_s: float | None
-) -> list[Outcome[ReceiptT]]:
-    """Work on some cases one after the other, in a worker."""
-    if _opened.run is None or _opened.stage != stage:
-        _opened.run = None
-        _opened.run, _opened.stage = stage.open(), stage
-    outcomes = [_watched(_opened.run, case, timeout_s) for case in cases]
+@dataclass(frozen=True, slots=True, repr=False)
+class Parcel(Generic[CaseT, ReceiptT]):
+    """What a worker is sent.
+
+    Attributes:
+        stage: What to do.
+        cases: To whom, one after the other.
+        timeout_s: Seconds that each of them may take, or None.
+        late: Where the worker leaves word when one takes longer.
+    """
+
+    stage: Stage[CaseT, ReceiptT]
+    cases: tuple[CaseT, ...]
+    timeout_s: float | None
+    late: Path
+
+    def __repr__(self) -> str:
+        # Dask's logs and dashboards show what a task was given.
+        return f"<{len(self.cases)} cases>"
+
+
+def run_batch(parcel: Parcel[CaseT, ReceiptT]) -> list[Outcome[ReceiptT]] | CmnetError:
+    """Work on some cases one after the other, in a worker; what stops them all is returned, not raised."""
+    try:
+        if _opened.run is None or _opened.stage != parcel.stage:
+            _opened.run = None
+            _opened.run, _opened.stage = parcel.stage.open(), parcel.stage
+        run = _opened.run if parcel.timeout_s is None else _watched(_opened.run, parcel.timeout_s, parcel.late)
+        outcomes = [attempt(run, case) for case in parcel.cases]
+    except CmnetError as error:
+        return error
     if any(outcome.failure and outcome.failure.code == ErrorCode.OUT_OF_MEMORY for outcome in outcomes):
         # What filled the memory may still be held somewhere in what was opened: the next case gets it afresh.
         _opened.run = _opened.stage = None
     return outcomes
 
 
-def _watched(run: Callable[[CaseT], ReceiptT], case: CaseT, timeout_s: float | None) -> Outcome[ReceiptT]:
-    """Try a case; one that outlasts its time takes the process with it, even from within a call that never returns."""
-    if timeout_s is None:
-        return attempt(run, case)
-    with Path(os.devnull).open("w") as nowhere:
-        faulthandler.dump_traceback_later(timeout_s, exit=True, file=nowhere)
-        try:
-            return attempt(run, case)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+def _watched(run: Callable[[CaseT], ReceiptT], timeout_s: float, late: Path) -> Callable[[CaseT], ReceiptT]:
+    """The function of a case that takes the process with it when it outlasts its time.
+
+    The watch runs beside Python, so it ends even a call that never returns; where that was stands in ``late``.
+    """
+
+    def watched(case: CaseT) -> ReceiptT:
+        with late.open("w") as file:
+            faulthandler.dump_traceback_later(timeout_s, exit=True, file=file)
+            try:
+                return run(case)
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+
+    return watched
 
 
 @dataclass(frozen=True)
@@ -142,12 +175,12 @@ class _Pace:
         self.size = max(1, min(fitting, 2 * len(outcomes), _BATCH_MOST))
 
 
-@dataclass(slots=True)
-class _Batch:
-    """Cases that are with a worker."""
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """How many workers there are, and whether those of them are meant that have a GPU."""
 
-    cases: tuple[Any, ...]
-    started: float = field(default_factory=time.monotonic)
+    count: int
+    by_gpu: bool
 
 
 class DaskEngine:
@@ -158,11 +191,12 @@ class DaskEngine:
     """
 
     def __init__(self, client: Client, spec: EngineSpec) -> None:
-        self.told = _told(client)
+        self.told = _told(client, spec)
         self._client = client
         self._spec = spec
         self._keys = 0
-        self._counted = (-_LOOK_S, 0)
+        self._seen = _Workers(max(1, spec.workers), by_gpu=spec.where == LOCAL and bool(spec.gpus))
+        self._looked = -_LOOK_S
 
     def map(self, stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT]) -> Iterator[Outcome[ReceiptT]]:
         """One outcome a case, in the order in which they finish.
@@ -171,8 +205,9 @@ class DaskEngine:
             EngineError: The scheduler was lost.
             CmnetError: The stage cannot be opened, such as for weights that a worker does not find.
         """
+        self._spec.folder.mkdir(parents=True, exist_ok=True)
         waiting, pace = iter(cases), _Pace()
-        flying: dict[Future, _Batch] = {}
+        flying: dict[Future, Parcel[CaseT, ReceiptT]] = {}
         doubtful: list[CaseT] = []
         try:
             while True:
@@ -180,8 +215,7 @@ class DaskEngine:
                 if not flying:
                     break
                 for future in self._landed(flying):
-                    batch = flying.pop(future)
-                    outcomes = self._collect(future, batch, doubtful)
+                    outcomes = self._collect(future, flying.pop(future), doubtful)
                     if outcomes:
                         pace.learn(outcomes)
                     yield from outcomes
@@ -191,33 +225,38 @@ class DaskEngine:
             self._client.cancel(list(flying))
 
     def sees(self, path: Path) -> bool:
-        """Whether a file that is here is there on every worker too."""
+        """Whether a file that is here is there on every worker too. Waits for the first worker that a queue lets in."""
+        self._client.wait_for_workers(1)
         return all(self._client.run(os.path.exists, str(path)).values())
 
     def _launch(
-        self, stage: Stage[CaseT, Any], waiting: Iterator[CaseT], pace: _Pace, flying: dict[Future, _Batch]
+        self, stage: Stage[CaseT, Any], waiting: Iterator[CaseT], pace: _Pace, flying: dict[Future, Parcel[CaseT, Any]]
     ) -> None:
         """Give every free worker a batch; nothing is sent ahead, so memory does not grow with the cohort."""
         while len(flying) < self._slots() and (cases := tuple(islice(waiting, pace.size))):
-            flying[self._submit(stage, cases)] = _Batch(cases)
+            future, parcel = self._submit(stage, cases)
+            flying[future] = parcel
 
-    def _submit(self, stage: Stage[CaseT, Any], cases: tuple[CaseT, ...]) -> Future:
+    def _submit(self, stage: Stage[CaseT, Any], cases: tuple[CaseT, ...]) -> tuple[Future, Parcel[CaseT, Any]]:
         # Keys are shown on dashboards and in logs: they hold numbers, never who a subject is.
         self._keys += 1
         key = f"cmnet-{stage.name}-{os.getpid()}-{id(self):x}-{self._keys}"
-        return self._client.submit(run_batch, stage, cases, self._spec.subject_timeout_s, key=key, pure=False)
+        parcel = Parcel(stage, cases, self._spec.subject_timeout_s, self._spec.folder / f".late-{key}")
+        needs = {"resources": {GPU: 1}} if self._workers().by_gpu else {}
+        return self._client.submit(run_batch, parcel, key=key, pure=False, **needs), parcel
 
     def _slots(self) -> int:
-        if self._spec.where == LOCAL:
-            return max(1, self._spec.workers)
-        counted, slots = self._counted
-        if time.monotonic() - counted > _LOOK_S:
-            # One subject a worker, however many threads a running cluster's workers have.
-            slots = max(1, len(self._client.nthreads()))
-            self._counted = (time.monotonic(), slots)
-        return slots
+        """One subject a worker, however many threads a running cluster's workers have."""
+        return max(1, self._workers().count)
 
-    def _landed(self, flying: dict[Future, _Batch]) -> list[Future]:
+    def _workers(self) -> _Workers:
+        """The workers that there are now; those of a cluster come and go."""
+        if self._spec.where != LOCAL and time.monotonic() - self._looked > _LOOK_S:
+            self._seen = _workers_of(self._client, self._seen, wants_gpu=self._spec.wants_gpu)
+            self._looked = time.monotonic()
+        return self._seen
+
+    def _landed(self, flying: Iterable[Future]) -> list[Future]:
         """Wait until something has come back, or for a moment, so that new workers are seen."""
         try:
             return list(wait(list(flying), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done)
@@ -226,62 +265,79 @@ class DaskEngine:
         except (FutureCancelledError, OSError) as error:
             raise EngineError(_LOST, hint=_GO_ON, code=ErrorCode.ENGINE) from error
 
-    def _collect(self, future: Future, batch: _Batch, doubtful: list[CaseT]) -> list[Outcome[Any]]:
-        """The outcomes of a batch; those of a dead worker are left to doubt, unless its case stands convicted."""
+    def _collect(self, future: Future, parcel: Parcel[CaseT, Any], doubtful: list[CaseT]) -> list[Outcome[Any]]:
+        """The outcomes of a parcel; those of a dead worker are left to doubt, unless its case stands convicted."""
         try:
-            outcomes: list[Outcome[Any]] = future.result()
+            outcomes: list[Outcome[Any]] | CmnetError = future.result()
         except KilledWorker as error:
-            verdict = self._verdict(error, batch) if len(batch.cases) == 1 else None
+            verdict = self._verdict(error, parcel) if len(parcel.cases) == 1 else None
             if verdict is None:
-                doubtful += batch.cases
+                doubtful += parcel.cases
                 return []
             return [verdict]
-        except CmnetError:
-            raise
         except (FutureCancelledError, OSError) as error:
             raise EngineError(_LOST, hint=_GO_ON, code=ErrorCode.ENGINE) from error
+        finally:
+            if parcel.timeout_s is not None:
+                parcel.late.unlink(missing_ok=True)
+        if isinstance(outcomes, CmnetError):
+            raise outcomes
         return outcomes
 
-    def _verdict(self, error: KilledWorker, batch: _Batch) -> Outcome[Any] | None:
+    def _verdict(self, error: KilledWorker, parcel: Parcel[CaseT, Any]) -> Outcome[Any] | None:
         """What a case did that was alone with a worker which is dead; None where nobody knows."""
-        case_id = batch.cases[0].case_id
-        limit_s = self._spec.subject_timeout_s
-        if limit_s is not None and time.monotonic() - batch.started >= limit_s:
-            return given_up(
-                case_id,
+        case_id = parcel.cases[0].case_id
+        where_it_was = parcel.late.read_text() if parcel.timeout_s is not None and parcel.late.exists() else ""
+        if where_it_was:
+            failure = Failure(
                 ErrorCode.TIMEOUT,
-                f"The subject was not finished after {limit_s:g} s.",
+                f"The subject was not finished after {parcel.timeout_s:g} s.",
                 "Look at its image; --subject-timeout gives it more time.",
+                where_it_was,
             )
+            return given_up(case_id, failure, seconds=parcel.timeout_s or 0.0)
         ended = {event["worker"] for _, event in self._client.get_events(_MEMORY_EVENTS)}
         if error.last_worker.address in ended:
-            return given_up(
-                case_id,
-                ErrorCode.OUT_OF_MEMORY,
-                "The subject needs more memory than its worker may have.",
-                "Use fewer --workers, or a larger --memory-limit.",
-            )
+            return given_up(case_id, _TOO_LARGE)
         return None
 
     def _alone(self, stage: Stage[CaseT, ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
         """Try a case once more while nothing else runs: now a dead worker is its own doing."""
-        batch, doubtful = _Batch((case,)), list[CaseT]()
-        future = self._submit(stage, batch.cases)
-        wait([future])
-        outcomes = self._collect(future, batch, doubtful)
-        if outcomes:
-            return outcomes[0]
-        return given_up(
-            case.case_id,
-            ErrorCode.WORKER_DIED,
-            "The worker process died on this subject, twice: it crashed or was killed.",
-            "Try it by itself with --workers 0 and --participant-label.",
-        )
+        future, parcel = self._submit(stage, (case,))
+        while not self._landed([future]):
+            continue
+        outcomes = self._collect(future, parcel, [])
+        return outcomes[0] if outcomes else given_up(case.case_id, _DEADLY)
 
 
-def _told(client: Client) -> str:
-    shown = importlib.util.find_spec("bokeh") is not None
-    return f"Dask dashboard: {client.dashboard_link}" if shown else ""
+_TOO_LARGE = Failure(
+    ErrorCode.OUT_OF_MEMORY,
+    "The subject needs more memory than its worker may have.",
+    "Use fewer --workers, or a larger --memory-limit.",
+    "",
+)
+_DEADLY = Failure(
+    ErrorCode.WORKER_DIED,
+    "The worker process died on this subject, twice: it crashed or was killed.",
+    "Try it by itself with --workers 0 and --participant-label.",
+    "",
+)
+
+
+def _workers_of(client: Client, before: _Workers, *, wants_gpu: bool) -> _Workers:
+    """The workers of a cluster; where some have a GPU, those alone for what uses one, also while they start again."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    with_gpu = sum(bool(worker["resources"].get(GPU)) for worker in workers)
+    if wants_gpu and (with_gpu or before.by_gpu):
+        return _Workers(with_gpu, by_gpu=True)
+    return _Workers(len(workers), by_gpu=False)
+
+
+def _told(client: Client, spec: EngineSpec) -> str:
+    asked = [f"Asked SLURM for {spec.workers} jobs of one worker each."] if spec.where == SLURM else []
+    # Without bokeh the address leads to a page that says so.
+    shown = [f"Dask dashboard: {client.dashboard_link}"] if importlib.util.find_spec("bokeh") is not None else []
+    return "\n".join(asked + shown)
 
 
 @contextmanager
@@ -301,22 +357,37 @@ def open_dask(spec: EngineSpec) -> Iterator[DaskEngine]:
                 yield DaskEngine(client, spec)
         else:
             with _connect(spec.where) as client:
-                _require_same_version(client, spec.where)
+                _require_workers(client, spec.where)
                 yield DaskEngine(client, spec)
 
 
 def _local_cluster(spec: EngineSpec) -> LocalCluster:
-    return LocalCluster(
-        n_workers=max(1, spec.workers),
-        threads_per_worker=1,
-        memory_limit=spec.memory_limit or "auto",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL,
-    )
+    workers = max(1, spec.workers)
+    options: dict[str, Any] = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "memory_limit": spec.memory_limit or "auto",
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": logging.CRITICAL,
+    }
+    if not spec.gpus:
+        return LocalCluster(**options)
+    options["resources"] = {GPU: 1}
+    if _has_dask_cuda() and workers <= len(spec.gpus):
+        from dask_cuda import LocalCUDACluster
+
+        # It also binds each worker to the cores beside its GPU.
+        return LocalCUDACluster(CUDA_VISIBLE_DEVICES=list(spec.gpus), **options)
+    return LocalCluster(**options)
+
+
+def _has_dask_cuda() -> bool:
+    return importlib.util.find_spec("dask_cuda") is not None
 
 
 def _slurm_cluster(spec: EngineSpec) -> Any:
-    _require_sbatch()
+    """Workers as jobs. SLURM is asked first: dask-jobqueue keeps to itself that it was refused."""
+    slurm.require_slurm()
     from dask_jobqueue import SLURMCluster
 
     cluster = SLURMCluster(
@@ -324,29 +395,39 @@ def _slurm_cluster(spec: EngineSpec) -> Any:
         processes=1,
         memory=spec.memory_limit or "4GB",
         job_name="cmnet",
-        job_extra_directives=list(spec.sbatch),
+        job_extra_directives=[f"--output={slurm.in_log_name(spec.folder)}/%j.log", *spec.sbatch],
         scheduler_options={"dashboard_address": ":0"},
         silence_logs="critical",
     )
-    cluster.scale(jobs=spec.workers)
+    try:
+        slurm.check(cluster.job_script())
+        _make(spec.folder)
+        # A job that reaches its time limit, or whose node dies, is asked for again.
+        cluster.adapt(minimum_jobs=spec.workers, maximum_jobs=spec.workers)
+    except BaseException:
+        cluster.close()
+        raise
     return cluster
 
 
-def _require_sbatch() -> None:
-    import shutil
-
-    if shutil.which("sbatch") is None:
+def _make(folder: Path) -> None:
+    """Make the folder that jobs print into: SLURM ends a job at once that has none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise ManifestError(
-            "There is no SLURM on this machine: the command sbatch was not found.",
-            hint="Log in to a machine that submits jobs, or use --engine local.",
-            code=ErrorCode.ENGINE,
-        )
+            f"The folder {folder} cannot be made: {error.strerror}.",
+            hint="Give --out a folder that you may write to, on a disk with room.",
+            code=ErrorCode.RUN,
+        ) from error
 
 
 @contextmanager
 def _client_of(cluster: Any, spec: EngineSpec) -> Iterator[Client]:
     with Client(cluster) as client:
-        client.register_plugin(_OwnWorker(spec.gpus))
+        # dask-cuda has told its workers already which GPU is theirs.
+        told = type(cluster) is not LocalCluster
+        client.register_plugin(_OwnWorker(() if told else spec.gpus))
         yield client
 
 
@@ -374,11 +455,18 @@ def _connect(where: str) -> Client:
     )
 
 
-def _require_same_version(client: Client, where: str) -> None:
+def _require_workers(client: Client, where: str) -> None:
+    """Make sure that a running cluster has workers, and that they have this cmnet."""
     try:
         found = set(client.run(_version).values())
     except ImportError as error:
         found = {f"none ({error})"}
+    if not found:
+        raise ManifestError(
+            f"The Dask scheduler {where} has no workers.",
+            hint="Start some with 'dask worker', and run this command again.",
+            code=ErrorCode.ENGINE,
+        )
     if found - {__version__}:
         raise ManifestError(
             f"The workers of {where} have cmnet {', '.join(sorted(found))}, this is {__version__}.",

@@ -242,7 +242,8 @@ def _mnms_table(folder: Path) -> dict[str, tuple[int, dict[str, str]]]:
     for path in sorted(folder.glob("*.csv")):
         table = read_table(path)
         if {"External code", "ED", "ES"} <= set(table.columns):
-            return {cells["External code"]: (row, _mnms_cells(cells)) for row, cells in table.rows}
+            told = [(row, cells) for row, cells in table.rows if "External code" in cells]
+            return {cells["External code"]: (row, _mnms_cells(cells)) for row, cells in told}
     return {}
 
 

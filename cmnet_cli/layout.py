@@ -165,6 +165,20 @@ class RunFolder:
         return self.root / "report" / f"{case_id}.html"
 
     @property
+    def share_key(self) -> Path:
+        """What the pseudonyms of logs and share-safe outputs are derived from: it stays here."""
+        return self.root / ".share-key"
+
+    @property
+    def shared_report(self) -> Path:
+        """The cohort page of the report that may leave the room."""
+        return self.root / "share-safe" / "index.html"
+
+    def shared_page(self, name: str) -> Path:
+        """The page there of one case, by its pseudonym."""
+        return self.root / "share-safe" / f"{name}.html"
+
+    @property
     def outcomes(self) -> Path:
         """One JSON line for each attempt at a case, appended while a command runs."""
         return self.root / "logs" / "outcomes.jsonl"
@@ -177,6 +191,11 @@ class RunFolder:
     def all_outcomes(self) -> tuple[Path, ...]:
         """Every file of attempts."""
         return (self.outcomes, *sorted((self.root / "logs" / "outcomes").glob("*.jsonl")))
+
+    @property
+    def worker_logs(self) -> Path:
+        """What Dask's workers print as SLURM jobs, and the word that one leaves whose subject takes too long."""
+        return self.root / "logs" / "workers"
 
     def lease(self, name: str) -> Path:
         """Who works on the run, or on a shard of it."""
@@ -200,9 +219,9 @@ class RunFolder:
         """Plain lines of one command."""
         return self.root / "logs" / f"{command}.log"
 
-    def traceback(self, case_id: str, stage: str) -> Path:
-        """Where a failed case's traceback is kept."""
-        return self.root / "logs" / f"{case_id}_{stage}.txt"
+    def traceback(self, name: str, stage: str) -> Path:
+        """Where a failed case's traceback is kept, by its pseudonym."""
+        return self.root / "logs" / traceback_name(name, stage)
 
     def weights(self, stage: str) -> Path:
         """The best weights of a training run."""
@@ -219,6 +238,11 @@ class RunFolder:
     def tensorboard(self, stage: str) -> Path:
         """What TensorBoard reads, where it was asked for."""
         return self.root / "logs" / "tensorboard" / stage
+
+
+def traceback_name(name: str, stage: str) -> str:
+    """What the file of a traceback is called, after the pseudonym of its case."""
+    return f"{name}_{stage}.txt"
 
 
 def case_id_of(subject_id: str, session: str | None) -> str:

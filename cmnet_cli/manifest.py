@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cmnet_cli.cases import COLUMNS, Case, Problem, read_row, write_row
+from cmnet_cli.spreadsheet import guard, unguard
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.atomic import replacing
 
@@ -30,6 +33,7 @@ __all__ = [
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = (".parquet", ".pq")
 _REQUIRED = ("subject_id", "image")
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, pa.ArrowException)
 FIRST_ROW = 2
 """Number of the first subject's row: the header is row 1, as a spreadsheet counts."""
 
@@ -103,7 +107,8 @@ def write_manifest(path: Path, cases: Sequence[Case]) -> None:
         if path.suffix in _PARQUET:
             table.to_parquet(temporary, index=False)
         else:
-            table.to_csv(temporary, sep=_SEPARATORS[path.suffix], index=False)
+            guarded = table.rename(columns=guard).map(guard)
+            guarded.to_csv(temporary, sep=_SEPARATORS[path.suffix], index=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +123,16 @@ def read_table(path: Path) -> Table:
     _known_suffix(path)
     try:
         table = _parquet_as_text(path) if path.suffix in _PARQUET else _text_table(path)
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ManifestError(
             f"{path}: reading the manifest failed: {error}.",
             hint="Check the path; save the table as CSV in UTF-8 with one header row.",
             code=ErrorCode.MANIFEST_UNREADABLE,
         ) from error
-    columns = tuple(str(column).strip() for column in table.columns)
+    columns = tuple(unguard(str(column).strip()) for column in table.columns)
     rows = []
     for number, values in enumerate(table.itertuples(index=False, name=None), start=FIRST_ROW):
-        cells = {c: text for c, value in zip(columns, values, strict=True) if (text := str(value).strip())}
+        cells = {c: text for c, value in zip(columns, values, strict=True) if (text := unguard(str(value).strip()))}
         if cells:
             rows.append((number, cells))
     return Table(columns, rows)
@@ -145,7 +150,8 @@ def _text_table(path: Path) -> pd.DataFrame:
 
 
 def _parquet_as_text(path: Path) -> pd.DataFrame:
-    table = pd.read_parquet(path)
+    # What pandas may have noted beside the columns can be damaged, and is of no use here.
+    table: pd.DataFrame = pq.read_table(path).to_pandas(ignore_metadata=True)
     return table.astype(object).where(table.notna(), "").astype(str)
 
 
@@ -186,7 +192,7 @@ def _duplicates(cases: Sequence[Case]) -> list[Problem]:
         # File systems that ignore case would give both the same folder.
         row = first.setdefault(case.case_id.lower(), case.row)
         if row != case.row:
-            message = f"'{case.case_id}' stands in row {row} already."
+            message = f"The same subject and visit stand in row {row} already."
             hint = "Give each row an id of its own, or tell visits apart in the column 'session'."
             problems.append(Problem(case.row, "subject_id", ErrorCode.MANIFEST_ROW, message, hint))
     return problems

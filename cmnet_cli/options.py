@@ -127,7 +127,7 @@ Pilot = Annotated[
 ]
 DryRun = Annotated[bool, _flag("--dry-run", text="Say what would be done, and do nothing.", panel=_HOW)]
 Force = Annotated[bool, _flag("--force", text="Do again what is done.", panel=_HOW)]
-Deep = Annotated[bool, _flag("--deep", text="Decode every voxel too: finds damage within files.")]
+Deep = Annotated[bool, _flag("--deep", text="Decode every voxel too: finds damage within files, and doubtful images.")]
 Resume = Annotated[
     bool, _flag("--resume", text="Go on where the training in --out stopped, to the same weights as without a stop.")
 ]
@@ -135,6 +135,19 @@ FreshMotion = Annotated[bool, _flag("--fresh-motion", text="motion: take SegNet 
 TensorBoard = Annotated[
     bool, _flag("--tensorboard", text="Write figures for TensorBoard too (pip install 'cmnet[tensorboard]').")
 ]
+PagesOf = Annotated[
+    list[str] | None,
+    _option(
+        "--pages",
+        shown="WHO",
+        text="Who gets a page: all, flagged, none, or an id; may be repeated.",
+        show_default="all, or in a large cohort the flagged",
+    ),
+]
+ShareSafe = Annotated[
+    bool, _flag("--share-safe", text="A report without ids, paths, hosts and small groups, in RUN/share-safe.")
+]
+Terminal = Annotated[bool, _flag("--terminal", text="Print a summary here and write no pages.")]
 AsJson = Annotated[bool, _flag("--json", text="The result as JSON.", panel=_SAY)]
 Quiet = Annotated[bool, _flag("--quiet", "-q", text="Errors only.", panel=_SAY)]
 Verbose = Annotated[bool, _flag("--verbose", "-v", text="A line a subject, and tracebacks.", panel=_SAY)]

@@ -10,6 +10,7 @@ from typing import Protocol
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -67,6 +68,21 @@ class Screen:
             table.add_row(*row)
         if not self.quiet:
             self.results.print(table)
+
+    def listing(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table of texts as a result: folded into a terminal's width, one line a row elsewhere."""
+        if self.results.is_terminal:
+            table = Table(box=box.SIMPLE_HEAD)
+            for column in columns:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*map(escape, row))
+            if not self.quiet:
+                self.results.print(table)
+            return
+        widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+        for row in (columns, *rows):
+            self.result("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def error(self, error: CmnetError) -> None:
         """Print an error and what to do about it."""

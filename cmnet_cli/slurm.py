@@ -136,20 +136,14 @@ def array_options(tasks: int, max_parallel: int | None) -> list[str]:
     return [f"--array=0-{tasks - 1}" + (f"%{max_parallel}" if max_parallel else "")]
 
 
-def check(script: Script, options: Sequence[str]) -> None:
-    """Ask SLURM whether it would take a script.
+def check(script: str) -> None:
+    """Ask SLURM whether it would take a batch script.
 
     Raises:
         ManifestError: It would not; SLURM's own words are in the message.
+        EngineError: SLURM did not answer.
     """
-    asked = subprocess.run(
-        ["sbatch", "--test-only", *options],
-        input=script.text(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_ANSWER_S,
-    )
+    asked = _ask(["sbatch", "--test-only"], script)
     if asked.returncode:
         raise ManifestError(
             f"SLURM does not take these options: {_words(asked.stderr)}.",
@@ -165,10 +159,9 @@ def send(path: Path, options: Sequence[str], arguments: Sequence[str]) -> str:
         The job's id.
 
     Raises:
-        EngineError: SLURM did not take it.
+        EngineError: SLURM did not take it, or did not answer.
     """
-    command = ["sbatch", "--parsable", *options, str(path), *arguments]
-    sent = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ANSWER_S)
+    sent = _ask(["sbatch", "--parsable", *options, str(path), *arguments])
     if sent.returncode:
         raise EngineError(
             f"SLURM did not take the job: {_words(sent.stderr)}.",
@@ -176,6 +169,17 @@ def send(path: Path, options: Sequence[str], arguments: Sequence[str]) -> str:
             code=ErrorCode.ENGINE,
         )
     return sent.stdout.strip().partition(";")[0]
+
+
+def _ask(command: Sequence[str], script: str | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=_ANSWER_S)
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(
+            f"SLURM did not answer within {_ANSWER_S:.0f} s.",
+            hint="Look with squeue whether it took the job after all; if so, end it with scancel. Then try again.",
+            code=ErrorCode.ENGINE,
+        ) from error
 
 
 def _words(told: str) -> str:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from cmnet_cli.columns.cohort import Z_SCORES
 from cmnet_cli.columns.column import Column, with_intervals
+from cmnet_cli.columns.mechanics import BULLSEYE, MECHANICS, MECHANICS_OF_FRAMES, SEGMENTS
 from cmnet_cli.sidecar import write_json
 from cmnet_core.io.atomic import replacing
 
@@ -27,7 +28,7 @@ __all__ = [
     "write_table",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _ARROW: Mapping[str, Any] = {
     "text": pa.string(),
@@ -35,6 +36,8 @@ _ARROW: Mapping[str, Any] = {
     "count": pa.int64(),
     "words": pa.list_(pa.string()),
     "flag": pa.bool_(),
+    # One value a frame, in the order of the input.
+    "curve": pa.list_(pa.float32()),
 }
 
 
@@ -89,6 +92,7 @@ _INDICES = (
     Column("rvedv_index_ml_m2", "number", "RV end-diastolic volume index", "mL/m2", _BY_BSA),
     Column("rvesv_index_ml_m2", "number", "RV end-systolic volume index", "mL/m2", _BY_BSA),
     Column("rvsv_index_ml_m2", "number", "RV stroke volume index", "mL/m2", _BY_BSA),
+    *MECHANICS,
     *Z_SCORES,
     Column("qc_flags", "words", "Quality flags, and the reason of each value that is null"),
 )
@@ -114,6 +118,7 @@ _FRAMES = (
     Column("max_displacement_myo_mm", "number", "Largest displacement from ED there", "mm", _LARGEST_LENGTH),
     Column("mean_displacement_rv_mm", "number", "Mean displacement from ED in the RV", "mm", _MEAN_LENGTH),
     Column("max_displacement_rv_mm", "number", "Largest displacement from ED there", "mm", _LARGEST_LENGTH),
+    *MECHANICS_OF_FRAMES,
     Column("folded_voxels", "count", "Voxels of the step into this frame with det F <= 0"),
     Column("entropy_lv_nats", "number", "Mean entropy of the motion's posterior in the LV", "nats", _ENTROPY),
     Column("entropy_myo_nats", "number", "The same in the myocardium", "nats", _ENTROPY),
@@ -146,12 +151,31 @@ _MOTION = (
         "%",
         "100 x (ES - ED) / ED, of the propagated labels",
     ),
+    Column(
+        "myo_volume_change_largest_pct",
+        "number",
+        "Largest change of the myocardial volume by motion over the cycle",
+        "%",
+        "max |frame - ED| / ED x 100, of the propagated labels; muscle is nearly incompressible",
+    ),
+    Column(
+        "bending_energy_per_mm2",
+        "number",
+        "How far the motion from ED to ES is from smooth",
+        "1/mm2",
+        "mean over the window of the squared second derivatives of u; 0 for any affine motion",
+        "Rueckert et al. 1999",
+    ),
     Column("folded_voxels", "count", "Voxels with det F <= 0 in the motion from ED to ES"),
     Column("closing_error_mm", "number", "Drift over the cycle, in the heart", "mm", "mean |u| of all steps composed"),
     Column("entropy_heart_nats", "number", "Mean entropy of the motion's posterior in the heart", "nats", _ENTROPY),
     Column("entropy_outside_nats", "number", "The same outside the heart", "nats", _ENTROPY),
     Column("qc_flags", "words", "Quality flags, and the reason of each value that is null"),
 )
+
+_SEGMENTS = (*_WHO, *SEGMENTS)
+
+_BULLSEYE = (*_WHO, *BULLSEYE)
 
 _STATUS = (
     *_WHO,
@@ -161,6 +185,7 @@ _STATUS = (
     Column("error_code", "text", "One of the documented codes"),
     Column("message", "text", "What was expected and what was found"),
     Column("hint", "text", "What to do about it"),
+    Column("log", "text", "The file in logs/ that holds the traceback, by the subject's pseudonym"),
     Column("attempt", "count", "How often the stage has been tried"),
     Column("seconds_preprocess", "number", "Wall time of the last preprocess", "s", "end - start"),
     Column("seconds_infer", "number", "Wall time of the last infer", "s", "end - start"),
@@ -335,7 +360,9 @@ _COMPARISON = (
 DECLARED: Mapping[str, tuple[Column, ...]] = {
     "indices": _INDICES,
     "frames": _FRAMES,
+    "segments": _SEGMENTS,
     "motion": _MOTION,
+    "bullseye": _BULLSEYE,
     "status": _STATUS,
     "evaluation": _EVALUATION,
     "folding": _FOLDING,

@@ -20,7 +20,8 @@ Z_95 = 1.959964
 """Half the width of a 95 % interval in standard deviations."""
 
 ENDING = ".calibration.json"
-_NEVER_BELOW_0 = ("lvedv_ml", "lvesv_ml", "lvm_g", "rvedv_ml", "rvesv_ml")
+_THICKNESS = ("wall_thickness_ed_mm", "wall_thickness_es_mm", "wall_thickening_pct")
+_NEVER_BELOW_0 = ("lvedv_ml", "lvesv_ml", "lvm_g", "rvedv_ml", "rvesv_ml", *_THICKNESS[:2])
 
 
 class Family(StrEnum):
@@ -31,8 +32,9 @@ class Family(StrEnum):
 
 
 def family_of(quantity: str) -> Family:
-    """Volumes, mass and ejection fractions rest on SegNet's doubt, all else on the motion's."""
-    return Family.VOLUMES if quantity in {item.name for item in fields(ClinicalIndices)} else Family.STRAIN
+    """Volumes, mass, ejection fractions and thickness rest on SegNet's doubt, all else on the motion's."""
+    of_shape = {*_THICKNESS, *(item.name for item in fields(ClinicalIndices))}
+    return Family.VOLUMES if quantity in of_shape else Family.STRAIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class ErrorCode(StrEnum):
     FILE_DAMAGED = "file-damaged"
     IMAGE_DIMENSIONS = "image-dimensions"
     IMAGE_VALUES = "image-values"
+    IMAGE_QUALITY = "image-quality"
     DICOM = "dicom"
     GEOMETRY = "geometry"
     LABEL_VALUES = "label-values"

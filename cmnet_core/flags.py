@@ -54,14 +54,54 @@ _READING = (
         "Direction was taken from the one, scale from the other. Check that the volumes are of the size you expect.",
     ),
     Flag(
+        "spacing-from-affine",
+        "the header's voxel sizes are lost (0 or less, or 1 throughout), and its affine has a scale",
+        "The affine's was taken. Check that the volumes are of the size you expect.",
+    ),
+    Flag(
+        "spacing-unusual",
+        "voxels are not 0.4 to 4 mm wide and 2 to 20 mm apart between slices",
+        "No short-axis cine has such voxels: volumes, mass and lengths are as wrong as the header.",
+    ),
+    Flag(
+        "unit-guessed",
+        "the header names no unit of length, and its voxel sizes make sense in metres or micrometres alone",
+        "That unit was taken. Check that the volumes are of the size you expect.",
+    ),
+    Flag(
+        "sform-qform-differ",
+        "the header's two affines place a corner of the image more than 0.5 mm apart, or the first cannot be used",
+        "The sform was taken, or the qform where the sform cannot be used. Volumes are not affected.",
+    ),
+    Flag(
+        "axes-reordered",
+        "the file does not store columns, rows and slices in this order, or stores time before them",
+        "Axes were told apart by their distances. Outputs are in the usual order; their affine says where they lie.",
+    ),
+    Flag(
+        "time-step-implausible",
+        "the header's time step is neither absent nor one of a heart beat: 5 to 500 ms, 250 to 3,000 ms a beat",
+        "It was not used. Give frame_ms or heart_rate_bpm in the manifest.",
+    ),
+    Flag(
+        "orientation-unusual",
+        "the normal of the slices is more than 45 degrees from left, front and down, and nothing better is there",
+        "This may be no short axis, or the header's orientation is false. Look at the images.",
+    ),
+    Flag(
         "trigger-times-differ",
         "slices were recorded at different heart rates",
         "Volumes add slices at the same share of the cycle; times in ms are those of an average beat.",
     ),
     Flag(
         "phases-interpolated",
-        "some slices have fewer frames than others",
-        "Their missing frames were interpolated in time.",
+        "some slices have another number of frames than most",
+        "Their frames were interpolated in time, at the same share of the cycle.",
+    ),
+    Flag(
+        "phases-dropped",
+        "some slices have frames beyond the end of the cycle",
+        "The frames of the next beat were left out.",
     ),
     Flag(
         "slices-dropped",
@@ -75,8 +115,13 @@ _READING = (
     ),
     Flag(
         "slices-shifted",
-        "slices are shifted against each other by more than 1 mm in the plane",
-        "Volumes are not affected; motion may be.",
+        "slices are shifted against each other by more than 1 mm in the plane, as their headers tell",
+        "They were brought onto one grid. The patient may have moved: motion between slices may be affected.",
+    ),
+    Flag(
+        "slices-resampled",
+        "some slices have another number of rows or columns, or another pixel size, than most",
+        "They were brought onto the grid of the others: cropped, filled with 0 or interpolated in the plane.",
     ),
     Flag(
         "repeated-slices",
@@ -140,6 +185,23 @@ _SHAPE = (
         "apex-not-covered",
         f"at ED the LV's area in the most apical slice is {100 * APEX_SHARE:.0f} % of its largest or more",
         "The stack may end above the apex: volumes are too small.",
+    ),
+    Flag(
+        "no-lv-wall",
+        "at ED no slice shows a cavity of the LV with wall around at least half of it",
+        "Strain, rotation and wall thickness are null. Look at the contours.",
+    ),
+    Flag(
+        "rv-insertion-not-found",
+        "at ED no slice shows an RV along 40° to 220° of the LV's outer wall",
+        "The angle around the LV has no zero: AHA segments and the bull's-eye are null; means of the whole wall stay.",
+    ),
+    Flag(
+        "orientation-doubtful",
+        "the patient's axes in the header and the handedness of the grid tell different ends of the septum for the "
+        "anterior one",
+        "The end further to the front and to the head was taken: right where a converter made the header's axes up, as "
+        "in some public data sets. Check the segments where none did.",
     ),
     Flag(
         "low-confidence-shape",
@@ -217,6 +279,52 @@ _REASONS = (
         "age-outside-reference",
         "the reference ranges say for which ages they hold; the subject is outside, or its age is not known",
         "z-scores are given, from people of another age.",
+        remark=True,
+    ),
+    Flag(
+        "too-few-slices-for-segments",
+        "at ED fewer than 3 slices show the LV with its wall",
+        "Thirds of the LV's length are not defined: levels, AHA segments, rotation and the bull's-eye are null.",
+        remark=True,
+    ),
+    Flag("segment-not-seen-at-ed", "fewer than 5 voxels of an AHA segment at ED", "It has no values.", remark=True),
+    Flag(
+        "segment-not-seen-at-es",
+        "fewer than 5 voxels of an AHA segment at ES, or no RV there to tell segments by",
+        "It has no thickness at ES and no thickening.",
+        remark=True,
+    ),
+    Flag(
+        "segment-does-not-contract",
+        "a peak strain of an AHA segment has the sign of stretching",
+        "That peak is given; it has no time.",
+        remark=True,
+    ),
+    Flag(
+        "third-not-seen",
+        "no slice of the basal or of the apical third shows 12 voxels of wall",
+        "No twist and no torsion, nor what is said of that third.",
+        remark=True,
+    ),
+    Flag("no-closed-slice", "no slice's wall goes all the way round the cavity", "No line strain.", remark=True),
+    Flag(
+        "wall-stretches",
+        "a global peak strain has the sign of stretching",
+        "That peak is given; it has no time. Look at the motion: a beating wall does not do this as a whole.",
+    ),
+    Flag(
+        "few-segments-with-times",
+        "fewer than 12 AHA segments have a time to peak circumferential strain",
+        "No dyssynchrony.",
+        remark=True,
+    ),
+    Flag("no-frame-time", "neither the manifest nor the header tells it", "No times and no rates.", remark=True),
+    Flag("too-few-frames", "fewer than 10 frames a cycle", "No times and no rates.", remark=True),
+    Flag(
+        "twist-rests-on-training",
+        "rotation, twist and torsion are given",
+        "Turning moves no boundary of the heart. What is given rests on the smoothness of the motion and on what the "
+        "networks learnt from hearts whose motion is known, not on this subject's contours.",
         remark=True,
     ),
     Flag("motion-not-stored", "infer ran without --save-motion full", "No motion by frame, no strain.", remark=True),

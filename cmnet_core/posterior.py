@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -145,12 +145,12 @@ def _lasting(fresh: Float[Tensor, "t c z y x"], memory: float) -> Float[Tensor, 
     return torch.stack(kept)
 
 
-def draw_indices(
+def draw_shapes(
     posterior: Posterior, spacing: Spacing, generator: torch.Generator, correlation: Correlation = SHAPE_ERRORS
-) -> Iterator[ClinicalIndices]:
-    """Draws of the clinical indices from SegNet's doubt at ED and ES, without end.
+) -> Iterator[UInt8[Tensor, "2 z y x"]]:
+    """Draws of the label maps of ED and ES from SegNet's doubt, without end.
 
-    Each tissue's log-odds against background get smooth noise of variance 1; the likeliest tissue is then counted.
+    Each tissue's log-odds against background get smooth noise of variance 1; the likeliest tissue is then taken.
 
     Args:
         posterior: The doubt.
@@ -166,5 +166,9 @@ def draw_indices(
     while True:
         noise = _enlarged(_lasting(smooth_noise(shape, coarse, correlation, generator), correlation.in_time))
         noisy = log_odds[:, 1:] + noise[..., :rows, :columns]
-        drawn = torch.cat([log_odds[:, :1], noisy], dim=1).argmax(1).to(torch.uint8)
-        yield clinical_indices(volumes_ml(drawn, spacing), ed=0, es=1)
+        yield torch.cat([log_odds[:, :1], noisy], dim=1).argmax(1).to(torch.uint8)
+
+
+def indices_of_shapes(phases: UInt8[Tensor, "2 z y x"], spacing: Spacing) -> ClinicalIndices:
+    """The clinical indices of the label maps of ED and ES."""
+    return clinical_indices(volumes_ml(phases, spacing), ed=0, es=1)

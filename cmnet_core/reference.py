@@ -95,17 +95,25 @@ def compare_with_reference(
         return Standing(z, (), ("no-sex",))
     outside, flags = [], []
     for quantity, column in Z_COLUMNS.items():
-        value, of_sex = values.get(quantity), [r for r in ranges if r.quantity == quantity and r.sex == sex]
-        fitting = [r for r in of_sex if r.holds_at(age_years)]
-        if of_sex and not fitting:
+        value, chosen = values.get(quantity), choose_range(ranges, quantity, sex=sex, age_years=age_years)
+        if any(r.quantity == quantity and r.sex == sex for r in ranges) and not (chosen and chosen.holds_at(age_years)):
             flags.append("age-outside-reference")
-        chosen = fitting or (of_sex if len(of_sex) == 1 else [])
-        if value is None or not chosen:
+        if value is None or chosen is None:
             continue
-        score = z[column] = (value - chosen[0].mean) / chosen[0].sd
+        score = z[column] = (value - chosen.mean) / chosen.sd
         if abs(score) > RANGE_Z:
             outside.append(f"{column.removesuffix('_z').replace('_', '-')}-{'high' if score > 0 else 'low'}")
     return Standing(z, tuple(outside), tuple(dict.fromkeys(flags)))
+
+
+def choose_range(
+    ranges: tuple[ReferenceRange, ...], quantity: str, *, sex: str, age_years: float | None
+) -> ReferenceRange | None:
+    """The range that a subject is compared with: of its sex and age, else the only one of its sex."""
+    of_sex = [r for r in ranges if r.quantity == quantity and r.sex == sex]
+    fitting = [r for r in of_sex if r.holds_at(age_years)]
+    chosen = fitting or (of_sex if len(of_sex) == 1 else [])
+    return chosen[0] if chosen else None
 
 
 def read_reference(path: Path) -> tuple[ReferenceRange, ...]:

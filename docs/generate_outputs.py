@@ -27,7 +27,8 @@ def render(page: str) -> str:
 
 def _columns() -> Iterator[str]:
     yield f"## Every column\n\nVersion {SCHEMA_VERSION} of the tables. A quantity marked ± has its 95 % interval in two"
-    yield "columns more, `<name>_lo` and `<name>_hi`. Numbers are floats, counts integers, words lists of text."
+    yield "columns more, `<name>_lo` and `<name>_hi`. Numbers are floats, counts integers, words lists of text,"
+    yield "curves lists with one number a frame."
     for table, columns in DECLARED.items():
         yield f"\n### {table}\n\n{_HEAD}"
         yield from map(_line, columns)

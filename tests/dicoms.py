@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 STEP_MS = 40.0
 
@@ -28,6 +28,11 @@ class Image:
     series: int = 1
     instance: int | None = None
     trigger: bool = True
+    description: str = ""
+    shape: tuple[int, int] = (6, 5)
+    pixel_mm: tuple[float, float] = (1.5, 1.25)
+    right_mm: float = 0.0
+    phases_told: bool = False
 
     def changed(self, **changes: object) -> "Image":
         """The same image with other fields."""
@@ -50,9 +55,18 @@ def stack(*, slices: int, phases: int, step_ms: float = STEP_MS) -> list[Image]:
     return [Image(z, t, 100.0 * z + t, phases, step_ms=step_ms) for z in range(slices) for t in range(phases)]
 
 
-def dicom_bytes(image: Image, *, shape: tuple[int, int] = (6, 5), slope: float = 0.5) -> bytes:
-    row, column, normal = directions(image.normal)
-    place = image.z * image.gap_mm if image.place_mm is None else image.place_mm
+def dicom_bytes(image: Image, *, slope: float = 0.5) -> bytes:
+    """A file as most scanners write it: one image, not compressed."""
+    return encoded(dataset_of(image, slope=slope))
+
+
+def encoded(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def dataset_of(image: Image, *, slope: float = 0.5) -> Dataset:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -60,23 +74,67 @@ def dicom_bytes(image: Image, *, shape: tuple[int, int] = (6, 5), slope: float =
     dataset.SOPInstanceUID = generate_uid()
     dataset.SeriesInstanceUID = f"1.2.3.{image.series}"
     dataset.SeriesNumber = image.series
+    dataset.SeriesDescription = image.description
     dataset.InstanceNumber = int(image.z * 100 + image.phase) if image.instance is None else image.instance
-    dataset.ImagePositionPatient = [round(float(v), 6) for v in np.array([10.0, -20.0, 30.0]) + normal * place]
-    dataset.ImageOrientationPatient = [round(float(v), 6) for v in (*row, *column)]
-    dataset.PixelSpacing = [1.5, 1.25]
-    dataset.SliceThickness = 8.0
+    _set_place(dataset, image)
     if image.trigger:
         dataset.TriggerTime = round((image.phase + 0.5) * image.step_ms, 3)
+    if image.phases_told:
+        dataset.CardiacNumberOfImages = image.phases
     dataset.HeartRate = round(60_000 / (image.phases * image.step_ms))
-    dataset.Rows, dataset.Columns = shape
+    dataset.RescaleSlope, dataset.RescaleIntercept = slope, -3.0
+    set_pixels(dataset, np.full(image.shape, round((image.value + 3.0) / slope), dtype="<i2"))
+    return dataset
+
+
+def set_pixels(dataset: Dataset, pixels: np.ndarray) -> None:
+    """Store whole numbers of 16 bits."""
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
-    dataset.RescaleSlope, dataset.RescaleIntercept = slope, -3.0
-    pixels = np.full(shape, round((image.value + 3.0) / slope), dtype="<i2")
-    dataset.PixelData = pixels.tobytes()
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    dataset.PixelData = pixels.astype("<i2").tobytes()
+
+
+def enhanced_bytes(images: Sequence[Image]) -> bytes:
+    """All images in one multi-frame file; each has a rescale slope of its own."""
+    dataset = dataset_of(images[0])
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "TriggerTime"):
+        delattr(dataset, keyword)
+    dataset.SOPClassUID, dataset.NumberOfFrames = EnhancedMRImageStorage, len(images)
+    shared, placed = Dataset(), dataset_of(images[0])
+    measures = Dataset()
+    measures.PixelSpacing, measures.SliceThickness = placed.PixelSpacing, placed.SliceThickness
+    shared.PixelMeasuresSequence = [measures]
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    dataset.PerFrameFunctionalGroupsSequence = [_frame_groups(image) for image in images]
+    set_pixels(dataset, np.stack([np.full(i.shape, round((i.value + 3.0) / _slope(i))) for i in images]))
+    return encoded(dataset)
+
+
+def _slope(image: Image) -> float:
+    return 0.25 if image.z % 2 else 0.5
+
+
+def _frame_groups(image: Image) -> Dataset:
+    groups, placed = Dataset(), dataset_of(image)
+    position, orientation, heart, values = Dataset(), Dataset(), Dataset(), Dataset()
+    position.ImagePositionPatient = placed.ImagePositionPatient
+    orientation.ImageOrientationPatient = placed.ImageOrientationPatient
+    heart.NominalCardiacTriggerDelayTime = float(placed.TriggerTime)
+    values.RescaleSlope, values.RescaleIntercept, values.RescaleType = _slope(image), -3.0, "US"
+    groups.PlanePositionSequence, groups.PlaneOrientationSequence = [position], [orientation]
+    groups.CardiacSynchronizationSequence, groups.PixelValueTransformationSequence = [heart], [values]
+    return groups
+
+
+def _set_place(dataset: Dataset, image: Image) -> None:
+    row, column, normal = directions(image.normal)
+    place = image.z * image.gap_mm if image.place_mm is None else image.place_mm
+    position = np.array([10.0, -20.0, 30.0]) + normal * place + row * image.right_mm
+    dataset.ImagePositionPatient = [round(float(v), 6) for v in position]
+    dataset.ImageOrientationPatient = [round(float(v), 6) for v in (*row, *column)]
+    dataset.PixelSpacing = list(image.pixel_mm)
+    dataset.SliceThickness = 8.0
 
 
 def write_zip(path: Path, images: Sequence[Image]) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-RESULTS = ("indices", "frames", "motion")
+RESULTS = ("indices", "frames", "segments", "motion", "bullseye")
 # When and where a subject was worked on differs from run to run.
 _OF_THE_RUN = ("attempt", "host", "peak_memory_mb", "seconds_preprocess", "seconds_infer", "seconds_indices", "stage")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["text", "number", "count", "words", "flag"]
+Kind = Literal["text", "number", "count", "words", "flag", "curve"]
 
 LOWER, UPPER = "_lo", "_hi"
 """Endings of the two columns that hold the 95 % interval of a third."""

@@ -25,7 +25,7 @@ from cmnet_cli.layout import RunFolder
 from cmnet_cli.manifest import Manifest, read_manifest
 from cmnet_cli.parts import PartWriter, merge_parts, new_part_folder
 from cmnet_cli.stages import infer as infer_stage
-from cmnet_cli.stages.devices import gpus_to_share, resolve_device
+from cmnet_cli.stages.devices import CPU, resolve_device
 from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.intervals import Draws
@@ -58,7 +58,7 @@ def infer(manifest: Path, out: Path, config: InferConfig, *, device: str, job: J
         resolve_device(device)
     stage = infer_stage_of(out.absolute(), config, device)
     facts = {"settings": asdict(config), "model_digest": stage.model_digest}
-    return _fill(stage, read, facts, job, gpus=gpus_to_share(device))
+    return _fill(stage, read, facts, job, device=device)
 
 
 def infer_stage_of(root: Path, config: InferConfig, device: str) -> InferStage:
@@ -81,7 +81,7 @@ def _fill(
     facts: dict[str, Any],
     job: Job,
     *,
-    gpus: tuple[str, ...] = (),
+    device: str = CPU,
 ) -> Summary:
     """Run a stage that stores files over the cases of a manifest that still need it."""
     folder = RunFolder(stage.root)
@@ -91,7 +91,7 @@ def _fill(
         plan = make_plan(stage, chosen, folder, job.how)
         tell_plan(plan, job.screen, dry_run=True)
         return summarise_dry_run(stage.name, folder, plan)
-    with at_work(folder, stage.name, job, gpus=gpus) as site:
+    with at_work(folder, stage.name, job, device=device) as site:
         plan = make_plan(stage, chosen, folder, job.how)
         tell_plan(plan, job.screen, dry_run=False)
         opened = start_run(stage.root, manifest, stage.name, facts | {"workers": job.how.workers})

@@ -13,6 +13,7 @@ from cmnet_cli.layout import RunFolder
 from cmnet_cli.screen import Screen
 from cmnet_cli.sidecar import write_text
 from cmnet_cli.tables import TABLES, has_this_schema, read_rows, to_json, write_table
+from cmnet_core.coordinates import SEGMENTS
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.metrics import agreement
 
@@ -31,7 +32,7 @@ class _Match:
 
     Attributes:
         theirs: The outside column.
-        ours: The column of the table indices.
+        ours: The column of the table indices; of the table segments with the segment's number, ``_aha1`` to ``_aha16``.
         session: The visit that the column belongs to; None for all visits.
     """
 
@@ -89,7 +90,30 @@ def _read_indices(folder: RunFolder) -> list[Row]:
             hint="Run cmnet indices first.",
             code=ErrorCode.RUN,
         )
-    return read_rows(path)
+    rows = {row["case_id"]: row for row in read_rows(path)}
+    segments = folder.table("segments")
+    for row in read_rows(segments) if segments.exists() and has_this_schema(segments) else ():
+        if row["case_id"] in rows:
+            rows[row["case_id"]] |= {_of_segment(name, row["segment"]): row[name] for name in _segment_numbers()}
+    return list(rows.values())
+
+
+def _segment_numbers() -> list[str]:
+    return [column.name for column in TABLES["segments"] if column.kind == "number"]
+
+
+def _of_segment(name: str, segment: int) -> str:
+    return f"{name}_aha{segment}"
+
+
+def _our_columns() -> dict[str, str]:
+    """Every column that can be compared, with the UK Biobank field that holds the same; a range holds 16 segments."""
+    named = {column.name: column.ukb_field for column in TABLES["indices"] if column.kind == "number"}
+    fields = {column.name: column.ukb_field.partition("-")[0] for column in TABLES["segments"]}
+    for name in _segment_numbers():
+        for segment in range(1, SEGMENTS + 1):
+            named[_of_segment(name, segment)] = str(int(fields[name]) + segment - 1) if fields[name] else ""
+    return named
 
 
 def _read_outside(path: Path, on: str) -> pd.DataFrame:
@@ -117,12 +141,12 @@ def _unusable(message: str, hint: str) -> ManifestError:
 
 def _match_columns(names: Sequence[str], *, on: str, against: Path) -> list[_Match]:
     """Outside columns that name an index, or the UK Biobank field of one."""
-    numbers = {column.name: column for column in TABLES["indices"] if column.kind == "number"}
-    of_field = {column.ukb_field: column.name for column in numbers.values() if column.ukb_field}
+    ours = _our_columns()
+    of_field = {field: name for name, field in ours.items() if field}
     matches = []
     for name in names:
         found = _FIELD.fullmatch(name)
-        if name in numbers and name != on:
+        if name in ours and name != on:
             matches.append(_Match(name, name, None))
         elif found and found["field"] in of_field:
             matches.append(_Match(name, of_field[found["field"]], found["instance"]))
@@ -160,7 +184,7 @@ def _compare_column(match: _Match, ours: Sequence[Row], outside: Mapping[_Key, M
             continue
         theirs = outside.get((row["subject_id"], row["session"])) or outside.get((row["subject_id"], None))
         if theirs is not None:
-            estimates.append(row[match.ours])
+            estimates.append(row.get(match.ours))
             references.append(_number(theirs[match.theirs]))
     found = agreement(estimates, references)
     unreadable = sum(_number(cells[match.theirs]) is None and bool(cells[match.theirs]) for cells in outside.values())

@@ -22,6 +22,7 @@ from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.manifest import read_manifest
 from cmnet_cli.screen import Screen
 from cmnet_cli.sidecar import write_text
+from cmnet_cli.spreadsheet import guard
 from cmnet_cli.stages.evaluate import EvaluateStage, Evaluation, has_reference
 from cmnet_cli.tables import TABLES, write_table
 from cmnet_core.errors import ErrorCode, ManifestError
@@ -101,5 +102,6 @@ def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({name: guard(cell) if isinstance(cell, str) else cell for name, cell in row.items()})
     return text.getvalue()

@@ -14,10 +14,12 @@ from cmnet_cli.cohort import Engine, EngineSpec, Outcome, Stage, open_engine
 from cmnet_cli.commands.opening import OpenRun, holding_run
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.lease import Lease
-from cmnet_cli.ledger import Ledger, attempt_of, read_attempts, status_rows
+from cmnet_cli.ledger import Ledger, attempt_of, status_rows
 from cmnet_cli.options import EngineOptions, HowOptions, OnStale, WhoOptions
 from cmnet_cli.screen import Screen, progress
+from cmnet_cli.sharing import hide_ids, open_sharing, subject_of
 from cmnet_cli.sidecar import Expected, State, judge
+from cmnet_cli.stages.devices import CPU, gpus_to_share
 from cmnet_cli.tables import write_data_dictionary, write_table
 from cmnet_core.errors import EngineError, ErrorCode, ManifestError
 from cmnet_core.io.atomic import write_bytes
@@ -201,34 +203,36 @@ class Site:
 
 
 @contextmanager
-def at_work(folder: RunFolder, command: str, job: Job, *, gpus: tuple[str, ...] = ()) -> Iterator[Site]:
+def at_work(folder: RunFolder, command: str, job: Job, *, device: str = CPU) -> Iterator[Site]:
     """Bring the engine up and take the run folder for this command alone.
 
     Args:
         folder: The run folder.
         command: The command.
         job: What it was told.
-        gpus: Devices to share out among the workers of this machine.
+        device: Where networks run, if the command has any.
 
     Raises:
         ManifestError: The engine cannot be had, the folder cannot be written, or another command works on it.
     """
-    with open_engine(_engine_spec(job, gpus)) as engine:
+    with open_engine(_engine_spec(job, folder, device)) as engine:
         if engine.told:
             job.screen.note(engine.told)
         with holding_run(folder, command) as lease:
             yield Site(engine, lease, folder.outcomes, folder.log(command), job.screen)
 
 
-def _engine_spec(job: Job, gpus: tuple[str, ...]) -> EngineSpec:
+def _engine_spec(job: Job, folder: RunFolder, device: str) -> EngineSpec:
     asked = job.engine
     return EngineSpec(
         where=asked.engine,
         workers=job.how.workers,
         memory_limit=asked.memory_limit,
         subject_timeout_s=asked.subject_timeout,
-        gpus=gpus,
+        gpus=gpus_to_share(device),
+        wants_gpu=device != CPU,
         sbatch=tuple(asked.sbatch or ()),
+        folder=folder.worker_logs,
     )
 
 
@@ -253,7 +257,8 @@ def go(
         EngineError: The workers do not see the run folder, or what they run on was lost.
     """
     _require_shared(opened.folder, site)
-    tally, ledger = Tally(), Ledger(site.ledger, site.log)
+    tally = Tally()
+    ledger = Ledger(site.ledger, site.log, open_sharing(opened.folder.share_key, share_safe=False))
     try:
         with progress(site.screen, stage.name, total=len(plan.todo)) as ticker:
             for outcome in site.engine.map(stage, _while_wanted(plan.todo, site)):
@@ -296,22 +301,22 @@ def _count(outcome: Outcome[Any], tally: Tally) -> None:
 
 
 def _note(stage: str, outcome: Outcome[Any], folder: RunFolder, ledger: Ledger, screen: Screen) -> None:
-    """Write an outcome down: to the ledger, the log and, if it failed, its traceback."""
-    told = f"failed ({outcome.failure.code})" if outcome.failure else "done"
-    line = f"{outcome.case_id}: {told}, {outcome.seconds:.1f} s, {outcome.peak_memory_mb:.0f} MB"
-    traceback = folder.traceback(outcome.case_id, stage)
+    """Write an outcome down: to the ledger, the log and, if it failed, its traceback. None of them says who it is."""
+    attempt = attempt_of(stage, outcome, ledger.sharing)
+    traceback = folder.traceback(attempt.name, stage)
     if outcome.failure is None:
         traceback.unlink(missing_ok=True)
     else:
-        write_bytes(traceback, (outcome.failure.traceback or outcome.failure.message).encode())
+        told = outcome.failure.traceback or outcome.failure.message
+        write_bytes(traceback, hide_ids(told, (subject_of(outcome.case_id),)).encode())
         screen.detail(outcome.failure.traceback)
-    ledger.append(attempt_of(stage, outcome), line)
-    screen.detail(line)
+    ledger.append(attempt)
+    screen.detail(f"{outcome.case_id}: {attempt.told}")
 
 
 def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> list[dict[str, Any]]:
     """Write the status table of the whole cohort, and the data dictionary beside it; the rows."""
-    rows = status_rows(opened.cases, read_attempts(opened.folder.all_outcomes), judged)
+    rows = status_rows(opened.cases, opened.folder, judged)
     write_table(opened.folder.table("status"), "status", rows)
     write_data_dictionary(opened.folder.data_dictionary)
     return rows
@@ -351,6 +356,8 @@ def tell_summary(summary: Summary, screen: Screen) -> None:
         screen.failure(f"{failed.case_id} ({failed.error_code})", failed.message, failed.hint)
     if len(summary.failed) > _SHOWN:
         screen.failure(f"and {len(summary.failed) - _SHOWN} more", "", "See tables/status.parquet in the run folder.")
+    if summary.failed:
+        screen.note("Logs name nobody: the column 'log' of the status table says whose traceback is whose.")
 
 
 def to_json(summary: Summary) -> str:

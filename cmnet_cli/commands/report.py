@@ -4,26 +4,42 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from cmnet_cli.report.page import write_report
+from cmnet_cli.report.page import Request, write_report
+from cmnet_cli.report.terminal import show_population
 from cmnet_cli.screen import Screen, progress
 
 Item = TypeVar("Item")
 
 
-def report(run: Path, screen: Screen) -> Path:
+def report(run: Path, screen: Screen, *, pages: tuple[str, ...] = (), share_safe: bool = False) -> Path:
     """Write the pages of a run.
+
+    Args:
+        run: The run folder.
+        screen: Where to print.
+        pages: Who gets a page: ``all``, ``flagged``, ``none`` or ids; empty for no wish.
+        share_safe: Whether the report may leave the room.
 
     Returns:
         The cohort page.
 
     Raises:
-        ManifestError: This is no run folder, or nothing has run in it.
+        ManifestError: This is no run folder, nothing has run in it, or a page is asked for that cannot be made.
     """
 
-    def watched(pages: Sequence[Item]) -> Iterator[Item]:
-        with progress(screen, "report", total=len(pages)) as ticker:
-            for page in pages:
-                yield page
+    def watched(subjects: Sequence[Item]) -> Iterator[Item]:
+        with progress(screen, "report", total=len(subjects)) as ticker:
+            for subject in subjects:
+                yield subject
                 ticker.tick(failed=False)
 
-    return write_report(run, progress=watched)
+    return write_report(run, Request(pages, share_safe), progress=watched)
+
+
+def show_report(run: Path, screen: Screen, *, share_safe: bool) -> None:
+    """Print a summary of a run, its failures and its curves.
+
+    Raises:
+        ManifestError: This is no run folder, or nothing has run in it.
+    """
+    show_population(run, screen, share_safe=share_safe)

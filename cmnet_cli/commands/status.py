@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cmnet_cli.layout import RunFolder, case_id_of, require_run
-from cmnet_cli.ledger import read_attempts, status_rows
+from cmnet_cli.ledger import status_rows
 from cmnet_cli.options import CohortStage
 from cmnet_cli.screen import Screen
 from cmnet_cli.sidecar import State
@@ -43,7 +43,7 @@ def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
         else waiting.get(case.case_id, (State.PENDING, "infer has not finished"))
         for case in listed
     }
-    rows = status_rows(listed, read_attempts(folder.all_outcomes), judged)
+    rows = status_rows(listed, folder, judged)
     if as_json:
         screen.result(to_json(rows))
     else:
@@ -57,6 +57,7 @@ def _show(rows: list[dict[str, Any]], screen: Screen) -> None:
     failed = [row for row in rows if row["state"] == State.FAILED]
     for row in failed[:_SHOWN]:
         screen.result(f"{row['case_id']} ({row['stage']}, {row['error_code']}): {row['message']} {row['hint']}")
+        screen.result(f"    logs/{row['log']}")
     if len(failed) > _SHOWN:
         screen.result(f"and {len(failed) - _SHOWN} more: cmnet status --json lists all")
     tasks = Counter((row["state"], row["reason"]) for row in rows if row["state"] in _OF_TASKS)

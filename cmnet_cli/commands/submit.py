@@ -161,7 +161,7 @@ def _scripts(order: Order, run: RunFolder, folder: SubmissionFolder) -> dict[str
 
 def _check(order: Order, folder: RunFolder) -> None:
     for script in _scripts(order, folder, folder.submission("00000")).values():
-        slurm.check(script, [])
+        slurm.check(script.text())
 
 
 def _send(order: Order, run: RunFolder, submission: Submission, screen: Screen) -> None:

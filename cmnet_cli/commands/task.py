@@ -32,6 +32,7 @@ from cmnet_core.reference import SHIPPED, read_reference
 
 _NEAR_THE_LIMIT_S = 600.0
 _OF_THE_DRIVER_MB = 700
+_TOLD_TO_STOP = b"Told to stop: no further subject is begun.\n"
 
 
 def run_task(run: Path, name: str, shard: int, screen: Screen) -> int:
@@ -52,7 +53,7 @@ def run_task(run: Path, name: str, shard: int, screen: Screen) -> int:
     with (
         stopping_on_signals(stop),
         _leased(folder, name, shard, job, screen) as lease,
-        open_engine(engine_spec(submission)) as engine,
+        open_engine(engine_spec(submission, folder)) as engine,
     ):
         add_event(submitted.events(shard), STARTED, job=job, host=platform.node())
         site = Site(engine, lease, folder.task_outcomes(name, shard), None, screen, is_task=True, stop=stop)
@@ -103,13 +104,14 @@ def write_part(folder: RunFolder, submission: Submission, opened: OpenRun, site:
     return tally
 
 
-def engine_spec(submission: Submission) -> EngineSpec:
+def engine_spec(submission: Submission, folder: RunFolder) -> EngineSpec:
     """Workers of a task: they share the memory and the GPUs that SLURM gave it."""
     return EngineSpec(
         workers=submission.workers,
         memory_limit=submission.memory_limit or _share_of_the_job(submission.workers),
         subject_timeout_s=submission.subject_timeout,
         gpus=gpus_to_share(submission.device) if submission.stage == infer.NAME else (),
+        folder=folder.worker_logs,
     )
 
 
@@ -156,6 +158,8 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        # Unbuffered: the signal may have come in the middle of another line's writing.
+        os.write(2, _TOLD_TO_STOP)
 
     before = signal.signal(signal.SIGTERM, handle)
     try:

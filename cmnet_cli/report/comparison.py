@@ -1,12 +1,16 @@
 """The figures of an evaluation: overlap with reference masks by method, and agreement of the indices."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
+from cmnet_cli.layout import RunFolder
 from cmnet_cli.report import figures
-from cmnet_cli.report.gather import Row, Run
+from cmnet_cli.report.population import read_columns
 from cmnet_cli.report.words import Quantity, named
 
 _STRUCTURES = {"lv": "LV", "myo": "myocardium", "rv": "RV"}
@@ -29,40 +33,40 @@ class Illustration:
     caption: str
 
 
-def illustrate(run: Run) -> list[Illustration]:
+def illustrate(folder: RunFolder) -> list[Illustration]:
     """All figures of an evaluation; none where nothing was evaluated."""
-    return [*_overlaps(run.evaluation), *_agreements(run.agreement)]
+    return [*_overlaps(read_columns(folder, "evaluation")), *_agreements(read_columns(folder, "agreement"))]
 
 
-def _overlaps(rows: Sequence[Row]) -> Iterator[Illustration]:
+def _overlaps(rows: Any) -> Iterator[Illustration]:
     for figure, words in _MOVED.items():
-        moved = [row for row in rows if row["figure"] == figure]
+        moved = rows.filter(pc.equal(rows["figure"], figure))
         yield from _measured(moved, "method", _METHODS, f"{words}, against the reference mask there")
-    segmented = [row for row in rows if row["method"] == "segnet"]
+    segmented = rows.filter(pc.equal(rows["method"], "segnet"))
     yield from _measured(segmented, "figure", _SEEN, "Segmentation, against the reference masks")
 
 
-def _measured(rows: Sequence[Row], column: str, names: Mapping[str, str], caption: str) -> Iterator[Illustration]:
+def _measured(rows: Any, column: str, names: Mapping[str, str], caption: str) -> Iterator[Illustration]:
     for measure, label in _MEASURES.items():
         groups = _spreads(rows, column, names, measure)
         if groups:
             yield Illustration(figures.spreads(label, groups), caption)
 
 
-def _spreads(rows: Sequence[Row], column: str, names: Mapping[str, str], measure: str) -> list[figures.Spread]:
+def _spreads(rows: Any, column: str, names: Mapping[str, str], measure: str) -> list[figures.Spread]:
     """One spread for each structure and each of the column's values that have a name."""
     found = []
     for structure, spoken in _STRUCTURES.items():
         for value, name in names.items():
-            listed = [row[measure] for row in rows if row["structure"] == structure and row[column] == value]
-            known = tuple(float(figure) for figure in listed if figure is not None)
+            listed = rows.filter(pc.and_(pc.equal(rows["structure"], structure), pc.equal(rows[column], value)))
+            known = tuple(pc.cast(listed[measure].drop_null(), pa.float64()).to_pylist())
             if known:
                 kind = "point" if value == "no-motion" else structure
                 found.append(figures.Spread(f"{spoken} {name}", kind, known))
     return found
 
 
-def _agreements(rows: Sequence[Row]) -> Iterator[Illustration]:
+def _agreements(rows: Any) -> Iterator[Illustration]:
     for quantity in named("indices", _INDICES):
         pairs = _pairs(rows, quantity)
         if len(pairs) > 1:
@@ -70,6 +74,6 @@ def _agreements(rows: Sequence[Row]) -> Iterator[Illustration]:
             yield Illustration(drawing, f"{quantity.title}: estimate minus reference; bias and limits of agreement")
 
 
-def _pairs(rows: Sequence[Row], quantity: Quantity) -> list[tuple[float, float]]:
-    listed = [(row["estimate"], row["reference"]) for row in rows if row["index"] == quantity.column]
-    return [(float(a), float(b)) for a, b in listed if a is not None and b is not None]
+def _pairs(rows: Any, quantity: Quantity) -> list[tuple[float, float]]:
+    listed = rows.filter(pc.equal(rows["index"], quantity.column)).select(["estimate", "reference"]).drop_null()
+    return list(zip(listed["estimate"].to_pylist(), listed["reference"].to_pylist(), strict=True))

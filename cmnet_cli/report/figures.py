@@ -37,6 +37,23 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """The interval of a quantity at one frame.
+
+    Attributes:
+        kind: Its class in the style sheet.
+        frame: Where it is drawn.
+        low: Its lower end.
+        high: Its upper end.
+    """
+
+    kind: str
+    frame: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Spread:
     """The values of one group.
 
@@ -69,33 +86,68 @@ def heart(grey: UInt8[np.ndarray, "height width"], outlines: Sequence[Contour], 
     return svg.picture(width, height, marks, text=text)
 
 
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """The frames of a cardiac cycle, as a figure shows them.
+
+    Attributes:
+        times: One a frame.
+        across: Name and unit of the times.
+        marked: Names of frames that get a vertical line, for instance ED.
+    """
+
+    times: tuple[float, ...]
+    across: str
+    marked: tuple[tuple[str, int], ...]
+
+
 def cycle(
-    times: Sequence[float], curves: Sequence[Curve], *, marked: Sequence[tuple[str, int]], across: str, up: str
+    over: Cycle, curves: Sequence[Curve], *, up: str, bands: Sequence[Band] = (), held: Sequence[float] = ()
 ) -> Markup:
     """Curves over the cardiac cycle.
 
     Args:
-        times: One a frame.
+        over: The frames.
         curves: What is drawn, one value a frame.
-        marked: Names of frames that get a vertical line, for instance ED.
-        across: Name and unit of the time axis.
         up: Quantity and unit of the curves.
+        bands: Intervals at single frames.
+        held: More values that the axis is to hold, so that figures can be compared.
     """
     everything = [value for curve in curves for value in curve.values]
-    plot = svg.Plot(svg.axis(across, times, whole=True), svg.axis(up, everything, from_zero=True))
-    marks = [svg.frame(plot)]
-    for name, index in marked:
-        x = plot.x(times[index])
-        marks += [
-            svg.line((x, plot.top), (x, plot.height - plot.bottom), kind="mark"),
-            svg.words(name, (x + 4, plot.height - plot.bottom - 7), kind="marked"),
-        ]
+    everything += [*held, *(end for band in bands for end in (band.low, band.high))]
+    plot = svg.Plot(svg.axis(over.across, over.times, whole=True), svg.axis(up, everything, from_zero=True))
+    marks = [svg.frame(plot), *_marked(plot, over), *(_band(plot, over, band) for band in bands)]
     for curve in curves:
-        points = [(plot.x(time), plot.y(value)) for time, value in zip(times, curve.values, strict=True)]
-        marks.append(svg.path([points], kind=f"curve {curve.kind}"))
-
+        points = [(plot.x(time), plot.y(value)) for time, value in zip(over.times, curve.values, strict=True)]
+        marks.append(svg.path([points], kind=f"curve {curve.kind}", text=curve.name))
+    ends = ((plot.x(over.times[0]), plot.top), (plot.x(over.times[-1]), plot.height - plot.bottom))
+    # Where the page's player is; its script moves the line between the first frame and the last.
+    marks.append(
+        Markup('<line class="now" data-first="{0:g}" data-last="{2:g}" y1="{1:g}" y2="{3:g}"/>').format(
+            *ends[0], *ends[1]
+        )
+    )
     names = " and ".join(curve.name for curve in curves)
-    return svg.picture(plot.width, plot.height, marks, text=f"{names}: {up} over {across}")
+    return svg.picture(plot.width, plot.height, marks, text=f"{names}: {up} over {over.across}")
+
+
+def _marked(plot: svg.Plot, over: Cycle) -> list[Markup]:
+    base = plot.height - plot.bottom
+    drawn = []
+    for name, index in over.marked:
+        x = plot.x(over.times[index])
+        drawn += [
+            svg.line((x, plot.top), (x, base), kind="mark"),
+            svg.words(name, (x + 4, base - 7), kind="marked"),
+        ]
+    return drawn
+
+
+def _band(plot: svg.Plot, over: Cycle, band: Band) -> Markup:
+    x, width = plot.x(over.times[band.frame]), 9.0
+    corner = (x - width / 2, plot.y(band.high))
+    text = f"95 % interval {svg.number(round(band.low, 1))} to {svg.number(round(band.high, 1))}"
+    return svg.bar(corner, width, plot.y(band.low) - plot.y(band.high), kind=f"band {band.kind}", text=text)
 
 
 def distribution(label: str, values: Sequence[float]) -> Markup:

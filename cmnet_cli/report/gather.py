@@ -1,23 +1,22 @@
 """What the report shows, read from a run folder and from nothing else."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Float64, Shaped, UInt8
 
 from cmnet_cli.layout import CaseFolder, RunFolder
+from cmnet_cli.sharing import Sharing
 from cmnet_cli.sidecar import read_sidecar
-from cmnet_cli.tables import read_rows
-from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.io.nifti import read_cine
+from cmnet_core.io.nifti import read_own
 
 Row = Mapping[str, Any]
-
-_STATES = ("done", "failed", "stale", "pending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +29,25 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The tables of a run.
+    """What the tables of a run say of some subjects.
 
     Attributes:
         folder: Where everything lies.
+        sharing: What may be told of whom.
         indices: One row a subject.
         frames: The rows of each subject, in the order of its frames.
+        segments: The rows of each subject's AHA segments, in their order.
         motion: The row of each subject.
-        status: One row a subject.
-        evaluation: Rows of the comparison with reference masks.
-        agreement: Rows of the indices beside those of the reference masks.
         provenance: Versions and digests.
     """
 
     folder: RunFolder
+    sharing: Sharing
     indices: Sequence[Row]
     frames: Mapping[str, Sequence[Row]]
+    segments: Mapping[str, Sequence[Row]]
     motion: Mapping[str, Row]
-    status: Sequence[Row]
-    evaluation: Sequence[Row]
-    agreement: Sequence[Row]
     provenance: tuple[Fact, ...]
-
-    @property
-    def states(self) -> tuple[tuple[str, int], ...]:
-        """How many subjects are done, failed, stale and pending; those that are none are left out."""
-        counts = Counter(row["state"] for row in self.status) or Counter(done=len(self.indices))
-        return tuple((state, counts[state]) for state in _STATES if counts[state])
-
-    @property
-    def failures(self) -> tuple[Row, ...]:
-        """The rows of the subjects that failed."""
-        return tuple(row for row in self.status if row["state"] == "failed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,54 +62,56 @@ class Hearts:
         labels_affine: That grid.
     """
 
-    cine: Float[np.ndarray, "t z y x"]
+    cine: Shaped[np.ndarray, "t z y x"]
     affine: Float64[np.ndarray, "4 4"]
     segmented: UInt8[np.ndarray, "t z2 y2 x2"]
     propagated: UInt8[np.ndarray, "t z2 y2 x2"]
     labels_affine: Float64[np.ndarray, "4 4"]
 
 
-def read_run(folder: RunFolder) -> Run:
-    """Read all tables; those that were not written yet are empty.
+def read_run(folder: RunFolder, case_ids: Sequence[str], sharing: Sharing) -> Run:
+    """Read what the tables say of some subjects, in the order given; tables that were not written yet are empty.
 
-    Raises:
-        ManifestError: This is no run folder, or nothing has run in it.
+    Args:
+        folder: The run.
+        case_ids: The subjects.
+        sharing: What may be told of whom.
     """
-    tables = {
-        name: _rows(folder, name) for name in ("indices", "frames", "motion", "status", "evaluation", "agreement")
-    }
-    if not tables["indices"] and not tables["status"]:
-        raise ManifestError(
-            f"{folder.root} holds neither tables/indices.parquet nor tables/status.parquet: nothing can be reported.",
-            hint="Name the folder that cmnet infer wrote to, and run cmnet indices first.",
-            code=ErrorCode.RUN,
-        )
-    frames: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in sorted(tables["frames"], key=lambda row: int(row["frame"])):
-        frames[row["case_id"]].append(row)
+    indices = {row["case_id"]: row for row in _rows(folder, "indices", case_ids)}
     return Run(
         folder=folder,
-        indices=sorted(tables["indices"], key=lambda row: str(row["case_id"])),
-        frames=frames,
-        motion={row["case_id"]: row for row in tables["motion"]},
-        status=tables["status"],
-        evaluation=tables["evaluation"],
-        agreement=tables["agreement"],
-        provenance=_provenance(folder),
+        sharing=sharing,
+        indices=[indices[case_id] for case_id in case_ids],
+        frames=_grouped(_rows(folder, "frames", case_ids), "frame"),
+        segments=_grouped(_rows(folder, "segments", case_ids), "segment"),
+        motion={row["case_id"]: row for row in _rows(folder, "motion", case_ids)},
+        provenance=read_provenance(folder, sharing),
     )
 
 
-def _rows(folder: RunFolder, table: str) -> list[dict[str, Any]]:
+def _grouped(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
+    """The rows of each subject, in the order of a column."""
+    grouped: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: int(row[by])):
+        grouped[row["case_id"]].append(row)
+    return grouped
+
+
+def _rows(folder: RunFolder, table: str, case_ids: Sequence[str]) -> list[dict[str, Any]]:
     path = folder.table(table)
-    return read_rows(path) if path.exists() else []
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = pq.read_table(path, filters=pc.field("case_id").isin(list(case_ids))).to_pylist()
+    return rows
 
 
-def _provenance(folder: RunFolder) -> tuple[Fact, ...]:
+def read_provenance(folder: RunFolder, sharing: Sharing) -> tuple[Fact, ...]:
+    """What ``run.json`` says: versions, settings and digests; in a share-safe report without folders."""
     if not folder.record.exists():
         return ()
     record = json.loads(folder.record.read_text(encoding="utf-8"))
     commands = record.pop("commands", {})
-    return (*_facts(record, ""), *_facts(commands, ""))
+    return tuple(Fact(fact.name, sharing.text(fact.value)) for fact in (*_facts(record, ""), *_facts(commands, "")))
 
 
 def read_origin(folder: CaseFolder) -> tuple[Fact, ...]:
@@ -153,13 +141,7 @@ def read_hearts(folder: CaseFolder) -> Hearts:
     Raises:
         ImageError: A file is missing or damaged.
     """
-    cine = read_cine(folder.preproc_cine, frame_ms=None)
-    segmented = read_cine(folder.segnet_labels, frame_ms=None)
-    propagated = read_cine(folder.propagated_labels, frame_ms=None)
-    return Hearts(
-        cine=cine.voxels.numpy(),
-        affine=cine.affine.numpy(),
-        segmented=segmented.voxels.numpy().astype(np.uint8),
-        propagated=propagated.voxels.numpy().astype(np.uint8),
-        labels_affine=segmented.affine.numpy(),
-    )
+    cine, affine = read_own(folder.preproc_cine)
+    segmented, labels_affine = read_own(folder.segnet_labels)
+    propagated, _ = read_own(folder.propagated_labels)
+    return Hearts(cine, affine, segmented, propagated, labels_affine)

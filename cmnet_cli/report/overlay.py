@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import contourpy
 import numpy as np
@@ -112,6 +113,63 @@ def memberships(
     return np.stack(channels)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """One slice of the picture's grid, to which other grids are brought whose axes run along its own.
+
+    They do: the network's window is cut from the subject's own stack along its axes.
+
+    Attributes:
+        affine: The picture's grid, (z, y, x, 1) to mm.
+        index: The slice.
+        shape: Its rows and columns.
+    """
+
+    affine: Float64[np.ndarray, "4 4"]
+    index: int
+    shape: tuple[int, int]
+
+    def memberships(
+        self, labels: UInt8[np.ndarray, "t z y x"], labels_affine: Float64[np.ndarray, "4 4"]
+    ) -> Float[np.ndarray, "t c y2 x2"]:
+        """How much each voxel belongs to LV, myocardium and RV in every frame; see :func:`memberships`."""
+        there = np.linalg.inv(labels_affine) @ self.affine
+        near, share = self._near(labels, there)
+        return np.stack([self._sampled((near == label) @ share, there) for label in HEART], axis=1)
+
+    def values(
+        self, values: Shaped[np.ndarray, "t z y x"], affine: Float64[np.ndarray, "4 4"]
+    ) -> Float[np.ndarray, "t y2 x2"]:
+        """Values of another grid in this slice, by linear interpolation."""
+        there = np.linalg.inv(affine) @ self.affine
+        near, share = self._near(values, there)
+        return self._sampled(near.astype(np.float32) @ share, there)
+
+    def _near(
+        self, volumes: Shaped[np.ndarray, "t z y x"], there: Float64[np.ndarray, "4 4"]
+    ) -> tuple[Shaped[np.ndarray, "t y x near"], Float[np.ndarray, " near"]]:
+        """The one or two slices of the other grid that this one lies on or between, and how much each counts."""
+        low, high, share = _neighbours(there[0, 0] * self.index + there[0, 3], volumes.shape[1])
+        return np.moveaxis(volumes[:, [low, high]], 1, -1), np.array([1.0 - share, share], np.float32)
+
+    def _sampled(
+        self, slices: Float[np.ndarray, "t y x"], there: Float64[np.ndarray, "4 4"]
+    ) -> Float[np.ndarray, "t y2 x2"]:
+        for axis, size in ((1, self.shape[0]), (2, self.shape[1])):
+            at = there[axis, axis] * np.arange(size) + there[axis, 3]
+            low, high, share = _neighbours(at, slices.shape[axis])
+            along = share.reshape((-1, 1) if axis == 1 else (-1,)).astype(np.float32)
+            slices = slices.take(low, axis) * (1 - along) + slices.take(high, axis) * along
+        return slices
+
+
+def _neighbours(at: Any, size: int) -> tuple[Any, Any, Any]:
+    """The voxels before and behind each position, and how much the second counts; beyond the border it goes on."""
+    held = np.clip(at, 0.0, size - 1.0)
+    low = np.floor(held).astype(int)
+    return low, np.minimum(low + 1, size - 1), held - low
+
+
 def heart_box(belongs: Float[np.ndarray, "c z y x"], *, margin: int) -> Box:
     """A square around the heart; the whole slice where there is none.
 
@@ -176,6 +234,15 @@ class View:
         seen = np.swapaxes(array, -2, -1) if self.turned else array
         reversed_axes = [axis for axis, wanted in ((-2, self.upside_down), (-1, self.mirrored)) if wanted]
         return np.flip(seen, axis=tuple(reversed_axes))
+
+    def vectors(self, zyx: Float[np.ndarray, "t 3 y x"]) -> Float[np.ndarray, "t 3 y x"]:
+        """Vectors along slices, rows and columns as they point on the page: down, across, out of it.
+
+        Where they stand is not changed; :meth:`of` does that.
+        """
+        down, across = (zyx[:, 2], zyx[:, 1]) if self.turned else (zyx[:, 1], zyx[:, 2])
+        signs = (-1.0 if self.upside_down else 1.0, -1.0 if self.mirrored else 1.0)
+        return np.stack([signs[0] * down, signs[1] * across, zyx[:, 0]], axis=1)
 
 
 def usual_view(affine: Float64[np.ndarray, "4 4"]) -> View:

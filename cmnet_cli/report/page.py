@@ -1,210 +1,94 @@
 """Gather, draw and write: one page for the cohort and one for each subject, from the run folder alone."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from cmnet_cli.layout import RunFolder
-from cmnet_cli.report import figures
-from cmnet_cli.report.comparison import illustrate
-from cmnet_cli.report.gather import Row, Run, read_hearts, read_origin, read_run
-from cmnet_cli.report.pictures import Pictures, draw_pictures
-from cmnet_cli.report.words import Quantity, flag_in_words, is_warning, named, quantities, shown
+from cmnet_cli.report.cohort_page import render_cohort
+from cmnet_cli.report.gather import Row, Run, read_run
+from cmnet_cli.report.population import read_population
+from cmnet_cli.report.showing import Showing
+from cmnet_cli.report.subject_page import render_subject
+from cmnet_cli.report.templating import open_templates
+from cmnet_cli.report.who_has_pages import NONE, choose_pages
+from cmnet_cli.sharing import Sharing, open_sharing
 from cmnet_cli.sidecar import write_text
-from cmnet_core.errors import CaseError
 
-_COLUMNS = (
-    "lvedv_ml", "lvesv_ml", "lvsv_ml", "lvef_pct", "lvm_g", "rvedv_ml", "rvesv_ml", "rvsv_ml", "rvef_pct",
-)  # fmt: skip
-_SUBJECT_TILES = ("lvef_pct", "lvedv_ml", "lvesv_ml", "lvm_g", "rvef_pct")
-_COHORT_TILES = ("lvef_pct", "lvedv_ml", "lvm_g", "rvef_pct")
+# So many subjects are read from the tables at once.
+_AT_ONCE = 200
 
-_CURVES = (
-    ("lv_propagated_ml", "left ventricle by motion", "lv motion"),
-    ("rv_propagated_ml", "right ventricle by motion", "rv motion"),
-    ("lv_ml", "left ventricle", "lv"),
-    ("rv_ml", "right ventricle", "rv"),
-)
-
-# What a page can hold and still open at once; the tables hold the rest.
-_MOST_ROWS = 1000
-_MOST_FAILURES = 20
+# What a subject's page is made of.
+_TABLES = ("indices", "frames", "motion")
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """A figure in large type."""
+class Request:
+    """What a report is to hold.
 
-    name: str
-    value: str
-    unit: str
+    Attributes:
+        pages: Who gets a page: ``all``, ``flagged``, ``none`` or ids; empty for no wish.
+        share_safe: Whether the report may leave the room.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class TableRow:
-    """A subject in the cohort's table; ``page`` is empty where it has none."""
-
-    case_id: str
-    page: str
-    cells: tuple[str, ...]
-    quality: str
+    pages: tuple[str, ...] = ()
+    share_safe: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why some subjects failed."""
-
-    code: str
-    hint: str
-    cases: tuple[Row, ...]
+_EVERYTHING = Request()
 
 
-def write_report(run: Path, *, progress: Callable[[Sequence[Row]], Iterable[Row]] = iter) -> Path:
-    """Write the cohort page and the page of each subject that has indices.
+def write_report(
+    run: Path, request: Request = _EVERYTHING, *, progress: Callable[[Sequence[str]], Iterable[str]] = iter
+) -> Path:
+    """Write the cohort page, and the pages of the subjects that get one.
 
     Args:
         run: A run folder.
+        request: What the report is to hold.
         progress: Wraps the subjects while their pages are made, for instance in a progress bar.
 
     Returns:
         The cohort page.
 
     Raises:
-        ManifestError: This is no run folder, or nothing has run in it.
+        ManifestError: This is no run folder, nothing has run in it, or a page is asked for that cannot be made.
     """
-    found = read_run(RunFolder(run))
-    pages = _environment()
-    for row in progress(found.indices):
-        write_text(found.folder.report_page(row["case_id"]), render_subject(pages, found, row))
-    write_text(found.folder.report, render_cohort(pages, found))
-    return found.folder.report
+    folder = RunFolder(run)
+    population = read_population(folder)
+    sharing = open_sharing(folder.share_key if request.share_safe else None, share_safe=request.share_safe)
+    index = folder.shared_report if request.share_safe else folder.report
+    chosen = choose_pages(population, request.pages or ((NONE,) if request.share_safe else ()))
+    names = {place: f"{sharing.name(name)}.html" for place, name in enumerate(population.case_ids)}
+    kept = {} if request.share_safe else _pages_up_to_date(folder, names)
+    pages = kept | {place: names[place] for place in chosen}
+    _remove_pages(index, keep=set(pages.values()))
+    templates, case_ids = open_templates(), [population.case_ids[place] for place in chosen]
+    for _, (found, row) in zip(progress(case_ids), _rows(folder, case_ids, sharing), strict=True):
+        page = index.with_name(f"{sharing.name(row['case_id'])}.html")
+        write_text(page, render_subject(templates, found, row))
+    write_text(index, render_cohort(templates, Showing(population, sharing, pages)))
+    return index
 
 
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("cmnet_cli.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _pages_up_to_date(folder: RunFolder, names: Mapping[int, str]) -> dict[int, str]:
+    """Pages of an earlier report that are younger than the tables."""
+    if not folder.table("indices").exists():
+        return {}
+    made = max(path.stat().st_mtime for name in _TABLES if (path := folder.table(name)).exists())
+    young = {page.name for page in folder.report.parent.glob("sub-*.html") if page.stat().st_mtime > made}
+    return {place: name for place, name in names.items() if name in young}
 
 
-def render_cohort(pages: Environment, run: Run) -> str:
-    """The cohort page."""
-    columns = named("indices", _COLUMNS)
-    return pages.get_template("index.html").render(
-        states=run.states,
-        total=sum(number for _, number in run.states),
-        few=len(run.indices) < figures.BARS_FROM,
-        tiles=_median_tiles(run.indices),
-        failures=_reasons(run.failures),
-        shown_failures=_MOST_FAILURES,
-        distributions=_distributions(run.indices, columns),
-        evaluation=illustrate(run),
-        columns=columns,
-        rows=[_table_row(run, row, columns) for row in run.indices[:_MOST_ROWS]],
-        hidden_rows=max(0, len(run.indices) - _MOST_ROWS),
-        provenance=run.provenance,
-    )
+def _remove_pages(index: Path, *, keep: Collection[str]) -> None:
+    """Pages of an earlier report would show what is no longer so."""
+    for page in index.parent.glob("sub-*.html"):
+        if page.name not in keep:
+            page.unlink()
 
 
-def _known(rows: Iterable[Row], column: str) -> list[float]:
-    return [float(row[column]) for row in rows if row[column] is not None]
-
-
-def _median_tiles(rows: Sequence[Row]) -> list[Tile]:
-    known = [(quantity, sorted(_known(rows, quantity.column))) for quantity in named("indices", _COHORT_TILES)]
-    return [
-        Tile(f"median {quantity.title}", shown(values[len(values) // 2], decimals=0), quantity.unit)
-        for quantity, values in known
-        if values
-    ]
-
-
-def _reasons(failures: Iterable[Row]) -> list[Reason]:
-    """The failures by code, the most frequent first."""
-    by_code: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in failures:
-        by_code[row["error_code"] or "unknown", row["hint"] or ""].append(row)
-    reasons = [Reason(code, hint, tuple(rows)) for (code, hint), rows in by_code.items()]
-    return sorted(reasons, key=lambda reason: -len(reason.cases))
-
-
-def _distributions(rows: Sequence[Row], columns: Iterable[Quantity]) -> list[Markup]:
-    known = [(quantity, _known(rows, quantity.column)) for quantity in columns]
-    return [figures.distribution(quantity.label, values) for quantity, values in known if values]
-
-
-def _table_row(run: Run, row: Row, columns: Sequence[Quantity]) -> TableRow:
-    page = run.folder.report_page(row["case_id"]).name
-    warnings = sum(is_warning(flag) for flag in _flags(run, row))
-    quality = f"{warnings} to check" if warnings else ""
-    return TableRow(row["case_id"], page, tuple(shown(row[quantity.column]) for quantity in columns), quality)
-
-
-def _flags(run: Run, row: Row) -> list[str]:
-    """The flags of the indices and of the motion, each once."""
-    motion = run.motion.get(row["case_id"], {})
-    return list(dict.fromkeys([*(row["qc_flags"] or ()), *(motion.get("qc_flags") or ())]))
-
-
-def render_subject(pages: Environment, run: Run, row: Row) -> str:
-    """The page of one subject.
-
-    Args:
-        pages: The templates.
-        run: The run.
-        row: The subject's row of the indices.
-    """
-    pictures, trouble = _pictures_or_why_not(run, row)
-    flags = _flags(run, row)
-    return pages.get_template("subject.html").render(
-        case_id=row["case_id"],
-        tiles=[
-            Tile(quantity.title, shown(row[quantity.column], decimals=0), quantity.unit)
-            for quantity in named("indices", _SUBJECT_TILES)
-            if row[quantity.column] is not None
-        ],
-        warnings=[flag_in_words(flag) for flag in flags if is_warning(flag)],
-        remarks=[flag_in_words(flag) for flag in flags if not is_warning(flag)],
-        pictures=pictures,
-        trouble=trouble,
-        curves=_curves(run.frames.get(row["case_id"], ()), row),
-        indices=[
-            Tile(quantity.meaning, shown(row[quantity.column]), quantity.unit)
-            for quantity in quantities("indices")
-            if row[quantity.column] is not None
-        ],
-        provenance=(*read_origin(run.folder.case(row["case_id"])), *run.provenance),
-    )
-
-
-def _curves(frames: Sequence[Row], row: Row) -> Markup | None:
-    """The volumes of both ventricles over the cycle, if they are known."""
-    curves = [curve for column, name, kind in _CURVES if (curve := _curve(frames, column, name, kind))]
-    if not curves:
-        return None
-    timed = frames[-1]["time_ms"] is not None
-    times = [float(frame["time_ms"] if timed else frame["frame"]) for frame in frames]
-    marked = [("ED", int(row["ed_frame"])), ("ES", int(row["es_frame"]))]
-    return figures.cycle(times, curves, marked=marked, across="time (ms)" if timed else "frame", up="volume (mL)")
-
-
-def _curve(frames: Sequence[Row], column: str, name: str, kind: str) -> figures.Curve | None:
-    values = _known(frames, column)
-    return figures.Curve(name, kind, tuple(values)) if frames and len(values) == len(frames) else None
-
-
-def _pictures_or_why_not(run: Run, row: Row) -> tuple[Pictures | None, str]:
-    try:
-        hearts = read_hearts(run.folder.case(row["case_id"]))
-    except CaseError as error:
-        # A page without pictures still holds the subject's numbers, and says what is wrong with its files.
-        return None, str(error)
-    pictures = draw_pictures(hearts, ed=int(row["ed_frame"]), es=int(row["es_frame"]))
-    return (pictures, "") if pictures.rows else (None, "no left ventricle was found at end-diastole.")
+def _rows(folder: RunFolder, case_ids: Sequence[str], sharing: Sharing) -> Iterator[tuple[Run, Row]]:
+    for start in range(0, len(case_ids), _AT_ONCE):
+        run = read_run(folder, case_ids[start : start + _AT_ONCE], sharing)
+        for row in run.indices:
+            yield run, row

@@ -1,15 +1,13 @@
-"""The grid of pictures on a subject's page: three levels of the heart, at ED and at ES."""
+"""The grid of still pictures on a subject's page: three levels of the heart, at ED and at ES."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float, UInt8
 from markupsafe import Markup
 
 from cmnet_cli.report import figures, overlay
-from cmnet_cli.report.gather import Hearts
+from cmnet_cli.report.sights import Sight
 
-_MARGIN_MM = 15.0
 _HEADS = ("end-diastole, segmented", "end-systole, segmented", "end-systole, contours of end-diastole moved here")
 
 
@@ -29,49 +27,20 @@ class Pictures:
     rows: tuple[PictureRow, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Column:
-    """What one column of the grid shows."""
-
-    head: str
-    voxels: UInt8[np.ndarray, "z y x"]
-    belongs: Float[np.ndarray, "c z y x"]
-
-
-def draw_pictures(hearts: Hearts, *, ed: int, es: int) -> Pictures:
-    """Draw basal, mid and apical slices: ED, ES, and ES under the contours that the motion carried there from ED.
+def draw_pictures(sights: Sequence[Sight], *, ed: int, es: int) -> Pictures:
+    """Draw ED, ES, and ES under the contours that the motion carried there from ED.
 
     Args:
-        hearts: Images and label maps.
+        sights: The slices.
         ed: End-diastolic frame, from 0.
         es: End-systolic frame, from 0.
     """
-    columns = _columns(hearts, ed=ed, es=es)
-    voxel_mm = float(np.linalg.norm(hearts.affine[:3, 2]))
-    everywhere = np.concatenate([column.belongs for column in columns])
-    box = overlay.heart_box(everywhere, margin=round(_MARGIN_MM / voxel_mm))
-    rows = [
-        PictureRow(level.name, tuple(_draw(column, level, box) for column in columns))
-        for level in overlay.choose_slices(columns[0].belongs)
-    ]
-    return Pictures(_HEADS, tuple(rows))
+    return Pictures(_HEADS, tuple(PictureRow(sight.name, _draw(sight, ed, es)) for sight in sights))
 
 
-def _columns(hearts: Hearts, *, ed: int, es: int) -> tuple[_Column, ...]:
-    view = overlay.usual_view(hearts.affine)
-    grey = view.of(overlay.grey_levels(hearts.cine[[ed, es]]))
-    shape = (hearts.cine.shape[1], hearts.cine.shape[2], hearts.cine.shape[3])
-    columns = []
-    maps = (hearts.segmented[ed], hearts.segmented[es], hearts.propagated[es])
-    for head, voxels, labels in zip(_HEADS, grey[[0, 1, 1]], maps, strict=True):
-        belongs = overlay.memberships(
-            labels, labels_affine=hearts.labels_affine, picture_affine=hearts.affine, shape=shape
-        )
-        columns.append(_Column(head, voxels, view.of(belongs)))
-    return tuple(columns)
-
-
-def _draw(column: _Column, level: overlay.Slice, box: overlay.Box) -> Markup:
-    outlines = overlay.contours(box.cut(column.belongs[:, level.index]))
-    text = f"{level.name} slice, {column.head}"
-    return figures.heart(box.cut(column.voxels[level.index]), outlines, text=text)
+def _draw(sight: Sight, ed: int, es: int) -> tuple[Markup, ...]:
+    columns = ((ed, sight.segmented), (es, sight.segmented), (es, sight.carried))
+    return tuple(
+        figures.heart(sight.grey[frame], overlay.contours(belongs[frame]), text=f"{sight.name} slice, {head}")
+        for head, (frame, belongs) in zip(_HEADS, columns, strict=True)
+    )

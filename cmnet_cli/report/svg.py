@@ -19,6 +19,9 @@ Point = tuple[float, float]
 # Values closer than this are drawn as one.
 _EQUAL = 1e-6
 
+# What a PNG file's numbers are: shades, or steps of a palette.
+_GREY, _INDEXED = 0, 3
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -75,7 +78,7 @@ def axis(label: str, values: Sequence[float], *, from_zero: bool = False, whole:
     Args:
         label: Quantity and unit.
         values: What is going to be drawn; at least one.
-        from_zero: Whether the axis starts at 0.
+        from_zero: Whether 0 is on the axis, whatever the values.
         whole: Whether only whole numbers make sense, as for counts.
         ticks: About how many numbers are written beside it.
 
@@ -83,7 +86,8 @@ def axis(label: str, values: Sequence[float], *, from_zero: bool = False, whole:
         >>> axis("LV volume (mL)", [61.0, 148.0], from_zero=True).ticks
         (0.0, 50.0, 100.0, 150.0)
     """
-    low, high = (0.0 if from_zero else min(values)), max(values)
+    held = [*values, 0.0] if from_zero else values
+    low, high = min(held), max(held)
     if high - low < _EQUAL * max(1.0, abs(high)):
         low, high = (low, low + 1.0) if from_zero else (low - 1.0, low + 1.0)
     step = max(_round_step((high - low) / ticks), 1.0 if whole else 0.0)
@@ -150,11 +154,12 @@ def words(text: str, at: Point, *, kind: str) -> Markup:
     return Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(kind, *at, text)
 
 
-def path(lines: Iterable[Sequence[Point]], *, kind: str, closed: bool = False) -> Markup:
-    """Lines through points; ``kind`` is their class in the style sheet."""
+def path(lines: Iterable[Sequence[Point]], *, kind: str, closed: bool = False, text: str = "") -> Markup:
+    """Lines through points; ``kind`` is their class in the style sheet, ``text`` is shown under the pointer."""
     end = "Z" if closed else ""
     drawn = "".join("M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in points) + end for points in lines)
-    return Markup('<path class="{}" d="{}"/>').format(kind, drawn)
+    title = Markup("<title>{}</title>").format(text) if text else Markup("")
+    return Markup('<path class="{}" d="{}">{}</path>').format(kind, drawn, title)
 
 
 def dot(at: Point, *, kind: str, radius: float = 3.0, text: str = "") -> Markup:
@@ -184,12 +189,25 @@ def png(grey: UInt8[np.ndarray, "height width"]) -> bytes:
     Args:
         grey: 0 is black, 255 is white.
     """
-    height, width = grey.shape
     # Each row is preceded by its filter: 2 stores the difference to the row above, which compresses best here.
     above = np.vstack([np.zeros_like(grey[:1]), grey[:-1]])
-    rows = np.hstack([np.full((height, 1), 2, np.uint8), grey - above])
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    return _png(np.hstack([np.full((len(grey), 1), 2, np.uint8), grey - above]), _GREY)
+
+
+def indexed_png(steps: UInt8[np.ndarray, "height width"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
+    """A PNG file in the colours of a palette.
+
+    Args:
+        steps: Of the palette; 0 is transparent.
+        palette: Red, green and blue of each step.
+    """
+    rows = np.hstack([np.zeros((len(steps), 1), np.uint8), steps])
+    return _png(rows, _INDEXED, (b"PLTE", palette.tobytes()), (b"tRNS", b"\0"))
+
+
+def _png(rows: UInt8[np.ndarray, "height filter_and_width"], kind: int, *colours: tuple[bytes, bytes]) -> bytes:
+    header = struct.pack(">IIBBBBB", rows.shape[1] - 1, len(rows), 8, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), *colours, (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
 
 

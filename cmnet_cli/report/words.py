@@ -31,10 +31,19 @@ class Quantity:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A figure in large type."""
+
+    name: str
+    value: str
+    unit: str
+
+
 def named(table: str, columns: Iterable[str]) -> list[Quantity]:
     """The quantities of these columns."""
-    by_name = {quantity.column: quantity for quantity in quantities(table)}
-    return [by_name[column] for column in columns]
+    by_name = {column.name: column for column in DECLARED[table]}
+    return [_quantity(by_name[column]) for column in columns]
 
 
 def quantities(table: str) -> tuple[Quantity, ...]:

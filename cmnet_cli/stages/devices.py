@@ -6,6 +6,8 @@ import torch
 
 from cmnet_core.errors import ErrorCode, ManifestError
 
+CPU = "cpu"
+
 
 def resolve_device(name: str) -> str:
     """The device that a name stands for; ``auto`` takes a GPU where there is one.
@@ -13,7 +15,7 @@ def resolve_device(name: str) -> str:
     Raises:
         ManifestError: There is no such device on this machine.
     """
-    here = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    here = [CPU, *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
     meant = {"auto": here[-1] if len(here) == 1 else here[1], "cuda": "cuda:0"}.get(name, name)
     if meant not in here:
         raise ManifestError(

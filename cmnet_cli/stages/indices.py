@@ -11,8 +11,9 @@ from torch import Tensor
 
 from cmnet_cli.cases import Case
 from cmnet_cli.layout import CaseFolder, RunFolder
-from cmnet_cli.stages.intervals import Draws, with_intervals
+from cmnet_cli.stages.intervals import Drawing, Draws, with_intervals
 from cmnet_cli.stages.judging import judged_indices
+from cmnet_cli.stages.mechanics import mechanics_rows, rate_values, segmented_walls, timing_of
 from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
 from cmnet_core.indices import (
     BodySurfaceFormula,
@@ -23,15 +24,16 @@ from cmnet_core.indices import (
     heart_rate_bpm,
     volumes_ml,
 )
+from cmnet_core.losses import bending_energy
 from cmnet_core.metrics import folded_voxels
-from cmnet_core.motion import chain, jacobian_determinant
+from cmnet_core.motion import chain, jacobian_determinant, to_voxels
 from cmnet_core.plausibility import judge_motion
 from cmnet_core.preprocess import extract_labels
 from cmnet_core.reference import Z_COLUMNS, ReferenceRange, compare_with_reference
 from cmnet_core.types import Label, MotionField
 
 NAME = "indices"
-TABLES_OF_INDICES = ("indices", "frames", "motion")
+TABLES_OF_INDICES = ("indices", "frames", "segments", "motion", "bullseye")
 _STRUCTURES = {"lv": Label.LV, "myo": Label.MYO, "rv": Label.RV}
 _INDEXED = {
     "lvedv_index_ml_m2": "lvedv_ml",
@@ -52,11 +54,19 @@ class CaseRows:
 
     indices: Row
     frames: tuple[Row, ...]
+    segments: tuple[Row, ...]
     motion: Row
+    bullseye: tuple[Row, ...]
 
     def tables(self) -> dict[str, tuple[Row, ...]]:
         """The rows by table."""
-        return {"indices": (self.indices,), "frames": self.frames, "motion": (self.motion,)}
+        return {
+            "indices": (self.indices,),
+            "frames": self.frames,
+            "segments": self.segments,
+            "motion": (self.motion,),
+            "bullseye": self.bullseye,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +111,28 @@ def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRa
     stored = open_stored(folder)
     volumes = volumes_ml(stored.segmented, stored.spacing)
     carried = volumes_ml(stored.propagated, stored.spacing)
-    moved = _motion_by_frame(stored, read_steps(folder, stored.facts)) if stored.has_steps else None
-    frames = _frame_rows(case, stored, volumes, carried)
-    if moved:
-        frames = [row | extra for row, extra in zip(frames, moved, strict=True)]
+    steps = read_steps(folder, stored.facts) if stored.has_steps else ()
     indices = _compared(_indices_row(case, stored, volumes), reference)
+    walls = segmented_walls(stored)
+    wall = mechanics_rows(stored, walls, steps, indices["qc_flags"])
+    indices = indices | wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
+    frames = _joined(_frame_rows(case, stored, volumes, carried), wall.frames)
+    chained = chain(steps)
+    frames = _joined(frames, _motion_by_frame(stored, steps, chained))
+    drawing = Drawing(folder, stored, walls, has_wall=bool(wall.indices))
+    indices, segments = with_intervals(indices, wall.segments, drawing, draws)
     return CaseRows(
-        indices=with_intervals(indices, folder, stored, draws),
+        indices=indices,
         frames=tuple(frames),
-        motion=_motion_row(case, stored, carried, frames),
+        segments=tuple(who(case) | row for row in segments),
+        motion=_motion_row(case, stored, carried, frames) | _smoothness(stored, chained),
+        bullseye=tuple(who(case) | row for row in wall.bullseye),
     )
+
+
+def _joined(rows: Sequence[Row], more: Sequence[Row]) -> list[Row]:
+    """Rows with what there is more to say of each, or as they are."""
+    return [row | extra for row, extra in zip(rows, more, strict=True)] if more else list(rows)
 
 
 def who(case: Case) -> Row:
@@ -142,6 +164,7 @@ def _indices_row(case: Case, stored: StoredCase, volumes: Volumes) -> Row:
         "bsa_m2": bsa,
         "bsa_du_bois_m2": _body_surface(case, BodySurfaceFormula.DU_BOIS),
         **{name: _divided(values[index], bsa) for name, index in _INDEXED.items()},
+        **rate_values(volumes, timing_of(stored), values),
         "qc_flags": [*facts.flags, *flags, *reasons],
     }
 
@@ -195,11 +218,13 @@ def _mean(values: Float[Tensor, " n"]) -> float | None:
     return float(values.mean()) if values.numel() else None
 
 
-def _motion_by_frame(stored: StoredCase, steps: Sequence[MotionField]) -> list[Row]:
-    """Displacement from ED and folding of each frame, in the order of the input."""
+def _motion_by_frame(stored: StoredCase, steps: Sequence[MotionField], chained: Sequence[MotionField]) -> list[Row]:
+    """Displacement from ED and folding of each frame, in the order of the input; nothing without steps."""
+    if not steps:
+        return []
     labels = extract_labels(stored.propagated, stored.facts.window)
     rows: dict[int, Row] = {}
-    for step, from_ed in zip(steps, chain(steps), strict=True):
+    for step, from_ed in zip(steps, chained, strict=True):
         folded = folded_voxels(jacobian_determinant(step)).count
         # The last field leads once round the cycle: at ED nothing has moved yet.
         moved = None if step.fixed == stored.facts.ed else from_ed
@@ -234,9 +259,15 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
         "mean_displacement_es_myo_mm": frames[facts.es].get("mean_displacement_myo_mm"),
         "max_displacement_es_myo_mm": frames[facts.es].get("max_displacement_myo_mm"),
         "myo_volume_change_pct": 100 * (at_es - at_ed) / at_ed if at_ed else None,
+        "myo_volume_change_largest_pct": 100 * float((carried.myo_ml / at_ed - 1).abs().max()) if at_ed else None,
         "folded_voxels": facts.folded_voxels,
         "closing_error_mm": facts.closing_error_mm,
         "entropy_heart_nats": entropy,
         "entropy_outside_nats": float(outside.mean()),
         "qc_flags": [*facts.flags, *judged, *(() if stored.has_steps else ("motion-not-stored",))],
     }
+
+
+def _smoothness(stored: StoredCase, chained: Sequence[MotionField]) -> Row:
+    to_ed = next((field for field in chained if field.fixed == stored.facts.es != stored.facts.ed), None)
+    return {} if to_ed is None else {"bending_energy_per_mm2": float(bending_energy(to_voxels(to_ed), to_ed.spacing))}

@@ -1,19 +1,40 @@
-"""95 % intervals of a row of the indices, from what infer stored of the networks' doubt."""
+"""95 % intervals of the indices and segments, from what infer stored of the networks' doubt."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from cmnet_cli.layout import CaseFolder
 from cmnet_cli.sidecar import read_sidecar
-from cmnet_cli.stages.stored import StoredCase
+from cmnet_cli.stages.mechanics import (
+    Walls,
+    global_strains,
+    lay_out,
+    mechanics_of,
+    segment_values,
+    thickness_values,
+    timing_of,
+    walls_of,
+)
+from cmnet_cli.stages.stored import StoredCase, read_velocities
 from cmnet_cli.stages.stored_posterior import read_posterior
-from cmnet_core.calibration import find_calibration, intervals, spread
-from cmnet_core.posterior import draw_indices
+from cmnet_core.calibration import Calibration, find_calibration, intervals, spread
+from cmnet_core.inference import step_fields
+from cmnet_core.posterior import Posterior, draw_shapes, draw_velocities, indices_of_shapes
+from cmnet_core.types import Spacing
 
 Row = dict[str, Any]
+
+_SQUARINGS = 3
+"""Of a velocity that is drawn: a spread needs no motion to a hundredth of a voxel, and this halves its cost."""
+
+_MARGIN_VOXELS = 12
+"""Of the window around the wall: what lies further away moves nothing in it from one frame to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +54,98 @@ class Draws:
         return torch.Generator().manual_seed(self.seed)
 
 
-def with_intervals(row: Row, folder: CaseFolder, stored: StoredCase, draws: Draws) -> Row:
-    """The row with the intervals of its volumes, or with the reason why there are none.
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """What intervals are drawn for.
+
+    Attributes:
+        folder: The case.
+        stored: What infer stored of it.
+        walls: Its wall.
+        has_wall: Whether something is said of the wall.
+    """
+
+    folder: CaseFolder
+    stored: StoredCase
+    walls: Walls
+    has_wall: bool
+
+
+def with_intervals(row: Row, segments: Sequence[Row], of: Drawing, draws: Draws) -> tuple[Row, list[Row]]:
+    """The rows of a case and of its segments with their intervals, or with the reason why there are none.
 
     Raises:
         ImageError: The stored posterior is damaged.
     """
-    if not draws.samples or not folder.posterior.exists():
+    if not draws.samples or not of.folder.posterior.exists():
         reason = "posterior-not-stored" if draws.samples else "no-samples"
-        return row | {"qc_flags": [*row["qc_flags"], reason]}
-    posterior = read_posterior(folder.posterior)
-    drawn = draw_indices(posterior, stored.facts.window.spacing, draws.generator())
-    sd = spread([_numbers(asdict(found)) for found in islice(drawn, draws.samples)])
-    sidecar = read_sidecar(folder.sidecar("infer"))
+        return _flagged(row, reason), [_flagged(segment, reason) for segment in segments]
+    posterior = read_posterior(of.folder.posterior)
+    sidecar = read_sidecar(of.folder.sidecar("infer"))
     calibration = find_calibration(sidecar.model_digest) if sidecar else None
-    flags = row["qc_flags"] if calibration else [*row["qc_flags"], "intervals-not-calibrated"]
-    return {**row, **intervals(row, sd, calibration), "qc_flags": flags}
+    found = [(row, segments)]
+    for drawn in (_shape_draws(of, posterior, draws), _motion_draws(of, posterior, draws)):
+        listed = list(islice(drawn, draws.samples))
+        found.append(_ends(row, segments, listed, calibration))
+    whole, parts = zip(*found, strict=True)
+    merged = [_merged(pieces) for pieces in zip(*parts, strict=True)]
+    return (_merged(whole) if calibration else _flagged(_merged(whole), "intervals-not-calibrated")), merged
 
 
-def _numbers(values: Row) -> dict[str, float | None]:
-    return {name: value for name, value in values.items() if name != "flags"}
+def _flagged(row: Row, reason: str) -> Row:
+    return row | {"qc_flags": [*row["qc_flags"], reason]}
+
+
+def _merged(rows: Sequence[Row]) -> Row:
+    return {name: value for row in rows for name, value in row.items()}
+
+
+_Draw = tuple[Row, list[Row]]
+
+
+def _ends(row: Row, segments: Sequence[Row], drawn: Sequence[_Draw], calibration: Calibration | None) -> _Draw:
+    """Both ends of everything that was drawn, for the case and for each segment."""
+    whole = intervals(row, spread([case for case, _ in drawn]), calibration)
+    parts = [
+        intervals(segment, spread([rows[number] for _, rows in drawn]), calibration)
+        for number, segment in enumerate(segments)
+    ]
+    return whole, parts
+
+
+def _shape_draws(of: Drawing, posterior: Posterior, draws: Draws) -> Iterator[_Draw]:
+    """Indices and wall thickness of label maps that SegNet might as well have drawn."""
+    spacing = of.stored.facts.window.spacing
+    for phases in draw_shapes(posterior, spacing, draws.generator()):
+        indices = {name: value for name, value in asdict(indices_of_shapes(phases, spacing)).items() if name != "flags"}
+        whole, parts = thickness_values(walls_of(phases, of.stored))
+        yield indices | whole, parts
+
+
+def _motion_draws(of: Drawing, posterior: Posterior, draws: Draws) -> Iterator[_Draw]:
+    """Strain by motions that the network might as well have seen, of the wall as it is reported."""
+    if not of.has_wall or not of.stored.has_steps:
+        return
+    facts = of.stored.facts
+    velocities, timing = read_velocities(of.folder.motion), timing_of(of.stored)
+    factor = 2**facts.motion.finest
+    grid = Spacing(facts.window.spacing.z, facts.window.spacing.y * factor, facts.window.spacing.x * factor)
+    sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
+    rows, columns = _around(of.walls.muscle, factor)
+    wall, muscle = lay_out(of.walls, of.stored), of.walls.cut(rows, columns, factor)
+    generator = draws.generator()
+    while True:
+        drawn = draw_velocities(velocities, posterior, grid, generator)[..., rows, columns]
+        steps = step_fields(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
+        strain = mechanics_of(wall, muscle, steps).strain
+        yield global_strains(strain, timing), segment_values(strain, timing)
+
+
+def _around(mask: Bool[Tensor, "z y x"], factor: int) -> tuple[slice, slice]:
+    """Rows and columns around a mask, in voxels of a grid that is coarser by a factor."""
+    spans = []
+    for axis in (1, 2):
+        seen = mask.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
+        first, last = int(seen[0]) - _MARGIN_VOXELS, int(seen[-1]) + _MARGIN_VOXELS
+        spans.append(slice(max(first, 0) // factor, min(last // factor + 1, mask.shape[axis] // factor)))
+    return spans[0], spans[1]

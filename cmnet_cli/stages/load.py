@@ -93,8 +93,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether an image is a folder or zip of DICOMs."""
-    return path.is_dir() or path.suffix.lower() == ".zip"
+    """Whether an image is a folder or zip of DICOMs, or one enhanced DICOM."""
+    return path.is_dir() or path.suffix.lower() in (".zip", ".dcm", ".ima")
 
 
 def check_frames(case: Case, *, frames: int) -> None:

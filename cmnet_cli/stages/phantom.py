@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from cmnet_cli.columns.mechanics import STRAINS
 from cmnet_cli.manifest import Case, write_manifest
+from cmnet_core.curves import Timing, summarise
 from cmnet_core.indices import ClinicalIndices, Volumes, clinical_indices, volumes_ml
 from cmnet_core.io.atomic import write_bytes
 from cmnet_core.io.nifti import write_image, write_labels, write_motion
 from cmnet_core.phantom import Phantom, SegmentStrain, draw_spec, make_phantom
+from cmnet_core.strain import SIGN, Direction
 
 TRUTH_VERSION = 1
 
@@ -153,7 +156,7 @@ def _write_truth(phantom: Phantom, case: Case) -> dict[str, float | str]:
         "subject_id": case.subject_id,
         **_index_cells(mask_indices, suffix=""),
         **_index_cells(exact_indices, suffix="_continuous"),
-        **_strain_cells(strain, es),
+        **_strain_cells(phantom),
         "defect_segment": "" if phantom.spec.beat.defect is None else phantom.spec.beat.defect.segment,
     }
 
@@ -180,9 +183,25 @@ def _index_cells(indices: ClinicalIndices, *, suffix: str) -> dict[str, float | 
     return cells
 
 
-def _strain_cells(strain: SegmentStrain, es: int) -> dict[str, float | str]:
-    means = {"gcs": strain.ecc, "grs": strain.err, "gls": strain.ell}
-    return {f"{name}_es_pct": round(100.0 * float(values[es].mean()), 3) for name, values in means.items()}
+def _strain_cells(phantom: Phantom) -> dict[str, float | str]:
+    """Strain of the whole wall, in the columns of ``cmnet indices``."""
+    (ed, es), frame_ms = _frames_of(phantom), phantom.cine.frame_ms
+    curves = 100.0 * phantom.truth.global_strain()
+    cells: dict[str, float | str] = {}
+    for direction, name in zip(Direction, STRAINS, strict=True):
+        found = summarise(curves[direction], Timing(ed, es, frame_ms), sign=SIGN[direction])
+        cells |= {
+            f"{name}_peak_pct": _cell(found.peak),
+            f"{name}_es_pct": _cell(found.at_es),
+            f"time_to_peak_{name}_ms": _cell(found.time_to_peak_ms),
+            f"{name}_systolic_rate_per_s": _cell(found.systolic_rate, share=0.01),
+            f"{name}_early_diastolic_rate_per_s": _cell(found.early_diastolic_rate, share=0.01),
+        }
+    return cells
+
+
+def _cell(value: float | None, *, share: float = 1.0) -> float | str:
+    return "" if value is None else round(share * value, 4)
 
 
 def _table(rows: Sequence[dict[str, float | str]]) -> bytes:

@@ -1,26 +1,35 @@
-"""Every row of a manifest and every header it names, checked in one pass; nothing is written."""
+"""One row of a manifest and every header it names, checked in one pass; nothing is written."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
-from cmnet_cli.manifest import Case, Problem, check_manifest
+from cmnet_cli.cases import Case, Problem
+from cmnet_cli.sharing import hide_ids
 from cmnet_cli.stages.load import inspect_image, inspect_mask, load_cine, load_labels
-from cmnet_core.errors import CaseError
+from cmnet_core.errors import CaseError, ErrorCode
+from cmnet_core.flags import FLAGS
+from cmnet_core.quality import doubts
+from cmnet_core.types import CineSequence
+
+NAME = "validate"
+_LOOK = "Look at the image. If it is as it should be, go on; else convert it again, or leave the subject out."
 
 
-def validate_manifest(path: Path, *, deep: bool) -> list[Problem]:
-    """List all problems of a manifest and of the files that it names.
+@dataclass(frozen=True, slots=True)
+class ValidateStage:
+    """The checks of each case.
 
-    Args:
-        path: The manifest.
-        deep: Decode every voxel too, which finds damage that headers do not show.
-
-    Raises:
-        ManifestError: The file cannot be read as a table at all.
+    Attributes:
+        deep: Decode every voxel too, which finds damage that headers do not show, and doubtful images.
     """
-    manifest, problems = check_manifest(path)
-    found = [*problems, *(problem for case in manifest.cases for problem in validate_case(case, deep=deep))]
-    return sorted(found, key=lambda problem: problem.row or 0)
+
+    deep: bool
+    name: ClassVar[str] = NAME
+
+    def open(self) -> Callable[[Case], tuple[Problem, ...]]:
+        """Nothing to load; the function of a case."""
+        return lambda case: tuple(validate_case(case, deep=self.deep))
 
 
 def validate_case(case: Case, *, deep: bool) -> Iterator[Problem]:
@@ -46,11 +55,21 @@ def _voxel_problems(case: Case) -> Iterator[Problem]:
     column = "image"
     try:
         cine = load_cine(case)
+        yield from _warnings(case, cine)
         column = "labels" if case.labels else "labels_ed"
         load_labels(case, cine)
     except CaseError as error:
         yield _problem(case, column, error)
 
 
+def _warnings(case: Case, cine: CineSequence) -> Iterator[Problem]:
+    """What is doubtful about an image, and what had to be repaired while it was read."""
+    for doubt in doubts(cine):
+        yield Problem(case.row, "image", ErrorCode.IMAGE_QUALITY, doubt, _LOOK, warning=True)
+    for name in cine.flags:
+        told = f"{name}: {FLAGS[name].raised}."
+        yield Problem(case.row, "image", ErrorCode.IMAGE_QUALITY, told, FLAGS[name].advice, warning=True)
+
+
 def _problem(case: Case, column: str, error: CaseError) -> Problem:
-    return Problem(case.row, column, error.code, error.message, error.hint)
+    return Problem(case.row, column, error.code, hide_ids(error.message, (case.subject_id,)), error.hint)

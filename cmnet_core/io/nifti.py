@@ -21,7 +21,16 @@ from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError, LabelError
 from cmnet_core.io.atomic import write_bytes
-from cmnet_core.io.nifti_file import Header, decode, describe, geometry, grid_difference, raw_header, reading
+from cmnet_core.io.nifti_file import (
+    Header,
+    decode,
+    decode_cine,
+    describe,
+    grid_difference,
+    raw_header,
+    reading,
+)
+from cmnet_core.io.nifti_geometry import Layout, geometry
 from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField
 
 _LPS_OF_RAS = torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)
@@ -103,6 +112,21 @@ def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
         _require_frames(header)
         voxels = _float_voxels(file, raw, header)
         return header.cine(voxels, frame_ms=frame_ms)
+
+
+def read_own(path: Path) -> tuple[Shaped[np.ndarray, "t z y x"], Float64[np.ndarray, "4 4"]]:
+    """Voxels of a 4-D file that cmnet wrote, as the numbers that are stored, and its affine, (z, y, x, 1) to mm.
+
+    For pictures, where a copy of every voxel in single precision would take longer than to draw them.
+
+    Raises:
+        ImageError: The file is missing, damaged or not 4-D.
+    """
+    with reading(path) as file:
+        raw = raw_header(file, path)
+        header = describe(raw)
+        _require_frames(header)
+        return decode(file, raw).reshape(header.frames, *header.grid), header.affine.numpy()
 
 
 def frame_of(cine: Path, volume: Path) -> int | None:
@@ -232,7 +256,7 @@ def read_motion(path: Path) -> MotionField:
                 hint="Give a file that ends in _motion.nii.gz from a run folder.",
                 code=ErrorCode.IMAGE_DIMENSIONS,
             )
-        spacing, affine, _ = geometry(raw)
+        spacing, affine, _ = geometry(raw, Layout((2, 1, 0), None))
         lps = torch.from_numpy(decode(file, raw).astype(np.float64))[:, 0]
         along_axes = torch.einsum("ir,rzyx->izyx", torch.linalg.inv(_lps_directions(affine)), lps)
         return MotionField(along_axes.float(), spacing, fixed=int(named[1]), moving=int(named[2]))
@@ -267,8 +291,7 @@ def _require_same_grid(ed_header: Header, es_header: Header, *, es: Path) -> Non
 
 
 def _float_voxels(file: BufferedIOBase, raw: Any, header: Header) -> Tensor:
-    voxels = decode(file, raw).astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(voxels)).reshape(header.frames, *header.grid)
+    return torch.from_numpy(decode_cine(file, raw)).reshape(header.frames, *header.grid)
 
 
 def _read_volume(path: Path) -> tuple[Header, Tensor]:
@@ -300,8 +323,7 @@ def _read_label_maps(path: Path, *, scheme: LabelScheme, cine: CineSequence, fra
                 hint="Resample the mask onto the image, or give the mask that was drawn on it.",
                 code=ErrorCode.LABEL_GEOMETRY,
             )
-        values = decode(file, raw).reshape(frames, *header.grid)
-        return torch.from_numpy(_to_labels(values, scheme))
+        return torch.from_numpy(_to_labels(decode_cine(file, raw), scheme))
 
 
 def _to_labels(values: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8]:

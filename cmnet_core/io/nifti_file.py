@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -22,19 +22,16 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmnet_core.errors import CaseError, ErrorCode, GeometryError, ImageError
+from cmnet_core.errors import CaseError, ErrorCode, ImageError
+from cmnet_core.io.nifti_geometry import Layout, geometry, layout, length_unit_mm, time_step_ms
 from cmnet_core.types import CineSequence, Spacing
-
-SPACING_FROM_ZOOMS = "spacing-from-zooms"
-"""Quality flag: affine and voxel sizes of the header disagree; direction from the one, scale from the other."""
 
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
 _HEADER_BYTES = {1: 348, 2: 540}
 _DEFLATE_LIMIT = 1032  # the largest ratio that gzip can reach: a header that declares more cannot be true
 _TRAILING_BYTES = 2**20
-_MILLISECONDS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
-_MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
-_PLAUSIBLE_FRAME_MS = (5.0, 500.0)
+_MAX_VOXELS = 2**28
+_MAX_VOX_OFFSET = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +53,9 @@ class Header:
     affine: Float64[Tensor, "4 4"]
     frame_ms: float | None
     flags: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        require_size(self.frames * math.prod(self.grid))
 
     def cine(self, voxels: Float[Tensor, "t z y x"], *, frame_ms: float | None) -> CineSequence:
         """The cine with these voxels, its phases not known yet; a time step that is given goes before the file's."""
@@ -84,6 +84,8 @@ def reading(path: Path) -> Iterator[BufferedIOBase]:
         ImageError: The file is missing, or what the block read from it is not whole.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is a folder, a pipe or a device")  # reading from a pipe would wait for ever
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
@@ -121,7 +123,7 @@ def raw_header(file: BufferedIOBase, path: Path) -> Any:
     if raw["magic"].item()[:3] != b"n+%d" % version:
         raise ValueError("this is no single-file NIfTI")
     shape = raw.get_data_shape()
-    if not 3 <= len(shape) <= 5 or min(shape) < 1:
+    if len(shape) < 3 or min(shape) < 1:
         raise ImageError(
             f"Expected a 3-D or 4-D image, found shape {tuple(map(int, shape))}.",
             hint="Give a 4-D image, or two 3-D images as 'ED.nii.gz;ES.nii.gz'.",
@@ -130,7 +132,24 @@ def raw_header(file: BufferedIOBase, path: Path) -> Any:
     declared = math.prod(map(int, shape)) * raw.get_data_dtype().itemsize
     if declared > path.stat().st_size * (_DEFLATE_LIMIT if isinstance(file, gzip.GzipFile) else 1):
         raise ValueError(f"the header declares {declared} bytes of voxels, more than the file can hold")
+    if not _HEADER_BYTES[version] <= raw.get_data_offset() <= _MAX_VOX_OFFSET:
+        raise ValueError(f"the header says that its voxels begin at byte {raw.get_data_offset()}")
+    require_size(math.prod(map(int, shape)))
     return raw
+
+
+def require_size(voxels: int) -> None:
+    """Refuse an image that no scanner makes before memory is taken for it.
+
+    Raises:
+        ImageError: It has too many voxels.
+    """
+    if voxels > _MAX_VOXELS:
+        raise ImageError(
+            f"Expected a short-axis cine, found {voxels} voxels; the limit is {_MAX_VOXELS}.",
+            hint="Check the dimensions; give one cine of one visit.",
+            code=ErrorCode.IMAGE_DIMENSIONS,
+        )
 
 
 def _both_endians(number: bytes) -> tuple[int, int]:
@@ -145,76 +164,76 @@ def describe(raw: Any) -> Header:
         GeometryError: Voxel sizes or affine make no sense.
     """
     shape = tuple(int(n) for n in raw.get_data_shape())
-    spacing, affine, flags = geometry(raw)
-    beyond = [axis for axis in range(3, len(shape)) if shape[axis] > 1]
-    if len(beyond) > 1:
-        raise ImageError(
-            f"Expected one time axis, found shape {shape}.",
-            hint="Give one channel as a 4-D image (x, y, z, t).",
-            code=ErrorCode.IMAGE_DIMENSIONS,
-        )
-    time = beyond[0] if beyond else 3
-    return Header(
-        frames=shape[time] if beyond else 1,
-        grid=(shape[2], shape[1], shape[0]),
-        spacing=spacing,
-        affine=affine,
-        frame_ms=_frame_ms(float(raw["pixdim"][time + 1]), raw.get_xyzt_units()[1]) if beyond else None,
-        flags=flags,
-    )
+    axes = layout_of(raw)
+    spacing, affine, flags = geometry(raw, axes)
+    frames = 1 if axes.time is None else shape[axes.time]
+    frame_ms: float | None = None
+    if axes.time is not None:
+        value, unit = float(raw["pixdim"][axes.time + 1]), raw.get_xyzt_units()[1]
+        frame_ms, time_flags = time_step_ms(value, unit, frames=frames)
+        flags += time_flags
+    z, y, x = (shape[axis] for axis in axes.zyx)
+    return Header(frames, (z, y, x), spacing, affine, frame_ms, tuple(sorted(flags)))
 
 
-def geometry(raw: Any) -> tuple[Spacing, Float64[Tensor, "4 4"], tuple[str, ...]]:
-    """Take direction from the affine and scale from the voxel sizes, with a flag where the two disagree.
+def layout_of(raw: Any) -> Layout:
+    """Tell which axis of a file is which.
 
     Raises:
-        GeometryError: Voxel sizes or affine make no sense.
+        ImageError: There is more than one axis beyond space.
     """
-    to_mm = _MILLIMETRES[raw.get_xyzt_units()[0]]
-    spacing = Spacing(*(float(mm) * to_mm for mm in raw["pixdim"][3:0:-1]))
-    affine = torch.from_numpy(np.asarray(raw.get_best_affine(), dtype=np.float64))[:, [2, 1, 0, 3]]
-    affine[:3] *= to_mm
-    scale = affine[:3, :3].norm(dim=0)
-    if not bool(torch.isfinite(affine).all()) or bool((scale == 0).any()):
-        raise GeometryError(
-            "The affine must be an invertible matrix of finite numbers.",
-            hint="Check sform and qform of the image, or convert the DICOMs again.",
-            code=ErrorCode.GEOMETRY,
-        )
-    zooms = torch.tensor(spacing.zyx, dtype=torch.float64)
-    if bool(torch.allclose(scale, zooms, rtol=1e-3)):
-        return spacing, affine, ()
-    affine[:3, :3] *= zooms / scale
-    return spacing, affine, (SPACING_FROM_ZOOMS,)
+    zooms = tuple(float(zoom) * length_unit_mm(raw) for zoom in raw["pixdim"][1:8])
+    return layout(tuple(int(n) for n in raw.get_data_shape()), zooms)
 
 
-def _frame_ms(value: float, unit: str) -> float | None:
-    """Time step in ms, if it can be one: many converters leave 0 or 1 there, or forget the unit."""
-    units = [_MILLISECONDS[unit]] if unit in _MILLISECONDS else [_MILLISECONDS["sec"], _MILLISECONDS["msec"]]
-    low, high = _PLAUSIBLE_FRAME_MS
-    plausible = [value * to_ms for to_ms in units if low <= value * to_ms <= high]
-    return plausible[0] if plausible else None
-
-
-def decode(file: BufferedIOBase, raw: Any) -> NDArray[Any]:
+def decode(file: BufferedIOBase, raw: Any) -> NDArray[np.float32]:
     """Read the voxels, axes reversed (…, z, y, x), with the header's scaling applied.
+
+    A plain file is mapped and a zipped one streamed, volume by volume, so that there is never more than one copy.
 
     Raises:
         ImageError: The voxels are colours or complex numbers.
     """
-    stored = raw.raw_data_from_fileobj(file)
-    if isinstance(file, gzip.GzipFile):
-        _compare_checksum(file)
-    if stored.dtype.kind not in "iuf":
+    dtype = raw.get_data_dtype()
+    if dtype.kind not in "iuf":
         raise ImageError(
-            f"Expected one number a voxel, found {stored.dtype}.",
+            f"Expected one number a voxel, found {dtype}.",
             hint="Export a magnitude image, not colours or complex numbers.",
             code=ErrorCode.IMAGE_VALUES,
         )
+    shape = tuple(int(n) for n in raw.get_data_shape())
+    volumes = math.prod(shape[3:])
+    values = np.empty((volumes, math.prod(shape[:3])), dtype=np.float32)
     slope, intercept = raw.get_slope_inter()
-    if slope is None or (slope, intercept) == (1.0, 0.0):
-        return np.asarray(stored.T)
-    return np.asarray(stored.T * np.float64(slope) + np.float64(intercept))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for n, stored in enumerate(_volumes(file, raw, volumes=volumes, voxels=values.shape[1])):
+            values[n] = stored if slope is None else stored * np.float64(slope) + np.float64(intercept)
+    if isinstance(file, gzip.GzipFile):
+        _compare_checksum(file)
+    return values.reshape(shape[::-1])
+
+
+def decode_cine(file: BufferedIOBase, raw: Any) -> NDArray[np.float32]:
+    """Like :func:`decode`, the axes in the order (t, z, y, x), whatever their order in the file."""
+    axes, values = layout_of(raw), decode(file, raw)
+    last = values.ndim - 1
+    order = [last - axis for axis in axes.zyx]
+    rest = [n for n in range(values.ndim) if n not in order]  # time, and axes of length 1
+    ordered = values.transpose(*rest, *order)
+    return np.ascontiguousarray(ordered.reshape(-1, *ordered.shape[-3:]))
+
+
+def _volumes(file: BufferedIOBase, raw: Any, *, volumes: int, voxels: int) -> Iterator[NDArray[Any]]:
+    dtype, offset = raw.get_data_dtype(), raw.get_data_offset()
+    if not isinstance(file, gzip.GzipFile):
+        yield from np.memmap(cast(IO[bytes], file), dtype=dtype, mode="r", offset=offset, shape=(volumes, voxels))
+        return
+    file.seek(offset)
+    for _ in range(volumes):
+        block = file.read(voxels * dtype.itemsize)
+        if len(block) < voxels * dtype.itemsize:
+            raise EOFError("the file ends before its last voxel")
+        yield np.frombuffer(block, dtype=dtype)
 
 
 def _compare_checksum(file: gzip.GzipFile) -> None:

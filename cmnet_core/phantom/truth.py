@@ -150,10 +150,22 @@ class Truth:
         """Mean strain of the AHA segments in every frame."""
         nodes, weight = _wall_nodes(self.spec.heart)
         segment = aha_segment(self.spec.heart, nodes)
-        share = torch.stack([(segment == i + 1) * weight for i in range(SEGMENTS)])
-        share = (share / share.sum(dim=(1, 2, 3), keepdim=True)).flatten(1)
+        members = torch.stack([(segment == i + 1) * weight for i in range(SEGMENTS)])
+        return SegmentStrain(*self._mean_strain(nodes, members).float())
+
+    def global_strain(self) -> Float[Tensor, "3 t"]:
+        """Mean radial, circumferential and longitudinal strain of the whole wall in every frame.
+
+        Over the volume of the wall at ED, the cap beyond the tip of the cavity left out: each of the segments counts as
+        much as it is large.
+        """
+        nodes, weight = _wall_nodes(self.spec.heart)
+        return self._mean_strain(nodes, weight[None])[..., 0].float()
+
+    def _mean_strain(self, nodes: Points, members: Float[Tensor, "r ..."]) -> Float[Tensor, "3 t r"]:
+        share = members.flatten(1) / members.flatten(1).sum(1, keepdim=True)
         frames = [wall_strain(self.beat, self.at(t), nodes).flatten(1) @ share.T for t in range(self.spec.scan.frames)]
-        return SegmentStrain(*torch.stack(frames, dim=1).float())
+        return torch.stack(frames, dim=1)
 
     def volumes(self) -> Volumes:
         """Volumes of every frame, integrated over the continuous surfaces: no voxels, no slices, no partial volumes.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cmnet_core.errors import ErrorCode
-from tests.cli.commanding import cmnet, column, finals, rows
+from tests.cli.commanding import cmnet, column, finals, rows, traceback_of
 from tests.cli.deadly import DeadlyStage
 from tests.phantoms import write_cohort
 from tests.tiny_model import write_tiny_model
@@ -88,7 +88,7 @@ def test_a_bad_image_costs_one_subject(tmp_path: Path, tiny_model: Path, damage:
     assert failed["error_code"] == code
     assert failed["hint"]
     assert not finals(run / "subjects" / "ff" / "sub-9900002")
-    assert (run / "logs" / "sub-9900002_infer.txt").read_text().startswith("Traceback")
+    assert traceback_of(run, "9900002").startswith("Traceback")
     assert cmnet("indices", "-r", run).exit_code == 4
     assert column(run, "indices", "subject_id") == ["9900001", "9900003"]
 
@@ -115,7 +115,7 @@ def test_a_defect_costs_one_subject_and_says_where_its_traceback_is(
     monkeypatch.setattr(infer, "track", divide_by_zero)
     ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
     assert (ran.exit_code, "sub-9900001 (defect)" in ran.output) == (4, True)
-    assert "nothing foresaw this" in (run / "logs" / "sub-9900001_infer.txt").read_text()
+    assert "nothing foresaw this" in traceback_of(run, "9900001")
 
 
 def test_a_case_that_kills_its_worker_costs_one_subject(

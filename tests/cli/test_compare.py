@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cmnet_cli.commands.compare import _our_columns
 from cmnet_cli.commands.opening import start_run
+from cmnet_cli.layout import RunFolder
 from cmnet_cli.manifest import read_manifest
 from cmnet_cli.tables import write_table
 from tests.cli.commanding import cmnet, rows
@@ -51,6 +53,33 @@ def test_columns_are_matched_by_name_or_field(run: Path, name: str) -> None:
         assert row["upper"] == pytest.approx(5 + 1.96 * 5)
         assert row["r"] == pytest.approx(0.9993, abs=2e-3)
     assert f"| lvedv_ml | {name} |" in (run / "tables" / "comparison.md").read_text()
+
+
+def test_segments_are_matched_by_the_field_of_their_number(run: Path) -> None:
+    """24124 to 24139 are the wall thickness of AHA segments 1 to 16, 24157 is the global circumferential strain."""
+    folder = RunFolder(run)
+    cases = [(row["case_id"], row["subject_id"], row["session"]) for row in rows(run, "indices")]
+    write_table(
+        folder.table("segments"),
+        "segments",
+        [
+            {"case_id": c, "subject_id": s, "session": v, "segment": n, "wall_thickness_ed_mm": 6.0 + n, "qc_flags": []}
+            for c, s, v in cases
+            for n in range(1, 17)
+        ],
+    )
+    _against(run, "subject_id,p24124_i2,p24139_i2,p24157_i2\n9900002,6.5,22,-20\n9900003,7,20,-20\n")
+    first, last, strain = rows(run, "comparison")
+    assert (first["index"], first["n"], first["bias"]) == ("wall_thickness_ed_mm_aha1", 2, pytest.approx(0.25))
+    assert (last["index"], last["n"], last["bias"]) == ("wall_thickness_ed_mm_aha16", 2, pytest.approx(1.0))
+    assert (strain["index"], strain["n"]) == ("gcs_line_mid_peak_pct", 0)
+
+
+def test_every_field_of_uk_biobank_that_is_held_against_ours_is_held_once() -> None:
+    fields = [field for field in _our_columns().values() if field]
+    assert len(fields) == len(set(fields))
+    wanted = {*range(24100, 24110), *range(24124, 24175)}
+    assert {int(field) for field in fields} == wanted
 
 
 def test_visits_are_matched_by_instance_and_by_session(run: Path) -> None:

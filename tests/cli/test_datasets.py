@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from cmnet_cli.manifest import read_manifest
-from cmnet_cli.stages.validate import validate_manifest
 from cmnet_core.io import nifti
 from cmnet_core.io.nifti import LabelScheme
-from tests.cli.commanding import cmnet
+from tests.cli.commanding import cmnet, errors_of
 from tests.dicoms import stack, write_zip
 
 
@@ -69,7 +68,7 @@ def test_mnms_brings_its_table_along(tmp_path: Path, layout: str) -> None:
     assert (first.subject_id, first.ed, first.es, first.label_scheme) == ("A0S9V9", 1, 3, LabelScheme.MNMS)
     assert (first.sex, first.age_years, first.height_cm, first.weight_kg) == ("female", 28.0, 171.0, 70.0)
     assert (second.group, second.site, second.scanner, second.height_cm) == ("DCM", "2", "Philips", None)
-    assert validate_manifest(out, deep=True) == []
+    assert errors_of(out, deep=True) == []
 
 
 @pytest.mark.parametrize("layout", ["ukb", "auto"])
@@ -79,7 +78,7 @@ def test_uk_biobank_by_subject_and_visit(tmp_path: Path, layout: str) -> None:
     cases = read_manifest(out).cases
     assert [case.case_id for case in cases] == ["sub-9900001_ses-2", "sub-9900001_ses-3", "sub-9900002_ses-2"]
     assert cases[2].image[0].name == "9900002_20209_2_1.zip"
-    assert validate_manifest(out, deep=True) == []
+    assert errors_of(out, deep=True) == []
 
 
 def test_a_visit_in_two_places_is_not_guessed_at(tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_ukbb_cardiac_finds_the_frames_of_its_masks(tmp_path: Path, layout: str)
     assert by_phase.labels_es.name == "seg_sa_ES.nii.gz"
     assert whole.labels is not None
     assert [path.name for path in pair.image] == ["sa_ED.nii.gz", "sa_ES.nii.gz"]
-    assert validate_manifest(out, deep=True) == []
+    assert errors_of(out, deep=True) == []
 
 
 UKB_COLUMNS = {

@@ -3,7 +3,7 @@
 import errno
 import os
 import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from cmnet_cli.config import InferConfig
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.lease import take_lease
 from cmnet_core.errors import EngineError, ErrorCode
-from tests.cli.commanding import cmnet, column, finals, rows
+from tests.cli.commanding import ROOT, cmnet, column, command, finals, named_in_logs, rows, traceback_of
 from tests.cli.deadly import TreacherousStage
 from tests.cli.test_bad_input import BAD_IMAGES
 from tests.phantoms import write_cohort
@@ -39,13 +39,17 @@ def test_twenty_of_sixty_are_bad_in_eleven_ways(
         return TreacherousStage(plain(root, config, device), crash=CRASH, hog=HOG, hang=HANG)
 
     monkeypatch.setattr(cohort_commands, "infer_stage_of", treacherous)
-    limits = ("--subject-timeout", 15, "--memory-limit", "1500MB")
+    # Time enough for the good ones while the machine is busy with other work.
+    limits = ("--subject-timeout", 40, "--memory-limit", "1500MB")
     ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--workers", 2, *limits)
     assert (ran.exit_code, "40 done, 20 failed" in ran.output) == (4, True), ran.output
     found = {row["subject_id"]: row["error_code"] for row in rows(run, "status") if row["state"] == "failed"}
     assert found == {subject: str(code) for subject, code in wrong.items()}
     assert column(run, "status", "state").count("done") == 40
-    assert all((run / "logs" / f"sub-{subject}_infer.txt").exists() for subject in wrong)
+    logs = [row["log"] for row in rows(run, "status") if row["state"] == "failed"]
+    assert len({log for log in logs if (run / "logs" / log).stat().st_size}) == 20
+    assert "_decode" in traceback_of(run, HANG), "where it hung"
+    assert not named_in_logs(run)
     assert cmnet("verify", "-r", run).exit_code == 0
 
 
@@ -59,12 +63,39 @@ def test_a_second_command_on_a_run_folder_says_who_works_there(tmp_path: Path, t
     assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model).exit_code == 0
 
 
+def test_of_two_commands_at_once_one_works_and_the_other_says_so(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 2, frames=2), tmp_path / "run"
+    image, gate, real = (tmp_path / name for name in ("9900001.nii.gz", "gate", "real.nii.gz"))
+    image.rename(real)
+    # Whoever reads it waits until the gate is opened: so both commands are there at the same time.
+    os.mkfifo(image)
+    os.link(image, gate)
+    words = command("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+    both = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    _until(lambda: any(process.poll() is not None for process in both))
+    [loser] = [process for process in both if process.poll() is not None]
+    [winner] = [process for process in both if process is not loser]
+    assert (loser.returncode, "in use: cmnet infer, process" in loser.communicate()[1]) == (3, True)
+    real.replace(image)
+    gate.open("wb").close()
+    assert "2 done, 0 failed" in winner.communicate()[1]
+    assert winner.returncode == 0
+    assert cmnet("verify", "-r", run).exit_code == 0
+
+
 def test_a_command_leaves_a_task_of_an_array_alone(tmp_path: Path, tiny_model: Path) -> None:
     manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
     lease = take_lease(RunFolder(run).lease("task-00001-00000"), "task 7_0", busy=lambda: None, refuse=_fail)
     refused = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
     assert (refused.exit_code, "in use: task 7_0" in refused.output) == (3, True)
     lease.release()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
 
 
 def _fail(holder: object) -> None:
@@ -118,18 +149,23 @@ def test_a_full_disk_is_said_at_once_and_leaves_nothing_half_written(
     tmp_path: Path, tiny_model: Path, small_disk: Path, workers: int
 ) -> None:
     manifest, run = write_cohort(tmp_path, 12, frames=4), small_disk / "run"
-    command = ["infer", "-m", manifest, "-o", run, "--model", tiny_model, "--workers", workers]
-    ran = subprocess.run(
-        [sys.executable, "-m", "cmnet_cli", *(str(word) for word in command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
+    words = command("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--workers", workers)
+    ran = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (ran.returncode, "The disk is full" in ran.stderr) == (130, True), ran.stderr
     assert "Traceback" not in ran.stderr
     assert not [path for path in finals(run / "subjects") if path.name.startswith(".tmp")]
     assert cmnet("verify", "-r", run).exit_code == 0
+
+
+@pytest.mark.parametrize("ask", [("infer",), ("infer", "--workers", 1), ("preprocess",)])
+def test_a_disk_that_may_not_be_written_is_said_at_once(
+    tmp_path: Path, tiny_model: Path, small_disk: Path, ask: tuple[object, ...]
+) -> None:
+    manifest = write_cohort(tmp_path, 1, frames=2)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    weights = ("--model", tiny_model) if "infer" in ask else ()
+    ran = cmnet(*ask, "-m", manifest, "-o", small_disk / "run", *weights)
+    assert (ran.exit_code, "cannot be written: Read-only file system" in ran.output) == (3, True), ran.output
 
 
 def test_a_full_disk_is_no_subjects_fault() -> None:
@@ -138,4 +174,4 @@ def test_a_full_disk_is_no_subjects_fault() -> None:
 
     run: Callable[[cohort.HasCaseId], None] = write
     with pytest.raises(EngineError, match="disk is full"):
-        cohort.attempt(run, cohort.given_up("sub-9900001", ErrorCode.DEFECT, "", ""))
+        cohort.attempt(run, cohort.given_up("sub-9900001", cohort.Failure(ErrorCode.DEFECT, "", "", "")))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cmnet_cli.datasets import from_acdc, from_nifti
-from cmnet_cli.manifest import Case, read_manifest, write_manifest
+from cmnet_cli.manifest import Case, check_manifest, read_manifest, write_manifest
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io import nifti
 from cmnet_core.io.nifti import LabelScheme
@@ -200,3 +200,22 @@ def test_nifti_by_pattern(tmp_path: Path) -> None:
         from_nifti(tmp_path, pattern="*.nii", scheme=LabelScheme.CMNET)
     with pytest.raises(ManifestError, match="found none"):
         from_nifti(tmp_path, scheme=LabelScheme.CMNET)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_no_cell_becomes_a_formula(tmp_path: Path, suffix: str) -> None:
+    told = {"note": "=HYPERLINK(A1)", "@more": "+cmd|' /C calc'!A0", "shift_mm": "-1.5", "said": "'tis"}
+    case = Case(2, "-x1", (tmp_path / "=a.nii",), group="@home", extra=told)
+    path = tmp_path / f"m{suffix}"
+    write_manifest(path, [case])
+    separator = "," if suffix == ".csv" else "\t"
+    cells = [cell.strip('"') for line in path.read_text().splitlines() for cell in line.split(separator)]
+    assert [cell for cell in cells if cell.startswith(("=", "+", "@", "-"))] == ["-1.5"]
+    assert read_manifest(path).cases == (case,)
+
+
+def test_an_id_that_cannot_be_used_is_not_repeated(tmp_path: Path) -> None:
+    _, problems = check_manifest(table(tmp_path / "m.csv", "subject_id,image\n9900001/<b>,a.nii\n9900002,\n"))
+    assert [problem.row for problem in problems] == [2, 3]
+    assert "found '/', '<', '>' in it" in problems[0].message
+    assert "9900001" not in problems[0].message

@@ -1,134 +1,21 @@
 """The report from a run folder that holds synthetic hearts: discs that shrink and grow."""
 
 import html.parser
-import json
-import math
 import re
 
 import numpy as np
 import pytest
-import torch
 
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.report import write_report
+from cmnet_cli.report.gather import read_hearts
+from cmnet_cli.report.moving import read_moving
+from cmnet_cli.report.sights import frame_heart, look
 from cmnet_cli.report.words import flag_in_words
-from cmnet_cli.sidecar import Sidecar, write_sidecar
 from cmnet_cli.tables import write_table
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io import dicom, nifti_file
-from cmnet_core.io.nifti import write_image
-from cmnet_core.types import Label
-
-IDS = ("sub-9900001", "sub-9900002", "sub-9900003")
-NASTY = "<script>alert(1)</script>"
-
-# The labels' grid is finer than the picture's and starts elsewhere, as it does after a real crop.
-LABEL_MM, PICTURE_MM, SLICE_MM = 1.2, 1.5, 9.0
-LABEL_ORIGIN, PICTURE_ORIGIN = -80.0, -60.0
-
-
-def affine(in_plane_mm, origin_mm):
-    """Rows run to the back and columns to the left, slices to the head."""
-    made = torch.zeros(4, 4, dtype=torch.float64)
-    made[2, 0], made[1, 1], made[0, 2] = SLICE_MM, -in_plane_mm, -in_plane_mm
-    made[:3, 3] = torch.tensor([-origin_mm, -origin_mm, 0.0])
-    made[3, 3] = 1.0
-    return made
-
-
-def tissues(*, frames, slices, size, voxel_mm, origin_mm):
-    """Label maps of a heart whose left ventricle has its largest cavity in frame 0 and its smallest in the middle."""
-    mm = origin_mm + voxel_mm * np.arange(size)
-    y, x = np.meshgrid(mm, mm, indexing="ij")
-    labels = np.zeros((frames, slices, size, size), np.uint8)
-    for t in range(frames):
-        squeeze = 1 - 0.3 * (1 - math.cos(2 * math.pi * t / frames)) / 2
-        for z in range(slices):
-            radius = 26 * (1 - 0.6 * z / slices) * squeeze
-            from_lv, wall = np.hypot(y, x - 8), 9 + 5 * (1 - squeeze) / 0.3
-            labels[t, z][np.hypot((y + 8) / 1.3, x + 22) < 1.1 * radius] = Label.RV
-            labels[t, z][from_lv < radius + wall] = Label.MYO
-            labels[t, z][from_lv < radius] = Label.LV
-    return labels
-
-
-def write_subject(folder, case_id, *, frames=6, slices=4):
-    files = folder.case(case_id)
-    generator = np.random.default_rng(3)
-    window = tissues(frames=frames, slices=slices, size=80, voxel_mm=PICTURE_MM, origin_mm=PICTURE_ORIGIN)
-    grey = np.array([0.35, 0.95, 0.15, 0.85])[window] + generator.normal(0, 0.04, window.shape)
-    write_image(
-        files.preproc_cine, torch.tensor(grey).float(), affine=affine(PICTURE_MM, PICTURE_ORIGIN), frame_ms=900 / frames
-    )
-    labels = tissues(frames=frames, slices=slices, size=134, voxel_mm=LABEL_MM, origin_mm=LABEL_ORIGIN)
-    for path in (files.segnet_labels, files.propagated_labels):
-        write_image(path, torch.from_numpy(labels), affine=affine(LABEL_MM, LABEL_ORIGIN), frame_ms=900 / frames)
-    return labels
-
-
-def who(case_id):
-    return {"case_id": case_id, "subject_id": case_id.removeprefix("sub-"), "session": None}
-
-
-def frame_rows(case_id, labels):
-    voxel_ml = SLICE_MM * LABEL_MM**2 / 1000
-    names = {"lv_ml": Label.LV, "myo_ml": Label.MYO, "rv_ml": Label.RV}
-    for t, volume in enumerate(labels):
-        amounts = {name: float((volume == label).sum() * voxel_ml) for name, label in names.items()}
-        moved = {name.replace("_ml", "_propagated_ml"): 0.97 * amount for name, amount in amounts.items()}
-        yield {**who(case_id), "frame": t, "time_ms": 900 / len(labels) * t, **amounts, **moved}
-
-
-def index_row(case_id, frames, *, flags=()):
-    lv, rv = ([row[name] for row in frames] for name in ("lv_ml", "rv_ml"))
-    ed, es = int(np.argmax(lv)), int(np.argmin(lv))
-    row = {**who(case_id), "frames": len(frames), "ed_frame": ed, "es_frame": es, "qc_flags": list(flags)}
-    row |= {"lvedv_ml": lv[ed], "lvesv_ml": lv[es], "lvsv_ml": lv[ed] - lv[es], "lvef_pct": 100 * (1 - lv[es] / lv[ed])}
-    row |= {"lvm_g": 1.05 * frames[0]["myo_ml"], "rvedv_ml": rv[ed], "rvesv_ml": rv[es], "rvsv_ml": rv[ed] - rv[es]}
-    return {**row, "rvef_pct": None}
-
-
-def evaluation_rows(case_id, dice_pct):
-    """Motion is better than none for this subject; its right ventricle was not found at all."""
-    compared = [("cardiomorphnet", "ed-to-es", 0.0), ("no-motion", "ed-to-es", -20.0), ("segnet", "at-ed", 2.0)]
-    for method, figure, better in compared:
-        for structure in ("lv", "myo"):
-            row = {"method": method, "figure": figure, "structure": structure, "dsc_pct": dice_pct + better}
-            yield {**who(case_id), **row}
-        yield {**who(case_id), "method": method, "figure": figure, "structure": "rv", "failure": "empty-prediction"}
-
-
-def add_evaluation(folder, ids=IDS):
-    rows = [row for n, case_id in enumerate(ids) for row in evaluation_rows(case_id, 90.0 + n)]
-    write_table(folder.table("evaluation"), "evaluation", rows)
-    pairs = [
-        {**who(case_id), "index": "lvef_pct", "estimate": 55.0 + n, "reference": 54.0} for n, case_id in enumerate(ids)
-    ]
-    pairs.append({**who(ids[0]), "index": "rvef_pct", "estimate": None, "reference": 50.0})
-    write_table(folder.table("agreement"), "agreement", pairs)
-
-
-def make_run(root, *, ids=IDS, flags=(), failed=("sub-9900009",)):
-    """A run folder as the commands leave it, with one subject that failed."""
-    folder = RunFolder(root)
-    frames, indices = [], []
-    for case_id in ids:
-        rows = list(frame_rows(case_id, write_subject(folder, case_id)))
-        frames += rows
-        indices.append(index_row(case_id, rows, flags=flags))
-    write_table(folder.table("frames"), "frames", frames)
-    write_table(folder.table("indices"), "indices", indices)
-    broken = {"error_code": "file-damaged", "message": f"{NASTY}: reading failed.", "hint": "Copy it again."}
-    status = [{**who(case_id), "stage": "indices", "state": "done"} for case_id in ids]
-    status += [{**who(case_id), "stage": "infer", "state": "failed", **broken} for case_id in failed]
-    write_table(folder.table("status"), "status", status)
-    steps = {"model_digest": NASTY, "settings": {"preprocess": {"size": 128}}}
-    folder.record.write_text(json.dumps({"cmnet_version": "0.1.0", "commands": {"infer": steps}}))
-    for case_id in ids[:1]:
-        write_sidecar(
-            folder.case(case_id).sidecar("infer"), Sidecar("infer", case_id, "0.1.0", "c0ffee", "decaf", (), (), {})
-        )
-    return folder
+from tests.report_runs import IDS, NASTY, add_evaluation, frame_rows, index_row, make_run, squeeze_of, write_subject
 
 
 class Page(html.parser.HTMLParser):
@@ -142,14 +29,14 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in ("href", "src")]
-        if tag not in ("meta", "br", "link"):
+        if tag not in ("meta", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
 
 
@@ -197,23 +84,23 @@ def test_the_cohort_page_has_an_evaluation_only_where_there_was_one(run, cohort,
 
 
 def test_every_link_leads_to_a_page_of_the_report(run, cohort):
-    links = [link for link in cohort.links if not link.startswith("data:")]
-    assert len(links) == len(IDS)
+    links = [link for link in cohort.links if not link.startswith(("data:", "#"))]
+    assert set(links) == {f"{case_id}.html" for case_id in IDS}
     assert all((run.report.parent / link).is_file() for link in links)
 
 
-def test_a_page_is_whole_and_needs_neither_network_nor_script(cohort, subject):
+def test_a_page_is_whole_and_needs_no_network(cohort, subject):
     for page in (cohort, subject):
         assert page.open == []
-        assert not {"script", "link", "iframe"} & set(page.tags)
-        assert all(link.startswith(("data:", "sub-", "index.html")) for link in page.links)
+        assert not {"link", "iframe"} & set(page.tags)
+        assert all(link.startswith(("data:", "#", "sub-", "index.html")) for link in page.links)
         assert "For research, not for diagnosis." in page.text
 
 
 def test_no_word_from_outside_becomes_markup(run, cohort):
     assert NASTY in cohort.text
-    for path in run.report.parent.iterdir():
-        assert "<script" not in path.read_text(encoding="utf-8")
+    for path in run.report.parent.glob("*.html"):
+        assert NASTY not in path.read_text(encoding="utf-8")
 
 
 def test_an_id_that_is_markup_stays_words(tmp_path):
@@ -248,6 +135,42 @@ def test_the_subject_page_says_flags_and_gaps_in_words(subject):
 def test_the_subject_page_names_the_model_that_made_it(subject):
     assert "decaf" in subject.text
     assert "infer settings preprocess size" in subject.text
+
+
+def test_the_displacement_is_that_of_the_tissue_that_is_there(run):
+    """Around the LV, whose tissue at ES was further out at ED by the ratio of the sizes."""
+    hearts = read_hearts(run.case(IDS[0]))
+    framing = frame_heart(hearts, ed=0)
+    levels = tuple(level.index for level in framing.levels)
+    moving = read_moving(run.case(IDS[0]), heart=framing.heart, levels=levels)
+    for sight in look(hearts, moving, framing):
+        wall = sight.wall[3]
+        rows, columns = np.nonzero(wall)
+        from_centre = 1.5 * np.stack([rows - rows.mean(), columns - columns.mean()])
+        known = from_centre * (1 / squeeze_of(3, 6) - 1)
+        assert np.abs(sight.to_ed_mm[3, :2][:, wall] - known).max() < 0.5
+        assert np.abs(sight.to_ed_mm[0][:, wall]).max() == 0
+        assert np.linalg.norm(sight.to_ed_mm[3, :, wall], axis=1).min() > 3
+
+
+def test_each_segment_has_its_value_and_curve_or_is_said_to_be_unknown(run):
+    page = run.report_page(IDS[0]).read_text(encoding="utf-8")
+    for told in (
+        "basal anterior −11",
+        "7 mid anterior: −17 %",
+        "16 apical lateral: not known",
+        "Confidence in peak Ecc",
+    ):
+        assert told in page
+    assert len(re.findall('class="curve thin s', page)) == 2 * 15
+    assert "GLS-SAX, along the stack" in page
+    assert flag_in_words("segment-not-seen-at-ed") in Page(run.report_page(IDS[0])).text
+    assert "Nothing is known of single segments" in Page(run.report_page(IDS[2])).text
+
+
+def test_a_page_says_why_displacement_is_not_shown(run):
+    assert "is not shown" not in Page(run.report_page(IDS[0])).text
+    assert "Displacement or uncertainty is not shown" in Page(run.report_page(IDS[1])).text
 
 
 def test_every_flag_of_the_readers_has_words():

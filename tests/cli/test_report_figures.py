@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from cmnet_cli.report import figures, overlay, svg
+from cmnet_cli.report import bullseye, colours, figures, overlay, svg
 from cmnet_core.types import Label
 
 EYE = np.eye(4)
@@ -34,6 +34,38 @@ def one_hot(labels):
 def test_png_is_read_back_by_an_independent_reader(grey):
     read = np.asarray(Image.open(io.BytesIO(svg.png(grey))))
     np.testing.assert_array_equal(read, grey)
+
+
+def test_a_picture_in_colours_is_read_back_by_an_independent_reader():
+    steps = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    read = np.asarray(Image.open(io.BytesIO(svg.indexed_png(steps, colours.palette()))).convert("RGBA"))
+    np.testing.assert_array_equal(read[..., :3].reshape(-1, 3), colours.palette())
+    assert read[..., 3].ravel().tolist() == [0, *[255] * 255]
+
+
+def test_the_colour_scale_rises_evenly_in_grey_and_to_those_who_see_no_red_or_no_green():
+    grey = colours.palette() @ (0.2126, 0.7152, 0.0722)
+    # Red and green are one to them: Viénot, Brettel and Mollon 1999, in their first approximation.
+    alike = colours.palette() @ (0.15, 0.75, 0.1)
+    for lightness in (grey, alike):
+        steps = np.diff(lightness[::16])
+        assert steps.min() > 0.3 * steps.mean()
+
+
+def test_segments_lie_as_the_aha_numbers_them():
+    centres = {wedge.number: wedge.centre() for wedge in bullseye.wedges()}
+    middle = 130
+    assert centres[1][1] < centres[7][1] < centres[13][1] < middle < centres[15][1] < centres[10][1] < centres[4][1]
+    assert max(centres[n][0] for n in (2, 3, 8, 9, 14)) < middle < min(centres[n][0] for n in (5, 6, 11, 12, 16))
+    assert centres[2][1] < middle < centres[3][1]
+    assert centres[6][1] < middle < centres[5][1]
+
+
+def test_a_segment_that_is_not_known_is_not_coloured():
+    drawn = bullseye.bullseye("Ecc", "%", dict.fromkeys(range(1, 16), -18.0), bullseye.Scale(0.0, -30.0))
+    assert drawn.count('class="segment"') == 15
+    assert "16 apical lateral: not known" in drawn
+    assert drawn.count(">−18<") == 15
 
 
 @given(
@@ -153,7 +185,7 @@ def test_a_distribution_is_drawn_for_any_number_of_subjects(count):
 def test_equal_values_can_be_drawn():
     assert "<svg" in figures.distribution("LVEF (%)", [50.0] * 30)
     assert "<svg" in figures.agreement("LVEF (%)", [50.0, 50.0], [50.0, 50.0])
-    assert "<svg" in figures.cycle([0.0], [figures.Curve("LV", "lv", (0.0,))], marked=[], across="frame", up="mL")
+    assert "<svg" in figures.cycle(figures.Cycle((0.0,), "frame", ()), [figures.Curve("LV", "lv", (0.0,))], up="mL")
 
 
 def test_text_in_a_figure_cannot_become_markup():
@@ -161,8 +193,9 @@ def test_text_in_a_figure_cannot_become_markup():
     spread = figures.Spread(nasty, nasty, (1.0, 2.0))
     curve = figures.Curve(nasty, nasty, (1.0, 2.0))
     drawn = figures.spreads(nasty, [spread]) + figures.cycle(
-        [0.0, 1.0], [curve], marked=[(nasty, 0)], across=nasty, up=nasty
+        figures.Cycle((0.0, 1.0), nasty, ((nasty, 0),)), [curve], up=nasty
     )
+    drawn += bullseye.bullseye(nasty, nasty, {1: 2.0}, bullseye.Scale(0.0, 1.0))
     drawn += figures.heart(np.zeros((2, 2), np.uint8), [], text=nasty)
     assert "<script" not in drawn
     assert '"<' not in drawn

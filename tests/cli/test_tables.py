@@ -32,7 +32,7 @@ def test_the_schema_carries_unit_formula_and_field(tmp_path: Path) -> None:
     write_table(path, "indices", [])
     told = pq.read_schema(path).field("lvef_pct").metadata
     assert (told[b"unit"], told[b"ukb_field"]) == (b"%", b"24103")
-    assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == b"2"
+    assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == b"3"
 
 
 def test_an_interval_stands_beside_its_quantity() -> None:
@@ -51,7 +51,9 @@ def test_every_column_has_a_meaning_and_the_unit_of_its_name(table: str) -> None
     for column in columns:
         assert column.meaning
         assert re.fullmatch(r"[a-z][a-z0-9_]*", column.name)
-        ending = re.sub("_(lo|hi)$", "", column.name).rsplit("_", 1)[-1]
+        name = re.sub("_(lo|hi)$", "", column.name)
+        # What follows "per" is a denominator.
+        ending = "" if re.search(r"_per_\w+$", name) else name.rsplit("_", 1)[-1]
         if column.kind == "number":
             assert column.unit, column.name
             assert column.formula, column.name

@@ -1,3 +1,4 @@
+import json
 import zipfile
 from pathlib import Path
 
@@ -6,10 +7,10 @@ import torch
 
 from cmnet_cli.manifest import Case
 from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.validate import validate_manifest
 from cmnet_core.errors import CmnetError, ErrorCode
 from cmnet_core.io import nifti
 from cmnet_core.io.nifti import LabelScheme
+from tests.cli.commanding import cmnet, errors_of
 from tests.dicoms import dicom_bytes, stack
 
 
@@ -76,7 +77,7 @@ DEEP = [
 def test_every_row_is_checked_and_nothing_written(tmp_path: Path, *, deep: bool, expected: list[object]) -> None:
     path = cohort(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    problems = validate_manifest(path, deep=deep)
+    problems = errors_of(path, deep=deep)
     assert [(p.row, p.column, p.code) for p in problems] == expected
     assert all(p.hint and p.message for p in problems)
     assert sorted(tmp_path.rglob("*")) == before
@@ -115,3 +116,67 @@ def test_frames_outside_the_cine_are_refused(tmp_path: Path) -> None:
     cine = save(tmp_path / "cine.nii.gz", 5, 2, 3, 4)
     with pytest.raises(CmnetError, match=r"cine\.nii\.gz: frame ed=7 lies outside"):
         load_cine(Case(2, "a", (cine,), ed=7))
+
+
+def test_the_problems_as_a_table_and_as_json(tmp_path: Path) -> None:
+    path = cohort(tmp_path)
+    ran = cmnet("validate", "-m", path)
+    head, first, second, *_ = ran.stdout.splitlines()
+    assert (ran.exit_code, head.split()) == (3, ["row", "column", "code", "problem", "what", "to", "do"])
+    assert first.split()[:4] == ["row", "3", "subject_id", "manifest-row"]
+    assert second.split()[:4] == ["row", "4", "image", "file-missing"]
+    assert "Correct the path" in second
+    assert "7 problems, 0 of them warnings" in ran.stderr
+    found = json.loads(cmnet("validate", "-m", path, "--json", "--deep").stdout)
+    errors = [(problem["row"], problem["column"], problem["code"]) for problem in found if not problem["warning"]]
+    assert errors == SHALLOW + DEEP
+
+
+def test_participants_are_not_named_where_their_files_are(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("subject_id,image\n9900001,9900001_20209_2_0.zip\np-17,in/p-17/sa.nii\n")
+    ran = cmnet("validate", "-m", tmp_path / "m.csv")
+    assert (ran.exit_code, ran.output.count("there is no such")) == (3, 2)
+    assert "9900001" not in ran.output
+    assert "p-17" not in ran.output
+
+
+def doubtful(kind: str) -> torch.Tensor:
+    """A bright disc that beats in noise, in six slices and five frames, with something the matter in slice 3."""
+    chance = torch.Generator().manual_seed(5)
+    away = torch.meshgrid(*(torch.arange(80.0) - 40,) * 2, indexing="ij")[0].hypot(torch.arange(80.0) - 40)
+    frames = torch.stack([(away < 20 - t).float() for t in range(5)])
+    voxels = 500 * frames[:, None].repeat(1, 6, 1, 1) + 40 * torch.rand(5, 6, 80, 80, generator=chance)
+    voxels += 300 * ((away > 30) & (away < 34)).float()
+    if kind == "empty":
+        voxels[2, 3] = 7.0
+    elif kind == "still":
+        voxels[:, 3] = voxels[:1, 3]
+    elif kind == "copied":
+        voxels[:, 3] = voxels[:, 2]
+    elif kind == "clipped":
+        voxels[:, 3] = voxels[:, 3].clamp(max=505)
+    elif kind == "moved":
+        voxels[:, 3] = voxels[:, 3].roll(5, dims=1)
+    return voxels
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("sound", ""),
+        ("empty", "Slice(s) 3 of 6 hold one value"),
+        ("still", "Slice(s) 3 show the same picture"),
+        ("copied", "Slice(s) 3 are copies"),
+        ("clipped", "In slice(s) 3 the bright voxels"),
+        ("moved", "lie beside their neighbours: 3 by 10 mm"),
+    ],
+)
+def test_deep_looks_at_the_images(tmp_path: Path, kind: str, told: str) -> None:
+    affine = torch.diag(torch.tensor([2.0, 2.0, 8.0, 1.0], dtype=torch.float64))[:, [2, 1, 0, 3]]
+    nifti.write_image(tmp_path / "a.nii.gz", doubtful(kind), affine=affine, frame_ms=None)
+    (tmp_path / "m.csv").write_text("subject_id,image\n9900001,a.nii.gz\n")
+    shallow, deep = (cmnet("validate", "-m", tmp_path / "m.csv", "--json", *more) for more in ((), ("--deep",)))
+    assert (shallow.exit_code, json.loads(shallow.stdout)) == (0, [])
+    found = json.loads(deep.stdout)
+    assert (deep.exit_code, len(found)) == (0, 1 if told else 0)
+    assert all(p["code"] == "image-quality" and p["warning"] and told in p["message"] for p in found)

@@ -2,16 +2,13 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.cli.commanding import ROOT
 from tests.cluster import slurm as here
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +29,7 @@ def slurm() -> Iterator[None]:
     here.stop()
 
 
-def command(*arguments: object) -> list[str]:
-    """The words of a command."""
-    return [sys.executable, "-m", "cmnet_cli", *(str(argument) for argument in arguments)]
-
-
-def until(true: Callable[[], object], *, within_s: float = 120.0) -> None:
+def until(true: Callable[[], object], *, within_s: float = 900.0) -> None:
     """Wait for something to become true."""
     ends = time.monotonic() + within_s
     while not true():

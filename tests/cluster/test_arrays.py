@@ -2,20 +2,26 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cmnet_cli.layout import RunFolder
-from tests.cli.commanding import cmnet
-from tests.cluster.conftest import ROOT, command, jobs_left, until
+from tests.cli.commanding import ROOT, cmnet, command, named_in_logs
+from tests.cluster.conftest import jobs_left, until
 from tests.phantoms import write_cohort
+from tests.processes import held, workers_of
 from tests.tables import require_equal_tables
 from tests.tiny_model import write_tiny_model
 
 SUBJECTS = 6
+KILLS = int(os.environ.get("CMNET_KILLS", "0")) // 3
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,22 @@ def _processes_of(run: Path) -> list[int]:
     return [int(word) for word in found.stdout.split()]
 
 
+@contextmanager
+def _held_after_the_first(run: Path) -> Iterator[None]:
+    """Keep the task of a run from going on once it has done one subject."""
+    until(lambda: _proofs(run) and _processes_of(run))
+    with held([worker for process in _processes_of(run) for worker in workers_of(process)]):
+        yield
+
+
+def _was_told_to_stop(run: Path) -> bool:
+    return any("Told to stop" in path.read_text() for path in run.glob("logs/slurm/*_array_*.log"))
+
+
+def _run(*words: str) -> int:
+    return subprocess.run(words, capture_output=True, check=False).returncode
+
+
 def test_more_shards_than_an_array_may_have_are_several_arrays(slurm: None, tmp_path: Path) -> None:
     lines = [f"{9900001 + number},{9900001 + number}.nii.gz" for number in range(2500)]
     manifest = tmp_path / "cohort.csv"
@@ -88,8 +110,9 @@ def test_a_request_to_stop_ends_after_the_subject_in_hand_and_a_new_submission_s
 ) -> None:
     run = study / "stopped"
     job = _submit(study, "stopped", "--chunk", SUBJECTS)
-    until(lambda: _proofs(run))
-    subprocess.run(["scancel", "--signal=TERM", "--batch", f"{job}_0"], check=True)
+    with _held_after_the_first(run):
+        subprocess.run(["scancel", "--signal=TERM", "--batch", f"{job}_0"], check=True)
+        until(lambda: _was_told_to_stop(run))
     until(lambda: not jobs_left())
     done = _proofs(run)
     assert 1 <= len(done) < SUBJECTS, "it stopped at once, or never"
@@ -114,6 +137,34 @@ def test_a_killed_task_has_vanished_and_a_new_submission_ends_what_it_began(slur
     until(lambda: not jobs_left())
     assert done.items() <= _proofs(run).items()
     require_equal_tables(run, study / "calm")
+    assert not named_in_logs(run)
+
+
+@pytest.mark.skipif(KILLS == 0, reason="takes a minute a kill; CMNET_KILLS says how many")
+def test_tables_after_kills_of_tasks_are_those_of_an_undisturbed_run(slurm: None, study: Path) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    moments, kills, runs = random.Random(seed), 0, 0
+    while kills < KILLS:
+        runs += 1
+        name = f"killed-{runs}"
+        run = study / name
+        while _lacks(run, SUBJECTS):
+            before = _proofs(run)
+            _submit(study, name, "--chunk", 3)
+            until(lambda run=run: _processes_of(run) or not jobs_left())
+            time.sleep(moments.uniform(0.0, 12.0))
+            for process in _processes_of(run)[:1] if kills < KILLS else []:
+                os.kill(process, signal.SIGKILL)
+                kills += 1
+            until(lambda: not jobs_left())
+            assert before.items() <= _proofs(run).items()
+            assert cmnet("verify", "-r", run).exit_code == 0
+        require_equal_tables(run, study / "calm")
+
+
+def _lacks(run: Path, subjects: int) -> bool:
+    return len(_proofs(run)) < subjects
 
 
 def test_a_task_beyond_its_memory_says_so(slurm: None, study: Path) -> None:
@@ -123,12 +174,30 @@ def test_a_task_beyond_its_memory_says_so(slurm: None, study: Path) -> None:
 
 
 def test_a_task_that_meets_its_time_limit_says_so(slurm: None, study: Path) -> None:
-    # SLURM signals up to a minute early: this task is told as soon as it runs.
-    _submit(study, "slow", "--chunk", SUBJECTS, "--time", "1", "--signal", "B:TERM@59")
+    run = study / "slow"
+    # SLURM signals up to half a minute early. Until it does, the task is kept from coming to its end.
+    _submit(study, "slow", "--chunk", SUBJECTS, "--time", "1", "--signal", "B:TERM@15")
+    with _held_after_the_first(run):
+        until(lambda: _was_told_to_stop(run) or not jobs_left())
     until(lambda: not jobs_left())
-    states = _states(study / "slow")
-    assert set(states.values()) <= {"timed out", "done"}
-    assert "timed out" in states.values()
+    states = set(_states(run).values())
+    assert "timed out" in states
+    assert states <= {"timed out", "done"}
+
+
+def test_a_task_that_slurm_takes_back_goes_on_where_it_was(slurm: None, study: Path) -> None:
+    run = study / "again"
+    job = _submit(study, "again", "--chunk", SUBJECTS)
+    with _held_after_the_first(run):
+        subprocess.run(["scontrol", "requeue", f"{job}_0"], check=True)
+        until(lambda: not _processes_of(run))
+    done = _proofs(run)
+    until(lambda: set(_states(run).values()) == {"done", "requeued"})
+    # SLURM would wait for two minutes.
+    until(lambda: _run("scontrol", "update", f"jobid={job}_0", "starttime=now") == 0)
+    until(lambda: not jobs_left())
+    assert done.items() <= _proofs(run).items()
+    require_equal_tables(run, study / "calm")
 
 
 def test_two_copies_of_a_task_at_once(slurm: None, study: Path) -> None:
@@ -138,7 +207,7 @@ def test_two_copies_of_a_task_at_once(slurm: None, study: Path) -> None:
     assert (again.exit_code, "still works: 1 task(s)" in again.output) == (3, True)
     task = command("task", "--run", run, "--submission", _last(run), "--shard", 0)
     copies = [subprocess.Popen(task, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [copy.communicate(timeout=120)[1] for copy in copies]
+    told = [copy.communicate(timeout=900)[1] for copy in copies]
     assert [copy.returncode for copy in copies] == [0, 0], told
     assert sum("Waiting for task" in text for text in told) == 1
     subprocess.run(["scancel", "--user=root"], check=True)

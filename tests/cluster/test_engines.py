@@ -1,14 +1,17 @@
 """One cohort, five ways to go over it, five sets of equal tables."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
-from tests.cli.commanding import cmnet
-from tests.cluster.conftest import ROOT, jobs_left, until
+from tests.cli.commanding import ROOT, cmnet, command, finals, named_in_logs
+from tests.cluster.conftest import jobs_left, until
 from tests.phantoms import write_cohort
 from tests.tables import require_equal_tables
 from tests.tiny_model import write_tiny_model
@@ -34,9 +37,26 @@ def _analyse(study: Path, run: str, *options: object) -> None:
     assert again.exit_code == 0, again.output
 
 
+@dataclass(frozen=True)
+class Running:
+    """A Dask cluster that was started by hand.
+
+    Attributes:
+        file: The scheduler file.
+        scheduler: The scheduler.
+    """
+
+    file: Path
+    scheduler: "subprocess.Popen[bytes]"
+
+    @property
+    def address(self) -> str:
+        return str(json.loads(self.file.read_text())["address"])
+
+
 @pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[Path]:
-    """The file of a Dask scheduler with one worker, started by hand as a user would."""
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A Dask scheduler with one worker, started as a user would."""
     file = tmp_path / "scheduler.json"
     programs = (
         ("dask_scheduler", "--scheduler-file", file, "--port", "0", "--dashboard-address", "127.0.0.1:0"),
@@ -52,7 +72,7 @@ def scheduler(tmp_path: Path) -> Iterator[Path]:
         for name, *words in programs
     ]
     until(file.exists)
-    yield file
+    yield Running(file, started[0])
     for process in reversed(started):
         process.terminate()
         process.wait()
@@ -63,15 +83,46 @@ def test_two_workers_here(study: Path) -> None:
     require_equal_tables(study / "local", study / "here")
 
 
-def test_a_running_dask_cluster(study: Path, scheduler: Path) -> None:
-    _analyse(study, "running", "--engine", scheduler)
+def test_a_running_dask_cluster(study: Path, running: Running) -> None:
+    until(lambda: _has_a_worker(running))
+    _analyse(study, "running", "--engine", running.address)
     require_equal_tables(study / "running", study / "here")
 
 
+def test_a_scheduler_that_is_lost_costs_a_resume(study: Path, running: Running) -> None:
+    until(lambda: _has_a_worker(running))
+    run = study / "lost"
+    infer = ("infer", "-m", study / "cohort.csv", "-o", run, "--model", study / "tiny.safetensors")
+    words = command(*infer, "--engine", running.file)
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until(lambda: list(run.rglob("*_desc-infer.json")))
+    running.scheduler.kill()
+    told = process.communicate(timeout=900)[1]
+    assert (process.returncode, "The Dask scheduler was lost" in told, "Traceback" in told) == (130, True, False), told
+    assert cmnet("verify", "-r", run).exit_code == 0
+    assert cmnet(*infer).exit_code == 0
+    assert cmnet("indices", "-r", run).exit_code == 0
+    require_equal_tables(run, study / "here")
+
+
+def _has_a_worker(running: Running) -> bool:
+    with Client(running.address, timeout=60) as client:
+        return bool(client.nthreads())
+
+
 def test_workers_as_slurm_jobs(study: Path, slurm: None) -> None:
-    options = ("--engine", "slurm", "--workers", 2, "--memory-limit", "2GB", "--sbatch=--time=00:10:00")
+    options = ("--engine", "slurm", "--workers", 2, "--memory-limit", "2GB", "--sbatch=--time=00:20:00")
     _analyse(study, "jobs", *options)
     require_equal_tables(study / "jobs", study / "here")
+    assert finals(study / "jobs" / "logs" / "workers"), "what workers print goes into the run folder"
+    assert not named_in_logs(study / "jobs")
+
+
+def test_jobs_that_slurm_refuses_are_said_at_once(study: Path, slurm: None) -> None:
+    infer = ("infer", "-m", study / "cohort.csv", "-o", study / "refused", "--model", study / "tiny.safetensors")
+    ran = cmnet(*infer, "--engine", "slurm", "--workers", 2, "--sbatch=--partition=nowhere")
+    assert (ran.exit_code, "invalid partition" in ran.output) == (3, True), ran.output
+    assert not (study / "refused").exists()
 
 
 def test_an_array_of_shards_of_five(study: Path, slurm: None) -> None:
@@ -80,7 +131,8 @@ def test_an_array_of_shards_of_five(study: Path, slurm: None) -> None:
     sent = cmnet("submit", "infer", "-m", study / "cohort.csv", "-o", run, *weights, "--chunk", 5, "--mem", "1500M")
     assert sent.exit_code == 0, sent.output
     assert "5 tasks" in sent.stdout
-    until(lambda: not jobs_left(), within_s=300)
+    until(lambda: not jobs_left())
     require_equal_tables(run, study / "here")
     assert cmnet("status", "-r", run).stdout.strip() == f"{SUBJECTS} done"
     assert cmnet("verify", "-r", run).exit_code == 0
+    assert not named_in_logs(run)

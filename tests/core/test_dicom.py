@@ -162,7 +162,6 @@ def bad_source(tmp_path: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:The number of bytes of pixel data")
 @pytest.mark.parametrize(
     ("kind", "code"),
     [

@@ -1,5 +1,6 @@
 import gzip
 import math
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -306,3 +307,124 @@ def test_same_voxels_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.nii.gz"):
         nifti.write_labels(tmp_path / name, labels, frame_ms=30.0)
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+# ── headers that contradict themselves ───────────────────────────────────────────────────────────────────────────
+
+USUAL_MM = [1.0, 1.5, 1.25, 10.0, 0.03125, 0.0, 0.0, 0.0]
+
+
+def write_usual(path: Path, array: np.ndarray, **edit: object) -> Path:
+    """A cine as most are, (x, y, z, t) with right affines, and then what a test changes."""
+    affine = np.diag([-1.5, -1.25, 10.0, 1.0])
+    image = nib.Nifti1Image(array, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    save_raw(path, array, edit={name: image.header[name] for name in QFORM} | {"pixdim": USUAL_MM} | edit)
+    return path
+
+
+QFORM = (
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+VOXELS = np.arange(4 * 5 * 3 * 6, dtype=np.int16).reshape(4, 5, 3, 6)  # x, y, z, t
+LOST = [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "flags"),
+    [
+        ({}, ()),
+        ({"xyzt_units": 0}, ()),
+        ({"pixdim": LOST}, ("spacing-from-affine",)),
+        ({"pixdim": [1, 0, 0, 0, 1, 0, 0, 0]}, ("spacing-from-affine",)),
+        ({"sform_code": 0}, ()),
+        ({"srow_x": [0, 0, 0, 0]}, ("sform-qform-differ",)),
+        ({"qoffset_x": 30.0}, ("sform-qform-differ",)),
+        ({"quatern_d": 0.9}, ("sform-qform-differ",)),
+        ({"quatern_b": 7.0}, ()),
+    ],
+)
+def test_geometry_survives_what_headers_lack(tmp_path: Path, edit: dict[str, object], flags: tuple[str, ...]) -> None:
+    cine = nifti.read_cine(write_usual(tmp_path / "c.nii.gz", VOXELS, **edit), frame_ms=None)
+    expected = torch.tensor([[0, 0, -1.5, 0], [0, -1.25, 0, 0], [10.0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    torch.testing.assert_close(cine.affine, expected, rtol=1e-5, atol=1e-5)
+    assert cine.spacing.zyx == pytest.approx((10.0, 1.25, 1.5))
+    assert cine.flags == flags
+    np.testing.assert_array_equal(cine.voxels.numpy(), VOXELS.T)
+
+
+def test_unit_of_length_is_guessed_only_where_none_is_named(tmp_path: Path) -> None:
+    rows = {"srow_x": [-0.0015, 0, 0, 0], "srow_y": [0, -0.00125, 0, 0], "srow_z": [0, 0, 0.01, 0], "qform_code": 0}
+    metres = {"pixdim": [1, 0.0015, 0.00125, 0.01, 0, 0, 0, 0], **rows}
+    for unit, flags in ((0, ("unit-guessed",)), (1, ()), (2, ("spacing-unusual",))):
+        cine = nifti.read_cine(write_usual(tmp_path / "c.nii", VOXELS, xyzt_units=unit, **metres), frame_ms=None)
+        assert cine.flags == flags
+        assert cine.spacing.z == pytest.approx(0.01 if unit == 2 else 10.0)
+        assert float(cine.affine[2, 0]) == pytest.approx(cine.spacing.z)
+
+
+@pytest.mark.parametrize("axes", [(2, 0, 1, 3), (0, 2, 1, 3), (0, 1, 3, 2), (3, 0, 1, 2)])
+def test_axes_are_told_apart_by_their_distances(tmp_path: Path, axes: tuple[int, ...]) -> None:
+    pixdim = [1.0, *(USUAL_MM[axis + 1] for axis in axes), 0.0, 0.0, 0.0]
+    # Column n of the affine belongs to the n-th axis of the file; time has no direction of its own.
+    columns = np.diag([-1.5, -1.25, 10.0, 0.03125])[:, list(axes)][:3, :3]
+    columns[:, ~columns.any(axis=0)] = [[0.5], [0.5], [0.5]]
+    rows = {name: [*columns[n], 0.0] for n, name in enumerate(("srow_x", "srow_y", "srow_z"))}
+    path = write_usual(
+        tmp_path / "c.nii", VOXELS.transpose(axes).copy(), pixdim=pixdim, qform_code=0, xyzt_units=10, **rows
+    )
+    cine = nifti.read_cine(path, frame_ms=None)
+    np.testing.assert_array_equal(cine.voxels.numpy(), VOXELS.T)
+    torch.testing.assert_close(cine.affine[:3, :3], torch.tensor([[0, 0, -1.5], [0, -1.25, 0], [10.0, 0, 0]]).double())
+    assert cine.frame_ms == pytest.approx(31.25)
+    assert "axes-reordered" in cine.flags
+
+
+@pytest.mark.parametrize(("value", "frames"), [(0.003349, 20), (2.0, 20), (0.2, 20), (0.009, 20), (-0.03, 20)])
+def test_time_step_that_no_heart_has_is_named(tmp_path: Path, value: float, frames: int) -> None:
+    pixdim = [*USUAL_MM[:4], value, 0, 0, 0]
+    path = write_usual(tmp_path / "c.nii", np.zeros((4, 5, 3, frames), np.int16), pixdim=pixdim, xyzt_units=10)
+    header = nifti.inspect_cine(path)
+    assert (header.frame_ms, header.flags) == (None, ("time-step-implausible",))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_all_kinds_of_numbers_are_read(tmp_path: Path, kind: type[np.generic], suffix: str) -> None:
+    array = (VOXELS % 100).astype(kind)
+    cine = nifti.read_cine(write_usual(tmp_path / f"c{suffix}", array, scl_slope=2.0, scl_inter=1.0), frame_ms=None)
+    np.testing.assert_array_equal(cine.voxels.numpy(), array.T.astype(np.float32) * 2 + 1)
+
+
+def test_big_endian_and_nifti_2_are_read(tmp_path: Path) -> None:
+    affine = np.diag([-1.5, -1.25, 10.0, 1.0])
+    swapped = nib.Nifti1Image(VOXELS, affine, header=nib.Nifti1Header(endianness=">"))
+    for name, image in (("swapped", swapped), ("two", nib.Nifti2Image(VOXELS, affine))):
+        nib.save(image, tmp_path / f"{name}.nii")
+        np.testing.assert_array_equal(nifti.read_cine(tmp_path / f"{name}.nii", frame_ms=None).voxels.numpy(), VOXELS.T)
+
+
+def test_big_file_takes_no_more_memory_than_its_voxels(tmp_path: Path) -> None:
+    path = tmp_path / "big.nii"
+    write_usual(path, np.zeros((64, 64, 16, 2), np.float64))
+    with path.open("r+b") as file:
+        file.truncate(352 + 64 * 64 * 16 * 200 * 8)  # a hole: no space on disk
+        file.seek(40)
+        file.write(np.array([4, 64, 64, 16, 200, 1, 1, 1], "<i2").tobytes())
+    tracemalloc.start()
+    cine = nifti.read_cine(path, frame_ms=None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.2 * 4 * cine.voxels.numel()
+    assert nifti.inspect_cine(path).frames == 200
+
+
+def test_image_that_no_scanner_makes_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    path = write_usual(tmp_path / "c.nii", VOXELS, dim=[4, 2048, 2048, 100, 2, 1, 1, 1], datatype=2, bitpix=8)
+    with path.open("r+b") as file:
+        file.truncate(2**30)
+    with pytest.raises(CmnetError, match="the limit is") as caught:
+        nifti.inspect(path)
+    assert caught.value.code is ErrorCode.IMAGE_DIMENSIONS

@@ -11,8 +11,9 @@ from cmnet_core.posterior import (
     Correlation,
     Posterior,
     coarsen,
-    draw_indices,
+    draw_shapes,
     draw_velocities,
+    indices_of_shapes,
     smooth_noise,
 )
 from cmnet_core.types import Label, Spacing
@@ -73,8 +74,8 @@ def _shapes(*, sharp: float) -> Posterior:
 def test_a_blurred_boundary_makes_a_wider_interval_about_the_volume() -> None:
     widths = []
     for sharp in (4.0, 1.0):
-        draws = draw_indices(_shapes(sharp=sharp), SPACING, torch.Generator().manual_seed(3))
-        found = [next(draws) for _ in range(30)]
+        draws = draw_shapes(_shapes(sharp=sharp), SPACING, torch.Generator().manual_seed(3))
+        found = [indices_of_shapes(next(draws), SPACING) for _ in range(30)]
         volumes = torch.tensor([draw.lvedv_ml for draw in found])
         counted = float((_shapes(sharp=sharp).shapes[0].argmax(0) == Label.LV).sum()) * SPACING.voxel_ml
         assert float(volumes.mean()) == pytest.approx(counted, rel=0.15)

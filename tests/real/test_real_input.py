@@ -1,18 +1,24 @@
 """Real files are read as they are: ACDC's affines without a scale, Sunnybrook's heart rates that change."""
 
+import io
+import subprocess
+import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 
+from benchmarks.sunnybrook import Contour, read_contours
 from cmnet_cli.datasets import from_acdc
 from cmnet_cli.manifest import Case, read_manifest, write_manifest
 from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.validate import validate_manifest
 from cmnet_core.types import Label
-from tests.real.contours import Contour, read_contours
+from tests.cli.commanding import errors_of
 
 pytestmark = pytest.mark.real
 
@@ -23,12 +29,14 @@ SUNNYBROOK = {
     "SC-HF-I-4": (10, (8.0, 1.2891, 1.2891), 46.0),
 }
 
+PLACE = ["ImagePositionPatient", "ImageOrientationPatient"]
+
 
 def test_acdc_is_a_cohort_of_a_hundred(acdc: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path / "acdc.csv", from_acdc(acdc))
     cases = read_manifest(tmp_path / "acdc.csv").cases
     assert Counter(case.group for case in cases) == dict.fromkeys(["NOR", "DCM", "HCM", "MINF", "RV"], 20)
-    assert validate_manifest(tmp_path / "acdc.csv", deep=False) == []
+    assert errors_of(tmp_path / "acdc.csv", deep=False) == []
     assert {case.subject_id: (case.ed, case.es) for case in cases if len(case.image) == 1} == {"patient090": (3, 10)}
 
 
@@ -68,6 +76,60 @@ def test_sunnybrook_is_one_stack_in_step(sunnybrook: Path, subject: str) -> None
     areas = [next(c.mask((256, 256)).sum() for c in contours if (c.slice, c.frame) == (z, es)) for z in slices_of_es]
     assert areas[1] > 2 * areas[-1], "slices run from base to apex"
     assert all(blood_is_brighter_than_muscle(cine.voxels, contours, z, ed) for z in middle_slices(contours))
+
+
+@pytest.mark.parametrize("subject", SUNNYBROOK)
+def test_geometry_and_voxels_are_those_of_dcm2niix(sunnybrook: Path, tmp_path: Path, subject: str) -> None:
+    cine = load_cine(Case(2, subject, (sunnybrook / f"{subject}.zip",)))
+    theirs = converted(sunnybrook / f"{subject}.zip", tmp_path)
+    ours_xyz = cine.affine[:, [2, 1, 0, 3]].numpy()
+    exact = np.linalg.inv(theirs.affine) @ ours_xyz
+    index = np.round(exact).astype(int)
+    extent = np.array(cine.voxels.shape[:0:-1]) - 1
+    corners = np.array([[*(extent * corner), 1] for corner in np.ndindex(2, 2, 2)]).T
+    # Both may turn and reorder axes, so positions in the scanner are compared, not matrices.
+    np.testing.assert_allclose(theirs.affine @ index @ corners, ours_xyz @ corners, atol=0.01)
+    assert cine.spacing.zyx == pytest.approx(theirs.header.get_zooms()[2::-1], rel=1e-3)
+    places = index[:3, :3] @ np.indices(extent + 1).reshape(3, -1) + index[:3, 3:]
+    values = np.asarray(theirs.dataobj)[tuple(places)].reshape(*(extent + 1), -1)
+    np.testing.assert_array_equal(cine.voxels.numpy(), values.T)
+
+
+@pytest.mark.parametrize("subject", SUNNYBROOK)
+def test_geometry_is_that_of_every_header(sunnybrook: Path, subject: str) -> None:
+    """By pydicom alone: the first pixel of each image lies where our affine says, and turns the same way round."""
+    cine = load_cine(Case(2, subject, (sunnybrook / f"{subject}.zip",)))
+    x_axis, y_axis = (cine.affine[:3, axis] / cine.affine[:3, axis].norm() for axis in (2, 1))
+    with zipfile.ZipFile(sunnybrook / f"{subject}.zip") as archive:
+        for name in archive.namelist():
+            header = pydicom.dcmread(io.BytesIO(archive.read(name)), stop_before_pixels=True, specific_tags=PLACE)
+            ras = np.reshape([*header.ImagePositionPatient, *header.ImageOrientationPatient], (3, 3)) * [-1, -1, 1]
+            voxel = torch.linalg.inv(cine.affine) @ torch.tensor([*ras[0], 1.0])
+            assert float((voxel[0] - voxel[0].round()).abs()) < 0.01
+            assert float(voxel[1:3].abs().max()) < 0.01
+            np.testing.assert_allclose(np.stack([x_axis, y_axis]), ras[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("subject", SUNNYBROOK)
+def test_contours_fall_on_the_images_that_they_were_drawn_on(sunnybrook: Path, subject: str) -> None:
+    cine = load_cine(Case(2, subject, (sunnybrook / f"{subject}.zip",)))
+    contours = read_contours(sunnybrook, subject, cine)
+    assert len(contours) > 20
+    with zipfile.ZipFile(sunnybrook / f"{subject}.zip") as archive:
+        for contour in contours:
+            drawn_on = pydicom.dcmread(io.BytesIO(archive.read(f"{contour.instance}.dcm"))).pixel_array
+            np.testing.assert_array_equal(cine.voxels[contour.frame, contour.slice].numpy(), drawn_on)
+
+
+def converted(archive: Path, folder: Path) -> nib.Nifti1Image:
+    """What dcm2niix makes of a zip of DICOMs."""
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder / "dicoms")
+    program = Path(sys.executable).with_name("dcm2niix")
+    command = [program, "-z", "n", "-b", "n", "-f", "cine", "-o", folder, folder / "dicoms"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+    [path] = folder.glob("*.nii")
+    return nib.load(path)
 
 
 def contoured_ml(contours: list[Contour], voxel_ml: float, frame: int) -> float:

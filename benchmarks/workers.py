@@ -1,0 +1,84 @@
+"""Throughput of one worker and of two, one thread each: ``cmnet infer`` over the same synthetic cohort.
+
+The rate is taken between the first and the last subject of each worker, so that starting up does not count; the whole
+command is shown beside it. Where other work shares the machine the clock says little: the seconds of the processor a
+subject tell what two workers cost each other, and what they would give on free cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a cohort went.
+
+    Attributes:
+        per_min: Subjects a minute, on the clock, once all workers are at work.
+        wall_s: The whole command on the clock.
+        cpu_s: The whole command on the processors, with its workers.
+    """
+
+    per_min: float
+    wall_s: float
+    cpu_s: float
+
+
+def measure(manifest: Path, run: Path, workers: int, model: str) -> Speed:
+    """Go over the cohort once."""
+    words = ["infer", "-m", str(manifest), "-o", str(run), "--workers", str(workers), "--model", model, "--quiet"]
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "cmnet_cli", *words], env={**os.environ, **one_thread})
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"cmnet {' '.join(words)} ended with exit code {process.returncode}")
+    per_min = _rate((run / "logs" / "outcomes.jsonl").read_text().splitlines(), workers)
+    return Speed(per_min, time.monotonic() - started, used.ru_utime + used.ru_stime)
+
+
+def _rate(lines: list[str], workers: int) -> float:
+    """Subjects a minute after each worker's first, which also loads the networks."""
+    ends = [datetime.fromisoformat(json.loads(line)["at"]) for line in lines]
+    return 60.0 * (len(ends) - workers) / (ends[-1] - ends[workers - 1]).total_seconds()
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--subjects", type=int, default=16)
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=1, help="how often to take turns")
+    parser.add_argument("--model", default="default")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = ["phantom", str(folder / "in"), "--subjects", str(given.subjects), "--frames", str(given.frames)]
+        subprocess.run([sys.executable, "-m", "cmnet_cli", *made, "--quiet"], check=True)
+        print(f"{given.subjects} subjects of {given.frames} frames, {os.cpu_count()} cores")
+        print(f"{'workers':>9}{'subjects/min':>16}{'wall s':>10}{'cpu s':>10}{'cpu s/subject':>16}{'load before':>14}")
+        for number in range(given.rounds):
+            speeds = [_line(folder, number, workers, given) for workers in (1, 2)]
+            ratio, cost = speeds[1].per_min / speeds[0].per_min, speeds[0].cpu_s / speeds[1].cpu_s
+            print(f"two against one: {ratio:.2f} on the clock, {2 * cost:.2f} by the seconds of the processors")
+
+
+def _line(folder: Path, number: int, workers: int, given: argparse.Namespace) -> Speed:
+    load = os.getloadavg()[0]
+    speed = measure(folder / "in" / "cohort.csv", folder / f"run-{number}-{workers}", workers, given.model)
+    cells = f"{speed.per_min:>16.1f}{speed.wall_s:>10.0f}{speed.cpu_s:>10.0f}{speed.cpu_s / given.subjects:>16.2f}"
+    print(f"{workers:>9}{cells}{load:>14.1f}", flush=True)
+    return speed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The cohort page: everything that is told of a population, put together for its template."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment
+from markupsafe import Markup
+
+from cmnet_cli.report import cohort_figures
+from cmnet_cli.report.comparison import illustrate
+from cmnet_cli.report.cycles import mean_cycles, phases
+from cmnet_cli.report.differences import contrasts
+from cmnet_cli.report.distributions import Card, chapters, distributions, first_quantities
+from cmnet_cli.report.gather import read_provenance
+from cmnet_cli.report.group_bullseyes import bullseye_rows
+from cmnet_cli.report.index_table import read_ranges
+from cmnet_cli.report.population import NOBODY, Numbers, Places, Strata
+from cmnet_cli.report.scatters import key_of, sample_of, scatter_plots
+from cmnet_cli.report.showing import Link, Showing
+from cmnet_cli.report.throughput import host_times, stage_times
+from cmnet_cli.report.troubles import failures_of, flags_of, states_of
+from cmnet_cli.report.words import Quantity, Tile, is_warning, named, shown
+from cmnet_core.reference import ReferenceRange
+
+_COLUMNS = (
+    "lvedv_ml", "lvesv_ml", "lvsv_ml", "lvef_pct", "lvm_g", "rvedv_ml", "rvesv_ml", "rvsv_ml", "rvef_pct",
+    "gcs_peak_pct",
+)  # fmt: skip
+_TILES = ("lvef_pct", "gcs_peak_pct", "lvedv_ml", "lvm_g", "rvef_pct")
+
+# What the table can hold and the page still open at once; tables/indices.parquet holds the rest.
+MOST_ROWS = 1000
+
+# What a source says of one sex only.
+_SAMPLE = re.compile(r",? \d+ (wo)?men\b")
+
+_CYCLES = (("lv_ml", "left ventricle", "lv"), ("rv_ml", "right ventricle", "rv"), ("myo_ml", "myocardium", "myo"))
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A subject in the cohort's table."""
+
+    link: Link
+    cells: tuple[str, ...]
+    quality: str
+
+
+def render_cohort(pages: Environment, showing: Showing) -> str:
+    """The cohort page."""
+    states = states_of(showing.population)
+    total = sum(states.values())
+    told = {state: showing.counting.told(number) for state, number in states.items()}
+    everything = {
+        "share_safe": showing.sharing.share_safe,
+        "hidden": showing.sharing.hides(total),
+        "total": showing.counting.told(total),
+        "states": told,
+        "provenance": read_provenance(showing.population.folder, showing.sharing),
+    }
+    if not everything["hidden"]:
+        everything |= _troubles(showing) | _figures(showing) | _rows(showing)
+    return pages.get_template("index.html").render(everything)
+
+
+def _troubles(showing: Showing) -> dict[str, Any]:
+    population, counting = showing.population, showing.counting
+    flags = flags_of(showing)
+    warned = int((population.warnings > 0).sum())
+    return {
+        "size": population.size,
+        "pages_made": len(showing.pages),
+        "tiles": _tiles(showing),
+        "warned": counting.told(warned) if population.size else "",
+        "failures": failures_of(showing),
+        "flags": [flag for flag in flags if is_warning(flag.code)],
+        "remarks": [flag for flag in flags if not is_warning(flag.code)],
+        "times": stage_times(showing),
+        "hosts": host_times(showing),
+    }
+
+
+def _tiles(showing: Showing) -> list[Tile]:
+    """Medians of what is asked for first."""
+    tiles = []
+    for quantity in _known(showing, _TILES):
+        values = showing.population.numbers(quantity.column)
+        known = values[np.isfinite(values)]
+        if not showing.sharing.hides(len(known)):
+            decimals = 0 if quantity.unit in ("mL", "g") else 1
+            tiles.append(
+                Tile(f"median {quantity.title}", shown(float(np.median(known)), decimals=decimals), quantity.unit)
+            )
+    return tiles
+
+
+def _known(showing: Showing, columns: Sequence[str]) -> list[Quantity]:
+    return named("indices", [column for column in columns if showing.population.has(column)])
+
+
+def _figures(showing: Showing) -> dict[str, Any]:
+    ranges = read_ranges(showing.population.folder)
+    sample = sample_of(showing)
+    return {
+        "by_sex": showing.by_sex,
+        "by_group": showing.by_group,
+        "compared": showing.compared,
+        "chapters": _chapters(showing, ranges),
+        "sources": sorted({_SAMPLE.sub("", one.source.partition(";")[0]) for one in ranges}),
+        "cycles": _cycles(showing),
+        "contrasts": contrasts(showing, first_quantities(showing)),
+        "bullseyes": bullseye_rows(showing),
+        "sample": sample,
+        "scatters": scatter_plots(showing, sample),
+        "has_gcs": showing.population.has("gcs_peak_pct"),
+        "key": key_of(showing),
+        "evaluation": [] if showing.sharing.share_safe else illustrate(showing.population.folder),
+    }
+
+
+def _chapters(showing: Showing, ranges: Sequence[ReferenceRange]) -> list[tuple[str, bool, list[Card]]]:
+    shown_chapters = [
+        (chapter.title, chapter.first, distributions(showing, chapter.quantities, ranges))
+        for chapter in chapters(showing)
+    ]
+    return [chapter for chapter in shown_chapters if chapter[2]]
+
+
+def _cycles(showing: Showing) -> Markup | None:
+    found = mean_cycles(showing.population, tuple(column for column, _, _ in _CYCLES))
+    curves = [
+        (name, kind, found[column].mean, found[column].sd)
+        for column, name, kind in _CYCLES
+        if column in found and not showing.sharing.hides(found[column].subjects)
+    ]
+    return cohort_figures.mean_curve(phases(), curves, up="volume (mL)") if curves else None
+
+
+def _rows(showing: Showing) -> dict[str, Any]:
+    """The table of subjects: those with a page, then those with the most flags; without the latter if share-safe."""
+    population = showing.population
+    columns = _known(showing, _COLUMNS)
+    order = np.argsort(-population.warnings, kind="stable")
+    has_page = np.isin(order, np.array(list(showing.pages), dtype=np.int64))
+    without = order[:0] if showing.sharing.share_safe else order[~has_page]
+    chosen = np.concatenate([order[has_page], without])[:MOST_ROWS]
+    words = [_words(showing, population.strata(column), chosen) for column in ("sex", "group")]
+    numbers = [_cells(population.numbers(quantity.column)[chosen]) for quantity in columns]
+    qualities = [f"{count} to check" if count else "" for count in population.warnings[chosen].tolist()]
+    links = showing.links(chosen.tolist())
+    lines = zip(links, qualities, *words, *numbers, strict=True)
+    rows = [TableRow(link, tuple(cells), quality) for link, quality, *cells in lines]
+    return {"columns": columns, "rows": rows, "hidden_rows": population.size - len(rows)}
+
+
+def _words(showing: Showing, strata: Strata, chosen: Places) -> list[str]:
+    """The stratum of each subject, unless it is too small to be told of."""
+    named = ["" if showing.sharing.hides(n) else name for name, n in zip(strata.names, strata.sizes, strict=True)]
+    return [("" if code == NOBODY else named[code]) for code in strata.of[chosen].tolist()]
+
+
+def _cells(values: Numbers) -> list[str]:
+    return [shown(None if np.isnan(value) else value) for value in values.tolist()]

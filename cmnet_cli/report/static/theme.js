@@ -1,0 +1,25 @@
+"use strict";
+// The button that changes between the light and the dark theme. Without it a page follows the reader's system.
+(() => {
+  const root = document.documentElement;
+  const button = document.getElementById("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+
+  // Some browsers keep nothing for pages from disk, and say so by an exception.
+  const kept = () => { try { return localStorage.getItem("cmnet-theme"); } catch { return null; } };
+  const keep = (theme) => { try { localStorage.setItem("cmnet-theme", theme); } catch { /* Not kept, then. */ } };
+
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
+  const label = () => { button.textContent = isDark() ? "Light theme" : "Dark theme"; };
+
+  const before = kept();
+  if (before === "dark" || before === "light") root.dataset.theme = before;
+  button.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    keep(root.dataset.theme);
+    label();
+  });
+  system.addEventListener("change", label);
+  button.hidden = false;
+  label();
+})();

@@ -1,0 +1,391 @@
+"""What one DICOM file holds: where and when each of its images was taken, and their pixels.
+
+Only the tags listed here are read, so that nothing personal is ever in memory. Files are parsed from memory, where a
+length that is not true finds an end; what a compressed image declares is checked before it is decoded.
+"""
+
+import io
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_partial
+from pydicom.pixels.utils import iter_pixels
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
+
+from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_core.io.dicom_file import DAMAGE, Member
+
+_MAGIC_AT = 128
+_HEAD_BYTES = 64 * 2**10
+_MAX_SIDE = 4096
+_MAX_FRAMES = 20_000
+_PIXEL_GROUP = 0x7FE0
+_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_JPEG = (*JPEGTransferSyntaxes, *JPEG2000TransferSyntaxes)
+
+_HEADER_TAGS: list[BaseTag | int] = [
+    Tag(keyword)
+    for keyword in (
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "NumberOfFrames",
+        "ImageType",
+        "PixelSpacing",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "SliceThickness",
+        "SpacingBetweenSlices",
+        "TriggerTime",
+        "NominalCardiacTriggerDelayTime",
+        "NominalInterval",
+        "HeartRate",
+        "CardiacNumberOfImages",
+        "TemporalPositionIdentifier",
+        "SeriesInstanceUID",
+        "SeriesNumber",
+        "SeriesDescription",
+        "ProtocolName",
+        "AcquisitionTime",
+        "InstanceNumber",
+        "SOPInstanceUID",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+    )
+]
+_PIXEL_TAGS = [
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "NumberOfFrames",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelData",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageHeader:
+    """What places one image in space and time.
+
+    Attributes:
+        member: The file that its pixels are in.
+        frame: Which image of that file, from 0.
+        shape: Rows and columns.
+        pixel_mm: Distance between rows, and between columns.
+        position: Centre of the first pixel, LPS mm.
+        orientation: Direction along a row (x) and down a column (y), LPS, one a line.
+        slice_mm: Distance to the next slice as the header tells it, or None.
+        thickness_mm: Thickness of the slice, or None.
+        trigger_ms: Time since the R wave, or None.
+        phase: Number of the phase, or None.
+        phases: How many phases the scanner says that it recorded, or None.
+        cycle_ms: Length of the heart beat, or None.
+        series: Number of the series and its identifier.
+        acquired: Time of day at which it was recorded.
+        instance: Number within the series.
+        uid: Identifier of the image; copies have the same.
+        description: What the technician or the scanner called the series.
+        image_type: Words of the scanner about what the pixels show.
+        rescale: Slope and intercept of the pixel values.
+    """
+
+    member: Member
+    frame: int
+    shape: tuple[int, int]
+    pixel_mm: tuple[float, float]
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    slice_mm: float | None
+    thickness_mm: float | None
+    trigger_ms: float | None
+    phase: int | None
+    phases: int | None
+    cycle_ms: float | None
+    series: tuple[int, str]
+    acquired: str
+    instance: int
+    uid: str
+    description: str
+    image_type: tuple[str, ...]
+    rescale: tuple[float, float]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector across the slice, LPS."""
+        normal = np.cross(self.orientation[0], self.orientation[1])
+        return np.asarray(normal / np.linalg.norm(normal))
+
+
+def read_headers(member: Member) -> list[ImageHeader]:
+    """Read what places the images of a file in space and time.
+
+    Returns:
+        One header an image; none where the file holds no grey images with a place in the patient.
+
+    Raises:
+        ValueError: Or any other of ``DAMAGE``: the file is not whole.
+    """
+    with member.open() as file:
+        content = file.read(min(_HEAD_BYTES, member.size))
+        if not _is_dicom(content):
+            return []
+        found, whole = _parsed(content)
+        if not whole and member.size > len(content):
+            found, whole = _parsed(content + file.read(member.size - len(content)))
+    return _placed(found, member) if whole else []
+
+
+def read_pixels(images: Sequence[ImageHeader]) -> Iterator[NDArray[np.float32]]:
+    """Decode images one by one, each with its rescale slope and intercept applied.
+
+    Raises:
+        ImageError: The pixels are damaged, or packed in a way that no decoder here knows.
+    """
+    for member, group in groupby(images, key=lambda image: image.member):
+        of_member = list(group)
+        try:
+            yield from _decoded(member, of_member)
+        except DAMAGE as error:
+            raise ImageError(
+                f"Decoding {member.name} failed: {error}.",
+                hint="Copy the file again; if it is whole, convert it to an uncompressed DICOM, or to NIfTI.",
+                code=ErrorCode.FILE_DAMAGED,
+            ) from error
+
+
+def _decoded(member: Member, images: Sequence[ImageHeader]) -> Iterator[NDArray[np.float32]]:
+    with member.open() as file:
+        content = file.read(member.size)
+    _refuse_deflated(content)
+    # Research archives are full of identifiers that break the standard in ways that do not matter here.
+    with pydicom.config.disable_value_validation():
+        dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=_PIXEL_TAGS, force=True)
+        frames = [image.frame for image in images]
+        _check_packing(dataset, frames)
+        for image, pixels in zip(images, iter_pixels(dataset, indices=frames, raw=True), strict=True):
+            if pixels.shape != image.shape:
+                raise ValueError(f"expected {image.shape} pixels, found {pixels.shape}")
+            slope, intercept = image.rescale
+            yield (pixels * np.float64(slope) + np.float64(intercept)).astype(np.float32)
+
+
+def _check_packing(dataset: Dataset, frames: Sequence[int]) -> None:
+    """A decoder allocates what the stream declares, so that has to be what the header declares."""
+    syntax = _transfer_syntax(dataset)
+    if max(dataset.Rows, dataset.Columns) > _MAX_SIDE or int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise ValueError("this is no grey image of a size that scanners make")
+    if syntax in _NATIVE or syntax == RLELossless:
+        return
+    if syntax not in _JPEG:
+        raise ValueError(f"no decoder for {syntax.name}")
+    for frame in frames:
+        stream = get_frame(dataset.PixelData, frame, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+        if _stream_shape(stream) != (dataset.Rows, dataset.Columns):
+            raise ValueError("the compressed image has another size than the header says")
+
+
+def _transfer_syntax(dataset: Dataset) -> UID:
+    """Files without the part that names it are from before there was a choice."""
+    meta = getattr(dataset, "file_meta", None)
+    if meta is None or "TransferSyntaxUID" not in meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return UID(dataset.file_meta.TransferSyntaxUID)
+
+
+def _stream_shape(stream: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG or JPEG 2000 stream declares."""
+    if stream[:4] == b"\xff\x4f\xff\x51":  # a JPEG 2000 codestream begins with its size: extent, then offset
+        width, height, left, top = struct.unpack(">4I", stream[8:24])
+        return height - top, width - left
+    at = 2
+    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            height, width = struct.unpack(">2H", stream[at + 5 : at + 9])
+            return height, width
+        at += 2 + length
+    return None
+
+
+def _is_dicom(content: bytes) -> bool:
+    """The usual mark, or the first group of a file from before there was one."""
+    return content[_MAGIC_AT : _MAGIC_AT + 4] == b"DICM" or (content[:2] == b"\x08\0" and content[3:4] == b"\0")
+
+
+def _parsed(content: bytes) -> tuple[Dataset, bool]:
+    """The header, and whether it was read up to the pixels."""
+    _refuse_deflated(content)
+    reached = False
+
+    def at_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
+        nonlocal reached
+        reached = tag.group == _PIXEL_GROUP
+        return reached
+
+    with pydicom.config.disable_value_validation():
+        try:
+            found = read_partial(io.BytesIO(content), at_pixels, specific_tags=_HEADER_TAGS, force=True)
+        except DAMAGE:
+            if len(content) == _HEAD_BYTES:
+                return Dataset(), False
+            raise
+    return found, reached
+
+
+def _refuse_deflated(content: bytes) -> None:
+    if DeflatedExplicitVRLittleEndian.encode() in content:
+        raise ValueError("a file that is deflated as a whole may swell without limit")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """The tags that hold for one image: its own before those that it shares with others of the file."""
+
+    layers: tuple[Dataset, ...]
+
+    def get(self, keyword: str) -> Any:
+        for layer in self.layers:
+            value = layer.get(keyword)
+            if value is not None and value != "":
+                return value
+        return None
+
+    def number(self, keyword: str) -> float | None:
+        value = self.get(keyword)
+        number = None if value is None else float(value)
+        return number if number is not None and math.isfinite(number) else None
+
+    def positive(self, keyword: str) -> float | None:
+        number = self.number(keyword)
+        return number if number is not None and number > 0 else None
+
+    def integer(self, keyword: str) -> int | None:
+        number = self.number(keyword)
+        return None if number is None else int(number)
+
+
+def _placed(found: Dataset, member: Member) -> list[ImageHeader]:
+    with pydicom.config.disable_value_validation():
+        frames = int(found.get("NumberOfFrames") or 1)
+        if int(found.get("SamplesPerPixel") or 1) != 1 or not 1 <= frames <= _MAX_FRAMES:
+            return []
+        own = list(found.get("PerFrameFunctionalGroupsSequence") or [])
+        if frames > 1 and len(own) != frames:
+            return []
+        shared = [group for item in found.get("SharedFunctionalGroupsSequence") or [] for group in _groups(item)]
+        layers = [(*(_groups(own[n]) if n < len(own) else ()), *shared, found) for n in range(frames)]
+        headers = [_header(_Tags(layer), member, n, lone=frames == 1) for n, layer in enumerate(layers)]
+        return [header for header in headers if header is not None]
+
+
+def _groups(item: Dataset) -> list[Dataset]:
+    """The functional groups of an enhanced DICOM: sequences of one item each."""
+    return [element.value[0] for element in item if element.VR == "SQ" and len(element.value) == 1]
+
+
+def _header(tags: _Tags, member: Member, frame: int, *, lone: bool) -> ImageHeader | None:
+    position, orientation = tags.get("ImagePositionPatient"), tags.get("ImageOrientationPatient")
+    pixel_mm, rows = tags.get("PixelSpacing"), tags.get("Rows")
+    if not (position and orientation and pixel_mm and rows):
+        return None
+    return ImageHeader(
+        member=member,
+        frame=frame,
+        shape=_shape(int(rows), int(tags.get("Columns"))),
+        pixel_mm=_pixel_mm(pixel_mm),
+        position=_finite(np.asarray(position, dtype=np.float64)),
+        orientation=_unit_rows(np.asarray(orientation, dtype=np.float64).reshape(2, 3)),
+        slice_mm=tags.positive("SpacingBetweenSlices") or tags.positive("SliceThickness"),
+        thickness_mm=tags.positive("SliceThickness"),
+        trigger_ms=_trigger_ms(tags),
+        phase=tags.integer("TemporalPositionIndex") or tags.integer("TemporalPositionIdentifier"),
+        phases=tags.integer("CardiacNumberOfImages"),
+        cycle_ms=_cycle_ms(tags),
+        series=(tags.integer("SeriesNumber") or 0, str(tags.get("SeriesInstanceUID") or "")),
+        acquired=str(tags.get("AcquisitionTime") or ""),
+        instance=(tags.integer("InstanceNumber") or 0) if lone else frame + 1,
+        uid=str(tags.get("SOPInstanceUID") or member.name),
+        description=str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""),
+        image_type=_image_type(tags),
+        rescale=_rescale(tags),
+    )
+
+
+def _shape(rows: int, columns: int) -> tuple[int, int]:
+    if not (1 <= rows <= _MAX_SIDE and 1 <= columns <= _MAX_SIDE):
+        raise ValueError(f"the image has {rows} rows and {columns} columns")
+    return rows, columns
+
+
+def _pixel_mm(value: Any) -> tuple[float, float]:
+    between_rows, between_columns = (float(mm) for mm in value)
+    if not (0 < between_rows < math.inf and 0 < between_columns < math.inf):
+        raise ValueError("the pixel spacing is not two positive numbers")
+    return between_rows, between_columns
+
+
+def _finite(position: NDArray[np.float64]) -> NDArray[np.float64]:
+    if position.shape != (3,) or not np.isfinite(position).all():
+        raise ValueError("the image position is not three numbers")
+    return position
+
+
+def _unit_rows(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(orientation, axis=1, keepdims=True)
+    if not np.allclose(lengths, 1.0, atol=0.01) or abs(orientation[0] @ orientation[1]) > 0.01:
+        raise ValueError("the image orientation is not a pair of perpendicular unit vectors")
+    return np.asarray(orientation / lengths)
+
+
+def _trigger_ms(tags: _Tags) -> float | None:
+    trigger = tags.number("TriggerTime")
+    if trigger is None:
+        trigger = tags.number("NominalCardiacTriggerDelayTime")
+    share, cycle = tags.number("NominalPercentageOfCardiacPhase"), tags.positive("RRIntervalTimeNominal")
+    if trigger is None and share is not None and cycle is not None:
+        return share / 100.0 * cycle
+    return trigger
+
+
+def _cycle_ms(tags: _Tags) -> float | None:
+    rate = tags.positive("HeartRate")
+    interval = tags.positive("NominalInterval") or tags.positive("RRIntervalTimeNominal")
+    return interval or (60_000.0 / rate if rate else None)
+
+
+def _image_type(tags: _Tags) -> tuple[str, ...]:
+    words = tags.get("FrameType") or tags.get("ImageType") or ()
+    return tuple(str(word).upper() for word in ([words] if isinstance(words, str) else words))
+
+
+def _rescale(tags: _Tags) -> tuple[float, float]:
+    slope, intercept = tags.number("RescaleSlope"), tags.number("RescaleIntercept")
+    if slope == 0:
+        raise ValueError("the rescale slope is 0")
+    return 1.0 if slope is None else slope, intercept or 0.0

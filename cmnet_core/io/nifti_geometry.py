@@ -1,0 +1,239 @@
+"""What the axes of a NIfTI file are and where they lie, from a header that may contradict itself."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmnet_core.errors import ErrorCode, GeometryError, ImageError
+from cmnet_core.types import Spacing
+
+# Quality flags.
+SPACING_FROM_ZOOMS = "spacing-from-zooms"
+SPACING_FROM_AFFINE = "spacing-from-affine"
+SPACING_UNUSUAL = "spacing-unusual"
+UNIT_GUESSED = "unit-guessed"
+SFORM_QFORM_DIFFER = "sform-qform-differ"
+AXES_REORDERED = "axes-reordered"
+TIME_STEP_IMPLAUSIBLE = "time-step-implausible"
+
+_MILLISECONDS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
+_MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+
+# What short-axis cines have: distances within a slice and between slices, time between frames, length of a beat.
+_PLANE_MM, _SLICES_MM = (0.4, 4.0), (2.0, 20.0)
+_FRAME_MS, _CYCLE_MS = (5.0, 500.0), (250.0, 3000.0)
+_WHOLE_CYCLE_FRAMES = 10
+_SQUARE = 1.3  # ratio of the two distances within a slice
+_SLICES_APART = 1.5  # ratio of the distance between slices and those within
+_LOST_TIME = (0.0, 1.0)  # what converters leave where they know no time step
+_SAME_SCALE = 1e-3
+_SAME_FORM_MM = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which axis of the file is which.
+
+    Attributes:
+        zyx: Slices, rows and columns.
+        time: Frames, or None for a single volume.
+    """
+
+    zyx: tuple[int, int, int]
+    time: int | None
+
+    @property
+    def usual(self) -> bool:
+        """Whether columns, rows and slices come first, in this order."""
+        return self.zyx == (2, 1, 0)
+
+
+def layout(shape: tuple[int, ...], zooms: tuple[float, ...]) -> Layout:
+    """Tell the axes apart by their number and distances.
+
+    Time stands after space, wherever its axis is. Only where the first three distances cannot be those of voxels, and
+    those of three other axes can, it is one of the first three. Slices are the third axis of space, unless another one
+    has a far larger distance.
+
+    Args:
+        shape: Of the voxels in the file.
+        zooms: Distance along each axis, in mm along those of space.
+
+    Raises:
+        ImageError: There is more than one axis beyond space.
+    """
+    beyond = [axis for axis in range(3, len(shape)) if shape[axis] > 1]
+    if len(beyond) > 1:
+        raise ImageError(
+            f"Expected one time axis, found shape {shape}.",
+            hint="Give one channel as a 4-D image (x, y, z, t).",
+            code=ErrorCode.IMAGE_DIMENSIONS,
+        )
+    space, time = (0, 1, 2), beyond[0] if beyond else None
+    if time is not None and not _is_space(zooms[:3]):
+        for early in (2, 0, 1):
+            others = (*(axis for axis in range(3) if axis != early), time)
+            if _is_space([zooms[axis] for axis in others]) and _is_time(zooms[early]):
+                return Layout(_slices_first(others, zooms), early)
+    return Layout(_slices_first(space, zooms), time)
+
+
+def geometry(raw: Any, axes: Layout) -> tuple[Spacing, Float64[Tensor, "4 4"], tuple[str, ...]]:
+    """Take direction from the affine and scale from the voxel sizes, with a flag where the two disagree.
+
+    Voxel sizes that are lost (0 or less, or 1 throughout) are taken from the affine where that has them.
+
+    Returns:
+        Spacing, affine as in :class:`CineSequence`, and quality flags.
+
+    Raises:
+        GeometryError: Voxel sizes or affine make no sense.
+    """
+    to_mm, flags = _length_unit(raw)
+    form, form_flags = _best_form(raw)
+    xyz = form[:3, :3].T
+    scales = np.linalg.norm(xyz, axis=1)
+    known = [n for n, axis in enumerate(axes.zyx) if axis < 3]
+    told = scales[[axes.zyx[n] for n in known]]
+    zooms = np.array([float(raw["pixdim"][axis + 1]) for axis in axes.zyx])
+    if len(known) == 3 and _are_lost(zooms, scales):
+        zooms, flags = told, {*flags, SPACING_FROM_AFFINE}
+    spacing = Spacing(*(float(mm) * to_mm for mm in zooms))
+    affine = np.eye(4)
+    affine[:3, :3] = _directions(xyz, axes) * np.array(spacing.zyx)
+    affine[:3, 3] = form[:3, 3] * to_mm
+    if not np.allclose(told, zooms[known], rtol=_SAME_SCALE):
+        flags = {*flags, SPACING_FROM_ZOOMS}
+    if not axes.usual:
+        flags = {*flags, AXES_REORDERED}
+    unusual = {SPACING_UNUSUAL} if not _is_usual(spacing) else set()
+    return spacing, torch.from_numpy(affine), tuple(sorted({*flags, *form_flags, *unusual}))
+
+
+def time_step_ms(value: float, unit: str, *, frames: int) -> tuple[float | None, tuple[str, ...]]:
+    """Time between two frames, if the number can be one: many converters leave 0 or 1 there, or forget the unit.
+
+    Args:
+        value: Of the header.
+        unit: Of the header, as nibabel calls it.
+        frames: How many there are; ten and more are taken for a whole beat, which has a plausible length.
+
+    Returns:
+        The time, and a flag where the header claims one that cannot be true.
+    """
+    units = [_MILLISECONDS[unit]] if unit in _MILLISECONDS else [_MILLISECONDS["sec"], _MILLISECONDS["msec"]]
+    shortest = _CYCLE_MS[0] if frames >= _WHOLE_CYCLE_FRAMES else 0.0
+    for step in (value * to_ms for to_ms in units):
+        if _within(step, _FRAME_MS) and _within(step * frames, (shortest, _CYCLE_MS[1])):
+            return step, ()
+    return None, () if value in _LOST_TIME else (TIME_STEP_IMPLAUSIBLE,)
+
+
+def length_unit_mm(raw: Any) -> float:
+    """Millimetres in the header's unit of length."""
+    return _length_unit(raw)[0]
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]
+
+
+def _is_space(zooms: Any) -> bool:
+    small, middle, large = sorted(float(zoom) for zoom in zooms)
+    return _within(small, _PLANE_MM) and middle <= _SQUARE * small and _within(large, _SLICES_MM)
+
+
+def _is_time(zoom: float) -> bool:
+    return any(_within(zoom * to_ms, _FRAME_MS) for to_ms in (_MILLISECONDS["sec"], _MILLISECONDS["msec"]))
+
+
+def _is_usual(spacing: Spacing) -> bool:
+    return _within(spacing.y, _PLANE_MM) and _within(spacing.x, _PLANE_MM) and _within(spacing.z, _SLICES_MM)
+
+
+def _slices_first(space: tuple[int, ...], zooms: tuple[float, ...]) -> tuple[int, int, int]:
+    widest = max(space, key=lambda axis: zooms[axis])
+    others = [axis for axis in space if axis != widest]
+    slices = widest if all(zooms[widest] >= _SLICES_APART * zooms[axis] > 0 for axis in others) else space[-1]
+    columns, rows = (axis for axis in space if axis != slices)
+    return slices, rows, columns
+
+
+def _length_unit(raw: Any) -> tuple[float, set[str]]:
+    """The header's unit; where it names none, millimetres unless only another unit gives voxels of a plausible size."""
+    unit = raw.get_xyzt_units()[0]
+    if unit in _MILLIMETRES:
+        return _MILLIMETRES[unit], set()
+    plane = sorted(float(zoom) for zoom in raw["pixdim"][1:4])[:2]
+    fitting = [to_mm for to_mm in (1.0, 1000.0, 0.001) if all(_within(zoom * to_mm, _PLANE_MM) for zoom in plane)]
+    guessed = fitting[0] if fitting else 1.0
+    return guessed, {UNIT_GUESSED} if guessed != 1.0 else set()
+
+
+def _best_form(raw: Any) -> tuple[NDArray[np.float64], set[str]]:
+    """The sform, or the qform where there is no usable sform; a flag where they name different places."""
+    sform, qform = _form(raw.get_sform), _form(raw.get_qform)
+    if sform is not None:
+        return sform, {SFORM_QFORM_DIFFER} if qform is not None and _differ(raw, sform, qform) else set()
+    if qform is not None:
+        return qform, {SFORM_QFORM_DIFFER} if int(raw["sform_code"]) > 0 else set()
+    best = np.asarray(raw.get_best_affine(), dtype=np.float64)
+    if not _is_usable(best):
+        raise GeometryError(
+            "The affine must be an invertible matrix of finite numbers.",
+            hint="Check sform and qform of the image, or convert the DICOMs again.",
+            code=ErrorCode.GEOMETRY,
+        )
+    return best, set()
+
+
+def _form(get: Any) -> NDArray[np.float64] | None:
+    try:
+        form, code = get(coded=True)
+    except (HeaderDataError, ValueError, ArithmeticError):
+        return None
+    return np.asarray(form, dtype=np.float64) if code > 0 and form is not None and _is_usable(form) else None
+
+
+def _is_usable(form: NDArray[Any]) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        columns = np.linalg.norm(form[:3, :3].astype(np.float64), axis=0)
+    if not np.isfinite(form).all() or not np.isfinite(columns).all() or not (columns > 0).all():
+        return False
+    return abs(float(np.linalg.det(form[:3, :3] / columns))) > 0.01
+
+
+def _differ(raw: Any, sform: NDArray[np.float64], qform: NDArray[np.float64]) -> bool:
+    """Whether a corner of the image lies elsewhere; differences of scale alone have a flag of their own."""
+    extent = [float(n - 1) for n in raw.get_data_shape()[:3]]
+    corners = np.array([*itertools.product(*((0.0, e) for e in extent))]) * np.linalg.norm(qform[:3, :3], axis=0)
+    places = [
+        corners @ (form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0)).T + form[:3, 3] for form in (sform, qform)
+    ]
+    return float(np.linalg.norm(places[0] - places[1], axis=1).max()) > _SAME_FORM_MM / length_unit_mm(raw)
+
+
+def _are_lost(zooms: NDArray[np.float64], scales: NDArray[np.float64]) -> bool:
+    unusable = not bool(np.isfinite(zooms).all() and (zooms > 0).all())
+    return (unusable or bool((zooms == 1).all())) and not np.allclose(scales, 1.0)
+
+
+def _directions(xyz: NDArray[np.float64], axes: Layout) -> NDArray[np.float64]:
+    """Unit vectors of (z, y, x) in columns; slices that the affine does not know go at right angles to rows."""
+    slices, rows, columns = axes.zyx
+    if max(rows, columns) > 2:
+        raise GeometryError(
+            "The affine does not tell where rows and columns lie.",
+            hint="Store the image as (x, y, z, t), or convert the DICOMs again.",
+            code=ErrorCode.GEOMETRY,
+        )
+    normal = xyz[slices] if slices < 3 else np.cross(xyz[columns], xyz[rows])
+    directions = np.stack([normal, xyz[rows], xyz[columns]], axis=1)
+    return np.asarray(directions / np.linalg.norm(directions, axis=0))

@@ -1,0 +1,47 @@
+"""Nobody is named in what leaves the room: ids, paths and hosts replaced, small groups not shown."""
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from cmnet_cli.sharing import hide_ids, open_sharing
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "hidden"),
+    [
+        ("/a/9900001_20209_2_0.zip: no", [], "/a/<id>_20209_2_0.zip: no"),
+        ("sub-9900001_ses-2: failed", [], "sub-<id>_ses-2: failed"),
+        ("'9900001' stands twice", [], "'<id>' stands twice"),
+        ("declares 8200000 bytes of 0.9234567", [], "declares 8200000 bytes of 0.9234567"),
+        ("patient001 in /x/patient001/patient001_4d.nii", ["patient001"], "<id> in /x/<id>/<id>_4d.nii"),
+        ("a volume in /x/volume.nii", ["volume"], "a volume in /x/<id>.nii"),
+        ("frame 1 of sub-1, patient0010", ["1", "patient001"], "frame 1 of sub-<id>, patient0010"),
+    ],
+)
+def test_ids_are_taken_out_of_texts(text: str, ids: list[str], hidden: str) -> None:
+    assert hide_ids(text, ids) == hidden
+
+
+def test_pseudonyms_belong_to_a_run(tmp_path: Path) -> None:
+    first, again = (open_sharing(tmp_path / "run" / "key", share_safe=True) for _ in range(2))
+    other = open_sharing(None, share_safe=True)
+    name = first.name("sub-9900001_ses-2")
+    assert name == again.name("sub-9900001_ses-2") != other.name("sub-9900001_ses-2")
+    assert name.endswith("_ses-2")
+    assert name.startswith(first.name("sub-9900001"))
+    assert len({first.name(f"sub-99{n:05d}") for n in range(20_000)}) == 20_000
+    assert (tmp_path / "run" / "key").stat().st_mode & 0o077 == 0
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["key"]
+
+
+def test_nothing_changes_unless_asked_for() -> None:
+    plain, safe = open_sharing(None, share_safe=False), open_sharing(None, share_safe=True)
+    told = f"sub-9900001 on {platform.node()}: /home/somebody/9900001_sa.nii.gz is not there"
+    assert (plain.text(told), plain.name("sub-9900001"), plain.count(3)) == (told, "sub-9900001", "3")
+    assert safe.text(told) == f"{safe.name('sub-9900001')} on host-1: .../<id>_sa.nii.gz is not there"
+    assert safe.text(safe.text(told)) == safe.text(told)
+    assert (safe.host("node07"), safe.host("node07"), safe.host(None)) == ("host-2", "host-2", None)
+    assert [safe.count(n) for n in (0, 10, 11)] == ["0", "10 or fewer", "11"]
+    assert (safe.hides(10), safe.hides(11), plain.hides(3)) == (True, False, False)
