@@ -224,7 +224,11 @@ def _shapes(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t 
     seen = voxels.to(model.device)
     at_once = 1 if model.device.type == "cpu" else FRAMES_AT_ONCE
     found = halving(lambda frames: class_probabilities(model.segnet, seen, frames_at_once=frames), at_once)
-    return torch.stack([keep_heart(frame) for frame in found.movedim(2, 1).cpu()])
+    frames = found.movedim(2, 1).cpu()
+    shapes = torch.empty(frames.shape)
+    for shape, frame in zip(shapes, frames, strict=True):
+        shape.copy_(keep_heart(frame))
+    return shapes
 
 
 def halving(run: Callable[[int], Tensor], at_once: int) -> Tensor:
