@@ -1,6 +1,7 @@
 """The sweep's tables and plot, from the lines that it left: text and SVG for ``docs/validation.md``."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -91,7 +92,7 @@ HEAD = [
     "",
     "seeds",
     *(f"{name} Dice, %" for name in STRUCTURES.values()),
-    "against ours, points (95 % interval)",
+    "against ours, points (95 % interval over subjects)",
     *(f"{name} HD95, mm" for name in STRUCTURES.values()),
     "folded voxels: mean, largest",
 ]
@@ -121,8 +122,8 @@ def picture(lines: Sequence[Line]) -> str:
     upper = _panel(lines, "dice_{}_ed2es_pct", "Dice of the ED mask carried to ES (%)")
     lower = _panel(lines, "hd95_{}_ed2es_mm", "HD95 (mm)")
     legend = [
-        svg.words(name, (250 + 60 * index + (30 if index == 2 else 0), 13), kind=f"legend {kind}")
-        for index, (kind, name) in enumerate(STRUCTURES.items())
+        svg.words(name, (x, 13), kind=f"legend {kind}")
+        for x, (kind, name) in zip((250, 284, 370), STRUCTURES.items(), strict=True)
     ]
     below = Markup('<g transform="translate(0 270)">{}</g>').format(lower)
     drawn = svg.picture(440, 530, [upper, *legend, below], text="Dice and HD95 over the weight of the bending energy")
@@ -149,21 +150,26 @@ def _panel(lines: Sequence[Line], figure: str, label: str) -> Markup:
 
 def section(lines: Sequence[Line]) -> str:
     """The whole text between the marks."""
-    budget = lines[0]["budget"]
-    seconds = [line["cpu_seconds"] for line in lines]
     tried = [row(lines, name, name) for name in parts(lines)]
     over = [row(lines, name, f"ρ = {rho:g}") for rho, name in swept(lines)]
     return "\n\n".join(
         [
-            f"Each of the {len(lines)} trainings saw {budget['training']} patients {budget['epochs']} times in "
-            f"{fmean(seconds):.0f} s of one processor (all together {sum(seconds) / 60:.0f} min); "
-            f"{len(lines[0]['subjects'])} other patients judge. Figures are means ± standard deviations over these "
-            "subjects, of each subject's mean over seeds.",
+            textwrap.fill(_budget(lines), 118),
             markdown_table(HEAD, [*tried, still_row(lines)]),
-            _noise(lines),
+            textwrap.fill(_noise(lines), 118),
             markdown_table(HEAD, over),
             f"![Dice and HD95 over ρ]({PICTURE})",
         ]
+    )
+
+
+def _budget(lines: Sequence[Line]) -> str:
+    budget, seconds = lines[0]["budget"], [line["cpu_seconds"] for line in lines]
+    return (
+        f"Each of the {len(lines)} trainings saw {budget['training']} patients {budget['epochs']} times in "
+        f"{fmean(seconds):.0f} s of one processor (all together {sum(seconds) / 60:.0f} min); "
+        f"{len(lines[0]['subjects'])} other patients judge. Figures are means ± standard deviations over these "
+        "subjects, of each subject's mean over seeds; * says that some structure was not found, which has no distance."
     )
 
 
