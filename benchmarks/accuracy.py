@@ -299,7 +299,8 @@ def validation_split(acdc: Path, folder: Path) -> Path:
 def infer(manifest: Path, run: Path, given: argparse.Namespace) -> RunFolder:
     """Track a cohort into a run folder of its own."""
     model = ("--model", given.model) if given.model else ()
-    cmnet("infer", "--manifest", manifest, "--out", run, "--workers", given.workers, *model)
+    refined = ("--refine", given.refine) if given.refine else ()
+    cmnet("infer", "--manifest", manifest, "--out", run, "--workers", given.workers, *model, *refined)
     return RunFolder(run)
 
 
@@ -363,6 +364,16 @@ def table(figures: dict[str, Found | None]) -> str:
     return "\n".join(lines)
 
 
+def markdown(figures: dict[str, Found | None], told: Sequence[str]) -> str:
+    """The same for a page, remarks below it."""
+    lines = ["| figure | measured | floor | goal | reached |", "|---|---:|---:|---:|---|"]
+    for bar in BARS:
+        found = figures.get(bar.name)
+        name = f"{bar.name}{f', {bar.unit}' if bar.unit else ''}"
+        lines.append(f"| {name} | {shown(found)} | {bar.floor:g} | {bar.goal:g} | {judge(bar, found)} |")
+    return "\n".join([*lines, "", *(f"* {line}" for line in told)])
+
+
 def as_json(figures: dict[str, Found | None]) -> str:
     """The same for scripts."""
     told: dict[str, Any] = {}
@@ -381,9 +392,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--made", type=Path, help="manifest of cines with known motion beside their images")
     parser.add_argument("--long", type=Path, help=f"manifest of long cines; default: {LONG_FRAMES}-frame phantoms")
     parser.add_argument("--model", help="a name or a safetensors file; default: the shipped weights")
+    parser.add_argument("--refine", type=int, default=0, help="as for cmnet infer")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the run folders here; what is done there is not done again")
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, for docs/validation.md")
     given = parser.parse_args(arguments)
     if not given.manifest and not (given.data / "acdc").is_dir():
         raise SystemExit(f"no real hearts: expected acdc in {given.data}; give --data FOLDER or --manifest FILE")
@@ -391,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work = given.out or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         figures, told = measure(given, work)
-    print("\n".join([table(figures), *told]))
+    print(markdown(figures, told) if given.markdown else "\n".join([table(figures), *told]))
     if given.json:
         given.json.write_text(as_json(figures) + "\n", encoding="utf-8")
 

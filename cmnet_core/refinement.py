@@ -5,7 +5,7 @@ so far carries the ED shape: an error that one step leaves is therefore seen, an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -232,29 +232,42 @@ def close_cycle(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSizes,
         sizes: Of the network that gave them.
         rounds: How often the drift is measured and spread; 0 leaves the velocities as they are.
     """
+    composed = list(_composed(velocities, sizes)) if rounds else []
     for _ in range(rounds):
-        composed = _composed(velocities, sizes)
         drift = composed[-1] / len(velocities)
         last = len(velocities) - 1
         spread = torch.cat([drift if index == last else warp(drift, field) for index, field in enumerate(composed)])
-        velocities = _with_most(velocities, -spread, sizes)
+        closer = _with_most(velocities, -spread, sizes)
+        if closer is None:
+            break
+        velocities, composed = closer
     return velocities
 
 
-def _with_most(velocities: Tensor, change: Tensor, sizes: MotionSizes) -> Tensor:
-    """Velocities with as much of a change as leaves the motion from every frame into ED without a fold."""
+def _with_most(velocities: Tensor, change: Tensor, sizes: MotionSizes) -> tuple[Tensor, list[Tensor]] | None:
+    """Velocities with as much of a change as folds nothing, and what they compose to; None where any of it folds."""
     for share in SHARES:
         changed = velocities + share * change
-        full = [enlarge_displacement(field, factor=2**sizes.finest) for field in _composed(changed, sizes)]
-        if min(float(volume_change(field).min()) for field in full) > 0.0:
-            return changed
-    return velocities
+        composed = _composed_without_fold(changed, sizes)
+        if composed is not None:
+            return changed, composed
+    return None
 
 
-def _composed(velocities: Float[Tensor, "t 3 z yh xh"], sizes: MotionSizes) -> list[Float[Tensor, "1 3 z yh xh"]]:
+def _composed_without_fold(velocities: Tensor, sizes: MotionSizes) -> list[Tensor] | None:
+    """The motion from every frame into ED; None as soon as one of them folds."""
+    composed = []
+    for field in _composed(velocities, sizes):
+        if float(volume_change(enlarge_displacement(field, factor=2**sizes.finest)).min()) <= 0.0:
+            return None
+        composed.append(field)
+    return composed
+
+
+def _composed(velocities: Float[Tensor, "t 3 z yh xh"], sizes: MotionSizes) -> Iterator[Float[Tensor, "1 3 z yh xh"]]:
     """The motion from every frame into ED, on the velocities' own grid."""
-    composed: list[Tensor] = []
+    composed: Tensor | None = None
     for velocity in velocities:
         step = exponential(velocity[None], steps=sizes.integration_steps)
-        composed.append(compose_displacements(step, composed[-1]) if composed else step)
-    return composed
+        composed = step if composed is None else compose_displacements(step, composed)
+        yield composed

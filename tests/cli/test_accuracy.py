@@ -74,6 +74,15 @@ def test_every_bar_has_a_goal_beyond_its_floor_and_is_judged_by_both() -> None:
     assert judge(bar, Found(1.0, None, 4, failures=1)) == "below"
 
 
+def test_the_table_for_a_page_says_what_the_one_for_a_terminal_says() -> None:
+    figures = {"LVEF RMSE": Found(3.21, None, 20), "ED to ES Dice, lv": Found(95.5, 2.0, 19, failures=1)}
+    lines = accuracy.markdown(figures, ["one failed"]).splitlines()
+    assert len(lines) == 2 + len(BARS) + 2
+    assert "| LVEF RMSE, points | 3.21 (n = 20) | 5 | 3 | floor |" in lines
+    assert "| ED to ES Dice, lv, % | 95.50 ± 2.00 (n = 19, 1 failed) | 90 | 95 | below |" in lines
+    assert lines[-1] == "* one failed"
+
+
 def test_errors_are_measured_against_the_motion_beside_the_image(tmp_path: Path, tiny_model: Path) -> None:
     manifest = write_cohort(tmp_path, 1, frames=3)
     assert cmnet("infer", "-m", manifest, "-o", tmp_path / "run", "--model", tiny_model).exit_code == 0

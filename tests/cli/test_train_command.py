@@ -262,6 +262,20 @@ def test_what_cannot_be_watched_is_told_before_the_first_epoch(cohort: Path, tmp
     assert (ran.exit_code, "(config)" in ran.output, "dice_pct" in ran.output) == (3, True, True)
 
 
+def test_a_training_without_progress_ends_early_and_stays_ended(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out, config = tmp_path / "training", _settings(tmp_path, epochs=9)
+    stop = 'learning_rate = 1e-12\nwatched = "dice_ed2es_pct"\npatience = 2\n'
+    config.write_text(config.read_text().replace("[motion.schedule]\n", f"[motion.schedule]\n{stop}"))
+    init = ("--init", tiny_model, "--fresh-motion")
+    assert _train(cohort, out, config, *init, stage="motion").exit_code == 0
+    assert [row["epoch"] for row in read_rows(RunFolder(out).training_log("motion"))] == [1, 2, 3]
+    ended = load_tensors(RunFolder(out).weights("motion"))[0]
+    assert _train(cohort, out, config, *init, "--resume", stage="motion").exit_code == 0
+    assert [row["epoch"] for row in read_rows(RunFolder(out).training_log("motion"))] == [1, 2, 3]
+    again = load_tensors(RunFolder(out).weights("motion"))[0]
+    assert all(torch.equal(ended[name], again[name]) for name in ended)
+
+
 def test_the_shipped_default_spells_the_defaults_out() -> None:
     assert load_config(TrainConfig, find_config("default")) == TrainConfig()
 
