@@ -11,7 +11,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # One thread a process: tests run side by side, and small grids gain nothing from more.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain refinement sweep demo clean
+.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain sunnybrook refinement sweep demo clean
 .DEFAULT_GOAL := help
 
 help:
