@@ -16,7 +16,6 @@ from cmnet_core.errors import ErrorCode, GeometryError
 from cmnet_core.motion import sample_at, to_voxels
 from cmnet_core.types import MotionField, Spacing
 
-_RELAXATION = 0.8  # converges wherever a step stretches or shrinks by a factor between 0 and 2.5
 _TOLERANCE_VOXELS = 5e-4
 _MOST_ITERATIONS = 60
 
@@ -88,13 +87,22 @@ def follow_material(steps: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -
 
 
 def _undo(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Where a pull-back leads to these points from: ``p`` with ``p + u(p)`` = point, by fixed-point iteration."""
+    """Where a pull-back leads to these points from: ``p`` with ``p + u(p)`` = point, by fixed-point iteration.
+
+    Full steps diverge where the pull-back stretches more than twofold, as it does at the endocardium of a cavity that
+    all but closes in one step. A point whose step would miss by more than before therefore stays and halves its step.
+    """
     found = points - _read(displacement, points)
+    miss = found + _read(displacement, found) - points
+    stride = torch.ones_like(points[:, :1])
     for _ in range(_MOST_ITERATIONS):
-        miss = found + _read(displacement, found) - points
         if not miss.numel() or float(miss.abs().max()) < _TOLERANCE_VOXELS:
             break
-        found = found - _RELAXATION * miss
+        tried = found - stride * miss
+        left = tried + _read(displacement, tried) - points
+        nearer = left.norm(dim=1, keepdim=True) < miss.norm(dim=1, keepdim=True)
+        found, miss = torch.where(nearer, tried, found), torch.where(nearer, left, miss)
+        stride = torch.where(nearer, stride, 0.5 * stride)
     return found
 
 

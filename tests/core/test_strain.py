@@ -175,6 +175,16 @@ def test_material_is_followed_through_pull_backs() -> None:
     torch.testing.assert_close(found.displacement_mm[2][kept], expected[kept], rtol=0, atol=0.02)
 
 
+def test_material_is_followed_where_a_cavity_all_but_closes_in_one_step() -> None:
+    """The pull-back stretches fourfold around the endocardium and presses to a quarter across it."""
+    labels, _, places = tube(COARSE)
+    mask = labels == Label.MYO
+    shrunk = torch.diag(torch.tensor([1.0, 0.25, 0.9], dtype=torch.float64))
+    back = MotionField((homogeneous(torch.linalg.inv(shrunk))(places) - places).float(), COARSE, fixed=1, moving=0)
+    found = follow_material([back], mask).displacement_mm[1]
+    torch.testing.assert_close(found, (homogeneous(shrunk)(places) - places)[:, mask].T, rtol=0, atol=0.01)
+
+
 def test_steps_that_do_not_meet_are_refused() -> None:
     labels, coordinates, _ = tube(COARSE)
     mask = labels == Label.MYO
