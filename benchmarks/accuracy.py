@@ -30,10 +30,13 @@ from cmnet_cli.stages.known_motion import known_motion_of, read_known_motion
 from cmnet_cli.stages.load import load_cine, load_labels
 from cmnet_cli.stages.stored import open_stored, read_steps
 from cmnet_cli.tables import read_rows
+from cmnet_core.coordinates import lv_coordinates
 from cmnet_core.io.nifti import read_motion
+from cmnet_core.material import follow_material
 from cmnet_core.metrics import dice_pct
-from cmnet_core.motion import carry, deformation_gradient
+from cmnet_core.motion import carry
 from cmnet_core.preprocess import restore_motion
+from cmnet_core.strain import Direction, deform, lay_out_wall, regional_strain
 from cmnet_core.types import Label, LabelSequence, MotionField
 
 STRUCTURES = ("lv", "myo", "rv")
@@ -171,7 +174,7 @@ def known_motion_errors(case: Case, folder: CaseFolder) -> KnownMotionErrors:
         plane_mm=float(torch.hypot(y, x).mean()),
         through_mm=float(z.abs().mean()),
         still_mm=float(truth.displacement_mm[1:, wall].norm(dim=0).mean()),
-        gcs_points=abs(gcs_pct(found, at_ed, labels.at(es)) - gcs_pct(truth, at_ed, labels.at(es))),
+        gcs_points=abs(gcs_pct(found, labels) - gcs_pct(truth, labels)),
         twist_recovered_pct=_share_recovered(*(turns_rad(field, at_ed, labels.at(es)) for field in (found, truth))),
     )
 
@@ -194,18 +197,13 @@ def _masks(case: Case) -> LabelSequence:
     return labels
 
 
-def gcs_pct(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> float:
-    """Mean Green-Lagrange strain from ED around the cavity's centre, over the myocardium at ES, in %.
-
-    The gradient of a pull-back is the inverse of F, so that nothing but a 3 by 3 matrix a voxel is inverted; with c the
-    direction around the cavity at ED, the strain is ``½ (|F c|² - 1)``.
-    """
-    wall = at_es == Label.MYO
-    forward = torch.linalg.inv(deformation_gradient(to_ed)[:, :, wall].movedim(2, 0))
-    y, x = places_at_ed(to_ed, at_ed)[:, wall]
-    around = torch.stack([torch.zeros_like(y), x, -y], dim=1) / torch.hypot(y, x).clamp_min(1e-6)[:, None]
-    stretched = torch.einsum("nij,nj->ni", forward, around).square().sum(1)
-    return 50.0 * float((stretched - 1.0).mean())
+def gcs_pct(to_ed: MotionField, at_ed: LabelSequence) -> float:
+    """Global circumferential strain of the ED mask's wall, in %, as the tables have it."""
+    mask = at_ed.at(to_ed.moving)
+    motion = follow_material([to_ed], mask == Label.MYO)
+    wall = lay_out_wall(lv_coordinates(mask, at_ed.spacing, at_ed.affine), motion.mask, motion.spacing)
+    strain = regional_strain(wall, deform(wall, motion))
+    return float(strain.wall[Direction.CIRCUMFERENTIAL, motion.frames.index(to_ed.fixed)])
 
 
 def turns_rad(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> Tensor:
@@ -301,7 +299,8 @@ def validation_split(acdc: Path, folder: Path) -> Path:
 def infer(manifest: Path, run: Path, given: argparse.Namespace) -> RunFolder:
     """Track a cohort into a run folder of its own."""
     model = ("--model", given.model) if given.model else ()
-    cmnet("infer", "--manifest", manifest, "--out", run, "--workers", given.workers, *model)
+    refined = ("--refine", given.refine) if given.refine else ()
+    cmnet("infer", "--manifest", manifest, "--out", run, "--workers", given.workers, *model, *refined)
     return RunFolder(run)
 
 
@@ -365,6 +364,16 @@ def table(figures: dict[str, Found | None]) -> str:
     return "\n".join(lines)
 
 
+def markdown(figures: dict[str, Found | None], told: Sequence[str]) -> str:
+    """The same for a page, remarks below it."""
+    lines = ["| figure | measured | floor | goal | reached |", "|---|---:|---:|---:|---|"]
+    for bar in BARS:
+        found = figures.get(bar.name)
+        name = f"{bar.name}{f', {bar.unit}' if bar.unit else ''}"
+        lines.append(f"| {name} | {shown(found)} | {bar.floor:g} | {bar.goal:g} | {judge(bar, found)} |")
+    return "\n".join([*lines, "", *(f"* {line}" for line in told)])
+
+
 def as_json(figures: dict[str, Found | None]) -> str:
     """The same for scripts."""
     told: dict[str, Any] = {}
@@ -383,9 +392,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--made", type=Path, help="manifest of cines with known motion beside their images")
     parser.add_argument("--long", type=Path, help=f"manifest of long cines; default: {LONG_FRAMES}-frame phantoms")
     parser.add_argument("--model", help="a name or a safetensors file; default: the shipped weights")
+    parser.add_argument("--refine", type=int, default=0, help="as for cmnet infer")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the run folders here; what is done there is not done again")
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, for docs/validation.md")
     given = parser.parse_args(arguments)
     if not given.manifest and not (given.data / "acdc").is_dir():
         raise SystemExit(f"no real hearts: expected acdc in {given.data}; give --data FOLDER or --manifest FILE")
@@ -393,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work = given.out or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         figures, told = measure(given, work)
-    print("\n".join([table(figures), *told]))
+    print(markdown(figures, told) if given.markdown else "\n".join([table(figures), *told]))
     if given.json:
         given.json.write_text(as_json(figures) + "\n", encoding="utf-8")
 

@@ -135,6 +135,10 @@ FreshMotion = Annotated[bool, _flag("--fresh-motion", text="motion: take SegNet 
 TensorBoard = Annotated[
     bool, _flag("--tensorboard", text="Write figures for TensorBoard too (pip install 'cmnet[tensorboard]').")
 ]
+WithoutNames = Annotated[
+    bool,
+    _flag("--share-safe", text="Print no ids, paths and hosts, so that it may be shared.", panel=_SAY),
+]
 PagesOf = Annotated[
     list[str] | None,
     _option(
@@ -312,6 +316,13 @@ class SayOptions:
 
     quiet: Quiet = False
     verbose: Verbose = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShareOptions(SayOptions):
+    """What a command prints, and whether that may leave the room."""
+
+    share_safe: WithoutNames = False
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:

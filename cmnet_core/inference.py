@@ -1,13 +1,13 @@
 """A cine in, labels, motion and doubt out: one subject through trained networks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from scipy import ndimage
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from cmnet_core.refinement import Refinement, close_cycle, refine
 from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField, Spacing
 
 FRAMES_AT_ONCE = 8
-"""Frames that SegNet takes in one pass: enough to keep a processor busy, few enough for a small memory."""
+"""Frames that SegNet takes in one pass on a GPU; a processor is fastest with one, which its caches hold."""
 
 FRAMES_FOR_CENTRE = 4
 """Frames, spread over the cycle, in which the heart is looked for."""
@@ -148,31 +148,28 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
     Raises:
         ImageError: No contrast, or no heart.
     """
-    bright = replace(cine, voxels=preprocess.normalise(cine.voxels))
-    window = find_window(model, bright)
-    voxels = preprocess.extract(bright.voxels, window)
+    window, voxels = _look(model, cine)
     shapes = _shapes(model, voxels)
     ed, es = _phases(cine, shapes, window.spacing)
-    followed = _follow(model, voxels, shapes, ed)
-    from_ed = list(shapes.roll(-ed, dims=0))
+    from_ed = [shapes[frame] for frame in _round(cine.frames, ed)]
+    followed = _follow(model, [voxels[frame] for frame in _round(cine.frames, ed)], from_ed, ed)
     velocities = refine(followed.velocities, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
     drift_mm = _drift_mm(velocities, from_ed[0], window.spacing, model.sizes)
     rounds = CLOSING_ROUNDS if close and cine.frames >= FRAMES_TO_CLOSE else 0
     velocities = close_cycle(velocities, sizes=model.sizes, rounds=rounds)
     steps = step_fields(velocities, window.spacing, ed=ed, sizes=model.sizes)
     to_ed = {field.fixed: field for field in chain(steps)}
-    carried = {frame: propagate(shapes[ed], field) for frame, field in to_ed.items() if frame != ed}
     labels = LabelSequence(
         preprocess.restore_labels(shapes, window), tuple(range(cine.frames)), cine.spacing, cine.affine
     )
-    propagated = torch.stack([carried.get(frame, shapes[ed]) for frame in range(cine.frames)])
+    carried = (shapes[ed] if frame == ed else propagate(shapes[ed], to_ed[frame]) for frame in range(cine.frames))
     return Tracking(
         cine=CineSequence(
             voxels, window.spacing, preprocess.window_affine(cine.affine, window), cine.frame_ms, ed, es, cine.flags
         ),
         window=window,
         segmentation=labels,
-        propagated=replace(labels, labels=preprocess.restore_labels(propagated, window)),
+        propagated=replace(labels, labels=torch.cat([preprocess.restore_labels(one[None], window) for one in carried])),
         steps=steps,
         velocities=velocities,
         ed_to_es=preprocess.restore_motion(to_ed[es], window),
@@ -182,6 +179,18 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
         folded_voxels=int((jacobian_determinant(to_ed[es]) <= 0).sum()),
         flags=cine.flags,
     )
+
+
+def _look(model: Model, cine: CineSequence) -> tuple[Window, Float[Tensor, "t z y x"]]:
+    """Find the heart, and look at all frames through the networks' window."""
+    bright = replace(cine, voxels=preprocess.normalise(cine.voxels))
+    window = find_window(model, bright)
+    return window, preprocess.extract(bright.voxels, window)
+
+
+def _round(frames: int, ed: int) -> list[int]:
+    """The frames of the cycle from ED on."""
+    return [(ed + step) % frames for step in range(frames)]
 
 
 def find_window(model: Model, cine: CineSequence) -> Window:
@@ -213,8 +222,13 @@ def _heart_centre(model: Model, frames: Float[Tensor, "t z y x"], window: Window
 
 def _shapes(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t k z y x"]:
     seen = voxels.to(model.device)
-    found = halving(lambda frames: class_probabilities(model.segnet, seen, frames_at_once=frames), FRAMES_AT_ONCE)
-    return torch.stack([keep_heart(frame) for frame in found.movedim(2, 1).cpu()])
+    at_once = 1 if model.device.type == "cpu" else FRAMES_AT_ONCE
+    found = halving(lambda frames: class_probabilities(model.segnet, seen, frames_at_once=frames), at_once)
+    frames = found.movedim(2, 1).cpu()
+    shapes = torch.empty(frames.shape)
+    for shape, frame in zip(shapes, frames, strict=True):
+        shape.copy_(keep_heart(frame))
+    return shapes
 
 
 def halving(run: Callable[[int], Tensor], at_once: int) -> Tensor:
@@ -248,13 +262,18 @@ def keep_heart(shape: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:
     Everything that does not hang together with the largest body is background. Within it, a piece of a ventricle
     smaller than a tenth of that ventricle's largest gives way to the class that is next in probability.
     """
-    outside = _strays(shape.argmax(0) != Label.BACKGROUND, smaller_than=1.0)
+    outside = _strays(_most_probable(shape) != Label.BACKGROUND, smaller_than=1.0)
     shape = shape.clone()
     shape[:, outside] = 0.0
     shape[Label.BACKGROUND, outside] = 1.0
     for ventricle in (Label.LV, Label.RV):
-        shape[ventricle, _strays(shape.argmax(0) == ventricle, smaller_than=PIECE_OF_VENTRICLE)] = 0.0
+        shape[ventricle, _strays(_most_probable(shape) == ventricle, smaller_than=PIECE_OF_VENTRICLE)] = 0.0
     return shape
+
+
+def _most_probable(shape: Float[Tensor, "k z y x"]) -> Int64[Tensor, "z y x"]:
+    """The class of every voxel; on a processor argmax across the first axis takes seven times as long."""
+    return shape.max(0).indices
 
 
 def _strays(mask: Bool[Tensor, "z y x"], *, smaller_than: float) -> Bool[Tensor, "z y x"]:
@@ -287,15 +306,17 @@ class _Followed:
 
 
 @torch.no_grad()
-def _follow(model: Model, voxels: Float[Tensor, "t z y x"], shapes: Float[Tensor, "t k z y x"], ed: int) -> _Followed:
-    """Walk round the cycle and keep the means, the entropies and the pooled posterior."""
-    seen = torch.cat([voxels[:, None], shapes[:, 1:]], dim=1)[:, : frame_channels(model.sizes)]
-    frames = [
-        frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last)
-        for frame in seen.roll(-ed, dims=0)
-    ]
+def _follow(
+    model: Model, voxels: Sequence[Float[Tensor, "z y x"]], shapes: Sequence[Float[Tensor, "k z y x"]], ed: int
+) -> _Followed:
+    """Walk round the cycle from ED on and keep the means, the entropies and the pooled posterior."""
+    seen = (
+        torch.cat([image[None], shape[1:]])[: frame_channels(model.sizes)]
+        for image, shape in zip(voxels, shapes, strict=True)
+    )
+    frames = [frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last) for frame in seen]
     velocities, entropies, doubts = [], [], []
-    for _, step in closed_cycle(model.motion, frames, Stacks((voxels.shape[1],)), None):
+    for _, step in closed_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
         velocities.append(step.motion.mean.movedim(0, 1).cpu())
         entropies.append(enlarge(step.motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
         doubts.append(coarsen(step.motion))

@@ -162,14 +162,14 @@ class Step:
         latent: q(Z_t).
         latent_prior: p(Z_t) from the memory.
         motion: q(D_t), on the grid of frame t, pointing into frame t−1.
-        reconstruction: Î_t.
+        reconstruction: Î_t; None but in training, where alone it is looked at.
         state: The memory h_t.
     """
 
     latent: Gaussian
     latent_prior: Gaussian
     motion: MotionPosterior
-    reconstruction: Float[Tensor, "n 1 y x"]
+    reconstruction: Float[Tensor, "n 1 y x"] | None
     state: State
 
 
@@ -237,7 +237,7 @@ class CardioMorphNet(nn.Module):
         z = latent.mean if generator is None else latent.sample(generator)
         latent_features = leaky(self.feat_z(z, stacks))
         motion = self.deform_net(previous, current, latent_features, stacks)
-        reconstruction = self.dec_net(latent_features, stacks)
+        reconstruction = self.dec_net(latent_features, stacks) if self.training else None
         state = self.rec_net(torch.cat([features, latent_features], dim=1), state, stacks)
         return Step(latent, prior, motion, reconstruction, state)
 

@@ -103,6 +103,11 @@ class Cycle:
         return Stacks((len(self.frames[0]),))
 
 
+ExtraTerm = Callable[[Cycle, int, Tensor, Tensor], Tensor]
+"""A term that a caller adds to each step of a cycle, its weight included: of the cycle, the number of the frame, the
+step's displacement, and the one composed from the first frame on."""
+
+
 def train_motion(
     cases: Sequence[TrainingCase],
     validation: Sequence[TrainingCase],
@@ -230,9 +235,22 @@ def _targets(
 
 
 def cycle_loss(
-    model: CardioMorphNet, cycle: Cycle, *, settings: MotionTraining, generator: torch.Generator
+    model: CardioMorphNet,
+    cycle: Cycle,
+    *,
+    settings: MotionTraining,
+    generator: torch.Generator,
+    extra: ExtraTerm | None = None,
 ) -> dict[str, Tensor]:
-    """Every term of the loss, summed over the steps of the closed cycle, and their weighted sum as ``loss``."""
+    """Every term of the loss, summed over the steps of the closed cycle, and their weighted sum as ``loss``.
+
+    Args:
+        model: What learns.
+        cycle: What it learns from.
+        settings: Weights, and how shapes are compared.
+        generator: Draws Z and the motion.
+        extra: A term to try beside them; :func:`train_motion` has none.
+    """
     with fast_convolutions(cycle.frames[0].device):
         advance = recomputed(model) if settings.recompute else model
         steps = list(closed_cycle(advance, cycle.frames, cycle.stacks, generator))
@@ -247,9 +265,10 @@ def cycle_loss(
             "endpoint": _endpoint_error(cycle, t, composed),
             "closing": _distance_in_heart(cycle, t, composed) if t == len(steps) else torch.zeros(()),
         }
-        terms.append(shape_terms | _model_terms(cycle, t, step, displacement))
+        tried = {"extra": extra(cycle, t, displacement, composed)} if extra else {}
+        terms.append(shape_terms | _model_terms(cycle, t, step, displacement) | tried)
     totals = {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
-    weights = asdict(settings.weights)
+    weights = asdict(settings.weights) | {"extra": 1.0}
     return totals | {"loss": torch.stack([weights[name] * value for name, value in totals.items()]).sum()}
 
 
@@ -297,6 +316,7 @@ def _distance_in_heart(cycle: Cycle, t: int, displacement: Float[Tensor, "1 3 z 
 
 
 def _model_terms(cycle: Cycle, t: int, step: Step, displacement: Tensor) -> dict[str, Tensor]:
+    assert step.reconstruction is not None, "the loss is that of a model in training"
     return {
         "kl_motion": losses.kl_motion(step.motion),
         "kl_latent": losses.kl_latent(step.latent, step.latent_prior),

@@ -16,7 +16,7 @@ from cmnet_cli.stages.stored import open_stored, read_steps
 from cmnet_core.io.nifti import read_cine, write_motion
 from cmnet_core.motion import carry
 from cmnet_core.preprocess import restore_motion
-from cmnet_core.types import Label, MotionField, Spacing
+from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
 
@@ -46,8 +46,10 @@ def turn(angle: float) -> torch.Tensor:
 
 def test_strain_around_the_cavity_of_a_ring_that_shrinks_and_turns() -> None:
     # Green-Lagrange: ½ (0.9² - 1); its inverse, ½ (1 / 0.9² - 1), would be +11.7.
-    assert gcs_pct(pull_back([0.9 * torch.eye(2)] * 3), ring(), ring(0.9)) == pytest.approx(-9.5, abs=0.01)
-    assert gcs_pct(pull_back([0.9 * turn(0.3)] * 3), ring(), ring(0.9)) == pytest.approx(-9.5, abs=0.01)
+    affine = torch.diag(torch.tensor([SPACING.x, SPACING.y, SPACING.z, 1.0], dtype=torch.float64))
+    masks = LabelSequence(torch.stack([ring(), ring(0.9)]), (0, 1), SPACING, affine)
+    assert gcs_pct(pull_back([0.9 * torch.eye(2)] * 3), masks) == pytest.approx(-9.5, abs=0.01)
+    assert gcs_pct(pull_back([0.9 * turn(0.3)] * 3), masks) == pytest.approx(-9.5, abs=0.01)
 
 
 def test_twist_is_what_slices_turn_against_each_other() -> None:
@@ -70,6 +72,15 @@ def test_every_bar_has_a_goal_beyond_its_floor_and_is_judged_by_both() -> None:
     assert [judge(higher, Found(value, None, 5)) for value in (95.0, 94.9, 89.9)] == ["goal", "floor", "below"]
     assert judge(bar, None) == "not measured"
     assert judge(bar, Found(1.0, None, 4, failures=1)) == "below"
+
+
+def test_the_table_for_a_page_says_what_the_one_for_a_terminal_says() -> None:
+    figures = {"LVEF RMSE": Found(3.21, None, 20), "ED to ES Dice, lv": Found(95.5, 2.0, 19, failures=1)}
+    lines = accuracy.markdown(figures, ["one failed"]).splitlines()
+    assert len(lines) == 2 + len(BARS) + 2
+    assert "| LVEF RMSE, points | 3.21 (n = 20) | 5 | 3 | floor |" in lines
+    assert "| ED to ES Dice, lv, % | 95.50 ± 2.00 (n = 19, 1 failed) | 90 | 95 | below |" in lines
+    assert lines[-1] == "* one failed"
 
 
 def test_errors_are_measured_against_the_motion_beside_the_image(tmp_path: Path, tiny_model: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_bad_case_is_named_and_left_out_of_training(cohort: Path, tmp_path: Pa
     options = ("-m", cohort, "-o", tmp_path / "training", "--config", _settings(tmp_path))
     ran = cmnet("train", "--stage", "segnet", *options)
     assert ran.exit_code == 4
-    assert "sub-9900002 left out (file-missing)" in ran.output
+    assert "row 3 left out (file-missing)" in ran.output
     assert (tmp_path / "training" / "weights" / "segnet.safetensors").exists()
 
 
@@ -238,7 +238,7 @@ def test_nothing_is_learnt_from_a_bad_manifest(cohort: Path, tmp_path: Path, pro
 def test_a_mask_that_lacks_a_structure_costs_one_subject(cohort: Path, tmp_path: Path) -> None:
     _without_lv_in_one(tmp_path)
     ran = _train(cohort, tmp_path / "training", _settings(tmp_path))
-    assert (ran.exit_code, "sub-9900002 left out (label-class)" in ran.output) == (4, True)
+    assert (ran.exit_code, "row 3 left out (label-class)" in ran.output) == (4, True)
 
 
 def test_a_single_subject_is_too_few_even_where_none_validates(cohort: Path, tmp_path: Path) -> None:
@@ -260,6 +260,20 @@ def test_what_cannot_be_watched_is_told_before_the_first_epoch(cohort: Path, tmp
     config.write_text(config.read_text().replace("epochs = 1", 'epochs = 1\nwatched = "dyce_pct"', 1))
     ran = _train(cohort, tmp_path / "training", config)
     assert (ran.exit_code, "(config)" in ran.output, "dice_pct" in ran.output) == (3, True, True)
+
+
+def test_a_training_without_progress_ends_early_and_stays_ended(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out, config = tmp_path / "training", _settings(tmp_path, epochs=9)
+    stop = 'learning_rate = 1e-12\nwatched = "dice_ed2es_pct"\npatience = 2\n'
+    config.write_text(config.read_text().replace("[motion.schedule]\n", f"[motion.schedule]\n{stop}"))
+    init = ("--init", tiny_model, "--fresh-motion")
+    assert _train(cohort, out, config, *init, stage="motion").exit_code == 0
+    assert [row["epoch"] for row in read_rows(RunFolder(out).training_log("motion"))] == [1, 2, 3]
+    ended = load_tensors(RunFolder(out).weights("motion"))[0]
+    assert _train(cohort, out, config, *init, "--resume", stage="motion").exit_code == 0
+    assert [row["epoch"] for row in read_rows(RunFolder(out).training_log("motion"))] == [1, 2, 3]
+    again = load_tensors(RunFolder(out).weights("motion"))[0]
+    assert all(torch.equal(ended[name], again[name]) for name in ended)
 
 
 def test_the_shipped_default_spells_the_defaults_out() -> None:

@@ -1,5 +1,6 @@
 """Training: it learns, it closes the cycle, and it goes on where it was stopped."""
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,12 +12,22 @@ from cmnet_core import losses
 from cmnet_core.augmentation import AugmentationRanges, draw_view, view_image
 from cmnet_core.errors import LabelError
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
+from cmnet_core.models.cardiomorphnet import MOTION_VOXELS, CardioMorphNet
 from cmnet_core.models.layers import Stacks
 from cmnet_core.motion import warp
 from cmnet_core.training.cases import TrainingCase, training_case
 from cmnet_core.training.loop import Decay, Draw, EpochRecord, Schedule, Stage, Watch, run
 from cmnet_core.training.motion import FIGURES as MOTION_FIGURES
-from cmnet_core.training.motion import Cycle, LossWeights, MotionTraining, arc_frames, cycle_loss, see, train_motion
+from cmnet_core.training.motion import (
+    Cycle,
+    ExtraTerm,
+    LossWeights,
+    MotionTraining,
+    arc_frames,
+    cycle_loss,
+    see,
+    train_motion,
+)
 from cmnet_core.training.segnet import FIGURES as SEGNET_FIGURES
 from cmnet_core.training.segnet import SegNetTraining, train_segnet
 from cmnet_core.training.state import read_progress
@@ -199,23 +210,65 @@ def test_quarter_turns_show_every_voxel_as_it_is(turned: float) -> None:
     assert which == ({0, 1, 2, 3} if turned else {0})
 
 
-def test_end_diastole_is_supervised_when_the_cycle_closes() -> None:
-    """With a model that stands still the shape term is the mismatch of neighbouring frames, ED among them."""
-    hard = [one_hot(ring(cavity=cavity, wall=5.0, size=64)) for cavity in (14.0, 11.0, 9.0)]
-    # Soft edges, so that the little noise of the posterior's samples hardly counts.
-    shapes = [torch.nn.functional.avg_pool2d(shape, 7, stride=1, padding=3) + 1e-3 for shape in hard]
-    frames = [torch.zeros(1, 4, 64, 64) for _ in shapes]
-    settings = replace(motion_settings(1), pyramid_levels=1, softening=0.0)
+def still_model() -> CardioMorphNet:
+    """A motion network that moves nothing and is sure of it."""
     model = build_motion(SMALL_MOTION)
     for head in (model.deform_net.mean, model.deform_net.factor):
         torch.nn.init.zeros_(head.weight)
     torch.nn.init.constant_(model.deform_net.log_variance.bias, -1e4)
-    model.requires_grad_(False)
-    cycle = Cycle(frames, shapes, None, Spacing(8.0, 1.5, 1.5))
-    parts = cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(0))
+    return model.requires_grad_(requires_grad=False)
+
+
+def soft_cycle(frames: list[Tensor]) -> Cycle:
+    """A ventricle with soft edges, so that the little noise of the posterior's samples hardly counts."""
+    hard = [one_hot(ring(cavity=cavity, wall=5.0, size=64)) for cavity in (14.0, 11.0, 9.0)]
+    shapes = [torch.nn.functional.avg_pool2d(shape, 7, stride=1, padding=3) + 1e-3 for shape in hard]
+    return Cycle(frames, shapes, None, Spacing(8.0, 1.5, 1.5))
+
+
+def terms_of(model: CardioMorphNet, cycle: Cycle, *, extra: ExtraTerm | None = None) -> dict[str, Tensor]:
+    settings = replace(motion_settings(1), pyramid_levels=1, softening=0.0)
+    return cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(0), extra=extra)
+
+
+def test_end_diastole_is_supervised_when_the_cycle_closes() -> None:
+    """With a model that stands still the shape term is the mismatch of neighbouring frames, ED among them."""
+    cycle = soft_cycle([torch.zeros(1, 4, 64, 64)] * 3)
+    parts = terms_of(still_model(), cycle)
     pairs = [(0, 1), (1, 2), (2, 0)]
-    expected = sum(float(losses.shape_divergence(shapes[a], shapes[b])) for a, b in pairs)
+    expected = sum(float(losses.shape_divergence(cycle.shapes[a], cycle.shapes[b])) for a, b in pairs)
     assert float(parts["shape"]) == pytest.approx(expected, rel=0.02)
+
+
+def test_no_term_compares_the_images_of_two_frames_but_one_that_is_brought_along() -> None:
+    model = still_model()
+    alike, unlike = (
+        soft_cycle([torch.full((1, 4, 64, 64), brightness[t]) for t in range(3)])
+        for brightness in ((0.5, 0.5, 0.5), (0.1, 0.9, 0.4))
+    )
+    before, after = terms_of(model, alike), terms_of(model, unlike)
+    for name in ("shape", "composed", "endpoint", "closing", "smoothness"):
+        assert torch.allclose(before[name], after[name], rtol=1e-3, atol=1e-6), name
+    seen: list[int] = []
+
+    def brought(cycle: Cycle, t: int, displacement: Tensor, composed: Tensor) -> Tensor:
+        seen.append(t)
+        assert displacement.shape == composed.shape == (1, 3, 1, 64, 64)
+        return (cycle.frames[t % 3] - cycle.frames[t - 1]).square().mean()
+
+    more = terms_of(model, unlike, extra=brought)
+    assert seen == [1, 2, 3]
+    assert float(more["extra"]) == pytest.approx(0.64 + 0.25 + 0.09)
+    assert float(more["loss"] - after["loss"]) == pytest.approx(0.98, rel=1e-4)
+
+
+def test_what_a_cycle_lacks_to_close_is_penalised_in_millimetres() -> None:
+    """Every step leads 0.3 voxels of the half-resolution grid down the rows: 3 steps x 0.3 x 2 x 1.5 mm."""
+    model = still_model()
+    bias = math.atanh(0.3 / MOTION_VOXELS) * MOTION_VOXELS
+    model.deform_net.mean.bias.copy_(torch.tensor([0.0, bias, 0.0]))
+    parts = terms_of(model, soft_cycle([torch.zeros(1, 4, 64, 64)] * 3))
+    assert float(parts["closing"]) == pytest.approx(2.7, rel=0.03)
 
 
 def one_hot(labels: Tensor) -> Tensor:
