@@ -98,7 +98,7 @@ def _save(page: Page, out: Path, first: str, last: str) -> None:
     assert bottom is not None
     drawn = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     cut = drawn.crop((0, max(0, int(top["y"]) - 12), drawn.width, int(bottom["y"] + bottom["height"]) + 24))
-    few = cut.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few = cut.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
     few.save(out, optimize=True)
 
 

@@ -175,7 +175,7 @@ def _dot(plot: svg.Plot, dot: Dot) -> Markup:
 
 
 def _cells(plot: svg.Plot, cells: Int[np.ndarray, "y x"]) -> Markup:
-    """The cells of the grid, the darker the more subjects they hold, on a logarithmic scale of ten steps."""
+    """The cells of the grid, the stronger the more subjects they hold, on a logarithmic scale of ten steps."""
     if not cells.any():
         return Markup("")
     rows, columns = cells.shape
