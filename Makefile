@@ -11,7 +11,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # One thread a process: tests run side by side, and small grids gain nothing from more.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain refinement sweep demo clean
+.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain sunnybrook refinement sweep demo clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make bench   CPU seconds, wall and peak memory of each stage"
 	@echo "make accuracy figures on real hearts beside their bars; needs ../shared/data or DATA=FOLDER, MADE=MANIFEST"
 	@echo "make strain  strain of random synthetic hearts through their true motion, against the closed form"
+	@echo "make sunnybrook  SegNet against the contours drawn on the Sunnybrook cines; needs ../shared/data or DATA=FOLDER"
 	@echo "make refinement what infer --refine costs and gains on real hearts, into docs/validation.md"
 	@echo "make sweep   train once for every choice of the method, small; tables and plot into docs/validation.md"
 	@echo "make setup   the virtual environment with the test tools"
@@ -80,6 +81,9 @@ accuracy: setup
 
 strain: setup
 	$(BIN)/python benchmarks/strain.py
+
+sunnybrook: setup
+	$(BIN)/python benchmarks/sunnybrook.py $(if $(DATA),--data $(DATA))
 
 refinement: setup
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.refinement $(if $(DATA),--data $(DATA))

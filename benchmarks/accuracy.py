@@ -30,10 +30,13 @@ from cmnet_cli.stages.known_motion import known_motion_of, read_known_motion
 from cmnet_cli.stages.load import load_cine, load_labels
 from cmnet_cli.stages.stored import open_stored, read_steps
 from cmnet_cli.tables import read_rows
+from cmnet_core.coordinates import lv_coordinates
 from cmnet_core.io.nifti import read_motion
+from cmnet_core.material import follow_material
 from cmnet_core.metrics import dice_pct
-from cmnet_core.motion import carry, deformation_gradient
+from cmnet_core.motion import carry
 from cmnet_core.preprocess import restore_motion
+from cmnet_core.strain import Direction, deform, lay_out_wall, regional_strain
 from cmnet_core.types import Label, LabelSequence, MotionField
 
 STRUCTURES = ("lv", "myo", "rv")
@@ -171,7 +174,7 @@ def known_motion_errors(case: Case, folder: CaseFolder) -> KnownMotionErrors:
         plane_mm=float(torch.hypot(y, x).mean()),
         through_mm=float(z.abs().mean()),
         still_mm=float(truth.displacement_mm[1:, wall].norm(dim=0).mean()),
-        gcs_points=abs(gcs_pct(found, at_ed, labels.at(es)) - gcs_pct(truth, at_ed, labels.at(es))),
+        gcs_points=abs(gcs_pct(found, labels) - gcs_pct(truth, labels)),
         twist_recovered_pct=_share_recovered(*(turns_rad(field, at_ed, labels.at(es)) for field in (found, truth))),
     )
 
@@ -194,18 +197,13 @@ def _masks(case: Case) -> LabelSequence:
     return labels
 
 
-def gcs_pct(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> float:
-    """Mean Green-Lagrange strain from ED around the cavity's centre, over the myocardium at ES, in %.
-
-    The gradient of a pull-back is the inverse of F, so that nothing but a 3 by 3 matrix a voxel is inverted; with c the
-    direction around the cavity at ED, the strain is ``½ (|F c|² - 1)``.
-    """
-    wall = at_es == Label.MYO
-    forward = torch.linalg.inv(deformation_gradient(to_ed)[:, :, wall].movedim(2, 0))
-    y, x = places_at_ed(to_ed, at_ed)[:, wall]
-    around = torch.stack([torch.zeros_like(y), x, -y], dim=1) / torch.hypot(y, x).clamp_min(1e-6)[:, None]
-    stretched = torch.einsum("nij,nj->ni", forward, around).square().sum(1)
-    return 50.0 * float((stretched - 1.0).mean())
+def gcs_pct(to_ed: MotionField, at_ed: LabelSequence) -> float:
+    """Global circumferential strain of the ED mask's wall, in %, as the tables have it."""
+    mask = at_ed.at(to_ed.moving)
+    motion = follow_material([to_ed], mask == Label.MYO)
+    wall = lay_out_wall(lv_coordinates(mask, at_ed.spacing, at_ed.affine), motion.mask, motion.spacing)
+    strain = regional_strain(wall, deform(wall, motion))
+    return float(strain.wall[Direction.CIRCUMFERENTIAL, motion.frames.index(to_ed.fixed)])
 
 
 def turns_rad(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> Tensor:

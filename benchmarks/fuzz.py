@@ -319,18 +319,18 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def try_one(kind: str, seed: int) -> Ran:
+def try_one(kind: str, seed: int, *, longest_s: float = LONGEST_S) -> Ran:
     """Make a damaged file, run the command line on it in this process, and judge how that ended."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         arguments = KINDS[kind](folder, random.Random(f"{kind} {seed}"))
         started = time.monotonic()
         try:
-            with _no_longer_than(LONGEST_S), warnings.catch_warnings():
+            with _no_longer_than(longest_s), warnings.catch_warnings():
                 warnings.simplefilter("error")
                 result = CliRunner().invoke(app, list(arguments))
         except HangError:
-            return Ran(kind, seed, "hang", LONGEST_S, f"not done after {LONGEST_S:g} s")
+            return Ran(kind, seed, "hang", longest_s, f"not done after {longest_s:g} s")
         ended, problem = _judged(result)
         return Ran(kind, seed, ended, time.monotonic() - started, problem)
     finally:
@@ -342,7 +342,7 @@ def _judged(result: object) -> tuple[str, str]:
     error, output, code = result.exception, result.output, result.exit_code  # type: ignore[attr-defined]
     if error is not None and not isinstance(error, SystemExit):
         return "traceback", "".join(traceback.format_exception(error)[-3:])
-    if "Traceback" in output or f"({ErrorCode.DEFECT})" in output:
+    if "Traceback" in output or re.search(rf"\b{ErrorCode.DEFECT}\b", output):
         return "traceback", output
     if code == 0:
         return "sound", ""

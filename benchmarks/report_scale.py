@@ -50,13 +50,20 @@ MADE = {
     "grs_peak_pct": (42.0, 9.0, 0.7), "gls_sax_peak_pct": (-14.0, 3.0, -0.7),
     "time_to_peak_gcs_ms": (330.0, 35.0, -0.2),
     "wall_thickness_ed_mm": (6.8, 1.1, -0.2), "wall_thickening_pct": (58.0, 16.0, 0.6), "twist_deg": (11.0, 3.5, 0.3),
-    "torsion_deg_cm": (1.9, 0.6, 0.3), "dyssynchrony_ms": (34.0, 12.0, -0.4), "ecc_peak_pct": (-18.0, 4.0, -0.6),
+    "torsion_deg_per_cm": (1.9, 0.6, 0.3), "dyssynchrony_ms": (34.0, 12.0, -0.4), "ecc_peak_pct": (-18.0, 4.0, -0.6),
     "err_peak_pct": (42.0, 14.0, 0.4), "time_to_peak_ecc_ms": (330.0, 50.0, -0.1),
     "lv_peak_ejection_rate_ml_s": (-480.0, 110.0, -0.4), "lv_peak_filling_rate_ml_s": (430.0, 120.0, 0.4),
     "rv_peak_ejection_rate_ml_s": (-460.0, 110.0, -0.3), "rv_peak_filling_rate_ml_s": (400.0, 120.0, 0.3),
     "age_years": (63.0, 8.0, -0.1), "height_cm": (169.0, 9.0, 0.0), "weight_kg": (76.0, 14.0, 0.0),
     "bsa_m2": (1.86, 0.2, 0.0), "lv_ml": (140.0, 30.0, 0.0), "rv_ml": (150.0, 30.0, 0.0), "myo_ml": (85.0, 15.0, 0.0),
+    "gcs_pct": (-18.0, 3.0, -0.9), "grs_pct": (42.0, 9.0, 0.7), "gls_sax_pct": (-14.0, 3.0, -0.7),
     "seconds_infer": (40.0, 8.0, 0.0), "seconds_indices": (4.0, 0.8, 0.0), "peak_memory_mb": (2400.0, 150.0, 0.0),
+}  # fmt: skip
+
+# What goes up and down with the beat: the share of its value that it has at the first frame and in the middle.
+OVER_THE_CYCLE = {
+    "lv_ml": (1.0, 0.4), "rv_ml": (1.0, 0.42), "gcs_pct": (0.0, 1.0), "grs_pct": (0.0, 1.0), "gls_sax_pct": (0.0, 1.0),
+    "twist_deg": (0.0, 1.0),
 }  # fmt: skip
 
 
@@ -132,11 +139,16 @@ class _Hearts:
         noise = self._generator.normal(size=len(self._places))
         function = self._function - 0.4 * self._group
         values = mean + sd * (with_function * function + np.sqrt(1 - with_function**2) * noise)
-        if self._repeat == FRAMES and name in ("lv_ml", "rv_ml"):
-            phase = 2 * np.pi * (np.arange(len(values)) % FRAMES) / FRAMES
-            values = values * (0.7 + 0.3 * np.cos(phase - 0.6 * np.sin(phase)))
+        if self._repeat == FRAMES and name in OVER_THE_CYCLE:
+            values = values * self._beat(*OVER_THE_CYCLE[name])
         values = values * np.where(self._sex, 1.08, 0.92) if name.endswith(("_ml", "_g")) else values
         return np.round(values).astype(int) if name.endswith(("_frame", "_voxels", "frames", "attempt")) else values
+
+    def _beat(self, start: float, end: float) -> Any:
+        """A curve over the cycle between its values at the first frame and in the middle."""
+        phase = 2 * np.pi * (np.arange(len(self._places)) % FRAMES) / FRAMES
+        share = (1 - np.cos(phase - 0.6 * np.sin(phase))) / 2
+        return start + (end - start) * share
 
     def _flags(self) -> Any:
         drawn = self._generator.random((len(self._places), len(FLAGS))) < (0.02, 0.03, 0.01, 0.005, 0.3)

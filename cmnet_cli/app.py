@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AgainOptions,
+    Animation,
     AsJson,
     CloseCycle,
     CohortStage,
@@ -21,6 +22,7 @@ from cmnet_cli.options import (
     Device,
     DrawSeed,
     EngineOptions,
+    Figures,
     Frames,
     FreshMotion,
     HowOptions,
@@ -32,6 +34,7 @@ from cmnet_cli.options import (
     NewFolder,
     OutFolder,
     PagesOf,
+    Pdf,
     ReferenceRanges,
     RefineSteps,
     Resume,
@@ -40,6 +43,7 @@ from cmnet_cli.options import (
     SayOptions,
     Scheme,
     Seed,
+    ShareOptions,
     ShareSafe,
     SourceManifest,
     Stage,
@@ -186,10 +190,12 @@ def manifest(
 ) -> None:
     """Write a manifest from a data set on disk."""
     from cmnet_cli.commands import manifest as command
+    from cmnet_cli.screen import Screen
 
     names = command.NiftiNames(pattern, labels, label_scheme)
     found = command.find_cases(folder, layout, names=names, demographics=demographics)
     command.save_manifest(out, found)
+    command.tell_left_out(folder, Screen())
     typer.echo(f"{len(found)} subjects in {out}")
 
 
@@ -197,7 +203,7 @@ def manifest(
 @expand_options
 def validate(
     manifest: ManifestFile,
-    say: SayOptions,
+    say: ShareOptions,
     deep: Deep = False,
     workers: Workers = 0,
     as_json: AsJson = False,
@@ -216,7 +222,7 @@ def preprocess(
     who: WhoOptions,
     how: HowOptions,
     where: EngineOptions,
-    say: SayOptions,
+    say: ShareOptions,
     out: OutFolder = DEFAULT_RUN,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -236,7 +242,7 @@ def infer(
     who: WhoOptions,
     how: HowOptions,
     where: EngineOptions,
-    say: SayOptions,
+    say: ShareOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
     save_motion: KeepMotion = None,
@@ -260,7 +266,7 @@ def indices(
     who: WhoOptions,
     how: AgainOptions,
     where: EngineOptions,
-    say: SayOptions,
+    say: ShareOptions,
     run: RunPath = DEFAULT_RUN,
     samples: Samples = None,
     seed: DrawSeed = None,
@@ -285,14 +291,20 @@ def report(
     pages: PagesOf = None,
     share_safe: ShareSafe = False,
     terminal: Terminal = False,
+    figures: Figures = None,
+    animation: Animation = None,
+    pdf: Pdf = False,
 ) -> None:
     """One page for the cohort and one for each subject; they open without a network."""
     from cmnet_cli.commands import report as command
+    from cmnet_cli.report.formats import Formats
+    from cmnet_cli.report.page import Request
 
     if terminal:
         command.show_report(run, _screen(say), share_safe=share_safe)
     else:
-        typer.echo(command.report(run, _screen(say), pages=tuple(pages or ()), share_safe=share_safe))
+        formats = Formats(figures, animation, pdf)
+        typer.echo(command.report(run, _screen(say), Request(tuple(pages or ()), share_safe, formats)))
 
 
 @app.command(rich_help_panel=MAIN)
@@ -301,7 +313,7 @@ def evaluate(
     who: WhoOptions,
     how: AgainOptions,
     where: EngineOptions,
-    say: SayOptions,
+    say: ShareOptions,
     run: RunPath = DEFAULT_RUN,
     manifest: Annotated[
         Path | None,
@@ -355,7 +367,7 @@ def submit(
 
 @app.command(rich_help_panel=CLUSTER)
 @expand_options
-def merge(say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
+def merge(say: ShareOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
     """Bring the rows that array tasks wrote into the tables that a local run writes."""
     from cmnet_cli.commands import merge as command
 
@@ -375,7 +387,7 @@ def task(run: RunPath, submission: Annotated[str, typer.Option()], shard: Annota
 @expand_options
 def compare(
     against: Annotated[Path, typer.Option(metavar="FILE", help="CSV, TSV or Parquet with one row a subject.")],
-    say: SayOptions,
+    say: ShareOptions,
     run: RunPath = DEFAULT_RUN,
     on: Annotated[str, typer.Option(metavar="COLUMN", help="Its column that holds subject_id.")] = "subject_id",
     as_json: AsJson = False,
@@ -417,16 +429,16 @@ def train(
 
 @app.command(rich_help_panel=LOOK)
 @expand_options
-def status(say: SayOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
+def status(say: ShareOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
     """Who is done, who failed and why, who is left."""
     from cmnet_cli.commands import status as command
 
-    command.show_status(run, _screen(say), as_json=as_json)
+    command.show_status(run, _screen(say, run), as_json=as_json)
 
 
 @app.command(rich_help_panel=LOOK)
 @expand_options
-def verify(say: SayOptions, run: RunPath = DEFAULT_RUN) -> None:
+def verify(say: ShareOptions, run: RunPath = DEFAULT_RUN) -> None:
     """Compute all checksums of a run again; name what is damaged or gone."""
     from cmnet_cli.commands import verify as command
 
@@ -479,10 +491,15 @@ def models_verify() -> None:
     command.verify_models(Screen())
 
 
-def _screen(say: SayOptions) -> "Screen":
+def _screen(say: SayOptions, run: Path | None = None) -> "Screen":
+    """Where a command prints; what may leave the room has the pseudonyms of the run, if there is one yet."""
+    from cmnet_cli.layout import RunFolder
     from cmnet_cli.screen import Screen
+    from cmnet_cli.sharing import open_sharing
 
-    return Screen(quiet=say.quiet, verbose=say.verbose)
+    share_safe = isinstance(say, ShareOptions) and say.share_safe
+    key = RunFolder(run).share_key if run is not None and share_safe else None
+    return Screen(say.quiet, say.verbose, open_sharing(key if key and key.exists() else None, share_safe=share_safe))
 
 
 def _job(who: WhoOptions, how: HowOptions, where: EngineOptions, say: SayOptions) -> "Job":
@@ -496,7 +513,7 @@ def _finish(summary: "Summary", say: SayOptions, *, as_json: bool) -> None:
     from cmnet_cli.commands.going import tell_summary, to_json
 
     if as_json:
-        typer.echo(to_json(summary))
+        typer.echo(to_json(summary, _screen(say, Path(summary.run)).sharing))
     else:
         tell_summary(summary, _screen(say))
     raise typer.Exit(summary.exit_code)
@@ -518,5 +535,9 @@ def _interrupt(*_: object) -> None:
 
 def _report_defect(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Say whom to tell after the traceback of an unexpected error."""
-    sys.__excepthook__(kind, error, trace)
+    import traceback
+
+    from cmnet_cli.sharing import hide_ids
+
+    sys.stderr.write(hide_ids("".join(traceback.format_exception(kind, error, trace))))
     sys.stderr.write("This is a defect in cmnet. Please report it with the lines above and those of: cmnet doctor\n")

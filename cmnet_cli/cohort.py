@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from cmnet_cli.sharing import hide_ids, subject_of
 from cmnet_core.errors import CmnetError, EngineError, ErrorCode, ManifestError
 
 LOCAL, SLURM = "local", "slurm"
@@ -180,7 +181,7 @@ def attempt(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise disk_is_full(error) from error
-        failure = _failure(error)
+        failure = _failure(error, case.case_id)
     return Outcome(
         case_id=case.case_id,
         receipt=receipt,
@@ -205,11 +206,13 @@ def given_up(case_id: str, failure: Failure, *, seconds: float = 0.0) -> Outcome
     return Outcome(case_id, None, failure, seconds, platform.node(), 0.0)
 
 
-def _failure(error: Exception) -> Failure:
-    trace = "".join(traceback.format_exception(error))
+def _failure(error: Exception, case_id: str) -> Failure:
+    """Why a case failed, in words that name nobody: they go to screens and logs."""
+    ids = (subject_of(case_id),)
+    trace = hide_ids("".join(traceback.format_exception(error)), ids)
     if isinstance(error, CmnetError):
-        return Failure(error.code, error.message, error.hint, trace)
-    message = f"{type(error).__name__}: {error}"
+        return Failure(error.code, hide_ids(error.message, ids), error.hint, trace)
+    message = hide_ids(f"{type(error).__name__}: {error}", ids)
     if _is_about_memory(error):
         return Failure(ErrorCode.OUT_OF_MEMORY, message, "Use fewer --workers, or a machine with more memory.", trace)
     hint = "This is a defect in cmnet: please report it with the traceback in the run's logs folder."

@@ -252,7 +252,10 @@ class DaskEngine:
     def _workers(self) -> _Workers:
         """The workers that there are now; those of a cluster come and go."""
         if self._spec.where != LOCAL and time.monotonic() - self._looked > _LOOK_S:
-            self._seen = _workers_of(self._client, self._seen, wants_gpu=self._spec.wants_gpu)
+            try:
+                self._seen = _workers_of(self._client, self._seen, wants_gpu=self._spec.wants_gpu)
+            except OSError as error:
+                raise EngineError(_LOST, hint=_GO_ON, code=ErrorCode.ENGINE) from error
             self._looked = time.monotonic()
         return self._seen
 

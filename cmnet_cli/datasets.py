@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmnet_cli.cases import Case, Problem, read_row, write_row
 from cmnet_cli.manifest import FIRST_ROW, read_table
+from cmnet_cli.sharing import hide_ids
 from cmnet_core.errors import CaseError, ErrorCode, ManifestError
 from cmnet_core.io import nifti
 from cmnet_core.io.nifti import LabelScheme
@@ -38,7 +39,10 @@ def from_acdc(folder: Path) -> tuple[Case, ...]:
     Raises:
         ManifestError: There are no patients, or some lack what is needed; all are listed.
     """
-    patients = sorted(path.parent for path in folder.rglob("patient*/Info.cfg"))
+    inside = (path for path in _walk(folder) if path.parent != folder)
+    patients = sorted(
+        path.parent for path in inside if re.fullmatch(r"patient[^/]*/Info\.cfg", "/".join(path.parts[-2:]))
+    )
     cases: list[Case] = []
     problems: list[str] = []
     for patient in patients:
@@ -120,7 +124,8 @@ def from_ukbb_cardiac(folder: Path) -> tuple[Case, ...]:
         try:
             cases.append(_ukbb_cardiac_case(subject, row=row))
         except (LookupError, CaseError) as error:
-            problems.append(f"  {subject}: {error.args[0]}")
+            told = hide_ids(str(error.args[0]), (subject.name,))
+            problems.append(f"  folder {row - FIRST_ROW + 1} of {len(subjects)}, by name: {told}")
     _require_found(folder, cases, problems, looked_for="<id>/sa.nii.gz")
     return tuple(cases)
 
@@ -182,12 +187,41 @@ def _layout_of(path: Path) -> str | None:
     return next((layout for layout, shown in signs.items() if shown()), None)
 
 
+def links_out_of(folder: Path) -> int:
+    """How many links in a data set lead out of it. They are passed over: what they lead to is not part of it."""
+    root = os.path.realpath(folder)
+    return sum(_leads_out(entry, root) for _, entries in _folders(folder) for entry in entries)
+
+
 def _walk(folder: Path, *, folders: bool = False) -> Iterator[Path]:
     """All files below a folder, in a fixed order; a whole biobank is listed without asking for each file's state."""
-    for inner, subfolders, names in os.walk(folder, followlinks=False):
-        subfolders.sort()
-        for name in sorted([*names, *(subfolders if folders else ())]):
-            yield Path(inner, name)
+    root = os.path.realpath(folder)
+    for inner, entries in _folders(folder):
+        for entry in entries:
+            if (folders or not entry.is_dir(follow_symlinks=False)) and not _leads_out(entry, root):
+                yield Path(inner, entry.name)
+
+
+def _folders(folder: Path) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
+    """Every folder with what lies in it, sorted; links to folders are not gone into."""
+    waiting = [folder]
+    while waiting:
+        inner = waiting.pop()
+        try:
+            with os.scandir(inner) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise ManifestError(
+                f"{hide_ids(str(inner))}: the folder cannot be read: {error.strerror}.",
+                hint="Ask for the right to read it: whoever is in it would be missing without a word.",
+                code=ErrorCode.MANIFEST_UNREADABLE,
+            ) from error
+        yield inner, entries
+        waiting += [Path(entry.path) for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+
+
+def _leads_out(entry: "os.DirEntry[str]", root: str) -> bool:
+    return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root)
 
 
 def _require_found(folder: Path, cases: Sequence[Case], problems: Sequence[str], *, looked_for: str) -> None:
@@ -239,7 +273,7 @@ def _acdc_cine(patient: Path, *, frames: int) -> Path | None:
 
 def _mnms_table(folder: Path) -> dict[str, tuple[int, dict[str, str]]]:
     """Row number and cells of each subject, from the table whose columns are those of M&Ms."""
-    for path in sorted(folder.glob("*.csv")):
+    for path in sorted(path for path in _walk(folder) if path.parent == folder and path.suffix == ".csv"):
         table = read_table(path)
         if {"External code", "ED", "ES"} <= set(table.columns):
             told = [(row, cells) for row, cells in table.rows if "External code" in cells]

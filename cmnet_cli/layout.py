@@ -240,6 +240,16 @@ class RunFolder:
         return self.root / "logs" / "tensorboard" / stage
 
 
+def beside(page: Path, kind: str) -> Path:
+    """What is made of a page of the report: ``pdf``, ``gif`` or ``mp4``."""
+    return page.with_suffix(f".{kind}")
+
+
+def figure_beside(page: Path, name: str, kind: str) -> Path:
+    """A figure of a page as a file of its own, ``svg`` or ``png``."""
+    return page.parent / "figures" / f"{page.stem}_{name}.{kind}"
+
+
 def traceback_name(name: str, stage: str) -> str:
     """What the file of a traceback is called, after the pseudonym of its case."""
     return f"{name}_{stage}.txt"

@@ -135,6 +135,10 @@ FreshMotion = Annotated[bool, _flag("--fresh-motion", text="motion: take SegNet 
 TensorBoard = Annotated[
     bool, _flag("--tensorboard", text="Write figures for TensorBoard too (pip install 'cmnet[tensorboard]').")
 ]
+WithoutNames = Annotated[
+    bool,
+    _flag("--share-safe", text="Print no ids, paths and hosts, so that it may be shared.", panel=_SAY),
+]
 PagesOf = Annotated[
     list[str] | None,
     _option(
@@ -147,6 +151,31 @@ PagesOf = Annotated[
 ShareSafe = Annotated[
     bool, _flag("--share-safe", text="A report without ids, paths, hosts and small groups, in RUN/share-safe.")
 ]
+
+
+class FigureFormat(StrEnum):
+    """How figures are saved."""
+
+    SVG = "svg"
+    PNG = "png"
+
+
+class AnimationFormat(StrEnum):
+    """How the beating heart is saved."""
+
+    GIF = "gif"
+    MP4 = "mp4"
+
+
+Figures = Annotated[
+    FigureFormat | None,
+    _option("--figures", shown="svg|png", text="Each figure of a subject's page as a file too; png needs Chromium."),
+]
+Animation = Annotated[
+    AnimationFormat | None,
+    _option("--animation", shown="gif|mp4", text="The beating heart as a file too; mp4 needs ffmpeg."),
+]
+Pdf = Annotated[bool, _flag("--pdf", text="Each page as PDF too; needs Chromium.")]
 Terminal = Annotated[bool, _flag("--terminal", text="Print a summary here and write no pages.")]
 AsJson = Annotated[bool, _flag("--json", text="The result as JSON.", panel=_SAY)]
 Quiet = Annotated[bool, _flag("--quiet", "-q", text="Errors only.", panel=_SAY)]
@@ -287,6 +316,13 @@ class SayOptions:
 
     quiet: Quiet = False
     verbose: Verbose = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShareOptions(SayOptions):
+    """What a command prints, and whether that may leave the room."""
+
+    share_safe: WithoutNames = False
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,5 +1,6 @@
 """What a person sees: progress, results and errors. Results go to standard output, all else to standard error."""
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cmnet_cli.sharing import Sharing, hide_ids, open_sharing
 from cmnet_core.errors import CmnetError
 
+# Escape sequences begin with one of the first; the last turn the direction of writing round.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # A plain log gets a line at most this often, so that 100,000 subjects do not make 100,000 lines.
 _LINE_EVERY_S = 10.0
 
@@ -35,19 +39,21 @@ class Screen:
     Attributes:
         quiet: Errors only.
         verbose: A line a subject.
+        sharing: What may be told of whom.
         results: Standard output.
         notes: Standard error.
     """
 
     quiet: bool = False
     verbose: bool = False
+    sharing: Sharing = field(default_factory=lambda: open_sharing(None, share_safe=False))
     results: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
 
     def note(self, text: str) -> None:
         """Say something in passing."""
         if not self.quiet:
-            self.notes.print(text, markup=False)
+            self.notes.print(self._fit(text), markup=False)
 
     def detail(self, text: str) -> None:
         """Say something that only some want to know."""
@@ -57,7 +63,12 @@ class Screen:
     def result(self, text: str) -> None:
         """Print what the command was run for."""
         if not self.quiet:
-            self.results.print(text, markup=False)
+            self.results.print(self._fit(text), markup=False)
+
+    def data(self, text: str) -> None:
+        """Print what a script reads, as it is: to lay out 100,000 rows takes longer than to find them."""
+        if not self.quiet:
+            self.results.file.write(text + "\n")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table as a result; the first column is left, all others right."""
@@ -76,10 +87,11 @@ class Screen:
             for column in columns:
                 table.add_column(column, overflow="fold")
             for row in rows:
-                table.add_row(*map(escape, row))
+                table.add_row(*(escape(self._fit(cell)) for cell in row))
             if not self.quiet:
                 self.results.print(table)
             return
+        rows = [tuple(map(self._fit, row)) for row in rows]
         widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
         for row in (columns, *rows):
             self.result("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -87,14 +99,18 @@ class Screen:
     def error(self, error: CmnetError) -> None:
         """Print an error and what to do about it."""
         self.notes.print(f"[bold red]Error[/] [dim]({error.code})[/]", highlight=False)
-        self.notes.print(error.message, markup=False)
-        self.notes.print(error.hint, markup=False)
+        self.notes.print(self._fit(hide_ids(error.message)), markup=False)
+        self.notes.print(self._fit(error.hint), markup=False)
 
     def failure(self, who: str, message: str, hint: str) -> None:
         """Name a subject that failed, and what to do about it."""
         self.notes.print(f"[red]{who}[/]")
-        for text in filter(None, (message, hint)):
-            self.notes.print(indent(text, "    "), markup=False)
+        for text in filter(None, (hide_ids(message), hint)):
+            self.notes.print(indent(self._fit(text), "    "), markup=False)
+
+    def _fit(self, text: str) -> str:
+        """A text fit for whoever looks: names from files can hold codes that move a terminal's cursor."""
+        return self.sharing.text(_CONTROLS.sub("?", text))
 
 
 class Ticker(Protocol):

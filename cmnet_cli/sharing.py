@@ -11,6 +11,7 @@ changes nothing where ``--share-safe`` is not given, so that callers need no bra
     sharing.name("sub-9900001_ses-2")         # titles, links, file names: 'sub-x5a0c3f9d21_ses-2' in its place
     sharing.text(failure.message)             # ids, paths and host names replaced
     sharing.host(row["host"])                 # 'host-1' for every machine that differs
+    sharing.row(row)                          # all of that for a row of a table
     sharing.count(7)                          # '7', or '10 or fewer'
     sharing.hides(7)                          # whether a group of 7 must not be shown by itself
 """
@@ -21,10 +22,12 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 SMALLEST_GROUP = 11
 """A smaller group is not shown by itself: UK Biobank's rule for what may be published."""
@@ -107,6 +110,21 @@ class Sharing:
         for host in {platform.node(), *self._hosts} - {""}:
             text = re.sub(rf"(?<![\w-]){re.escape(host)}(?![\w-])", self.host(host) or "", text)
         return hide_ids(text, ids)
+
+    def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row of a table, with whatever in it tells of somebody or of some machine replaced."""
+        if not self.share_safe:
+            return dict(row)
+        replaced: dict[str, Callable[[str], Any]] = {
+            "case_id": self.name,
+            "subject_id": self.subject,
+            "host": self.host,
+        }
+        ids = (subject_of(str(row.get("case_id", ""))),)
+        return {
+            name: replaced.get(name, partial(self.text, ids=ids))(value) if isinstance(value, str) else value
+            for name, value in row.items()
+        }
 
     def host(self, name: str | None) -> str | None:
         """A machine's name."""

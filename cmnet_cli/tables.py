@@ -163,7 +163,7 @@ _MOTION = (
         "number",
         "How far the motion from ED to ES is from smooth",
         "1/mm2",
-        "mean over the window of the squared second derivatives of u; 0 for any affine motion",
+        "mean over the heart and 18 mm around it of the squared second derivatives of u; 0 for any affine motion",
         "Rueckert et al. 1999",
     ),
     Column("folded_voxels", "count", "Voxels with det F <= 0 in the motion from ED to ES"),

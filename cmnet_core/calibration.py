@@ -25,16 +25,34 @@ _NEVER_BELOW_0 = ("lvedv_ml", "lvesv_ml", "lvm_g", "rvedv_ml", "rvesv_ml", *_THI
 
 
 class Family(StrEnum):
-    """Quantities whose intervals share a factor, since the same doubt is behind them."""
+    """Quantities whose intervals share a factor, since the same doubt is behind them.
+
+    Masks show how far the wall moves around the cavity, less of how it thickens, and next to nothing of how it shortens
+    along the axis: one factor for all strain would be too wide for the first and too narrow for the last.
+    """
 
     VOLUMES = "volumes"
-    STRAIN = "strain"
+    RADIAL = "radial"
+    CIRCUMFERENTIAL = "circumferential"
+    LONGITUDINAL = "longitudinal"
+    TIMES = "times"
+    MOTION = "motion"
+
+
+_BEGINNINGS = {
+    "time_to_peak": Family.TIMES,
+    **dict.fromkeys(("grs", "err"), Family.RADIAL),
+    **dict.fromkeys(("gcs", "ecc"), Family.CIRCUMFERENTIAL),
+    **dict.fromkeys(("gls", "ell"), Family.LONGITUDINAL),
+}
 
 
 def family_of(quantity: str) -> Family:
     """Volumes, mass, ejection fractions and thickness rest on SegNet's doubt, all else on the motion's."""
-    of_shape = {*_THICKNESS, *(item.name for item in fields(ClinicalIndices))}
-    return Family.VOLUMES if quantity in of_shape else Family.STRAIN
+    if quantity in {*_THICKNESS, *(item.name for item in fields(ClinicalIndices))}:
+        return Family.VOLUMES
+    found = (family for beginning, family in _BEGINNINGS.items() if quantity.startswith(f"{beginning}_"))
+    return next(found, Family.MOTION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ class ErrorCode(StrEnum):
     REFERENCE_RANGES = "reference-ranges"
     OUTSIDE_TABLE = "outside-table"
     RUN = "run"
+    TOOL = "tool"
     CHECKPOINT = "checkpoint"
     RESUME = "resume"
     TRAINING_CASES = "training-cases"

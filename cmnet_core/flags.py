@@ -55,7 +55,7 @@ _READING = (
     ),
     Flag(
         "spacing-from-affine",
-        "the header's voxel sizes are lost (0 or less, or 1 throughout), and its affine has a scale",
+        "the header's voxel sizes are lost (all are 0, or all are 1), and its affine has a scale",
         "The affine's was taken. Check that the volumes are of the size you expect.",
     ),
     Flag(

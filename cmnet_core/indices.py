@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -26,8 +27,10 @@ class Volumes:
 
 def volumes_ml(labels: UInt8[Tensor, "t z y x"], spacing: Spacing) -> Volumes:
     """Count voxels: the volume of a structure is that of its voxels, slice gap included."""
+    frames = labels.cpu().numpy()
     lv, myo, rv = (
-        (labels == label).sum(dim=(1, 2, 3)).double() * spacing.voxel_ml for label in (Label.LV, Label.MYO, Label.RV)
+        torch.tensor([np.count_nonzero(frame == label) for frame in frames]).double() * spacing.voxel_ml
+        for label in (Label.LV, Label.MYO, Label.RV)
     )
     return Volumes(lv_ml=lv, myo_ml=myo, rv_ml=rv)
 

@@ -5,6 +5,7 @@ Two worlds meet here. Inside a network a displacement is a batch ``[b 3 z y x]``
 ``moving(p + u(p)) ≈ fixed(p)``.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -73,6 +74,24 @@ def volume_change(displacement: Float[Tensor, "1 3 z y x"]) -> Float[Tensor, "z 
     a, b, c = (row + axis for row, axis in zip(rows, torch.eye(3).to(displacement), strict=True))
     determinant: Tensor = (a * torch.linalg.cross(b, c)).sum(-1)
     return determinant
+
+
+def surely_unfolded(velocity: Float[Tensor, "3 z y x"], *, steps: int) -> bool:
+    """Whether differences between neighbours alone prove that a motion folds nowhere, without its det F.
+
+    Let L be the largest Σ_j max |∂_j v_i|. Each squaring takes a Lipschitz constant l to (1 + l)² - 1, so that the
+    displacement has one below e^L - 1. Below 1, F is strictly diagonally dominant with a positive diagonal, and
+    det F > 0. False proves nothing.
+
+    Args:
+        velocity: In voxels of its own grid.
+        steps: Squarings of its exponential; 0 takes it as the displacement.
+    """
+    steepest = velocity.new_zeros(3)
+    for axis in (1, 2, 3):
+        if velocity.shape[axis] > 1:
+            steepest = steepest + torch.diff(velocity, dim=axis).abs().amax(dim=(1, 2, 3))
+    return float(steepest.max()) < (math.log(2.0) if steps else 1.0)
 
 
 # ── millimetres, with frames: what everyone else uses ────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ The network's motion is where it starts. Each step of the cycle is refined in tu
 so far carries the ED shape: an error that one step leaves is therefore seen, and mended, by the next.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,12 @@ from cmnet_core.types import Spacing
 
 COARSER = 2
 """Corrections live on a plane this much coarser than the velocity's, so that every one of them is smooth."""
+
+MARGIN = 8
+"""Voxels of the velocity's plane around the heart within which a correction fades to nothing."""
+
+LEAST_HEART = 0.1
+"""Probability of not being background from which a voxel counts as heart."""
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of a correction, tried in turn until nothing folds."""
@@ -62,6 +69,55 @@ class _Step:
     current: Tensor
     before: Tensor | None
 
+    def within(self, box: "_Box", *, factor: int) -> "_Step":
+        """The same, of a part of the plane; ``factor`` as in :meth:`_Box.of`."""
+        before = None if self.before is None else box.of(self.before, factor=factor)
+        ed, previous, current = (box.of(shape, factor=factor) for shape in (self.ed, self.previous, self.current))
+        return _Step(ed, previous, current, before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A part of the plane of the velocities, in their voxels."""
+
+    y: slice
+    x: slice
+
+    def of(self, values: Float[Tensor, "... y x"], *, factor: int) -> Float[Tensor, "... yb xb"]:
+        """Cut it out of values on a plane ``factor`` times as fine."""
+        rows, columns = (slice(side.start * factor, side.stop * factor) for side in (self.y, self.x))
+        return values[..., rows, columns]
+
+    def put_back(self, part: Float[Tensor, "... yb xb"], like: Float[Tensor, "... y x"]) -> Float[Tensor, "... y x"]:
+        """A part of the plane, with zeros around it."""
+        whole = torch.zeros_like(like)
+        whole[..., self.y, self.x] = part
+        return whole
+
+    def fading(self) -> Float[Tensor, "yb xb"]:
+        """1 in the middle, falling to 0 over the margin."""
+        rows, columns = (_edge(side.stop - side.start) for side in (self.y, self.x))
+        return rows[:, None] * columns
+
+
+def _edge(length: int) -> Float[Tensor, " n"]:
+    place = torch.arange(length, dtype=torch.float32)
+    depth = torch.minimum(place, place.flip(0)) / MARGIN
+    return 0.5 - 0.5 * torch.cos(math.pi * depth.clamp_max(1.0))
+
+
+def _around_heart(frames: Sequence[Float[Tensor, "1 k z y x"]], *, factor: int, multiple: int) -> _Box:
+    """Where any frame shows a heart, and a margin around it, in whole ``multiple`` of voxels; else the whole plane."""
+    heart = torch.stack([frame[0, 0] < 1.0 - LEAST_HEART for frame in frames]).flatten(0, 1).any(0)
+    sides = []
+    for axis in (1, 0):
+        size = len(heart.any(axis)) // factor
+        found = heart.any(axis).nonzero()[:, 0] // factor
+        low, high = (int(found[0]) - MARGIN, int(found[-1]) + MARGIN + 1) if len(found) else (0, size)
+        low, high = max(low, 0) // multiple * multiple, -(-min(high, size) // multiple) * multiple
+        sides.append(slice(low, min(high, size)))
+    return _Box(*sides)
+
 
 def refine(
     velocities: Float[Tensor, "t 3 z yh xh"],
@@ -86,11 +142,13 @@ def refine(
     if settings.iterations == 0:
         return velocities
     frames = [shape[None] for shape in shapes]
+    box = _around_heart(frames, factor=2**sizes.finest, multiple=2 ** (settings.pyramid_levels - 1))
     composed: Tensor | None = None
     refined = []
     for index, velocity in enumerate(velocities):
         step = _Step(frames[0], frames[index], frames[(index + 1) % len(frames)], composed)
-        better = _refine_step(velocity[None], step, spacing, sizes, settings)
+        correction = _correction(velocity[None], step, box, spacing, sizes, settings)
+        better = _unfolded(velocity[None], correction, step, sizes)
         displacement = _displacement(better, sizes)
         composed = displacement if composed is None else compose_displacements(displacement, composed)
         refined.append(better[0])
@@ -101,19 +159,27 @@ def _displacement(velocity: Float[Tensor, "1 3 z yh xh"], sizes: MotionSizes) ->
     return enlarge_displacement(exponential(velocity, steps=sizes.integration_steps), factor=2**sizes.finest)
 
 
-def _refine_step(
-    velocity: Float[Tensor, "1 3 z yh xh"], step: _Step, spacing: Spacing, sizes: MotionSizes, settings: Refinement
+def _correction(
+    velocity: Float[Tensor, "1 3 z yh xh"],
+    step: _Step,
+    box: _Box,
+    spacing: Spacing,
+    sizes: MotionSizes,
+    settings: Refinement,
 ) -> Float[Tensor, "1 3 z yh xh"]:
-    _, _, depth, height, width = velocity.shape
+    """What to add to the velocity of a step; nothing far from the heart."""
+    inner, step = box.of(velocity, factor=1), step.within(box, factor=2**sizes.finest)
+    _, _, depth, height, width = inner.shape
+    fading = box.fading()
     change = torch.zeros(depth, 3, height // COARSER, width // COARSER, requires_grad=True)
     optimiser = torch.optim.Adam([change], lr=settings.learning_rate)
     with torch.enable_grad():
         for _ in range(settings.iterations):
-            loss = _loss(_displacement(velocity + _correction(change), sizes), step, spacing, settings)
+            loss = _loss(_displacement(inner + fading * _smooth(change), sizes), step, spacing, settings)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    return _unfolded(velocity, _correction(change.detach()), step, sizes)
+    return box.put_back(fading * _smooth(change.detach()), velocity)
 
 
 def _loss(
@@ -150,7 +216,7 @@ def _unfolded(velocity: Tensor, correction: Tensor, step: _Step, sizes: MotionSi
     return velocity
 
 
-def _correction(change: Float[Tensor, "z 3 yc xc"]) -> Float[Tensor, "1 3 z yh xh"]:
+def _smooth(change: Float[Tensor, "z 3 yc xc"]) -> Float[Tensor, "1 3 z yh xh"]:
     return enlarge(change, factor=COARSER).movedim(0, 1)[None]
 
 

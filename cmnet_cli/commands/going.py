@@ -17,7 +17,7 @@ from cmnet_cli.lease import Lease
 from cmnet_cli.ledger import Ledger, attempt_of, status_rows
 from cmnet_cli.options import EngineOptions, HowOptions, OnStale, WhoOptions
 from cmnet_cli.screen import Screen, progress
-from cmnet_cli.sharing import hide_ids, open_sharing, subject_of
+from cmnet_cli.sharing import Sharing, open_sharing
 from cmnet_cli.sidecar import Expected, State, judge
 from cmnet_cli.stages.devices import CPU, gpus_to_share
 from cmnet_cli.tables import write_data_dictionary, write_table
@@ -75,9 +75,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One case that failed, as it is shown."""
+    """One case that failed. On a screen it goes by its row: errors end up in logs, and logs name nobody."""
 
     case_id: str
+    row: int
     error_code: str
     message: str
     hint: str
@@ -257,7 +258,7 @@ def go(
         EngineError: The workers do not see the run folder, or what they run on was lost.
     """
     _require_shared(opened.folder, site)
-    tally = Tally()
+    tally, rows = Tally(), {case.case_id: case.row for case in plan.todo}
     ledger = Ledger(site.ledger, site.log, open_sharing(opened.folder.share_key, share_safe=False))
     try:
         with progress(site.screen, stage.name, total=len(plan.todo)) as ticker:
@@ -266,7 +267,7 @@ def go(
                 if keep is not None and outcome.receipt is not None:
                     keep(outcome.receipt)
                 _note(stage.name, outcome, opened.folder, ledger, site.screen)
-                _count(outcome, tally)
+                _count(outcome, tally, rows)
                 ticker.tick(failed=outcome.failure is not None)
     finally:
         ledger.close()
@@ -292,12 +293,12 @@ def _require_shared(folder: RunFolder, site: Site) -> None:
         )
 
 
-def _count(outcome: Outcome[Any], tally: Tally) -> None:
-    failure = outcome.failure
+def _count(outcome: Outcome[Any], tally: Tally, rows: Mapping[str, int]) -> None:
+    failure, who = outcome.failure, outcome.case_id
     if failure is None:
-        tally.done.append(outcome.case_id)
+        tally.done.append(who)
     else:
-        tally.failed.append(Failed(outcome.case_id, str(failure.code), failure.message, failure.hint))
+        tally.failed.append(Failed(who, rows[who], str(failure.code), failure.message, failure.hint))
 
 
 def _note(stage: str, outcome: Outcome[Any], folder: RunFolder, ledger: Ledger, screen: Screen) -> None:
@@ -307,11 +308,10 @@ def _note(stage: str, outcome: Outcome[Any], folder: RunFolder, ledger: Ledger, 
     if outcome.failure is None:
         traceback.unlink(missing_ok=True)
     else:
-        told = outcome.failure.traceback or outcome.failure.message
-        write_bytes(traceback, hide_ids(told, (subject_of(outcome.case_id),)).encode())
+        write_bytes(traceback, (outcome.failure.traceback or outcome.failure.message).encode())
         screen.detail(outcome.failure.traceback)
     ledger.append(attempt)
-    screen.detail(f"{outcome.case_id}: {attempt.told}")
+    screen.detail(f"{attempt.name}: {attempt.told}")
 
 
 def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> list[dict[str, Any]]:
@@ -353,13 +353,16 @@ def tell_summary(summary: Summary, screen: Screen) -> None:
             f"{summary.left_out} left out", "Infer has not finished for them.", "Run cmnet infer again first."
         )
     for failed in summary.failed[:_SHOWN]:
-        screen.failure(f"{failed.case_id} ({failed.error_code})", failed.message, failed.hint)
+        screen.failure(f"row {failed.row} ({failed.error_code})", failed.message, failed.hint)
     if len(summary.failed) > _SHOWN:
         screen.failure(f"and {len(summary.failed) - _SHOWN} more", "", "See tables/status.parquet in the run folder.")
     if summary.failed:
-        screen.note("Logs name nobody: the column 'log' of the status table says whose traceback is whose.")
+        screen.note(
+            "Rows are those of the manifest; in the status table, the column 'log' says whose traceback is whose."
+        )
 
 
-def to_json(summary: Summary) -> str:
+def to_json(summary: Summary, sharing: Sharing) -> str:
     """The summary for scripts."""
-    return json.dumps(dataclasses.asdict(summary), indent=2)
+    failed = [sharing.row(dataclasses.asdict(one)) for one in summary.failed]
+    return json.dumps(dataclasses.asdict(summary) | {"failed": failed, "run": sharing.text(summary.run)}, indent=2)

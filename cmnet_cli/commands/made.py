@@ -49,12 +49,14 @@ def make_hearts(source: Path, out: Path, making: Making, screen: Screen) -> Summ
     _describe(out, source)
     made: list[Case] = []
     failed: list[Failed] = []
+    rows = {case.case_id: case.row for case in cases}
     with progress(screen, stage.name, total=len(cases)) as ticker:
         for outcome in map_cases(stage, cases, workers=0):
             made += outcome.receipt or []
             if outcome.failure:
                 failure = outcome.failure
-                failed.append(Failed(outcome.case_id, str(failure.code), failure.message, failure.hint))
+                row = rows[outcome.case_id]
+                failed.append(Failed(outcome.case_id, row, str(failure.code), failure.message, failure.hint))
             ticker.tick(failed=outcome.failure is not None)
     if made:
         write_manifest(out.resolve() / "cohort.csv", made)

@@ -9,6 +9,7 @@ from cmnet_cli.cases import Case
 from cmnet_cli.demographics import join_demographics
 from cmnet_cli.manifest import write_manifest
 from cmnet_cli.options import Layout, Scheme
+from cmnet_cli.screen import Screen
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.nifti import LabelScheme
 
@@ -55,3 +56,13 @@ def _listed(folder: Path, layout: Layout, names: NiftiNames) -> tuple[Case, ...]
 def save_manifest(out: Path, cases: Sequence[Case]) -> None:
     """Write the manifest."""
     write_manifest(out, cases)
+
+
+def tell_left_out(folder: Path, screen: Screen) -> None:
+    """Say how many links of a data set were passed over, so that nobody is missing without a word."""
+    links = datasets.links_out_of(folder)
+    if links:
+        screen.note(
+            f"{links} links lead out of {folder} and were passed over: list the folder that they lead to, "
+            "or name their files in the manifest yourself."
+        )

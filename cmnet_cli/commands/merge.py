@@ -37,7 +37,9 @@ def merge(run: Path, screen: Screen) -> Summary:
         rows = write_status(opened, _judged(opened))
     screen.note(", ".join(f"{table}: {count} rows" for table, count in counts.items()) or "No new rows.")
     failed = [
-        Failed(r["case_id"], r["error_code"], r["message"], r["hint"]) for r in rows if r["state"] == State.FAILED
+        Failed(row["case_id"], case.row, row["error_code"], row["message"], row["hint"])
+        for case, row in zip(opened.cases, rows, strict=True)
+        if row["state"] == State.FAILED
     ]
     done = sum(row["state"] == State.DONE for row in rows)
     return Summary("merge", str(folder.root), done, 0, 0, tuple(failed), left_out=len(rows) - done - len(failed))

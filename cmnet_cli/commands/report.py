@@ -10,21 +10,22 @@ from cmnet_cli.screen import Screen, progress
 
 Item = TypeVar("Item")
 
+_EVERYTHING = Request()
 
-def report(run: Path, screen: Screen, *, pages: tuple[str, ...] = (), share_safe: bool = False) -> Path:
+
+def report(run: Path, screen: Screen, request: Request = _EVERYTHING) -> Path:
     """Write the pages of a run.
 
     Args:
         run: The run folder.
         screen: Where to print.
-        pages: Who gets a page: ``all``, ``flagged``, ``none`` or ids; empty for no wish.
-        share_safe: Whether the report may leave the room.
+        request: What the report is to hold.
 
     Returns:
         The cohort page.
 
     Raises:
-        ManifestError: This is no run folder, nothing has run in it, or a page is asked for that cannot be made.
+        ManifestError: This is no run folder, nothing has run in it, or something is asked for that cannot be made.
     """
 
     def watched(subjects: Sequence[Item]) -> Iterator[Item]:
@@ -33,7 +34,7 @@ def report(run: Path, screen: Screen, *, pages: tuple[str, ...] = (), share_safe
                 yield subject
                 ticker.tick(failed=False)
 
-    return write_report(run, Request(pages, share_safe), progress=watched)
+    return write_report(run, request, progress=watched)
 
 
 def show_report(run: Path, screen: Screen, *, share_safe: bool) -> None:

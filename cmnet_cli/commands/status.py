@@ -44,8 +44,9 @@ def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
         for case in listed
     }
     rows = status_rows(listed, folder, judged)
+    rows = [screen.sharing.row(row) for row in rows]
     if as_json:
-        screen.result(to_json(rows))
+        screen.data(to_json(rows))
     else:
         _show(rows, screen)
 

@@ -45,13 +45,14 @@ def load_training_data(
     _refuse_without_masks(cases)
     kept_back = _kept_back(cases, validate_every)
     found: dict[str, TrainingCase] = {}
+    rows = {case.case_id: case.row for case in cases}
     codes: Counter[str] = Counter()
     with progress(screen, "load", total=len(cases)) as ticker:
         for outcome in map_cases(LoadStage(spacing_mm), cases, workers=0):
             ticker.tick(failed=outcome.failure is not None)
             if outcome.failure:
                 codes[outcome.failure.code] += 1
-                told = f"{outcome.case_id} left out ({outcome.failure.code})"
+                told = f"row {rows[outcome.case_id]} left out ({outcome.failure.code})"
                 screen.failure(told, outcome.failure.message, outcome.failure.hint)
             elif outcome.receipt:
                 found[outcome.case_id] = outcome.receipt

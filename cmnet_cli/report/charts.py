@@ -14,7 +14,7 @@ from cmnet_cli.report.gather import Row
 _STRAINS = (
     ("grs_pct", "GRS, radial", "rv"),
     ("gcs_pct", "GCS, circumferential", "lv"),
-    ("gls_sax_pct", "GLS-SAX, along the stack", "myo"),
+    ("gls_sax_pct", "GLS-SAX, along the stack", "myo dash"),
 )
 _TURNS = (
     ("twist_deg", "twist, apical less basal", "all"),
@@ -79,8 +79,8 @@ def volume_chart(frames: Sequence[Row], row: Row) -> Chart | None:
     note = "Solid: segmented frame by frame. Dotted: the contours of end-diastole, carried by the motion."
     note += " Bands: the 95 % intervals of the volumes at ED and at ES." if bands else " No intervals are known."
     drawing = figures.cycle(over_the_cycle(frames, row), curves, up="volume (mL)", bands=bands)
-    key = tuple(Entry(curve.kind, curve.name) for curve in reversed(curves))
-    return Chart("volumes", "Volumes over the cycle", note, drawing, key)
+    segmented_first = sorted(curves, key=lambda curve: "motion" in curve.kind)
+    return Chart("volumes", "Volumes over the cycle", note, drawing, _key(segmented_first))
 
 
 def _volume_bands(row: Row) -> list[figures.Band]:
@@ -144,7 +144,7 @@ def segment_charts(frames: Sequence[Row], segments: Sequence[Row], row: Row) -> 
             if n in known
         ]
         drawing = figures.cycle(over_the_cycle(frames, row), [*whole, *curves], up="Ecc (%)", held=held)
-        charts.append(Chart(f"strain-{level.lower()}", level, "", drawing, _key([*curves, *whole])))
+        charts.append(Chart(f"strain-{level.lower()}", f"{level} segments", "", drawing, _key([*curves, *whole])))
     return charts
 
 

@@ -37,7 +37,31 @@ MOST_ROWS = 1000
 # What a source says of one sex only.
 _SAMPLE = re.compile(r",? \d+ (wo)?men\b")
 
-_CYCLES = (("lv_ml", "left ventricle", "lv"), ("rv_ml", "right ventricle", "rv"), ("myo_ml", "myocardium", "myo"))
+# Curves that share an axis: columns of the table frames with their names and kinds.
+_CYCLES = {
+    "volume (mL)": (
+        ("lv_ml", "left ventricle", "lv"), ("rv_ml", "right ventricle", "rv"),
+        ("myo_ml", "myocardium", "myo"),
+    ),
+    "strain (%)": (
+        ("grs_pct", "radial", "s0"), ("gcs_pct", "circumferential", "s1"),
+        ("gls_sax_pct", "longitudinal (SAX)", "s2"),
+    ),
+    "twist (degrees)": (("twist_deg", "apex against base", "all"),),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CycleFigure:
+    """Mean curves on one axis.
+
+    Attributes:
+        drawing: The figure.
+        key: Kind and name of each curve.
+    """
+
+    drawing: Markup
+    key: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +153,16 @@ def _chapters(showing: Showing, ranges: Sequence[ReferenceRange]) -> list[tuple[
     return [chapter for chapter in shown_chapters if chapter[2]]
 
 
-def _cycles(showing: Showing) -> Markup | None:
-    found = mean_cycles(showing.population, tuple(column for column, _, _ in _CYCLES))
-    curves = [
-        (name, kind, found[column].mean, found[column].sd)
-        for column, name, kind in _CYCLES
-        if column in found and not showing.sharing.hides(found[column].subjects)
-    ]
-    return cohort_figures.mean_curve(phases(), curves, up="volume (mL)") if curves else None
+def _cycles(showing: Showing) -> list[CycleFigure]:
+    found = mean_cycles(showing.population, [column for curves in _CYCLES.values() for column, _, _ in curves])
+    told = {column: cycle for column, cycle in found.items() if not showing.sharing.hides(cycle.subjects)}
+    drawn = []
+    for up, listed in _CYCLES.items():
+        curves = [(name, kind, told[column].mean, told[column].sd) for column, name, kind in listed if column in told]
+        if curves:
+            key = tuple((kind, name) for name, kind, _, _ in curves)
+            drawn.append(CycleFigure(cohort_figures.mean_curve(phases(), curves, up=up), key))
+    return drawn
 
 
 def _rows(showing: Showing) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Mean curves over the cardiac cycle, from the table of frames."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ def phases() -> Numbers:
     return np.linspace(0.0, 100.0, POINTS, endpoint=False)
 
 
-def mean_cycles(population: Population, columns: tuple[str, ...]) -> dict[str, Cycle]:
+def mean_cycles(population: Population, columns: Iterable[str]) -> dict[str, Cycle]:
     """Mean curves of those columns of the table frames that it has, over a random sample of a large cohort."""
     path = population.folder.table("frames")
     if not path.exists() or not population.size:

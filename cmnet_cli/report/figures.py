@@ -14,11 +14,8 @@ from cmnet_core.types import Label
 
 _T = TypeVar("_T")
 
-# From this many values on, bars say more than one point a value.
-BARS_FROM = 12
 # More points than this are no longer told apart.
 _MOST_POINTS = 400
-_RADIUS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +112,8 @@ def cycle(
     """
     everything = [value for curve in curves for value in curve.values]
     everything += [*held, *(end for band in bands for end in (band.low, band.high))]
-    plot = svg.Plot(svg.axis(over.across, over.times, whole=True), svg.axis(up, everything, from_zero=True))
+    across, upwards = svg.axis(over.across, over.times, whole=True), svg.axis(up, everything, from_zero=True)
+    plot = svg.Plot(across, upwards, width=340, height=240, left=40)
     marks = [svg.frame(plot), *_marked(plot, over), *(_band(plot, over, band) for band in bands)]
     for curve in curves:
         points = [(plot.x(time), plot.y(value)) for time, value in zip(over.times, curve.values, strict=True)]
@@ -148,51 +146,6 @@ def _band(plot: svg.Plot, over: Cycle, band: Band) -> Markup:
     corner = (x - width / 2, plot.y(band.high))
     text = f"95 % interval {svg.number(round(band.low, 1))} to {svg.number(round(band.high, 1))}"
     return svg.bar(corner, width, plot.y(band.low) - plot.y(band.high), kind=f"band {band.kind}", text=text)
-
-
-def distribution(label: str, values: Sequence[float]) -> Markup:
-    """How a quantity is distributed: bars, or one point a value where there are few.
-
-    Args:
-        label: Quantity and unit.
-        values: At least one.
-    """
-    across = svg.axis(label, values, ticks=3)
-    counts, edges = np.histogram(values, bins=_bins(len(values)), range=(across.low, across.high))
-    if len(values) < BARS_FROM:
-        return _points(across, values)
-    plot = svg.Plot(
-        across, svg.axis("subjects", counts.tolist(), from_zero=True, whole=True, ticks=3), width=300, height=170
-    )
-    marks = [svg.frame(plot)]
-    for count, start, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        corner, width = (plot.x(start) + 1, plot.y(count)), plot.x(end) - plot.x(start) - 2
-        text = f"{svg.number(start)} to {svg.number(end)}: {count}"
-        marks.append(svg.bar(corner, max(width, 1), plot.y(0) - plot.y(count), kind="bar", text=text))
-    return svg.picture(plot.width, plot.height, marks, text=_summary(label, values))
-
-
-def _bins(count: int) -> int:
-    return int(np.clip(np.sqrt(count) * 1.5, 6, 24))
-
-
-def _points(across: svg.Axis, values: Sequence[float]) -> Markup:
-    plot = svg.Plot(across, svg.Axis("", 0.0, 1.0, ()), width=300, height=100, left=14, top=10)
-    marks = [svg.frame(plot)]
-    drawn: list[float] = []
-    for value in sorted(values):
-        x = plot.x(value)
-        # Points that would hide each other are stacked.
-        level = sum(abs(x - other) < 2 * _RADIUS for other in drawn) % 4
-        drawn.append(x)
-        y = plot.y(0) - (2 * level + 1.4) * _RADIUS
-        marks.append(svg.dot((x, y), kind="dot point", radius=_RADIUS, text=f"{value:.1f}"))
-    return svg.picture(plot.width, plot.height, marks, text=_summary(across.label, values))
-
-
-def _summary(label: str, values: Sequence[float]) -> str:
-    low, middle, high = np.percentile(values, (0, 50, 100))
-    return f"{label}: {len(values)} subjects, median {middle:.1f}, range {low:.1f} to {high:.1f}"
 
 
 def spreads(label: str, groups: Sequence[Spread]) -> Markup:

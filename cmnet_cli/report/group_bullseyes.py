@@ -13,10 +13,10 @@ from cmnet_cli.report.differences import cells_of_test
 from cmnet_cli.report.population import NOBODY, Numbers, Places, as_numbers, read_columns
 from cmnet_cli.report.showing import Showing
 from cmnet_cli.report.strata import Pair, Tested, compare_all
+from cmnet_cli.report.subject_bullseyes import QUANTITIES
 from cmnet_cli.report.words import Quantity, named
 from cmnet_core.group_differences import Moments
 
-_COLUMNS = ("ecc_peak_pct", "err_peak_pct", "time_to_peak_ecc_ms", "wall_thickness_ed_mm", "wall_thickening_pct")
 EVERYONE = "everyone"
 
 # Bull's-eyes of differences share one scale, which reaches at least so far.
@@ -37,11 +37,13 @@ class EyeRow:
 
     Attributes:
         quantity: What they show.
+        note: What the light end of the colours means.
         eyes: The mean of each group, then the differences.
         lines: The tests of all segments.
     """
 
     quantity: Quantity
+    note: str
     eyes: tuple[Eye, ...]
     lines: tuple[tuple[str, ...], ...]
 
@@ -52,10 +54,10 @@ Means = Mapping[str, Mapping[int, Moments]]
 
 def bullseye_rows(showing: Showing) -> list[EyeRow]:
     """Mean bull's-eyes of what is compared, or of everyone, and the differences; tests are corrected together."""
-    table = read_columns(showing.population.folder, "segments", ("case_id", "segment", *_COLUMNS))
+    table = read_columns(showing.population.folder, "segments", ("case_id", "segment", *QUANTITIES))
     if not table.num_rows:
         return []
-    known = [q for q in named("segments", _COLUMNS) if q.column in table.column_names]
+    known = [q for q in named("segments", QUANTITIES) if q.column in table.column_names]
     places = showing.population.places(table["case_id"])
     segments = table["segment"].to_numpy()
     names, codes = _strata(showing, places)
@@ -116,21 +118,25 @@ def _pairs(column: str, means: Means, names: Sequence[str]) -> Iterator[Pair]:
 
 
 def _row(quantity: Quantity, means: Means, names: Sequence[str], tests: Sequence[Tested]) -> EyeRow:
+    shown = QUANTITIES[quantity.column]
     found = [one.mean for name in names for one in means[name].values()]
     if not found:
-        return EyeRow(quantity, (), ())
-    scale = _scale_of(found)
+        return EyeRow(quantity, shown.note, (), ())
+    # Light means the same as on a subject's page, over the range of the means: groups differ less than people do.
+    turned = shown.scale.dark > shown.scale.light
+    scale = _scale_of(found, turned=turned)
     eyes = [_mean(quantity, name, means[name], scale) for name in names if means[name]]
-    reach = max([_LEAST_EFFECT, *(abs(test.difference.effect) for test in tests)])
-    effects = Scale(-math.ceil(2 * reach) / 2, math.ceil(2 * reach) / 2, decimals=1)
+    reach = math.ceil(2 * max([_LEAST_EFFECT, *(abs(test.difference.effect) for test in tests)])) / 2
+    effects = Scale(reach, -reach, decimals=1) if turned else Scale(-reach, reach, decimals=1)
     by_name = {name: [test for test in tests if test.second_name == name] for name in names[1:]}
     eyes += [_difference(quantity, names[0], name, listed, effects) for name, listed in by_name.items() if listed]
-    return EyeRow(quantity, tuple(eyes), tuple(_line(test) for test in tests))
+    return EyeRow(quantity, shown.note, tuple(eyes), tuple(_line(test) for test in tests))
 
 
-def _scale_of(values: Sequence[float]) -> Scale:
+def _scale_of(values: Sequence[float], *, turned: bool) -> Scale:
     axis = svg.axis("", values)
-    return Scale(axis.low, axis.high, decimals=0 if axis.high - axis.low >= 10 else 1)
+    dark, light = (axis.high, axis.low) if turned else (axis.low, axis.high)
+    return Scale(dark, light, decimals=0 if axis.high - axis.low >= 10 else 1)
 
 
 def _mean(quantity: Quantity, name: str, found: Mapping[int, Moments], scale: Scale) -> Eye:

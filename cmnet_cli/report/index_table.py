@@ -125,9 +125,12 @@ def _verdict(row: Row, column: str) -> str:
 
 def reference_source(row: Row, ranges: tuple[ReferenceRange, ...]) -> str:
     """Name and source of the ranges that a subject was compared with; empty where it was compared with none."""
-    told = (
+    told = [
         choose_range(ranges, quantity, sex=row["sex"], age_years=row["age_years"])
         for quantity, column in Z_COLUMNS.items()
         if row.get(column) is not None
-    )
-    return "; ".join(dict.fromkeys(": ".join(filter(None, (r.table, r.source))) for r in told if r is not None))
+    ]
+    sources: dict[str, list[str]] = {}
+    for used in filter(None, told):
+        sources.setdefault(used.table, []).append(used.source)
+    return "; ".join(f"{table}: {'; '.join(filter(None, dict.fromkeys(listed)))}" for table, listed in sources.items())

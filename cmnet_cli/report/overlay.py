@@ -134,23 +134,24 @@ class Plane:
     ) -> Float[np.ndarray, "t c y2 x2"]:
         """How much each voxel belongs to LV, myocardium and RV in every frame; see :func:`memberships`."""
         there = np.linalg.inv(labels_affine) @ self.affine
-        near, share = self._near(labels, there)
-        return np.stack([self._sampled((near == label) @ share, there) for label in HEART], axis=1)
+        near = self._near(labels, there)
+        inside = (sum(share * (volume == label) for volume, share in near) for label in HEART)
+        return np.stack([self._sampled(np.asarray(slices), there) for slices in inside], axis=1)
 
     def values(
         self, values: Shaped[np.ndarray, "t z y x"], affine: Float64[np.ndarray, "4 4"]
     ) -> Float[np.ndarray, "t y2 x2"]:
         """Values of another grid in this slice, by linear interpolation."""
         there = np.linalg.inv(affine) @ self.affine
-        near, share = self._near(values, there)
-        return self._sampled(near.astype(np.float32) @ share, there)
+        return self._sampled(np.asarray(sum(share * volume for volume, share in self._near(values, there))), there)
 
     def _near(
         self, volumes: Shaped[np.ndarray, "t z y x"], there: Float64[np.ndarray, "4 4"]
-    ) -> tuple[Shaped[np.ndarray, "t y x near"], Float[np.ndarray, " near"]]:
+    ) -> list[tuple[Shaped[np.ndarray, "t y x"], np.float32]]:
         """The one or two slices of the other grid that this one lies on or between, and how much each counts."""
-        low, high, share = _neighbours(there[0, 0] * self.index + there[0, 3], volumes.shape[1])
-        return np.moveaxis(volumes[:, [low, high]], 1, -1), np.array([1.0 - share, share], np.float32)
+        low, high, share = _neighbours(round(there[0, 0] * self.index + there[0, 3], 6), volumes.shape[1])
+        shares = ((low, np.float32(1.0 - share)), (high, np.float32(share)))
+        return [(volumes[:, place], counts) for place, counts in shares if counts]
 
     def _sampled(
         self, slices: Float[np.ndarray, "t y x"], there: Float64[np.ndarray, "4 4"]

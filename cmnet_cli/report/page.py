@@ -4,12 +4,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment
+
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.report.cohort_page import render_cohort
+from cmnet_cli.report.formats import Formats, save_animation, save_figures, save_pdf
 from cmnet_cli.report.gather import Row, Run, read_run
 from cmnet_cli.report.population import read_population
 from cmnet_cli.report.showing import Showing
-from cmnet_cli.report.subject_page import render_subject
+from cmnet_cli.report.subject_page import SubjectPage, make_subject_page
 from cmnet_cli.report.templating import open_templates
 from cmnet_cli.report.who_has_pages import NONE, choose_pages
 from cmnet_cli.sharing import Sharing, open_sharing
@@ -19,7 +22,9 @@ from cmnet_cli.sidecar import write_text
 _AT_ONCE = 200
 
 # What a subject's page is made of.
-_TABLES = ("indices", "frames", "motion")
+_TABLES = ("indices", "frames", "segments", "motion")
+
+_PAGES_ALONE = Formats()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +34,12 @@ class Request:
     Attributes:
         pages: Who gets a page: ``all``, ``flagged``, ``none`` or ids; empty for no wish.
         share_safe: Whether the report may leave the room.
+        formats: What is written beside the pages.
     """
 
     pages: tuple[str, ...] = ()
     share_safe: bool = False
+    formats: Formats = _PAGES_ALONE
 
 
 _EVERYTHING = Request()
@@ -52,8 +59,9 @@ def write_report(
         The cohort page.
 
     Raises:
-        ManifestError: This is no run folder, nothing has run in it, or a page is asked for that cannot be made.
+        ManifestError: This is no run folder, nothing has run in it, or something is asked for that cannot be made.
     """
+    request.formats.require_tools()
     folder = RunFolder(run)
     population = read_population(folder)
     sharing = open_sharing(folder.share_key if request.share_safe else None, share_safe=request.share_safe)
@@ -66,9 +74,20 @@ def write_report(
     templates, case_ids = open_templates(), [population.case_ids[place] for place in chosen]
     for _, (found, row) in zip(progress(case_ids), _rows(folder, case_ids, sharing), strict=True):
         page = index.with_name(f"{sharing.name(row['case_id'])}.html")
-        write_text(page, render_subject(templates, found, row))
+        _write_subject(templates, page, make_subject_page(templates, found, row), request.formats)
     write_text(index, render_cohort(templates, Showing(population, sharing, pages)))
+    if request.formats.pdf:
+        save_pdf(index)
     return index
+
+
+def _write_subject(templates: Environment, page: Path, made: SubjectPage, formats: Formats) -> None:
+    write_text(page, made.html)
+    save_figures(templates, page, made.drawings, formats.figures)
+    if formats.animation and made.sights:
+        save_animation(made.sights, page, frame_ms=made.frame_ms, wanted=formats.animation)
+    if formats.pdf:
+        save_pdf(page)
 
 
 def _pages_up_to_date(folder: RunFolder, names: Mapping[int, str]) -> dict[int, str]:
@@ -85,6 +104,9 @@ def _remove_pages(index: Path, *, keep: Collection[str]) -> None:
     for page in index.parent.glob("sub-*.html"):
         if page.name not in keep:
             page.unlink()
+            made = [*index.parent.glob(f"{page.stem}.*"), *(index.parent / "figures").glob(f"{page.stem}_*.*")]
+            for file in made:
+                file.unlink()
 
 
 def _rows(folder: RunFolder, case_ids: Sequence[str], sharing: Sharing) -> Iterator[tuple[Run, Row]]:

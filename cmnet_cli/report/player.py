@@ -183,16 +183,13 @@ def _arrows(to_ed: Float[np.ndarray, "2 h w"], wall: Bool[np.ndarray, "h w"]) ->
     rows, columns = rows * _ARROWS_EVERY, columns * _ARROWS_EVERY
     back = to_ed[:, rows, columns][::-1].T
     heads = np.stack([columns, rows], axis=1) + 0.5
-    lengths = np.linalg.norm(back, axis=1)
-    kept = lengths > _SHORTEST_ARROW
-    return "".join(
-        _arrow(head, step, length) for head, step, length in zip(heads[kept], back[kept], lengths[kept], strict=True)
+    lengths = np.linalg.norm(back, axis=1, keepdims=True)
+    kept = lengths[:, 0] > _SHORTEST_ARROW
+    heads, back, lengths = heads[kept], back[kept], lengths[kept]
+    along, size = back / lengths, np.minimum(_HEAD, 0.5 * lengths)
+    aside = 0.6 * np.stack([-along[:, 1], along[:, 0]], axis=1)
+    points = np.concatenate(
+        [heads + back, heads, heads + size * (along + aside), heads + size * (along - aside)], axis=1
     )
-
-
-def _arrow(head: Float[np.ndarray, "2"], back: Float[np.ndarray, "2"], length: float) -> str:
-    along, aside = back / length, np.array([-back[1], back[0]]) / length
-    size = min(_HEAD, 0.5 * length)
-    points = (head + back, head, head + size * (along + 0.6 * aside), head, head + size * (along - 0.6 * aside))
-    (x0, y0), (x1, y1), (x2, y2), _, (x3, y3) = (np.rint(_FINE * point).astype(int) for point in points)
-    return f"M{x0} {y0}L{x1} {y1}M{x2} {y2}L{x1} {y1} {x3} {y3}"
+    drawn = np.rint(_FINE * points).astype(int).tolist()
+    return "".join(f"M{x0} {y0}L{x1} {y1}M{x2} {y2}L{x1} {y1} {x3} {y3}" for x0, y0, x1, y1, x2, y2, x3, y3 in drawn)

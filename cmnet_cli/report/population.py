@@ -129,11 +129,6 @@ class Population:
         """How many flags that ask for a look each subject has."""
         return self.flagged.warnings(self.size)
 
-    def row(self, place: int) -> dict[str, Any]:
-        """One subject's row of the indices."""
-        found: dict[str, Any] = self.indices.slice(place, 1).to_pylist()[0]
-        return found
-
     def places(self, case_ids: Any) -> Places:
         """Where subjects stand among the rows of ``indices``; ``NOBODY`` for who has none."""
         found = pc.index_in(case_ids, value_set=self.indices["case_id"].combine_chunks())

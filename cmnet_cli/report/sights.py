@@ -13,7 +13,7 @@ from cmnet_core.types import Label
 _MARGIN_MM = 15.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Framing:
     """Which part of the network's window is looked at, and how.
 
@@ -22,14 +22,14 @@ class Framing:
         levels: The slices, from base to apex.
         box: The part of a slice, as it is laid.
         voxel_mm: Size of a picture's voxel.
-        heart: The smallest block (z, y, x) of the window that holds the heart at ED.
+        heart: Where the heart is at ED, on the window's grid.
     """
 
     view: overlay.View
     levels: tuple[overlay.Slice, ...]
     box: overlay.Box
     voxel_mm: float
-    heart: tuple[slice, slice, slice]
+    heart: Bool[np.ndarray, "z y x"]
 
     def seen(self, array: Shaped[np.ndarray, "*n y x"]) -> Shaped[np.ndarray, "*n h w"]:
         """That part of an array on the window's grid."""
@@ -84,10 +84,7 @@ def frame_heart(hearts: Hearts, *, ed: int) -> Framing | None:
     view = overlay.usual_view(hearts.affine)
     voxel_mm = float(np.linalg.norm(hearts.affine[:3, 2]))
     box = overlay.heart_box(view.of(at_ed), margin=round(_MARGIN_MM / voxel_mm))
-    depth, rows, columns = (
-        slice(int(inside.min()), int(inside.max()) + 1) for inside in np.nonzero((at_ed > 0.5).any(axis=0))
-    )
-    return Framing(view, levels, box, voxel_mm, (depth, rows, columns))
+    return Framing(view, levels, box, voxel_mm, np.asarray((at_ed > 0.5).any(axis=0)))
 
 
 def look(hearts: Hearts, moving: Moving | None, framing: Framing) -> tuple[Sight, ...]:

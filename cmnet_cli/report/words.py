@@ -67,7 +67,9 @@ def flag_in_words(flag: str) -> str:
     if flag not in FLAGS:
         return flag
     told = FLAGS[flag]
-    return f"{told.raised[0].upper()}{told.raised[1:]}. {told.advice}"
+    # The name of a column begins as it is.
+    begins_with_column = "_" in told.raised.split()[0]
+    return f"{told.raised[0] if begins_with_column else told.raised[0].upper()}{told.raised[1:]}. {told.advice}"
 
 
 def shown(value: float | None, *, decimals: int = 1) -> str:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.cases import Case
 from cmnet_cli.layout import CaseFolder, RunFolder
 from cmnet_cli.stages.intervals import Drawing, Draws, with_intervals
 from cmnet_cli.stages.judging import judged_indices
-from cmnet_cli.stages.mechanics import mechanics_rows, rate_values, segmented_walls, timing_of
-from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
+from cmnet_cli.stages.mechanics import NearHeart, mechanics_rows, near_heart, rate_values, segmented_walls, timing_of
+from cmnet_cli.stages.stored import StoredCase, TrackingFacts, open_stored
 from cmnet_core.indices import (
     BodySurfaceFormula,
     ClinicalIndices,
@@ -24,9 +24,10 @@ from cmnet_core.indices import (
     heart_rate_bpm,
     volumes_ml,
 )
+from cmnet_core.inference import step_fields
 from cmnet_core.losses import bending_energy
 from cmnet_core.metrics import folded_voxels
-from cmnet_core.motion import chain, jacobian_determinant, to_voxels
+from cmnet_core.motion import jacobian_determinant, surely_unfolded, to_voxels
 from cmnet_core.plausibility import judge_motion
 from cmnet_core.preprocess import extract_labels
 from cmnet_core.reference import Z_COLUMNS, ReferenceRange, compare_with_reference
@@ -111,21 +112,20 @@ def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRa
     stored = open_stored(folder)
     volumes = volumes_ml(stored.segmented, stored.spacing)
     carried = volumes_ml(stored.propagated, stored.spacing)
-    steps = read_steps(folder, stored.facts) if stored.has_steps else ()
     indices = _compared(_indices_row(case, stored, volumes), reference)
     walls = segmented_walls(stored)
-    wall = mechanics_rows(stored, walls, steps, indices["qc_flags"])
+    near = near_heart(folder, stored, walls)
+    wall = mechanics_rows(stored, walls, near, indices["qc_flags"])
     indices = indices | wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
     frames = _joined(_frame_rows(case, stored, volumes, carried), wall.frames)
-    chained = chain(steps)
-    frames = _joined(frames, _motion_by_frame(stored, steps, chained))
+    frames = _joined(frames, _motion_by_frame(stored, near))
     drawing = Drawing(folder, stored, walls, has_wall=bool(wall.indices))
     indices, segments = with_intervals(indices, wall.segments, drawing, draws)
     return CaseRows(
         indices=indices,
         frames=tuple(frames),
         segments=tuple(who(case) | row for row in segments),
-        motion=_motion_row(case, stored, carried, frames) | _smoothness(stored, chained),
+        motion=_motion_row(case, stored, carried, frames) | _smoothness(stored, near),
         bullseye=tuple(who(case) | row for row in wall.bullseye),
     )
 
@@ -218,27 +218,36 @@ def _mean(values: Float[Tensor, " n"]) -> float | None:
     return float(values.mean()) if values.numel() else None
 
 
-def _motion_by_frame(stored: StoredCase, steps: Sequence[MotionField], chained: Sequence[MotionField]) -> list[Row]:
-    """Displacement from ED and folding of each frame, in the order of the input; nothing without steps."""
-    if not steps:
+def _motion_by_frame(stored: StoredCase, near: NearHeart | None) -> list[Row]:
+    """Displacement from ED and folding of each frame, in the order of the input; nothing without motion."""
+    if near is None:
         return []
-    labels = extract_labels(stored.propagated, stored.facts.window)
+    labels = extract_labels(stored.propagated, near.cutout.narrowed(stored.facts.window))
     rows: dict[int, Row] = {}
-    for step, from_ed in zip(steps, chained, strict=True):
-        folded = folded_voxels(jacobian_determinant(step)).count
+    for velocity, from_ed in zip(near.velocities, near.from_ed, strict=True):
         # The last field leads once round the cycle: at ED nothing has moved yet.
-        moved = None if step.fixed == stored.facts.ed else from_ed
-        rows[step.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[step.fixed])}
+        moved = None if from_ed.fixed == stored.facts.ed else from_ed
+        folded = _folded_voxels(velocity, stored.facts)
+        rows[from_ed.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[from_ed.fixed])}
     return [rows[frame] for frame in range(stored.facts.frames)]
+
+
+def _folded_voxels(velocity: Float[Tensor, "3 z yh xh"], facts: TrackingFacts) -> int:
+    """Folds of one step in the whole window."""
+    if surely_unfolded(velocity, steps=facts.motion.integration_steps):
+        return 0
+    [step] = step_fields(velocity[None], facts.window.spacing, ed=0, sizes=facts.motion)
+    return folded_voxels(jacobian_determinant(step)).count
 
 
 def _displacements(from_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) -> Row:
     """Mean and largest length of the displacement in each structure; at ED itself it is 0."""
+    heart = labels > 0
+    inside = labels[heart]
+    length = torch.zeros(len(inside)) if from_ed is None else from_ed.displacement_mm[:, heart].norm(dim=0)
     row: Row = {}
-    length = torch.zeros(labels.shape) if from_ed is None else from_ed.displacement_mm.norm(dim=0)
     for name, label in _STRUCTURES.items():
-        inside: Bool[Tensor, "z y x"] = labels == label
-        there = length[inside]
+        there = length[inside == label]
         row[f"mean_displacement_{name}_mm"] = _mean(there)
         row[f"max_displacement_{name}_mm"] = float(there.max()) if there.numel() else None
     return row
@@ -268,6 +277,8 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
     }
 
 
-def _smoothness(stored: StoredCase, chained: Sequence[MotionField]) -> Row:
-    to_ed = next((field for field in chained if field.fixed == stored.facts.es != stored.facts.ed), None)
-    return {} if to_ed is None else {"bending_energy_per_mm2": float(bending_energy(to_voxels(to_ed), to_ed.spacing))}
+def _smoothness(stored: StoredCase, near: NearHeart | None) -> Row:
+    if near is None or stored.facts.es == stored.facts.ed:
+        return {}
+    [to_ed] = [field for field in near.from_ed if field.fixed == stored.facts.es]
+    return {"bending_energy_per_mm2": float(bending_energy(to_voxels(to_ed), to_ed.spacing))}

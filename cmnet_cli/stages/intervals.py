@@ -6,11 +6,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from cmnet_cli.layout import CaseFolder
 from cmnet_cli.sidecar import read_sidecar
+from cmnet_cli.stages.cutout import cutout_around
 from cmnet_cli.stages.mechanics import (
     Walls,
     global_strains,
@@ -32,9 +31,6 @@ Row = dict[str, Any]
 
 _SQUARINGS = 3
 """Of a velocity that is drawn: a spread needs no motion to a hundredth of a voxel, and this halves its cost."""
-
-_MARGIN_VOXELS = 12
-"""Of the window around the wall: what lies further away moves nothing in it from one frame to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +127,11 @@ def _motion_draws(of: Drawing, posterior: Posterior, draws: Draws) -> Iterator[_
     factor = 2**facts.motion.finest
     grid = Spacing(facts.window.spacing.z, facts.window.spacing.y * factor, facts.window.spacing.x * factor)
     sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
-    rows, columns = _around(of.walls.muscle, factor)
-    wall, muscle = lay_out(of.walls, of.stored), of.walls.cut(rows, columns, factor)
+    cutout = cutout_around(of.walls.muscle, factor)
+    wall, muscle = lay_out(of.walls, of.stored), cutout.of_window(of.walls.muscle)
     generator = draws.generator()
     while True:
-        drawn = draw_velocities(velocities, posterior, grid, generator)[..., rows, columns]
+        drawn = cutout.of_velocities(draw_velocities(velocities, posterior, grid, generator))
         steps = step_fields(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
         strain = mechanics_of(wall, muscle, steps).strain
         yield global_strains(strain, timing), segment_values(strain, timing)
-
-
-def _around(mask: Bool[Tensor, "z y x"], factor: int) -> tuple[slice, slice]:
-    """Rows and columns around a mask, in voxels of a grid that is coarser by a factor."""
-    spans = []
-    for axis in (1, 2):
-        seen = mask.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
-        first, last = int(seen[0]) - _MARGIN_VOXELS, int(seen[-1]) + _MARGIN_VOXELS
-        spans.append(slice(max(first, 0) // factor, min(last // factor + 1, mask.shape[axis] // factor)))
-    return spans[0], spans[1]

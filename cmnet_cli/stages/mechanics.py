@@ -10,13 +10,17 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.columns.mechanics import LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
-from cmnet_cli.stages.stored import StoredCase
+from cmnet_cli.layout import CaseFolder
+from cmnet_cli.stages.cutout import Cutout, cutout_around
+from cmnet_cli.stages.stored import StoredCase, read_velocities
 from cmnet_core.bullseye import bin_means, bin_of, bins
 from cmnet_core.coordinates import SEGMENTS, LVCoordinates, lv_coordinates
 from cmnet_core.curves import FRAMES_FOR_TIMES, CurveSummary, Timing, dyssynchrony_ms, summarise
 from cmnet_core.indices import Volumes
+from cmnet_core.inference import step_fields
 from cmnet_core.line_strain import LineStrain, line_strain
 from cmnet_core.material import MaterialMotion, follow_material
+from cmnet_core.motion import chain
 from cmnet_core.preprocess import extract_labels, window_affine
 from cmnet_core.rotation import Rotation, rotation
 from cmnet_core.strain import SIGN, Deformation, Direction, RegionalStrain, Wall, deform, lay_out_wall, regional_strain
@@ -45,17 +49,14 @@ class Walls:
     Attributes:
         ed: Coordinates at ED.
         es: Coordinates at ES.
+        heart: All of the heart at ED.
         muscle: Myocardium at ED.
     """
 
     ed: LVCoordinates
     es: LVCoordinates
+    heart: Bool[Tensor, "z y x"]
     muscle: Bool[Tensor, "z y x"]
-
-    def cut(self, rows: slice, columns: slice, factor: int) -> Bool[Tensor, "z yc xc"]:
-        """Myocardium at ED within rows and columns of a grid that is coarser by a factor."""
-        fine = (slice(part.start * factor, part.stop * factor) for part in (rows, columns))
-        return self.muscle[(slice(None), *fine)]
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ def walls_of(phases: UInt8[Tensor, "2 z y x"], stored: StoredCase) -> Walls:
     window = stored.facts.window
     affine = window_affine(stored.affine, window)
     ed, es = (lv_coordinates(labels, window.spacing, affine) for labels in phases)
-    return Walls(ed, es, phases[0] == Label.MYO)
+    return Walls(ed, es, phases[0] != Label.BACKGROUND, phases[0] == Label.MYO)
 
 
 def segmented_walls(stored: StoredCase) -> Walls:
@@ -90,6 +91,40 @@ def _thickness(ed_mm: float | None, es_mm: float | None) -> Row:
         "wall_thickness_es_mm": es_mm,
         "wall_thickening_pct": thickening_pct(ed_mm, es_mm),
     }
+
+
+# ── where the heart is ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NearHeart:
+    """The stored motion, integrated where the heart is.
+
+    Attributes:
+        velocities: Of every step, on all of their grid.
+        cutout: Where the heart is.
+        steps: The motion of every step there.
+        from_ed: For every step the field that is fixed where the step is and points into ED.
+    """
+
+    velocities: Float[Tensor, "t 3 z yh xh"]
+    cutout: Cutout
+    steps: tuple[MotionField, ...]
+    from_ed: tuple[MotionField, ...]
+
+
+def near_heart(folder: CaseFolder, stored: StoredCase, walls: Walls) -> NearHeart | None:
+    """Read the motion of a case; None where it was not stored.
+
+    Raises:
+        ImageError: It is damaged.
+    """
+    if not stored.has_steps:
+        return None
+    facts, velocities = stored.facts, read_velocities(folder.motion)
+    cutout = cutout_around(walls.heart, 2**facts.motion.finest)
+    steps = step_fields(cutout.of_velocities(velocities), facts.window.spacing, ed=facts.ed, sizes=facts.motion)
+    return NearHeart(velocities, cutout, steps, tuple(chain(steps)))
 
 
 # ── its motion ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -273,15 +308,13 @@ class MechanicsRows:
     flags: list[str]
 
 
-def mechanics_rows(
-    stored: StoredCase, walls: Walls, steps: Sequence[MotionField], raised: Collection[str]
-) -> MechanicsRows:
+def mechanics_rows(stored: StoredCase, walls: Walls, near: NearHeart | None, raised: Collection[str]) -> MechanicsRows:
     """Everything that is said of the wall.
 
     Args:
         stored: The case.
         walls: Its wall.
-        steps: Its motion, none where it was not stored.
+        near: Its motion, None where it was not stored.
         raised: Flags that were raised so far.
     """
     flags = [flag for flag in (*walls.flags, *_missing_times(stored)) if flag not in raised]
@@ -289,9 +322,9 @@ def mechanics_rows(
     if reasons:
         return MechanicsRows({}, [], _numbered([{} for _ in range(SEGMENTS)], reasons), [], flags)
     whole, segments = thickness_values(walls)
-    if not steps:
+    if near is None:
         return MechanicsRows(whole, [], _numbered(segments, [*walls.flags, "motion-not-stored"]), [], flags)
-    mechanics = mechanics_of(lay_out(walls, stored), walls.muscle, steps)
+    mechanics = mechanics_of(lay_out(walls, stored), near.cutout.of_window(walls.muscle), near.steps)
     rows = _rows_of(mechanics, stored, walls, (whole, segments))
     return replace(rows, flags=[*flags, *rows.flags])
 

@@ -94,7 +94,7 @@ def _members(path: Path) -> Iterator[list[Member]]:
     if path.is_dir():
         yield _in_folder(path)
     elif path.is_file() and path.suffix.lower() != ".zip":
-        yield _limited([Member(path.name, path.stat().st_size, lambda: _Bounded(path))])
+        yield _limited([Member(path.name, path.stat().st_size, lambda: path.open("rb"))])
     else:
         with path.open("rb") as file:
             _limit_directory(file)
@@ -138,23 +138,12 @@ def _described(text: str) -> dict[str, str]:
     return {row[file]: row[series] for row in table[1:] if len(row) == len(header)}
 
 
-class _Bounded(io.BufferedReader):
-    """A file that gives no more than it has: asked for 4 GB by a damaged length, Python would allocate them first."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
-        self._size = path.stat().st_size
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(size if size is None or size < 0 else min(size, self._size))
-
-
 def _in_folder(folder: Path) -> list[Member]:
     root = folder.resolve()
     found = sorted(islice((p for p in folder.rglob("*") if p.is_file()), _MAX_FILES + 1))
     inside = [p for p in found if p.resolve().is_relative_to(root)]
     return _limited(
-        [Member(str(p.relative_to(folder)), p.stat().st_size, lambda p=p: _Bounded(p)) for p in inside]  # type: ignore[misc]
+        [Member(str(p.relative_to(folder)), p.stat().st_size, lambda p=p: p.open("rb")) for p in inside]  # type: ignore[misc]
     )
 
 

@@ -27,6 +27,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
     RLELossless,
 )
@@ -36,11 +37,13 @@ from cmnet_core.io.dicom_file import DAMAGE, Member
 
 _MAGIC_AT = 128
 _HEAD_BYTES = 64 * 2**10
+_MAX_HEADER_BYTES = 16 * 2**20  # of the longest enhanced header
+_MAX_ELEMENTS = 4096
 _MAX_SIDE = 4096
 _MAX_FRAMES = 20_000
 _PIXEL_GROUP = 0x7FE0
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_JPEG = (*JPEGTransferSyntaxes, *JPEG2000TransferSyntaxes)
+_JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
 
 _HEADER_TAGS: list[BaseTag | int] = [
     Tag(keyword)
@@ -74,18 +77,21 @@ _HEADER_TAGS: list[BaseTag | int] = [
         "PerFrameFunctionalGroupsSequence",
     )
 ]
-_PIXEL_TAGS = [
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "NumberOfFrames",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelData",
+_PIXEL_TAGS: list[BaseTag | int] = [
+    Tag(keyword)
+    for keyword in (
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "NumberOfFrames",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+        "PixelData",
+    )
 ]
 
 
@@ -157,7 +163,7 @@ def read_headers(member: Member) -> list[ImageHeader]:
             return []
         found, whole = _parsed(content)
         if not whole and member.size > len(content):
-            found, whole = _parsed(content + file.read(member.size - len(content)))
+            found, whole = _parsed(content + file.read(min(member.size, _MAX_HEADER_BYTES) - len(content)))
     return _placed(found, member) if whole else []
 
 
@@ -185,7 +191,7 @@ def _decoded(member: Member, images: Sequence[ImageHeader]) -> Iterator[NDArray[
     _refuse_deflated(content)
     # Research archives are full of identifiers that break the standard in ways that do not matter here.
     with pydicom.config.disable_value_validation():
-        dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=_PIXEL_TAGS, force=True)
+        dataset = read_partial(io.BytesIO(content), _is_behind_pixels, specific_tags=_PIXEL_TAGS, force=True)
         frames = [image.frame for image in images]
         _check_packing(dataset, frames)
         for image, pixels in zip(images, iter_pixels(dataset, indices=frames, raw=True), strict=True):
@@ -193,6 +199,10 @@ def _decoded(member: Member, images: Sequence[ImageHeader]) -> Iterator[NDArray[
                 raise ValueError(f"expected {image.shape} pixels, found {pixels.shape}")
             slope, intercept = image.rescale
             yield (pixels * np.float64(slope) + np.float64(intercept)).astype(np.float32)
+
+
+def _is_behind_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
+    return tag.group > _PIXEL_GROUP
 
 
 def _check_packing(dataset: Dataset, frames: Sequence[int]) -> None:
@@ -241,11 +251,13 @@ def _is_dicom(content: bytes) -> bool:
 def _parsed(content: bytes) -> tuple[Dataset, bool]:
     """The header, and whether it was read up to the pixels."""
     _refuse_deflated(content)
-    reached = False
+    reached, elements = False, 0
 
     def at_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
-        nonlocal reached
-        reached = tag.group == _PIXEL_GROUP
+        nonlocal reached, elements
+        reached, elements = tag.group == _PIXEL_GROUP, elements + 1
+        if elements > _MAX_ELEMENTS:
+            raise ValueError("the header does not end")
         return reached
 
     with pydicom.config.disable_value_validation():

@@ -26,7 +26,7 @@ ORIENTATION_UNUSUAL = "orientation-unusual"
 
 _SHORT_AXIS = re.compile(r"sax|short.?axis|(?<![a-z])(sa|kurz\w*achse)(?![a-z])", re.IGNORECASE)
 _SOMETHING_ELSE = re.compile(
-    r"(?<![a-z])(lax|[234][ _-]?(ch(a?mbe?r)?|kammer)|hla|vla|ao|pc|de|sag|cor|tra|axial)(?![a-z])"
+    r"(?<![a-z])(lax|[234][ _-]?(ch(a?mbe?r)?|kammer)|hla|vla|ao|pc|sag|cor|tra|axial)(?![a-z])"
     r"|(?<![a-z])(map|t1\w*|t2\w*|lge|psir|haste)(?![a-z])"
     r"|long.?axis|lvot|rvot|aort|locali[sz]er|scout|survey|flow|venc|tagg?(ing)?(?![a-z])|molli|delayed|perfusion"
     r"|inlinevf|transvers|fitparam",

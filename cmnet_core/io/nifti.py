@@ -126,7 +126,7 @@ def read_own(path: Path) -> tuple[Shaped[np.ndarray, "t z y x"], Float64[np.ndar
         raw = raw_header(file, path)
         header = describe(raw)
         _require_frames(header)
-        return decode(file, raw).reshape(header.frames, *header.grid), header.affine.numpy()
+        return decode(file, raw, as_stored=True).reshape(header.frames, *header.grid), header.affine.numpy()
 
 
 def frame_of(cine: Path, volume: Path) -> int | None:

@@ -186,10 +186,15 @@ def layout_of(raw: Any) -> Layout:
     return layout(tuple(int(n) for n in raw.get_data_shape()), zooms)
 
 
-def decode(file: BufferedIOBase, raw: Any) -> NDArray[np.float32]:
+def decode(file: BufferedIOBase, raw: Any, *, as_stored: bool = False) -> NDArray[Any]:
     """Read the voxels, axes reversed (…, z, y, x), with the header's scaling applied.
 
     A plain file is mapped and a zipped one streamed, volume by volume, so that there is never more than one copy.
+
+    Args:
+        file: Open at any place.
+        raw: Its header.
+        as_stored: Keep the type of the numbers in the file where they are not scaled; else single precision.
 
     Raises:
         ImageError: The voxels are colours or complex numbers.
@@ -203,11 +208,12 @@ def decode(file: BufferedIOBase, raw: Any) -> NDArray[np.float32]:
         )
     shape = tuple(int(n) for n in raw.get_data_shape())
     volumes = math.prod(shape[3:])
-    values = np.empty((volumes, math.prod(shape[:3])), dtype=np.float32)
     slope, intercept = raw.get_slope_inter()
+    scaled = slope is not None and (slope, intercept) != (1.0, 0.0)
+    values = np.empty((volumes, math.prod(shape[:3])), dtype=dtype if as_stored and not scaled else np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for n, stored in enumerate(_volumes(file, raw, volumes=volumes, voxels=values.shape[1])):
-            values[n] = stored if slope is None else stored * np.float64(slope) + np.float64(intercept)
+            values[n] = stored * np.float64(slope) + np.float64(intercept) if scaled else stored
     if isinstance(file, gzip.GzipFile):
         _compare_checksum(file)
     return values.reshape(shape[::-1])

@@ -35,6 +35,8 @@ _SLICES_APART = 1.5  # ratio of the distance between slices and those within
 _LOST_TIME = (0.0, 1.0)  # what converters leave where they know no time step
 _SAME_SCALE = 1e-3
 _SAME_FORM_MM = 0.5
+_FARTHEST = 1e9  # a kilometre, in micrometres
+_FLAT = 0.01  # volume of the box that the unit vectors of the axes span
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def layout(shape: tuple[int, ...], zooms: tuple[float, ...]) -> Layout:
 def geometry(raw: Any, axes: Layout) -> tuple[Spacing, Float64[Tensor, "4 4"], tuple[str, ...]]:
     """Take direction from the affine and scale from the voxel sizes, with a flag where the two disagree.
 
-    Voxel sizes that are lost (0 or less, or 1 throughout) are taken from the affine where that has them.
+    Voxel sizes that are lost (0 throughout, or 1) are taken from the affine where that has them.
 
     Returns:
         Spacing, affine as in :class:`CineSequence`, and quality flags.
@@ -196,18 +198,18 @@ def _best_form(raw: Any) -> tuple[NDArray[np.float64], set[str]]:
 
 def _form(get: Any) -> NDArray[np.float64] | None:
     try:
-        form, code = get(coded=True)
+        with np.errstate(all="ignore"):
+            form, code = get(coded=True)
     except (HeaderDataError, ValueError, ArithmeticError):
         return None
     return np.asarray(form, dtype=np.float64) if code > 0 and form is not None and _is_usable(form) else None
 
 
 def _is_usable(form: NDArray[Any]) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-        columns = np.linalg.norm(form[:3, :3].astype(np.float64), axis=0)
-    if not np.isfinite(form).all() or not np.isfinite(columns).all() or not (columns > 0).all():
+    if not np.isfinite(form).all() or np.abs(form).max() > _FARTHEST:
         return False
-    return abs(float(np.linalg.det(form[:3, :3] / columns))) > 0.01
+    columns = np.linalg.norm(form[:3, :3].astype(np.float64), axis=0)
+    return bool((columns > 0).all()) and abs(float(np.linalg.det(form[:3, :3] / columns))) > _FLAT
 
 
 def _differ(raw: Any, sform: NDArray[np.float64], qform: NDArray[np.float64]) -> bool:
@@ -221,8 +223,9 @@ def _differ(raw: Any, sform: NDArray[np.float64], qform: NDArray[np.float64]) ->
 
 
 def _are_lost(zooms: NDArray[np.float64], scales: NDArray[np.float64]) -> bool:
-    unusable = not bool(np.isfinite(zooms).all() and (zooms > 0).all())
-    return (unusable or bool((zooms == 1).all())) and not np.allclose(scales, 1.0)
+    """Whether a converter never set them. One that alone is impossible is damage, and nothing can be trusted then."""
+    unset = bool((zooms == 0).all() or (zooms == 1).all())
+    return unset and not np.allclose(scales, 1.0)
 
 
 def _directions(xyz: NDArray[np.float64], axes: Layout) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ _STRONGER = 4.0
 _ATTEMPTS = 4
 _BORDER = 6
 _SMALLEST_DETERMINANT = 0.05
+_FEW_VOXELS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,9 @@ def fit_velocity(
 ) -> Float[Tensor, "z 2 yh xh"]:
     """The velocity that carries ``source`` to ``target`` without folding, at half the in-plane resolution.
 
-    Slices in which either holds no heart say nothing of how tissue moves; there the bending energy extends what the
-    neighbours do. Where the motion folds, the fit is done again under a stronger bending energy.
+    A slice that a structure enters or leaves through the plane says nothing of how tissue moves within it: to make it
+    vanish there a wall would have to collapse. Such slices, and those without a ventricle, are left to the bending
+    energy, which extends what their neighbours do. Where the motion folds, the fit is done again under a stronger one.
 
     Args:
         source: Shares of the classes before.
@@ -96,7 +98,7 @@ def fit_velocity(
     Returns:
         In voxels of the half-resolution grid. Pulled back by its exponential, the source shows the target.
     """
-    told = _with_heart(source) & _with_heart(target)
+    told = _comparable(source, target)
     if not bool(told.any()):
         return torch.zeros(len(source), 2, source.shape[2] // 2, source.shape[3] // 2)
     smoothness = settings.smoothness
@@ -109,8 +111,10 @@ def fit_velocity(
     return velocity
 
 
-def _with_heart(shares: Float[Tensor, "z k y x"]) -> Bool[Tensor, " z"]:
-    return (1.0 - shares[:, Label.BACKGROUND]).sum(dim=(1, 2)) > 4.0
+def _comparable(source: Float[Tensor, "z k y x"], target: Float[Tensor, "z k y x"]) -> Bool[Tensor, " z"]:
+    """Slices in which both show the same structures, the left ventricle among them."""
+    before, after = (shares.sum(dim=(2, 3)) > _FEW_VOXELS for shares in (source, target))
+    return (before == after)[:, Label.LV :].all(1) & before[:, Label.LV] & before[:, Label.MYO]
 
 
 def _descend(source: Tensor, target: Tensor, told: Tensor, spacing: Spacing, settings: FitSettings) -> Tensor:

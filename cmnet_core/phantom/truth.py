@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from cmnet_core.coordinates import SEGMENTS
+from cmnet_core.coordinates import aha_segment as segment_at
 from cmnet_core.indices import Volumes
 from cmnet_core.phantom.grid import frame_phase, grid_points, heart_axes, slice_depths, spacing_of, to_image
 from cmnet_core.phantom.motion import Beat, Instant, carry, cavity_share, make_beat, pull_back, rv_share
 from cmnet_core.phantom.shape import Points, direction, half_lines, labels_at, lv_volumes_ml, rv_volume_ml, surfaces
 from cmnet_core.phantom.spec import HeartSpec, PhantomSpec, ScanSpec
 from cmnet_core.types import Label, MotionField
-
-SEGMENTS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,14 +84,10 @@ def wall_strain(beat: Beat, now: Instant, points: Points) -> Float[Tensor, "3 ..
 def aha_segment(heart: HeartSpec, points: Points) -> Int64[Tensor, "..."]:
     """AHA segment 1 to 16 of points in the wall; 0 beyond the tip of the cavity.
 
-    Thirds of the cavity's length; sectors as in :func:`~cmnet_core.phantom.motion.sector_centre_deg`.
+    The heart's own coordinates are looked up as those of any heart: thirds of the cavity, sectors from the insertion.
     """
-    level = torch.floor(-3.0 * points.s / heart.cavity_length_mm).long()
-    past = torch.remainder(heart.rv_insertion_deg - torch.rad2deg(torch.atan2(points.y, points.x)), 360.0)
-    wide = torch.tensor([2, 3, 4, 5, 6, 1])[torch.div(past, 60.0, rounding_mode="floor").long().clamp(0, 5)]
-    quarter = torch.div(torch.remainder(past - 15.0, 360.0), 90.0, rounding_mode="floor").long().clamp(0, 3)
-    segment = torch.where(level < 2, wide + 6 * level, torch.tensor([14, 15, 16, 13])[quarter])
-    return torch.where((level >= 0) & (level < 3), segment, 0)
+    past = heart.rv_insertion_deg - torch.rad2deg(torch.atan2(points.y, points.x))
+    return segment_at((-points.s / heart.cavity_length_mm).expand_as(past), past)
 
 
 def _wall_nodes(heart: HeartSpec) -> tuple[Points, Tensor]:

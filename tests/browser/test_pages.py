@@ -1,8 +1,12 @@
 """The report's pages as a reader has them: opened from disk in Chromium, with the network blocked."""
 
 import pytest
+from PIL import Image
 
+from cmnet_cli.options import FigureFormat
 from cmnet_cli.report import write_report
+from cmnet_cli.report.formats import Formats
+from cmnet_cli.report.page import Request
 from tests.report_runs import IDS, make_run
 
 WIDTHS = (1440, 390)
@@ -129,3 +133,13 @@ def test_the_judge_finds_what_is_wrong(open_page, tmp_path):
     wrong = tmp_path / "wrong.html"
     wrong.write_text("<html lang='en'><title>x</title><main><button></button></main></html>", encoding="utf-8")
     assert any(found.startswith("button-name") for found in open_page(wrong).findings())
+
+
+def test_pages_and_figures_are_saved_by_the_browser(tmp_path):
+    folder = make_run(tmp_path, ids=IDS[:1], failed=())
+    write_report(folder.root, Request(formats=Formats(FigureFormat.PNG, pdf=True)))
+    assert folder.report.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    assert folder.report_page(IDS[0]).with_suffix(".pdf").stat().st_size > 20_000
+    with Image.open(tmp_path / "report" / "figures" / f"{IDS[0]}_ecc.png") as figure:
+        assert figure.size == (2 * 288, 2 * 350)
+        assert len(figure.convert("RGB").getcolors(100_000)) > 50

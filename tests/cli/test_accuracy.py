@@ -16,7 +16,7 @@ from cmnet_cli.stages.stored import open_stored, read_steps
 from cmnet_core.io.nifti import read_cine, write_motion
 from cmnet_core.motion import carry
 from cmnet_core.preprocess import restore_motion
-from cmnet_core.types import Label, MotionField, Spacing
+from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
 
@@ -46,8 +46,10 @@ def turn(angle: float) -> torch.Tensor:
 
 def test_strain_around_the_cavity_of_a_ring_that_shrinks_and_turns() -> None:
     # Green-Lagrange: ½ (0.9² - 1); its inverse, ½ (1 / 0.9² - 1), would be +11.7.
-    assert gcs_pct(pull_back([0.9 * torch.eye(2)] * 3), ring(), ring(0.9)) == pytest.approx(-9.5, abs=0.01)
-    assert gcs_pct(pull_back([0.9 * turn(0.3)] * 3), ring(), ring(0.9)) == pytest.approx(-9.5, abs=0.01)
+    affine = torch.diag(torch.tensor([SPACING.x, SPACING.y, SPACING.z, 1.0], dtype=torch.float64))
+    masks = LabelSequence(torch.stack([ring(), ring(0.9)]), (0, 1), SPACING, affine)
+    assert gcs_pct(pull_back([0.9 * torch.eye(2)] * 3), masks) == pytest.approx(-9.5, abs=0.01)
+    assert gcs_pct(pull_back([0.9 * turn(0.3)] * 3), masks) == pytest.approx(-9.5, abs=0.01)
 
 
 def test_twist_is_what_slices_turn_against_each_other() -> None:

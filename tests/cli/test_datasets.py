@@ -143,3 +143,22 @@ def test_auto_says_what_it_found(tmp_path: Path) -> None:
     save(tmp_path / "plain" / "9900001.nii.gz", cine())
     assert cmnet("manifest", tmp_path / "plain", "-o", tmp_path / "cohort.csv").exit_code == 0
     assert [case.subject_id for case in read_manifest(tmp_path / "cohort.csv").cases] == ["9900001"]
+
+
+def test_links_out_of_a_data_set_are_passed_over_and_told_of(tmp_path: Path) -> None:
+    data = ukb(tmp_path / "data")
+    write_zip(tmp_path / "elsewhere" / "9900007_20209_2_0.zip", stack(slices=2, phases=3))
+    (data / "9900007_20209_2_0.zip").symlink_to(tmp_path / "elsewhere" / "9900007_20209_2_0.zip")
+    (data / "more").symlink_to(tmp_path / "elsewhere")
+    (data / "9900008_20209_2_0.zip").symlink_to(data / "98" / "9900002_20209_2_0.zip")
+    ran = cmnet("manifest", data, "--layout", "ukb", "-o", tmp_path / "cohort.csv")
+    assert (ran.exit_code, "2 links lead out" in ran.stderr) == (0, True)
+    assert [case.subject_id for case in read_manifest(tmp_path / "cohort.csv").cases][-2:] == ["9900002", "9900008"]
+
+
+def test_a_subject_that_lacks_something_is_counted_not_named(tmp_path: Path) -> None:
+    data = ukbb_cardiac(tmp_path / "data")
+    (data / "9900003" / "sa_ES.nii.gz").unlink()
+    ran = cmnet("manifest", data, "--layout", "ukbb_cardiac", "-o", tmp_path / "cohort.csv")
+    assert (ran.exit_code, "folder 3 of 3, by name: expected sa.nii.gz" in ran.output) == (3, True)
+    assert "9900003" not in ran.output

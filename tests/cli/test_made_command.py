@@ -25,8 +25,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.write_text(source.read_text().replace("9900002_labels.nii.gz", ""))
     ran = cmnet("phantom", folder / "made", "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
     assert ran.exit_code == 4, ran.output
-    assert "9900002.nii.gz" in ran.output
-    assert "label-geometry" in ran.output
+    assert "row 3 (label-geometry)" in ran.output
+    assert "9900002" not in ran.output
     return folder / "made" / "cohort.csv"
 
 

@@ -9,6 +9,7 @@ import pytest
 from cmnet_core.io.nifti import read_cine, read_motion
 from tests.cli.commanding import cmnet, column, finals, rows
 from tests.phantoms import write_cohort, write_heart
+from tests.tables import RESULTS
 from tests.tiny_model import write_tiny_model
 
 SUBJECTS = 3
@@ -52,7 +53,9 @@ def test_every_subject_has_its_row_and_the_indices_of_its_masks(analysis: Path) 
         assert row["bsa_m2"] == pytest.approx(1.818, abs=1e-3)
         # Two slices of one size are no whole heart; the manifest tells no sex.
         coverage = ["few-slices", "base-not-covered", "apex-not-covered"]
-        assert row["qc_flags"] == [*coverage, "no-sex", "intervals-not-calibrated"]
+        # Nor are two slices thirds, four frames a curve, and made-up axes a patient's.
+        wall = ["orientation-doubtful", "too-few-slices-for-segments", "too-few-frames"]
+        assert row["qc_flags"] == [*coverage, "no-sex", *wall, "intervals-not-calibrated"]
 
 
 def test_frames_and_motion_have_their_rows(analysis: Path) -> None:
@@ -137,7 +140,7 @@ def test_workers_give_the_same_tables_as_none(analysis: Path, tmp_path: Path, ti
     run = tmp_path / "run"
     _infer(analysis, run, tiny_model, "--workers", 2)
     assert cmnet("indices", "--run", run, "--workers", 2).exit_code == 0
-    for table in ("indices", "frames", "motion"):
+    for table in RESULTS:
         assert rows(run, table) == rows(analysis / "run", table)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from cmnet_cli.report import bullseye, colours, figures, overlay, svg
+from cmnet_cli.report import bullseye, cohort_figures, colours, figures, overlay, strata, svg
 from cmnet_core.types import Label
 
 EYE = np.eye(4)
@@ -175,15 +175,33 @@ def test_a_picture_without_contrast_is_still_a_picture():
     assert grey.dtype == np.uint8
 
 
+def ridges_of(values):
+    axis = strata.scale_of("%", values)
+    edges = strata.bins_of(axis, len(values))
+    told = strata.tell("everyone", values, edges, one_by_one=cohort_figures.ONE_BY_ONE)
+    row = cohort_figures.RidgeRow(told, str(len(values)), told.counts, (40.0, 60.0))
+    return cohort_figures.ridges(axis, edges, [row])
+
+
 @pytest.mark.parametrize("count", [1, 2, 11, 12, 400])
 def test_a_distribution_is_drawn_for_any_number_of_subjects(count):
-    drawn = figures.distribution("LVEF (%)", np.linspace(20, 75, count).tolist())
-    assert drawn.startswith("<svg")
+    drawn = ridges_of(np.linspace(20, 75, count))
     assert f"{count} subjects" in drawn
+    assert drawn.count("<circle") == (count if count < cohort_figures.ONE_BY_ONE else 0)
+
+
+@given(st.lists(st.floats(-1e4, 1e4, allow_nan=False), min_size=1, max_size=199))
+def test_bins_hold_every_value_of_a_small_cohort(values):
+    axis = strata.scale_of("mL", np.array(values))
+    edges = strata.bins_of(axis, len(values))
+    assert np.all(np.diff(edges) > 0)
+    assert np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].sum() == len(values)
+    assert edges[0] <= min(values) + 1e-6 * max(1.0, abs(min(values)))
+    assert edges[-1] >= max(values) - 1e-6 * max(1.0, abs(max(values)))
 
 
 def test_equal_values_can_be_drawn():
-    assert "<svg" in figures.distribution("LVEF (%)", [50.0] * 30)
+    assert "<svg" in ridges_of(np.full(30, 50.0))
     assert "<svg" in figures.agreement("LVEF (%)", [50.0, 50.0], [50.0, 50.0])
     assert "<svg" in figures.cycle(figures.Cycle((0.0,), "frame", ()), [figures.Curve("LV", "lv", (0.0,))], up="mL")
 

@@ -1,11 +1,14 @@
 """Nobody is named in what leaves the room: ids, paths and hosts replaced, small groups not shown."""
 
+import json
 import platform
 from pathlib import Path
 
 import pytest
 
 from cmnet_cli.sharing import hide_ids, open_sharing
+from tests.cli.commanding import cmnet
+from tests.phantoms import write_cohort
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,26 @@ def test_nothing_changes_unless_asked_for() -> None:
     assert (safe.host("node07"), safe.host("node07"), safe.host(None)) == ("host-2", "host-2", None)
     assert [safe.count(n) for n in (0, 10, 11)] == ["0", "10 or fewer", "11"]
     assert (safe.hides(10), safe.hides(11), plain.hides(3)) == (True, False, False)
+
+
+def test_a_run_is_told_of_without_naming_anybody(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 2, frames=2), tmp_path / "run"
+    (tmp_path / "9900002.nii.gz").unlink()
+    ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--verbose")
+    assert (ran.exit_code, "row 3 (file-missing)" in ran.output, "99000" in ran.output) == (4, True, False)
+    plain = json.loads(cmnet("status", "-r", run, "--json").stdout)
+    shown = cmnet("status", "-r", run, "--json", "--share-safe").stdout
+    shared = json.loads(shown)
+    assert [row["state"] for row in shared] == [row["state"] for row in plain] == ["done", "failed"]
+    pseudonyms = open_sharing(run / ".share-key", share_safe=True)
+    assert [row["case_id"] for row in shared] == [pseudonyms.name(row["case_id"]) for row in plain]
+    assert not any(told in shown for told in ("99000", str(tmp_path), platform.node()))
+    words = cmnet("status", "-r", run, "--share-safe").stdout
+    assert (".../<id>.nii.gz" in words, str(tmp_path) in words) == (True, False)
+
+
+def test_control_codes_do_not_reach_the_screen(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("subject_id,image\n9900001,\x1b[2Jowned\x07\u202ea.nii\n", encoding="utf-8")
+    said = cmnet("validate", "-m", tmp_path / "m.csv").output
+    assert "?[2Jowned??a.nii" in said
+    assert not any(code in said for code in ("\x1b", "\x07", "\u202e"))

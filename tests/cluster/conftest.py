@@ -1,9 +1,11 @@
 """What the tests on a real SLURM share. Where there is none they are skipped, unless it was asked for."""
 
+import json
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ def slurm() -> Iterator[None]:
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
+    was_up = here.is_up()
     here.start()
     before = dict(os.environ)
     # Jobs inherit what finds this checkout.
@@ -26,7 +29,8 @@ def slurm() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
-    here.stop()
+    if not was_up:
+        here.stop()
 
 
 def until(true: Callable[[], object], *, within_s: float = 900.0) -> None:
@@ -37,6 +41,13 @@ def until(true: Callable[[], object], *, within_s: float = 900.0) -> None:
         time.sleep(0.1)
 
 
-def jobs_left() -> str:
-    """What is in SLURM's queue."""
-    return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+def jobs_of(run: Path) -> list[str]:
+    """Every job that was submitted for a run."""
+    files = sorted(run.glob("slurm/*/jobs.json"))
+    return [str(job["job_id"]) for file in files for job in json.loads(file.read_text())["jobs"]]
+
+
+def jobs_left(run: Path) -> str:
+    """Which of them are in SLURM's queue; it has forgotten those that ended long ago."""
+    asked = ["squeue", "--noheader", f"--jobs={','.join(jobs_of(run))}"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout

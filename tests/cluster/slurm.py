@@ -103,6 +103,11 @@ def environment() -> Mapping[str, str]:
     return {"SLURM_CONF": str(HOME / "slurm.conf")}
 
 
+def is_up() -> bool:
+    """Whether all daemons run."""
+    return all(daemon.pid() is not None for daemon in daemons())
+
+
 def start() -> None:
     """Bring SLURM up; what runs already is left alone."""
     _prepare()

@@ -14,7 +14,7 @@ import pytest
 
 from cmnet_cli.layout import RunFolder
 from tests.cli.commanding import ROOT, cmnet, command, named_in_logs
-from tests.cluster.conftest import jobs_left, until
+from tests.cluster.conftest import jobs_left, jobs_of, until
 from tests.phantoms import write_cohort
 from tests.processes import held, workers_of
 from tests.tables import require_equal_tables
@@ -30,7 +30,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write_cohort(folder, SUBJECTS, frames=8)
     write_tiny_model(folder / "tiny.safetensors")
+    started = time.monotonic()
     assert cmnet("infer", *_options(folder, "calm")).exit_code == 0
+    (folder / "seconds").write_text(str(time.monotonic() - started))
     assert cmnet("indices", "-r", folder / "calm").exit_code == 0
     return folder
 
@@ -68,7 +70,7 @@ def _processes_of(run: Path) -> list[int]:
 @contextmanager
 def _held_after_the_first(run: Path) -> Iterator[None]:
     """Keep the task of a run from going on once it has done one subject."""
-    until(lambda: _proofs(run) and _processes_of(run))
+    until(lambda: (_proofs(run) and _processes_of(run)) or not jobs_left(run))
     with held([worker for process in _processes_of(run) for worker in workers_of(process)]):
         yield
 
@@ -113,12 +115,12 @@ def test_a_request_to_stop_ends_after_the_subject_in_hand_and_a_new_submission_s
     with _held_after_the_first(run):
         subprocess.run(["scancel", "--signal=TERM", "--batch", f"{job}_0"], check=True)
         until(lambda: _was_told_to_stop(run))
-    until(lambda: not jobs_left())
+    until(lambda: not jobs_left(run))
     done = _proofs(run)
     assert 1 <= len(done) < SUBJECTS, "it stopped at once, or never"
     assert sorted(_states(run).values()) == ["done"] * len(done) + ["pending"] * (SUBJECTS - len(done))
     _submit(study, "stopped", "--chunk", 2)
-    until(lambda: not jobs_left())
+    until(lambda: not jobs_left(run))
     assert done.items() <= _proofs(run).items()
     require_equal_tables(run, study / "calm")
 
@@ -129,12 +131,12 @@ def test_a_killed_task_has_vanished_and_a_new_submission_ends_what_it_began(slur
     until(lambda: _proofs(run))
     for process in _processes_of(run):
         os.kill(process, signal.SIGKILL)
-    until(lambda: not jobs_left())
+    until(lambda: not jobs_left(run))
     done = _proofs(run)
     assert set(_states(run).values()) == {"done", "vanished"}
     assert cmnet("verify", "-r", run).exit_code == 0
     _submit(study, "killed", "--chunk", 2)
-    until(lambda: not jobs_left())
+    until(lambda: not jobs_left(run))
     assert done.items() <= _proofs(run).items()
     require_equal_tables(run, study / "calm")
     assert not named_in_logs(run)
@@ -152,12 +154,12 @@ def test_tables_after_kills_of_tasks_are_those_of_an_undisturbed_run(slurm: None
         while _lacks(run, SUBJECTS):
             before = _proofs(run)
             _submit(study, name, "--chunk", 3)
-            until(lambda run=run: _processes_of(run) or not jobs_left())
+            until(lambda run=run: _processes_of(run) or not jobs_left(run))
             time.sleep(moments.uniform(0.0, 12.0))
             for process in _processes_of(run)[:1] if kills < KILLS else []:
                 os.kill(process, signal.SIGKILL)
                 kills += 1
-            until(lambda: not jobs_left())
+            until(lambda run=run: not jobs_left(run))
             assert before.items() <= _proofs(run).items()
             assert cmnet("verify", "-r", run).exit_code == 0
         require_equal_tables(run, study / "calm")
@@ -168,18 +170,21 @@ def _lacks(run: Path, subjects: int) -> bool:
 
 
 def test_a_task_beyond_its_memory_says_so(slurm: None, study: Path) -> None:
+    run = study / "hungry"
     _submit(study, "hungry", "--chunk", SUBJECTS, "--mem", "150M")
-    until(lambda: not jobs_left())
-    assert set(_states(study / "hungry").values()) == {"out of memory"}
+    until(lambda: not jobs_left(run))
+    assert set(_states(run).values()) == {"out of memory"}
 
 
 def test_a_task_that_meets_its_time_limit_says_so(slurm: None, study: Path) -> None:
     run = study / "slow"
-    # SLURM signals up to half a minute early. Until it does, the task is kept from coming to its end.
-    _submit(study, "slow", "--chunk", SUBJECTS, "--time", "1", "--signal", "B:TERM@15")
+    # Time to start even where the machine is busy. SLURM signals up to half a minute early; until it does, the task is
+    # kept from coming to its end.
+    minutes = 1 + int(float((study / "seconds").read_text()) / 60)
+    _submit(study, "slow", "--chunk", SUBJECTS, "--time", minutes, "--signal", "B:TERM@15")
     with _held_after_the_first(run):
-        until(lambda: _was_told_to_stop(run) or not jobs_left())
-    until(lambda: not jobs_left())
+        until(lambda: _was_told_to_stop(run) or not jobs_left(run))
+    until(lambda: not jobs_left(run))
     states = set(_states(run).values())
     assert "timed out" in states
     assert states <= {"timed out", "done"}
@@ -195,7 +200,7 @@ def test_a_task_that_slurm_takes_back_goes_on_where_it_was(slurm: None, study: P
     until(lambda: set(_states(run).values()) == {"done", "requeued"})
     # SLURM would wait for two minutes.
     until(lambda: _run("scontrol", "update", f"jobid={job}_0", "starttime=now") == 0)
-    until(lambda: not jobs_left())
+    until(lambda: not jobs_left(run))
     assert done.items() <= _proofs(run).items()
     require_equal_tables(run, study / "calm")
 
@@ -210,8 +215,8 @@ def test_two_copies_of_a_task_at_once(slurm: None, study: Path) -> None:
     told = [copy.communicate(timeout=900)[1] for copy in copies]
     assert [copy.returncode for copy in copies] == [0, 0], told
     assert sum("Waiting for task" in text for text in told) == 1
-    subprocess.run(["scancel", "--user=root"], check=True)
-    until(lambda: not jobs_left())
+    subprocess.run(["scancel", *jobs_of(run)], check=True)
+    until(lambda: not jobs_left(run))
     assert cmnet("merge", "-r", run).exit_code == 0
     require_equal_tables(run, study / "calm")
 
@@ -219,7 +224,7 @@ def test_two_copies_of_a_task_at_once(slurm: None, study: Path) -> None:
 def test_a_shard_that_was_edited_is_refused(slurm: None, study: Path) -> None:
     run = study / "edited"
     _submit(study, "edited", "--chunk", 3, "--hold")
-    subprocess.run(["scancel", "--user=root"], check=True)
+    subprocess.run(["scancel", *jobs_of(run)], check=True)
     submission = RunFolder(run).submission(_last(run))
     submission.shard(0).chmod(0o644)
     submission.shard(0).write_bytes(submission.shard(1).read_bytes())

@@ -131,7 +131,7 @@ def test_an_array_of_shards_of_five(study: Path, slurm: None) -> None:
     sent = cmnet("submit", "infer", "-m", study / "cohort.csv", "-o", run, *weights, "--chunk", 5, "--mem", "1500M")
     assert sent.exit_code == 0, sent.output
     assert "5 tasks" in sent.stdout
-    until(lambda: not jobs_left())
+    until(lambda: not jobs_left(run))
     require_equal_tables(run, study / "here")
     assert cmnet("status", "-r", run).stdout.strip() == f"{SUBJECTS} done"
     assert cmnet("verify", "-r", run).exit_code == 0

@@ -19,7 +19,9 @@ from cmnet_core.motion import (
     invert,
     jacobian_determinant,
     propagate,
+    surely_unfolded,
     to_voxels,
+    volume_change,
     warp,
 )
 from cmnet_core.types import MotionField, Spacing
@@ -151,3 +153,16 @@ def test_fields_that_do_not_meet_are_refused() -> None:
         compose(a, b)
     with pytest.raises(GeometryError, match="do not fit"):
         propagate(torch.zeros(1, 2, 5, 5), a)
+
+
+def test_small_differences_prove_the_absence_of_folds() -> None:
+    generator = torch.Generator().manual_seed(5)
+    proved = 0
+    for scale in (0.02, 0.05, 0.1, 0.2, 0.5, 1.5):
+        velocity = scale * torch.randn(3, 3, 12, 12, generator=generator)
+        folds = bool((volume_change(exponential(velocity[None], steps=5)) <= 0).any())
+        sure = surely_unfolded(velocity, steps=5)
+        proved += sure
+        assert not (sure and folds)
+    assert 1 <= proved < 6
+    assert surely_unfolded(torch.full((3, 1, 4, 4), 7.0), steps=0)

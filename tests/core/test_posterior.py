@@ -87,7 +87,7 @@ def test_intervals_are_1_96_sd_wide_times_the_factor() -> None:
     draws = [{"lvesv_ml": 1.0, "gcs": None}, {"lvesv_ml": 3.0, "gcs": None}, {"lvesv_ml": 2.0, "gcs": -20.0}]
     sd = spread(draws)
     assert sd == {"lvesv_ml": 1.0}
-    calibration = Calibration("", {"volumes": 2.0, "strain": 5.0}, {})
+    calibration = Calibration("", {"volumes": 2.0, "circumferential": 5.0}, {})
     ends = intervals({"lvesv_ml": 10.0, "lvef_pct": 3.0}, sd | {"lvef_pct": 4.0, "gcs": 1.0}, calibration)
     assert ends["lvesv_ml_lo"] == pytest.approx(10 - 2 * 1.96, abs=1e-3)
     assert ends["lvesv_ml_hi"] == pytest.approx(10 + 2 * 1.96, abs=1e-3)
@@ -96,4 +96,16 @@ def test_intervals_are_1_96_sd_wide_times_the_factor() -> None:
     assert intervals({"lvesv_ml": 1.0}, sd, calibration)["lvesv_ml_lo"] == 0
     assert intervals({"lvesv_ml": None}, sd, None) == {}
     assert spread([]) == {}
-    assert [family_of(name) for name in ("rvef_pct", "gcs_peak_pct")] == ["volumes", "strain"]
+
+
+def test_families_are_told_by_what_the_doubt_is_about() -> None:
+    named = {
+        "volumes": ("rvef_pct", "wall_thickness_es_mm"),
+        "radial": ("grs_peak_pct", "err_peak_pct"),
+        "circumferential": ("gcs_systolic_rate_per_s", "ecc_peak_pct"),
+        "longitudinal": ("gls_sax_es_pct", "ell_peak_pct"),
+        "times": ("time_to_peak_gcs_ms", "time_to_peak_ell_ms"),
+        "motion": ("twist_deg",),
+    }
+    for family, names in named.items():
+        assert [family_of(name) for name in names] == [family] * len(names)
