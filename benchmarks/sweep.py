@@ -379,7 +379,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ledger = Ledger.open(given.work / "sweep.jsonl")
     else:
         ledger = sweep(given.data / "acdc", given.work, seeds=range(1, given.seeds + 1), budget=budget)
-    write_page(given.page, [line for line in ledger.lines if line["budget"] == asdict(budget)])
+    missing = [variant.name for variant in VARIANTS if not ledger.has(variant, 1, budget)]
+    write_page(given.page, [line for line in ledger.lines if line["budget"] == asdict(budget)], missing)
 
 
 if __name__ == "__main__":

@@ -148,8 +148,8 @@ def _panel(lines: Sequence[Line], figure: str, label: str) -> Markup:
     return svg.join(marks)
 
 
-def section(lines: Sequence[Line]) -> str:
-    """The whole text between the marks."""
+def section(lines: Sequence[Line], missing: Sequence[str] = ()) -> str:
+    """The whole text between the marks; ``missing`` names what has not been trained yet."""
     tried = [row(lines, name, name) for name in parts(lines)]
     over = [row(lines, name, f"ρ = {rho:g}") for rho, name in swept(lines)]
     return "\n\n".join(
@@ -159,6 +159,7 @@ def section(lines: Sequence[Line]) -> str:
             textwrap.fill(_noise(lines), 118),
             markdown_table(HEAD, over),
             f"![Dice and HD95 over ρ]({PICTURE})",
+            *([textwrap.fill(f"Not trained yet: {'; '.join(missing)}.", 118)] if missing else []),
         ]
     )
 
@@ -184,7 +185,7 @@ def _noise(lines: Sequence[Line]) -> str:
     return f"{told} The mean Dice of ours is {each} from its seeds: what differs by no more may be chance."
 
 
-def write_page(page: Path, lines: Sequence[Line]) -> None:
+def write_page(page: Path, lines: Sequence[Line], missing: Sequence[str]) -> None:
     """Put tables into the page's section, and the plot beside the page."""
     page.with_name(PICTURE).write_text(picture(lines), encoding="utf-8")
-    replace_section(page, "sweep", section(lines))
+    replace_section(page, "sweep", section(lines, missing))

@@ -124,7 +124,9 @@ def test_the_page_holds_every_variant_and_the_plot_is_a_picture_of_its_own() -> 
     assert text.index("| ρ = 0.01 |") < text.index("| ρ = 0.05 |") < text.index("| ρ = 0.3 |")
     assert "| 7, 7 |" in text
     assert "80.0 ± 2.0" in text
-    assert "82.0 % and 84.0 %" in text
+    assert "82.0 % and 84.0 %" in " ".join(text.split())
+    assert "Not trained yet" not in text
+    assert section(LINES, ["ρ = 1"]).endswith("Not trained yet: ρ = 1.")
     root = ElementTree.fromstring(picture(LINES))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert len(root.findall(".//{*}circle")) == 2 * 3 * 3
