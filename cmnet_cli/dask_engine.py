@@ -350,7 +350,9 @@ def open_dask(spec: EngineSpec) -> Iterator[DaskEngine]:
     Raises:
         ManifestError: It cannot be started or reached, or its workers have another cmnet.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # The client has a level of its own: it would tell of a lost scheduler in tracebacks, beside cmnet's own words.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with dask.config.set(SETTINGS | {"logging.distributed": "critical"}):
         if spec.where == LOCAL:
             with _local_cluster(spec) as cluster, _client_of(cluster, spec) as client:
