@@ -21,7 +21,7 @@ from typing import Any, Generic
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, wait
-from distributed.client import FutureCancelledError
+from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from cmnet_cli import slurm
@@ -265,7 +265,7 @@ class DaskEngine:
             return list(wait(list(flying), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             return []
-        except (FutureCancelledError, OSError) as error:
+        except (FutureCancelledError, FuturesCancelledError, OSError) as error:
             raise EngineError(_LOST, hint=_GO_ON, code=ErrorCode.ENGINE) from error
 
     def _collect(self, future: Future, parcel: Parcel[CaseT, Any], doubtful: list[CaseT]) -> list[Outcome[Any]]:
@@ -278,7 +278,7 @@ class DaskEngine:
                 doubtful += parcel.cases
                 return []
             return [verdict]
-        except (FutureCancelledError, OSError) as error:
+        except (FutureCancelledError, FuturesCancelledError, OSError) as error:
             raise EngineError(_LOST, hint=_GO_ON, code=ErrorCode.ENGINE) from error
         finally:
             if parcel.timeout_s is not None:
