@@ -21,7 +21,7 @@ from typing import Any, Generic
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, wait
-from distributed.client import FutureCancelledError
+from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from cmnet_cli import slurm
@@ -265,7 +265,7 @@ class DaskEngine:
             return list(wait(list(flying), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             return []
-        except (FutureCancelledError, OSError) as error:
+        except (FutureCancelledError, FuturesCancelledError, OSError) as error:
             raise EngineError(_LOST, hint=_GO_ON, code=ErrorCode.ENGINE) from error
 
     def _collect(self, future: Future, parcel: Parcel[CaseT, Any], doubtful: list[CaseT]) -> list[Outcome[Any]]:
@@ -278,7 +278,7 @@ class DaskEngine:
                 doubtful += parcel.cases
                 return []
             return [verdict]
-        except (FutureCancelledError, OSError) as error:
+        except (FutureCancelledError, FuturesCancelledError, OSError) as error:
             raise EngineError(_LOST, hint=_GO_ON, code=ErrorCode.ENGINE) from error
         finally:
             if parcel.timeout_s is not None:
@@ -350,7 +350,9 @@ def open_dask(spec: EngineSpec) -> Iterator[DaskEngine]:
     Raises:
         ManifestError: It cannot be started or reached, or its workers have another cmnet.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # The client has a level of its own: it would tell of a lost scheduler in tracebacks, beside cmnet's own words.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with dask.config.set(SETTINGS | {"logging.distributed": "critical"}):
         if spec.where == LOCAL:
             with _local_cluster(spec) as cluster, _client_of(cluster, spec) as client:
