@@ -29,6 +29,13 @@ DOUBTFUL_PROBABILITY, DOUBTFUL_SHARE = 0.75, 0.25
 ENTROPY_NATS = -1.0
 """Mean entropy of the motion's posterior in the heart; about 0.5 mm of doubt a step in the plane."""
 
+MUSCLE_CHANGE_PCT = 15.0
+"""By how much the volume of the wall may change from ED to ES. Muscle itself loses a few percent, with the blood that
+is pressed out of its vessels (Yin et al., Am. J. Physiol. 271, 1996)."""
+
+STRAIN_PCT = {"gcs": (-40.0, 5.0), "grs": (-5.0, 100.0), "gls_sax": (-40.0, 5.0)}
+"""Global peak strains beyond these are taken for errors of the motion."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flag:
@@ -268,6 +275,20 @@ _MOTION = (
         "low-confidence-motion",
         f"mean entropy of the motion's posterior in the heart above {ENTROPY_NATS:g} nats",
         "The networks are unsure how this heart moves. Look at the propagated contours.",
+    ),
+    Flag(
+        "muscle-volume-changes",
+        f"by the motion the wall's volume at ES differs by more than {MUSCLE_CHANGE_PCT:g} % from that at ED",
+        "Muscle is nearly incompressible: radial strain and thickening are too large, or motion through the slices was "
+        "missed.",
+    ),
+    Flag(
+        "strain-implausible",
+        "a global peak strain is beyond "
+        + ", ".join(
+            f"{low:g} to {high:g} % ({name.upper().replace('_', '-')})" for name, (low, high) in STRAIN_PCT.items()
+        ),
+        "Hearts do not move so: look at the motion, at the basal slices first, before strain is used.",
     ),
 )
 

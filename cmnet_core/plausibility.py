@@ -3,7 +3,7 @@
 Thresholds and words stand in :mod:`cmnet_core.flags`; here is what is measured.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -140,7 +140,13 @@ def _main_minima(lv_ml: Float[Tensor, " t"]) -> int:
     return len(minima)
 
 
-def judge_motion(*, folded_voxels: int, closing_error_mm: float, entropy_heart_nats: float | None) -> Iterator[str]:
+def judge_motion(
+    *,
+    folded_voxels: int,
+    closing_error_mm: float,
+    entropy_heart_nats: float | None,
+    muscle_change_pct: float | None,
+) -> Iterator[str]:
     """Flags about the motion as a whole."""
     if folded_voxels > 0:
         yield "motion-folds"
@@ -148,6 +154,15 @@ def judge_motion(*, folded_voxels: int, closing_error_mm: float, entropy_heart_n
         yield "cycle-does-not-close"
     if entropy_heart_nats is not None and entropy_heart_nats > flags.ENTROPY_NATS:
         yield "low-confidence-motion"
+    if muscle_change_pct is not None and abs(muscle_change_pct) > flags.MUSCLE_CHANGE_PCT:
+        yield "muscle-volume-changes"
+
+
+def judge_strain(peaks_pct: Mapping[str, float | None]) -> Iterator[str]:
+    """The flag about global peak strains, by the names of :data:`cmnet_core.flags.STRAIN_PCT`."""
+    known = ((flags.STRAIN_PCT[name], value) for name, value in peaks_pct.items() if value is not None)
+    if any(not low <= value <= high for (low, high), value in known):
+        yield "strain-implausible"
 
 
 def is_doubtful(probabilities: Float[Tensor, "n 4 z y x"]) -> bool:

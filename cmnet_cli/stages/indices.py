@@ -258,8 +258,12 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
     at_ed, at_es = float(carried.myo_ml[facts.ed]), float(carried.myo_ml[facts.es])
     outside = torch.tensor([row["entropy_outside_nats"] or 0.0 for row in frames])
     entropy = _mean(stored.entropy[stored.segmented > 0])
+    change = 100 * (at_es - at_ed) / at_ed if at_ed else None
     judged = judge_motion(
-        folded_voxels=facts.folded_voxels, closing_error_mm=facts.closing_error_mm, entropy_heart_nats=entropy
+        folded_voxels=facts.folded_voxels,
+        closing_error_mm=facts.closing_error_mm,
+        entropy_heart_nats=entropy,
+        muscle_change_pct=change,
     )
     return {
         **who(case),
@@ -267,7 +271,7 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
         "es_frame": facts.es,
         "mean_displacement_es_myo_mm": frames[facts.es].get("mean_displacement_myo_mm"),
         "max_displacement_es_myo_mm": frames[facts.es].get("max_displacement_myo_mm"),
-        "myo_volume_change_pct": 100 * (at_es - at_ed) / at_ed if at_ed else None,
+        "myo_volume_change_pct": change,
         "myo_volume_change_largest_pct": 100 * float((carried.myo_ml / at_ed - 1).abs().max()) if at_ed else None,
         "folded_voxels": facts.folded_voxels,
         "closing_error_mm": facts.closing_error_mm,

@@ -16,11 +16,13 @@ from cmnet_cli.stages.stored import StoredCase, read_velocities
 from cmnet_core.bullseye import bin_means, bin_of, bins
 from cmnet_core.coordinates import SEGMENTS, LVCoordinates, lv_coordinates
 from cmnet_core.curves import FRAMES_FOR_TIMES, CurveSummary, Timing, dyssynchrony_ms, summarise
+from cmnet_core.flags import STRAIN_PCT
 from cmnet_core.indices import Volumes
 from cmnet_core.inference import step_fields
 from cmnet_core.line_strain import LineStrain, line_strain
 from cmnet_core.material import MaterialMotion, follow_material
 from cmnet_core.motion import chain
+from cmnet_core.plausibility import judge_strain
 from cmnet_core.preprocess import extract_labels, window_affine
 from cmnet_core.rotation import Rotation, rotation
 from cmnet_core.strain import SIGN, Deformation, Direction, RegionalStrain, Wall, deform, lay_out_wall, regional_strain
@@ -350,7 +352,10 @@ def _rows_of(mechanics: Mechanics, stored: StoredCase, walls: Walls, thickness: 
         frames=frame_values(mechanics, turned),
         segments=_numbered(segments, [*walls.flags, *_missing_times(stored)]),
         bullseye=_bullseye(mechanics, stored) if thirds else [],
-        flags=_remarks(whole, stored, walls),
+        flags=[
+            *_remarks(whole, stored, walls),
+            *judge_strain({name: whole[f"{name}_peak_pct"] for name in STRAIN_PCT}),
+        ],
     )
 
 

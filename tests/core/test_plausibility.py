@@ -15,6 +15,7 @@ from cmnet_core.plausibility import (
     judge_curve,
     judge_function,
     judge_motion,
+    judge_strain,
     without_what_is_cut,
 )
 from cmnet_core.types import Label
@@ -126,13 +127,27 @@ def test_phases_that_the_manifest_misplaces_are_flagged() -> None:
 
 
 def test_motion_is_judged() -> None:
-    assert list(judge_motion(folded_voxels=0, closing_error_mm=3.0, entropy_heart_nats=-6.0)) == []
-    assert list(judge_motion(folded_voxels=0, closing_error_mm=3.0, entropy_heart_nats=None)) == []
-    assert list(judge_motion(folded_voxels=1, closing_error_mm=8.6, entropy_heart_nats=0.0)) == [
+    assert (
+        list(judge_motion(folded_voxels=0, closing_error_mm=3.0, entropy_heart_nats=-6.0, muscle_change_pct=9.0)) == []
+    )
+    assert (
+        list(judge_motion(folded_voxels=0, closing_error_mm=3.0, entropy_heart_nats=None, muscle_change_pct=None)) == []
+    )
+    assert list(
+        judge_motion(folded_voxels=1, closing_error_mm=8.6, entropy_heart_nats=0.0, muscle_change_pct=-24.0)
+    ) == [
         "motion-folds",
         "cycle-does-not-close",
         "low-confidence-motion",
+        "muscle-volume-changes",
     ]
+
+
+def test_strain_of_no_heart_is_told() -> None:
+    assert list(judge_strain({"gcs": -18.0, "grs": 45.0, "gls_sax": -12.0})) == []
+    assert list(judge_strain({"gcs": None, "grs": None, "gls_sax": None})) == []
+    assert list(judge_strain({"gcs": -18.0, "grs": 159.0, "gls_sax": -12.0})) == ["strain-implausible"]
+    assert list(judge_strain({"gcs": 45.0, "grs": 45.0, "gls_sax": -12.0})) == ["strain-implausible"]
 
 
 def test_probabilities_that_decide_nothing_are_doubtful() -> None:
