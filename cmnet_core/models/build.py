@@ -6,7 +6,16 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from cmnet_core.models.cardiomorphnet import CardioMorphNet, DecNet, DeformNet, FeatNet, GaussianNet, Parts, RecNet
+from cmnet_core.models.cardiomorphnet import (
+    CardioMorphNet,
+    DecNet,
+    DeformNet,
+    FeatNet,
+    GaussianNet,
+    MatchNet,
+    Parts,
+    RecNet,
+)
 from cmnet_core.models.layers import StackConv
 from cmnet_core.models.segnet import SegNet
 from cmnet_core.types import Label
@@ -34,6 +43,8 @@ class MotionSizes:
         finest: The level at which the motion leaves DeformNet: 0 full resolution, 1 half.
         integration_steps: 0 for a displacement, n for a velocity and n squarings.
         sees_shapes: Whether DeformNet sees SegNet's probabilities of both frames beside their images.
+        match_radius: Voxels of half the plane up to which DeformNet looks for a place of one frame in the other; 0
+            leaves the matching out, as the article does.
     """
 
     features: tuple[int, ...] = (16, 32, 32, 32)
@@ -45,6 +56,7 @@ class MotionSizes:
     finest: int = 1
     integration_steps: int = 7
     sees_shapes: bool = True
+    match_radius: int = 0
 
 
 PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0, sees_shapes=False)
@@ -78,10 +90,17 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
             latent_features=channels,
             rank=sizes.rank,
             finest=sizes.finest,
+            match=_match_net(sizes),
         ),
     )
     model = CardioMorphNet(parts, integration_steps=sizes.integration_steps, finest=sizes.finest)
     return _channels_last(model)
+
+
+def _match_net(sizes: MotionSizes) -> MatchNet | None:
+    if not sizes.match_radius:
+        return None
+    return MatchNet(channels_in=frame_channels(sizes), radius=sizes.match_radius, channels_out=sizes.deform[1])
 
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
 from cmnet_core.motion import exponential
@@ -24,6 +25,10 @@ MOTION_LOG_VARIANCE = 8.0
 
 MOTION_VOXELS = 16.0
 """Means and factors of the motion stay within ± this many voxels of its grid, more than any heart moves in one step."""
+
+
+MATCHED_FEATURES = 16
+"""Channels of the features by which places are found again."""
 
 
 class FeatNet(nn.Module):
@@ -103,6 +108,53 @@ class RecNet(nn.Module):
         return advanced
 
 
+class MatchNet(nn.Module):
+    """Where in frame t−1 each place of frame t is found again: correlations of learnt features, at half the plane.
+
+    Features of unit length are learnt for one frame alone, the same for both. Their products over all shifts up to
+    ``radius`` voxels of half the plane tell of motion along a wall, which shape does not show (a cost volume, as in
+    Dosovitskiy et al., ICCV 2015). Nothing is asked of them but that the motion be right: no loss compares images.
+
+    Args:
+        channels_in: Of one frame.
+        radius: Largest shift along y and x.
+        channels_out: Of what is made of the correlations.
+    """
+
+    def __init__(self, *, channels_in: int, radius: int, channels_out: int) -> None:
+        super().__init__()
+        self.radius = radius
+        self.fine = nn.Conv2d(channels_in, MATCHED_FEATURES, 3, padding=1)
+        self.coarse = nn.Conv2d(MATCHED_FEATURES, MATCHED_FEATURES, 3, stride=2, padding=1)
+        self.read = nn.Conv2d((2 * radius + 1) ** 2, channels_out, 3, padding=1)
+        # At first nothing is read out of the correlations, so that a network without them can learn on with them.
+        for weight in self.read.parameters():
+            nn.init.zeros_(weight)
+
+    def forward(self, previous: Float[Tensor, "n c y x"], current: Float[Tensor, "n c y x"]) -> Tensor:
+        found: Tensor = self.read(correlations(self._features(current), self._features(previous), radius=self.radius))
+        return found
+
+    def _features(self, frame: Tensor) -> Float[Tensor, "n k yo xo"]:
+        features = self.coarse(leaky(self.fine(frame))).float()
+        return features - features.mean(dim=(2, 3), keepdim=True)
+
+
+def correlations(
+    here: Float[Tensor, "n c y x"], there: Float[Tensor, "n c y x"], *, radius: int
+) -> Float[Tensor, "n s y x"]:
+    """Cosine between each place of one map and every place of another up to ``radius`` voxels away along y and x.
+
+    Shifts run from −radius, y slowest; beyond the border there is nothing to be like.
+    """
+    height, width = here.shape[2:]
+    here, there = functional.normalize(here, dim=1), functional.normalize(there, dim=1)
+    around = functional.pad(there, (radius,) * 4)
+    shifts = range(2 * radius + 1)
+    like = [(here * around[:, :, y : y + height, x : x + width]).sum(1) for y in shifts for x in shifts]
+    return torch.stack(like, dim=1)
+
+
 class DeformNet(nn.Module):
     """The posterior of the motion: a U-Net on frames t−1 and t with φ_Z joined once, at the bottleneck.
 
@@ -112,12 +164,21 @@ class DeformNet(nn.Module):
         latent_features: Channels of φ_Z.
         rank: Columns of V.
         finest: The level at which the motion leaves: 0 at full resolution, 1 at half of it.
+        match: Joins what it finds at the second level; None without.
     """
 
     def __init__(
-        self, widths: tuple[int, ...], *, channels_in: int, latent_features: int, rank: int, finest: int
+        self,
+        widths: tuple[int, ...],
+        *,
+        channels_in: int,
+        latent_features: int,
+        rank: int,
+        finest: int,
+        match: MatchNet | None,
     ) -> None:
         super().__init__()
+        self.match = match
         self.first = StackConv(channels_in, widths[0])
         self.down = nn.ModuleList(StackConv(a, b, stride=2) for a, b in pairwise(widths))
         self.join = StackConv(widths[-1] + latent_features, widths[-1])
@@ -140,8 +201,11 @@ class DeformNet(nn.Module):
     def forward(self, previous: Tensor, current: Tensor, latent_features: Tensor, stacks: Stacks) -> MotionPosterior:
         slices = leaky(self.first(torch.cat([previous, current], dim=1), stacks))
         skips = [slices]
-        for layer in self.down:
-            slices = leaky(layer(slices, stacks))
+        for level, layer in enumerate(self.down):
+            slices = layer(slices, stacks)
+            if level == 0 and self.match is not None:
+                slices = slices + self.match(previous, current)
+            slices = leaky(slices)
             skips.append(slices)
         slices = leaky(self.join(torch.cat([slices, latent_features.to(slices.dtype)], dim=1), stacks))
         for layer, skip in zip(self.up, reversed(skips[:-1]), strict=False):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cmnet_core.models.build import PAPER, MotionSizes, SegNetSizes, build_motion, build_segnet
-from cmnet_core.models.cardiomorphnet import closed_cycle
+from cmnet_core.models.cardiomorphnet import closed_cycle, correlations
 from cmnet_core.models.layers import StackConv, Stacks, StackUpConv
 
 DEPTHS = (3, 1, 4)
@@ -88,3 +88,25 @@ def test_a_batch_equals_its_elements() -> None:
             )
             for (_, step), mean in zip(closed_cycle(motion, alone, Stacks((depth,)), None), together, strict=True):
                 torch.testing.assert_close(step.motion.mean, mean.split(depths)[part], atol=1e-6, rtol=1e-3)
+
+
+def test_a_shifted_place_is_found_where_it_went() -> None:
+    before = random_slices(6, depths=(2,), size=12, seed=4)
+    now = before.roll((-2, 1), dims=(2, 3))
+    found = correlations(now, before, radius=3)
+    inside = found[:, :, 3:-3, 3:-3]
+    # What is here now was two voxels further down and one to the left: row 3 + 2, column 3 - 1 of the shifts.
+    assert bool((inside.argmax(1) == 7 * (3 + 2) + (3 - 1)).all())
+    torch.testing.assert_close(inside.amax(1), torch.ones_like(inside[:, 0]))
+    assert float(found.abs().max()) <= 1.0 + 1e-6
+
+
+def test_a_network_that_learns_to_match_begins_as_one_that_does_not() -> None:
+    torch.manual_seed(6)
+    matching = build_motion(MotionSizes(match_radius=2)).eval()
+    plain = build_motion(MotionSizes(match_radius=0)).eval()
+    plain.load_state_dict({name: value for name, value in matching.state_dict().items() if ".match." not in name})
+    frames = [random_slices(4, depths=(3,), size=32, seed=seed) for seed in (1, 2)]
+    with torch.no_grad():
+        (_, one), (_, other) = (next(closed_cycle(model, frames, Stacks((3,)), None)) for model in (matching, plain))
+    torch.testing.assert_close(one.motion.mean, other.motion.mean)
