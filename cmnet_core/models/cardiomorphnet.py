@@ -136,7 +136,7 @@ class MatchNet(nn.Module):
         return found
 
     def _features(self, frame: Tensor) -> Float[Tensor, "n k yo xo"]:
-        features = self.coarse(leaky(self.fine(frame))).float()
+        features: Tensor = self.coarse(leaky(self.fine(frame))).float()
         return features - features.mean(dim=(2, 3), keepdim=True)
 
 
