@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -18,11 +18,12 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 @contextmanager
 def held(processes: list[psutil.Process]) -> Iterator[None]:
-    """Keep processes from going on, whatever they are at."""
+    """Keep processes from going on, whatever they are at. Those that are ended meanwhile need no more."""
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
         for process in processes:
-            process.send_signal(signal.SIGCONT)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
