@@ -22,6 +22,7 @@ Z_95 = 1.959964
 ENDING = ".calibration.json"
 _THICKNESS = ("wall_thickness_ed_mm", "wall_thickness_es_mm", "wall_thickening_pct")
 _NEVER_BELOW_0 = ("lvedv_ml", "lvesv_ml", "lvm_g", "rvedv_ml", "rvesv_ml", *_THICKNESS[:2])
+_TIMES = "time_to_peak_"
 
 
 class Family(StrEnum):
@@ -95,18 +96,24 @@ def _finite(values: Iterable[float | None]) -> list[float]:
 
 
 def intervals(
-    values: Mapping[str, object], sd: Mapping[str, float], calibration: Calibration | None
+    values: Mapping[str, object],
+    sd: Mapping[str, float],
+    calibration: Calibration | None,
+    *,
+    cycle_ms: float = math.inf,
 ) -> dict[str, float]:
     """The ends ``<name>_lo`` and ``<name>_hi`` of ``value ± 1.96 × factor × SD``, for all values that have a spread.
 
-    The standard deviation of 20 draws is known to 16 %, their 2.5th percentile not at all.
+    The standard deviation of 20 draws is known to 16 %, their 2.5th percentile not at all. A time lies within the
+    cycle of ``cycle_ms``, however wide its spread.
     """
     ends: dict[str, float] = {}
     for name, deviation in sd.items():
         value = values.get(name)
         if isinstance(value, int | float) and math.isfinite(value):
             half = Z_95 * deviation * (calibration.factor(name) if calibration else 1.0)
-            lower = value - half
-            ends[f"{name}_lo"] = max(lower, 0.0) if name in _NEVER_BELOW_0 else lower
-            ends[f"{name}_hi"] = value + half
+            lower, upper = value - half, value + half
+            is_time = name.startswith(_TIMES)
+            ends[f"{name}_lo"] = max(lower, 0.0) if is_time or name in _NEVER_BELOW_0 else lower
+            ends[f"{name}_hi"] = min(upper, cycle_ms) if is_time else upper
     return ends

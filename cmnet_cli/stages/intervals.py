@@ -1,5 +1,6 @@
 """95 % intervals of the indices and segments, from what infer stored of the networks' doubt."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -101,9 +102,10 @@ _Draw = tuple[Row, list[Row]]
 
 def _ends(row: Row, segments: Sequence[Row], drawn: Sequence[_Draw], calibration: Calibration | None) -> _Draw:
     """Both ends of everything that was drawn, for the case and for each segment."""
-    whole = intervals(row, spread([case for case, _ in drawn]), calibration)
+    cycle_ms = math.inf if row["frame_ms"] is None else row["frames"] * row["frame_ms"]
+    whole = intervals(row, spread([case for case, _ in drawn]), calibration, cycle_ms=cycle_ms)
     parts = [
-        intervals(segment, spread([rows[number] for _, rows in drawn]), calibration)
+        intervals(segment, spread([rows[number] for _, rows in drawn]), calibration, cycle_ms=cycle_ms)
         for number, segment in enumerate(segments)
     ]
     return whole, parts

@@ -95,6 +95,8 @@ def test_intervals_are_1_96_sd_wide_times_the_factor() -> None:
     assert "gcs_lo" not in ends
     assert intervals({"lvesv_ml": 1.0}, sd, calibration)["lvesv_ml_lo"] == 0
     assert intervals({"lvesv_ml": None}, sd, None) == {}
+    late = intervals({"time_to_peak_gcs_ms": 300.0}, {"time_to_peak_gcs_ms": 500.0}, None, cycle_ms=900.0)
+    assert late == {"time_to_peak_gcs_ms_lo": 0.0, "time_to_peak_gcs_ms_hi": 900.0}
     assert spread([]) == {}
 
 
