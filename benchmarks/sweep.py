@@ -304,8 +304,7 @@ def figures_of(model: CardioMorphNet, heart: Heart, sizes: MotionSizes) -> dict[
     frames = see(heart.voxels[..., inner, inner], heart.found[..., inner, inner], sizes)
     ed, es = heart.masks[..., fine, fine]
     stacks = Stacks((len(ed),))
-    _, step = next(closed_cycle(model, frames, stacks, None))
-    (displacement,) = model.displacements(step.motion.mean, stacks)
+    (displacement,) = model.enlarged(next(closed_cycle(model, frames, stacks, None)).displacement)
     displacement = enlarge_displacement(displacement, factor=2)
     carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     folds = jacobian_determinant(from_voxels(displacement[0], heart.spacing, fixed=1, moving=0)) <= 0

@@ -181,7 +181,8 @@ def _towards(frame: _Frame, degrees: float) -> NDArray[np.float64]:
 def _rv_arcs(labels: NDArray[np.uint8], frame: _Frame) -> NDArray[np.float64]:
     """First and last angle of the contact with the RV, of the slices that tell it best: ``[n 2]``."""
     height = frame.height_mm.mean((1, 2)) / frame.length_mm
-    arcs = {z: arc for z in range(len(labels)) if (arc := _rv_arc(labels[z], frame.angle_deg[z])) is not None}
+    angles_deg = frame.angle_deg
+    arcs = {z: arc for z in range(len(labels)) if (arc := _rv_arc(labels[z], angles_deg[z])) is not None}
     low, high = _INSERTION_SLICES
     best = [arc for z, arc in arcs.items() if low <= height[z] <= high]
     return np.array(best or [arc for z, arc in arcs.items() if 0 <= height[z] <= 1])

@@ -316,7 +316,8 @@ def _follow(
     )
     frames = [frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last) for frame in seen]
     velocities, entropies, doubts = [], [], []
-    for _, step in closed_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
+    for stride in closed_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
+        step = stride.step
         velocities.append(step.motion.mean.movedim(0, 1).cpu())
         entropies.append(enlarge(step.motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
         doubts.append(coarsen(step.motion))

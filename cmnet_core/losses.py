@@ -90,15 +90,17 @@ def folding(displacement: Float[Tensor, "1 3 z y x"], *, margin: float = 0.3) ->
     return (margin - volume_change(displacement)).clamp_min(0.0).square().mean()
 
 
-def soft_dice_loss(logits: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
-    """1 − Dice of the structures (background left out), over the whole batch (Milletari et al., 3DV 2016)."""
-    probabilities = logits.softmax(1)[:, 1:]
-    reference = target[:, 1:]
-    overlap = (probabilities * reference).sum((0, 2, 3))
-    size = probabilities.sum((0, 2, 3)) + reference.sum((0, 2, 3))
+def missed_overlap(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
+    """1 − Dice of the structures (background left out), over the whole batch (Milletari et al., 3DV 2016).
+
+    Both arguments are probabilities.
+    """
+    predicted, target = predicted[:, 1:], target[:, 1:]
+    overlap = (predicted * target).sum((0, 2, 3))
+    size = predicted.sum((0, 2, 3)) + target.sum((0, 2, 3))
     return 1.0 - ((2.0 * overlap + 1.0) / (size + 1.0)).mean()
 
 
 def segmentation_loss(logits: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
-    """Cross-entropy on logits plus :func:`soft_dice_loss`: what SegNet learns from."""
-    return functional.cross_entropy(logits, target) + soft_dice_loss(logits, target)
+    """Cross-entropy on logits plus :func:`missed_overlap`: what SegNet learns from."""
+    return functional.cross_entropy(logits, target) + missed_overlap(logits.softmax(1), target)

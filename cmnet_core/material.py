@@ -73,7 +73,7 @@ def follow_material(steps: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -
     """
     ed = steps[0].moving
     size = torch.tensor(steps[0].spacing.zyx, dtype=torch.float64)
-    start = mask.nonzero().float()
+    start = mask.nonzero().float().T.contiguous()
     here, frame, places = start, ed, {ed: start}
     for step in steps:
         _require(step, mask, moving=frame)
@@ -82,11 +82,11 @@ def follow_material(steps: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -
             here = _undo(to_voxels(step), here)
             places[frame] = here
     frames = tuple(sorted(places))
-    moved = torch.stack([places[frame] - start for frame in frames]).double() * size
+    moved = torch.stack([(places[frame] - start).T for frame in frames]).double() * size
     return MaterialMotion(moved, frames, mask, steps[0].spacing, ed)
 
 
-def _undo(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+def _undo(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
     """Where a pull-back leads to these points from: ``p`` with ``p + u(p)`` = point, by fixed-point iteration.
 
     Full steps diverge where the pull-back stretches more than twofold, as it does at the endocardium of a cavity that
@@ -94,20 +94,20 @@ def _undo(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "n 3"]
     """
     found = points - _read(displacement, points)
     miss = found + _read(displacement, found) - points
-    stride = torch.ones_like(points[:, :1])
+    stride = torch.ones_like(points[:1])
     for _ in range(_MOST_ITERATIONS):
         if not miss.numel() or float(miss.abs().max()) < _TOLERANCE_VOXELS:
             break
         tried = found - stride * miss
         left = tried + _read(displacement, tried) - points
-        nearer = left.norm(dim=1, keepdim=True) < miss.norm(dim=1, keepdim=True)
+        nearer = left.square().sum(0, keepdim=True) < miss.square().sum(0, keepdim=True)
         found, miss = torch.where(nearer, tried, found), torch.where(nearer, left, miss)
         stride = torch.where(nearer, stride, 0.5 * stride)
     return found
 
 
-def _read(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    return sample_at(displacement, points.T[None, :, None, None])[0, :, 0, 0].T
+def _read(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
+    return sample_at(displacement, points[None, :, None, None])[0, :, 0, 0]
 
 
 def material_of_fields(fields: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -> MaterialMotion:

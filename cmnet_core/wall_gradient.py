@@ -39,19 +39,20 @@ class GradientOperator:
     """The derivatives along z, y and x of whatever the voxels of a mask carry.
 
     Attributes:
-        matrix: ``[3n n]``, in 1/mm; rows 3k to 3k + 2 belong to the *k*-th voxel of ``mask.nonzero()``.
+        along: Three matrices ``[n n]``, in 1/mm, one for each axis of the grid; row and column *k* belong to the *k*-th
+            voxel of ``mask.nonzero()``.
         has_depth: Whether a voxel has neighbours in another slice. Without them its derivative along z is 0.
     """
 
-    matrix: Any
+    along: tuple[Any, Any, Any]
     has_depth: Bool[Tensor, " n"]
 
     def deformation(self, displacement_mm: Float[Tensor, "t n 3"]) -> Float[Tensor, "t n 3 3"]:
         """F of every voxel in every frame, ``F[i, j] = δ_ij + ∂u_i/∂X_j``."""
         frames, count, _ = displacement_mm.shape
-        values = displacement_mm.double().movedim(1, 0).reshape(count, 3 * frames)
-        derivatives = torch.from_numpy(self.matrix @ values.numpy()).view(count, 3, frames, 3)
-        gradient: Tensor = derivatives.permute(2, 0, 3, 1) + torch.eye(3, dtype=torch.float64)
+        values = displacement_mm.double().movedim(1, 0).reshape(count, 3 * frames).numpy()
+        derivatives = torch.stack([torch.from_numpy(matrix @ values) for matrix in self.along])
+        gradient: Tensor = derivatives.view(3, count, frames, 3).permute(2, 1, 3, 0) + torch.eye(3, dtype=torch.float64)
         return gradient
 
 
@@ -97,10 +98,10 @@ def _neighbours(mask: Bool[Tensor, "z y x"], offsets: Int64[Tensor, "k 3"]) -> I
     return number.flatten()[at]
 
 
-def _sparse(taps: Float[Tensor, "n 3 k"], neighbours: Int64[Tensor, "n k"]) -> Any:
-    """Taps as a matrix over the voxels, those outside the mask left out."""
-    count = len(neighbours)
-    there = (neighbours >= 0)[:, None].expand(-1, 3, -1)
-    columns = neighbours[:, None].expand(-1, 3, -1)[there].numpy()
-    ends = np.concatenate([[0], there.flatten(0, 1).sum(1).cumsum(0).numpy()])
-    return sparse.csr_array((taps[there].numpy(), columns, ends), shape=(3 * count, count))
+def _sparse(taps: Float[Tensor, "n 3 k"], neighbours: Int64[Tensor, "n k"]) -> tuple[Any, Any, Any]:
+    """Taps as matrices over the voxels, those outside the mask left out."""
+    count, there = len(neighbours), neighbours >= 0
+    columns = neighbours[there].numpy()
+    ends = np.concatenate([[0], there.sum(1).cumsum(0).numpy()])
+    z, y, x = (sparse.csr_array((part[there].numpy(), columns, ends), shape=(count, count)) for part in taps.unbind(1))
+    return z, y, x

@@ -244,7 +244,7 @@ def _displacements(from_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) 
     """Mean and largest length of the displacement in each structure; at ED itself it is 0."""
     heart = labels > 0
     inside = labels[heart]
-    length = torch.zeros(len(inside)) if from_ed is None else from_ed.displacement_mm[:, heart].norm(dim=0)
+    length = torch.zeros(len(inside)) if from_ed is None else from_ed.displacement_mm[:, heart].square().sum(0).sqrt()
     row: Row = {}
     for name, label in _STRUCTURES.items():
         there = length[inside == label]

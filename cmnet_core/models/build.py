@@ -45,6 +45,8 @@ class MotionSizes:
         sees_shapes: Whether DeformNet sees SegNet's probabilities of both frames beside their images.
         match_radius: Voxels of half the plane up to which DeformNet looks for a place of one frame in the other; 0
             leaves the matching out, as the article does.
+        looks: How often DeformNet looks at a step, each time at what is still amiss.
+        anchored: Whether frame t−1 is shown as the first frame carried there by the motion so far.
     """
 
     features: tuple[int, ...] = (16, 32, 32, 32)
@@ -57,6 +59,8 @@ class MotionSizes:
     integration_steps: int = 7
     sees_shapes: bool = True
     match_radius: int = 0
+    looks: int = 1
+    anchored: bool = False
 
 
 PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0, sees_shapes=False)
@@ -93,7 +97,13 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
             match=_match_net(sizes),
         ),
     )
-    model = CardioMorphNet(parts, integration_steps=sizes.integration_steps, finest=sizes.finest)
+    model = CardioMorphNet(
+        parts,
+        integration_steps=sizes.integration_steps,
+        finest=sizes.finest,
+        looks=sizes.looks,
+        anchored=sizes.anchored,
+    )
     return _channels_last(model)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
-from cmnet_core.motion import exponential
+from cmnet_core.motion import compose_displacements, exponential, warp
 from cmnet_core.uncertainty import Gaussian, MotionPosterior
 
 LATENT_LOG_VARIANCE = 4.0
@@ -253,17 +253,22 @@ class Parts:
 class CardioMorphNet(nn.Module):
     """The model of the article, one step at a time.
 
-    One thing is ours: DeformNet may see, beside the images, what SegNet makes of them. q(D_t) remains a function of the
-    images alone, and the motion is learnt from far fewer hearts.
+    Two things are ours. DeformNet may see, beside the images, what SegNet makes of them: q(D_t) remains a function of
+    the images alone, and the motion is learnt from far fewer hearts. And it may look several times at a step: what it
+    finds is added to the velocity, frame t−1 is warped by that, and what is still amiss is looked for again (as in the
+    recursive cascades of Zhao et al., ICCV 2019, but with one network and one velocity).
 
     Args:
         parts: The networks.
         integration_steps: 0 takes the motion as a displacement, as the article does; n > 0 takes it as a stationary
             velocity and integrates it by n squarings.
         finest: The level at which the motion leaves DeformNet.
+        looks: How often DeformNet looks at a step.
+        anchored: Whether a walk round the cycle shows, as frame t−1, frame 0 carried there by the motion so far. What
+            earlier steps missed is then in sight of every later one, and errors do not add up over the cycle.
     """
 
-    def __init__(self, parts: Parts, *, integration_steps: int, finest: int) -> None:
+    def __init__(self, parts: Parts, *, integration_steps: int, finest: int, looks: int, anchored: bool) -> None:
         super().__init__()
         self.feat_net = parts.feat_net
         self.infer_z = parts.infer_z
@@ -274,12 +279,14 @@ class CardioMorphNet(nn.Module):
         self.deform_net = parts.deform_net
         self.integration_steps = integration_steps
         self.scale = 2**finest
+        self.looks = looks
+        self.anchored = anchored
 
     def forward(
         self,
         previous: Float[Tensor, "n c y x"],
         current: Float[Tensor, "n c y x"],
-        state: State | None,
+        state: State,
         stacks: Stacks,
         generator: torch.Generator | None,
     ) -> Step:
@@ -289,21 +296,46 @@ class CardioMorphNet(nn.Module):
             previous: Frame t−1: its image in the first channel, and behind it the probabilities of the structures where
                 DeformNet was built to see them.
             current: Frame t, likewise.
-            state: The memory h_{t−1}; None at the start of a sequence.
+            state: The memory h_{t−1}; that of :meth:`start` at the start of a sequence.
             stacks: Where the stacks of the batch begin.
             generator: Draws Z; None takes its mean, as inference does.
         """
         features = self.feat_net(current[:, :1], stacks)
-        state = self.rec_net.start(features.float()) if state is None else state
-        memory = state[-1][0]
-        prior = self.prior_z(memory, stacks)
-        latent = self.infer_z(torch.cat([features, memory.to(features.dtype)], dim=1), stacks)
+        latent, latent_features, after = self._remember(features, state, stacks, generator)
+        return Step(
+            latent=latent,
+            latent_prior=self.prior_z(state[-1][0], stacks),
+            motion=self._look(previous, current, latent_features, stacks),
+            reconstruction=self.dec_net(latent_features, stacks) if self.training else None,
+            state=after,
+        )
+
+    def start(self, frame: Float[Tensor, "n c y x"], stacks: Stacks, generator: torch.Generator | None) -> State:
+        """The memory of a sequence that begins with a frame, after that frame."""
+        features = self.feat_net(frame[:, :1], stacks)
+        return self._remember(features, self.rec_net.start(features.float()), stacks, generator)[2]
+
+    def _remember(
+        self, features: Tensor, state: State, stacks: Stacks, generator: torch.Generator | None
+    ) -> tuple[Gaussian, Tensor, State]:
+        """q(Z_t), φ_Z and h_t, from φ_I and h_{t−1}."""
+        latent = self.infer_z(torch.cat([features, state[-1][0].to(features.dtype)], dim=1), stacks)
         z = latent.mean if generator is None else latent.sample(generator)
         latent_features = leaky(self.feat_z(z, stacks))
-        motion = self.deform_net(previous, current, latent_features, stacks)
-        reconstruction = self.dec_net(latent_features, stacks) if self.training else None
-        state = self.rec_net(torch.cat([features, latent_features], dim=1), state, stacks)
-        return Step(latent, prior, motion, reconstruction, state)
+        return latent, latent_features, self.rec_net(torch.cat([features, latent_features], dim=1), state, stacks)
+
+    def _look(self, previous: Tensor, current: Tensor, latent_features: Tensor, stacks: Stacks) -> MotionPosterior:
+        """The posterior after all looks: the sum of their means, and the doubt of the last."""
+        motion: MotionPosterior = self.deform_net(previous, current, latent_features, stacks)
+        for _ in range(self.looks - 1):
+            closer = self.warp_frame(previous, self.integrate(motion.mean.detach(), stacks), stacks)
+            rest: MotionPosterior = self.deform_net(closer, current, latent_features, stacks)
+            motion = MotionPosterior(motion.mean + rest.mean, rest.log_variance, rest.factor)
+        return motion
+
+    def integrate(self, motion: Float[Tensor, "n 3 y x"], stacks: Stacks) -> list[Float[Tensor, "1 3 _ y x"]]:
+        """Displacements on the motion's own grid, in its voxels, one volume a stack, from a mean or a sample."""
+        return [exponential(part, steps=self.integration_steps) for part in stacks.volumes(motion)]
 
     def displacements(
         self, motion: Float[Tensor, "n 3 y x"], stacks: Stacks, *, backward: bool = False
@@ -315,9 +347,20 @@ class CardioMorphNet(nn.Module):
             stacks: Where the stacks of the batch begin.
             backward: The inverse motion, from t−1 to t; exact only where the motion is a velocity.
         """
-        sign = -1.0 if backward else 1.0
-        volumes = [exponential(sign * part, steps=self.integration_steps) for part in stacks.volumes(motion)]
-        return [enlarge_displacement(volume, factor=self.scale) for volume in volumes]
+        return self.enlarged(self.integrate(-motion if backward else motion, stacks))
+
+    def enlarged(self, displacements: list[Float[Tensor, "1 3 _ y x"]]) -> list[Float[Tensor, "1 3 _ yo xo"]]:
+        """Bring displacements from the motion's own grid to the full one."""
+        return [enlarge_displacement(volume, factor=self.scale) for volume in displacements]
+
+    @torch.no_grad()
+    def warp_frame(
+        self, frame: Float[Tensor, "n c y x"], displacements: list[Float[Tensor, "1 3 _ yh xh"]], stacks: Stacks
+    ) -> Float[Tensor, "n c y x"]:
+        """A frame carried along displacements on the motion's own grid; no gradient passes."""
+        volumes = zip(stacks.volumes(frame), self.enlarged(displacements), strict=True)
+        carried = stacks.slices([warp(volume, displacement) for volume, displacement in volumes])
+        return carried.contiguous(memory_format=torch.channels_last)
 
 
 def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: int) -> Float[Tensor, "1 3 z yo xo"]:
@@ -327,19 +370,51 @@ def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: in
     return (planes * voxels).movedim(0, 1)[None]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stride:
+    """One step of a walk round the cycle.
+
+    Attributes:
+        t: The frame it leads to, counted on past the cycle's end; it leads there from t−1.
+        step: What the model gives.
+        displacement: Of the step, one volume a stack, on the motion's own grid: of a draw where a generator was given,
+            else of the mean.
+        composed: Of all steps so far: fixed at frame t and pointing into frame 0.
+    """
+
+    t: int
+    step: Step
+    displacement: list[Float[Tensor, "1 3 _ yh xh"]]
+    composed: list[Float[Tensor, "1 3 _ yh xh"]]
+
+
 def closed_cycle(
-    model: Callable[..., Step],
+    model: CardioMorphNet,
     frames: list[Float[Tensor, "n c y x"]],
     stacks: Stacks,
     generator: torch.Generator | None,
-) -> Iterator[tuple[int, Step]]:
-    """Walk once round the cycle and yield (t, step) for t = 1 … T; the last step leads from frame T−1 back to frame 0.
+    *,
+    advance: Callable[..., Step] | None = None,
+) -> Iterator[Stride]:
+    """Walk once round the cycle, to frames t = 1 … T; the last step leads from frame T−1 back to frame 0.
 
-    Frames are as :class:`CardioMorphNet` takes them. A pass over frame 0 primes the memory first and is not yielded.
+    A pass over frame 0 primes the memory first.
+
+    Args:
+        model: What walks.
+        frames: As :class:`CardioMorphNet` takes them.
+        stacks: Where the stacks of the batch begin.
+        generator: Draws Z and the motion; None takes their means, as inference does.
+        advance: What takes a step in the model's place.
     """
-    state: State | None = None
-    for t in range(len(frames) + 1):
-        step = model(frames[t - 1], frames[t % len(frames)], state, stacks, generator)
+    advance = advance or model
+    state = model.start(frames[0], stacks, generator)
+    composed: list[Tensor] = []
+    for t in range(1, len(frames) + 1):
+        anchored = model.anchored and composed
+        previous = model.warp_frame(frames[0], composed, stacks) if anchored else frames[t - 1]
+        step = advance(previous, frames[t % len(frames)], state, stacks, generator)
         state = step.state
-        if t > 0:
-            yield t, step
+        displacement = model.integrate(step.motion.mean if generator is None else step.motion.sample(generator), stacks)
+        composed = [compose_displacements(*pair) for pair in zip(displacement, composed, strict=False)] or displacement
+        yield Stride(t, step, displacement, composed)

@@ -283,7 +283,7 @@ def test_the_shipped_default_spells_the_defaults_out() -> None:
 def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
     paper = load_config(TrainConfig, find_config("paper"))
     assert paper.motion.sizes == PAPER
-    assert paper.motion.weights == LossWeights(0.8, 0.0, 1e-4, 2e-4, 0.01, 0.3, 0.0, 0.0)
+    assert paper.motion.weights == LossWeights(0.8, 0.0, 0.0, 1e-4, 2e-4, 0.01, 0.3, 0.0, 0.0)
     assert (paper.motion.pyramid_levels, paper.motion.softening, paper.motion.pauses) == (1, 0.0, 0.0)
     assert (paper.motion.schedule.learning_rate, paper.motion.schedule.weight_decay) == (1e-4, 0.0)
     turns_only = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from cmnet_core.models.build import PAPER, MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.cardiomorphnet import closed_cycle, correlations
 from cmnet_core.models.layers import StackConv, Stacks, StackUpConv
+from cmnet_core.uncertainty import MotionPosterior
 
 DEPTHS = (3, 1, 4)
 
@@ -66,11 +67,11 @@ def test_any_depth_passes(depth: int) -> None:
     with torch.no_grad():
         assert build_segnet(SegNetSizes()).eval()(frames[0][:, :1], stacks).shape == (depth, 4, 32, 32)
         model = build_motion(MotionSizes())
-        steps = list(closed_cycle(model, frames, stacks, None))
-    assert [t for t, _ in steps] == [1, 2]
-    (displacement,) = model.displacements(steps[0][1].motion.mean, stacks)
+        strides = list(closed_cycle(model, frames, stacks, None))
+    assert [stride.t for stride in strides] == [1, 2]
+    (displacement,) = model.displacements(strides[0].step.motion.mean, stacks)
     assert displacement.shape == (1, 3, depth, 32, 32)
-    assert steps[0][1].reconstruction.shape == (depth, 1, 32, 32)
+    assert strides[0].step.reconstruction.shape == (depth, 1, 32, 32)
 
 
 def test_a_batch_equals_its_elements() -> None:
@@ -79,15 +80,15 @@ def test_a_batch_equals_its_elements() -> None:
     segnet, motion = build_segnet(SegNetSizes()).eval(), build_motion(MotionSizes()).eval()
     frames = [random_slices(4, depths=depths, size=32, seed=seed) for seed in range(3)]
     with torch.no_grad():
-        together = [step.motion.mean for _, step in closed_cycle(motion, frames, Stacks(depths), None)]
+        together = [stride.step.motion.mean for stride in closed_cycle(motion, frames, Stacks(depths), None)]
         labels = segnet(frames[0][:, :1], Stacks(depths))
         for part, depth in enumerate(depths):
             alone = [frame.split(depths)[part] for frame in frames]
             torch.testing.assert_close(
                 segnet(alone[0][:, :1], Stacks((depth,))), labels.split(depths)[part], atol=1e-4, rtol=1e-4
             )
-            for (_, step), mean in zip(closed_cycle(motion, alone, Stacks((depth,)), None), together, strict=True):
-                torch.testing.assert_close(step.motion.mean, mean.split(depths)[part], atol=1e-6, rtol=1e-3)
+            for stride, mean in zip(closed_cycle(motion, alone, Stacks((depth,)), None), together, strict=True):
+                torch.testing.assert_close(stride.step.motion.mean, mean.split(depths)[part], atol=1e-6, rtol=1e-3)
 
 
 def test_a_shifted_place_is_found_where_it_went() -> None:
@@ -108,5 +109,64 @@ def test_a_network_that_learns_to_match_begins_as_one_that_does_not() -> None:
     plain.load_state_dict({name: value for name, value in matching.state_dict().items() if ".match." not in name})
     frames = [random_slices(4, depths=(3,), size=32, seed=seed) for seed in (1, 2)]
     with torch.no_grad():
-        (_, one), (_, other) = (next(closed_cycle(model, frames, Stacks((3,)), None)) for model in (matching, plain))
+        one, other = (next(closed_cycle(model, frames, Stacks((3,)), None)).step for model in (matching, plain))
     torch.testing.assert_close(one.motion.mean, other.motion.mean)
+
+
+class FollowsCentre(nn.Module):
+    """In DeformNet's place: moves frames by a share of how far apart their bright voxels are along x."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.saw: list[Tensor] = []
+
+    def forward(self, previous: Tensor, current: Tensor, latent: Tensor, stacks: Stacks) -> MotionPosterior:
+        self.saw.append(previous)
+        apart = self.share * (_centre_x(previous) - _centre_x(current))
+        n, _, height, width = current.shape
+        mean = torch.zeros(n, 3, height // 2, width // 2)
+        mean[:, 2] = apart / 2.0
+        return MotionPosterior(mean, torch.zeros(n, 1, height // 2, width // 2), torch.zeros_like(mean)[:, :, None])
+
+
+def _centre_x(frame: Tensor) -> float:
+    columns = frame[:, 0].sum((0, 1))
+    return float((columns * torch.arange(len(columns))).sum() / columns.sum())
+
+
+def _spot(x: float) -> Tensor:
+    """A bright round spot in two slices."""
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    image = torch.exp(-0.5 * ((rows - 16) ** 2 + (columns - x) ** 2) / 9.0)
+    return image.expand(2, 4, 32, 32).contiguous()
+
+
+def _walk(share: float, places: list[float], **sizes: object) -> tuple[list[float], FollowsCentre]:
+    """Where the walk takes the spot of frame 0 at every frame, and what DeformNet saw."""
+    model = build_motion(MotionSizes(**sizes)).eval()  # type: ignore[arg-type]
+    model.deform_net = FollowsCentre(share)
+    stacks, frames = Stacks((2,)), [_spot(place) for place in places]
+    with torch.no_grad():
+        composed = [stride.composed for stride in closed_cycle(model, frames, stacks, None)]
+    return [_centre_x(model.warp_frame(frames[0], field, stacks)) for field in composed], model.deform_net
+
+
+def test_every_look_takes_away_its_share_of_what_is_left() -> None:
+    for looks in (1, 2, 3):
+        (reached, _), _ = _walk(0.5, [12.0, 18.0], looks=looks)
+        assert reached == pytest.approx(18.0 - 6.0 * 0.5**looks, abs=0.05)
+
+
+def test_an_anchored_walk_makes_up_for_what_earlier_steps_missed() -> None:
+    places = [12.0, 15.0, 18.0, 18.0, 18.0, 12.0]
+    from_frame_to_frame, _ = _walk(0.5, places, anchored=False)
+    anchored, deform_net = _walk(0.5, places, anchored=True)
+    assert from_frame_to_frame[:5] == pytest.approx([13.5, 15.0, 15.0, 15.0, 12.0], abs=0.05)
+    expected, here = [], 12.0
+    for place in [*places[1:], places[0]]:
+        here += 0.5 * (place - here)
+        expected.append(here)
+    assert anchored == pytest.approx(expected, abs=0.05)
+    # What it saw as frame t−1 was frame 0 where the motion had brought it.
+    assert [_centre_x(seen) for seen in deform_net.saw] == pytest.approx([12.0, *expected[:-1]], abs=0.05)
