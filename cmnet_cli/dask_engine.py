@@ -58,6 +58,7 @@ _BATCH_S = 0.5  # quick cases travel together until they make up this time: a ta
 _BATCH_MOST = 64
 _LOOK_S = 1.0
 _CONNECT_S = 10.0
+_STARTS = 3
 _MEMORY_EVENTS = "worker-restart-memory"
 _LOST = "The Dask scheduler was lost on the way."
 _GO_ON = "What is done stays done: run the same command again, and it goes on from here."
@@ -367,6 +368,24 @@ def open_dask(spec: EngineSpec) -> Iterator[DaskEngine]:
 
 
 def _local_cluster(spec: EngineSpec) -> LocalCluster:
+    """Workers on this machine. Dask gives all of them up when one dies while it starts: then they are started again.
+
+    Raises:
+        EngineError: They died at every try.
+    """
+    for _ in range(_STARTS):
+        try:
+            return _start_locally(spec)
+        except RuntimeError as error:
+            died = error
+    raise EngineError(
+        f"The {max(1, spec.workers)} workers died {_STARTS} times while they started: {died}",
+        hint="Check that memory is left for them, use fewer --workers, or --workers 0 to work in this process.",
+        code=ErrorCode.ENGINE,
+    ) from died
+
+
+def _start_locally(spec: EngineSpec) -> LocalCluster:
     workers = max(1, spec.workers)
     options: dict[str, Any] = {
         "n_workers": workers,

@@ -114,7 +114,7 @@ class RunFolder:
     def case(self, case_id: str) -> CaseFolder:
         """The folder of one case, in one of 256 shards so that no folder grows too long."""
         shard = hashlib.sha256(case_id.encode()).hexdigest()[:2]
-        return CaseFolder(self.root / "subjects" / shard / case_id, case_id)
+        return CaseFolder(self.root.joinpath("subjects", shard, case_id), case_id)
 
     @property
     def record(self) -> Path:

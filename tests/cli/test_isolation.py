@@ -3,13 +3,15 @@
 import errno
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cmnet_cli import cohort
+from cmnet_cli import cohort, dask_engine
+from cmnet_cli.cohort import EngineSpec, open_engine
 from cmnet_cli.commands import cohort_commands
 from cmnet_cli.config import InferConfig
 from cmnet_cli.layout import RunFolder
@@ -19,6 +21,7 @@ from tests.cli.commanding import ROOT, cmnet, column, command, finals, named_in_
 from tests.cli.deadly import TreacherousStage
 from tests.cli.test_bad_input import BAD_IMAGES
 from tests.phantoms import write_cohort
+from tests.processes import workers_of
 
 CRASH, HOG, HANG = "9900020", "9900021", "9900022"
 
@@ -175,3 +178,31 @@ def test_a_full_disk_is_no_subjects_fault() -> None:
     run: Callable[[cohort.HasCaseId], None] = write
     with pytest.raises(EngineError, match="disk is full"):
         cohort.attempt(run, cohort.given_up("sub-9900001", cohort.Failure(ErrorCode.DEFECT, "", "", "")))
+
+
+def test_a_worker_that_dies_while_it_starts_is_started_again() -> None:
+    killed = threading.Thread(target=_kill_the_first_worker)
+    killed.start()
+    with open_engine(EngineSpec(workers=2)) as engine:
+        killed.join(timeout=60)
+        assert not killed.is_alive()
+        assert engine.sees(Path(__file__))
+
+
+def _kill_the_first_worker() -> None:
+    while not (workers := workers_of(os.getpid())):
+        time.sleep(0.01)
+    workers[0].kill()
+
+
+def test_workers_that_never_start_are_said_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(dask_engine, "LocalCluster", fail)
+    with (
+        pytest.raises(EngineError, match="died 3 times while they started") as raised,
+        open_engine(EngineSpec(workers=2)),
+    ):
+        pass
+    assert "--workers 0" in raised.value.hint
