@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cmnet_cli.manifest import read_manifest
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:
@@ -58,24 +60,31 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=16)
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=1, help="how often to take turns")
+    parser.add_argument("--manifest", type=Path, help="a cohort to take instead of synthetic hearts")
     parser.add_argument("--model", default="default")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = ["phantom", str(folder / "in"), "--subjects", str(given.subjects), "--frames", str(given.frames)]
-        subprocess.run([sys.executable, "-m", "cmnet_cli", *made, "--quiet"], check=True)
-        print(f"{given.subjects} subjects of {given.frames} frames, {os.cpu_count()} cores")
+        if given.manifest is None:
+            made = ["phantom", str(folder / "in"), "--subjects", str(given.subjects), "--frames", str(given.frames)]
+            subprocess.run([sys.executable, "-m", "cmnet_cli", *made, "--quiet"], check=True)
+        manifest = given.manifest or folder / "in" / "cohort.csv"
+        subjects = len(read_manifest(manifest).cases)
+        print(f"{subjects} subjects, {os.cpu_count()} cores")
         print(f"{'workers':>9}{'subjects/min':>16}{'wall s':>10}{'cpu s':>10}{'cpu s/subject':>16}{'load before':>14}")
         for number in range(given.rounds):
-            speeds = [_line(folder, number, workers, given) for workers in (1, 2)]
+            speeds = [
+                _line(manifest, folder / f"run-{number}-{workers}", workers, given.model, subjects)
+                for workers in (1, 2)
+            ]
             ratio, cost = speeds[1].per_min / speeds[0].per_min, speeds[0].cpu_s / speeds[1].cpu_s
             print(f"two against one: {ratio:.2f} on the clock, {2 * cost:.2f} by the seconds of the processors")
 
 
-def _line(folder: Path, number: int, workers: int, given: argparse.Namespace) -> Speed:
+def _line(manifest: Path, run: Path, workers: int, model: str, subjects: int) -> Speed:
     load = os.getloadavg()[0]
-    speed = measure(folder / "in" / "cohort.csv", folder / f"run-{number}-{workers}", workers, given.model)
-    cells = f"{speed.per_min:>16.1f}{speed.wall_s:>10.0f}{speed.cpu_s:>10.0f}{speed.cpu_s / given.subjects:>16.2f}"
+    speed = measure(manifest, run, workers, model)
+    cells = f"{speed.per_min:>16.1f}{speed.wall_s:>10.0f}{speed.cpu_s:>10.0f}{speed.cpu_s / subjects:>16.2f}"
     print(f"{workers:>9}{cells}{load:>14.1f}", flush=True)
     return speed
 

@@ -1,6 +1,7 @@
 """Every name in a run folder. Nothing else in cmnet builds an output path."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class CaseFolder:
 
     def sidecar(self, stage: str) -> Path:
         """The proof that a stage is done, written after all of its other files."""
-        return self._file(f"desc-{stage}.json")
+        return self.folder / _sidecar_name(self.case_id, stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,14 @@ class SubmissionFolder:
         return self.logs / f"{self.folder.name}_{kind}_{job}.log"
 
 
+def _sidecar_name(case_id: str, stage: str) -> str:
+    return f"{case_id}_desc-{stage}.json"
+
+
+def _shard_of(case_id: str) -> str:
+    return hashlib.sha256(case_id.encode()).hexdigest()[:2]
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """A run folder, as the documentation draws it.
@@ -113,8 +122,12 @@ class RunFolder:
 
     def case(self, case_id: str) -> CaseFolder:
         """The folder of one case, in one of 256 shards so that no folder grows too long."""
-        shard = hashlib.sha256(case_id.encode()).hexdigest()[:2]
-        return CaseFolder(self.root.joinpath("subjects", shard, case_id), case_id)
+        return CaseFolder(self.root.joinpath("subjects", _shard_of(case_id), case_id), case_id)
+
+    def is_done(self, case_id: str, stage: str) -> bool:
+        """Whether the sidecar of a stage is there: asked of a whole cohort, so without the cost of a Path."""
+        name = _sidecar_name(case_id, stage)
+        return os.path.exists(f"{self.root}/subjects/{_shard_of(case_id)}/{case_id}/{name}")
 
     @property
     def record(self) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from cmnet_core import losses
 from cmnet_core.models.build import MotionSizes
@@ -28,6 +29,9 @@ MARGIN = 8
 LEAST_HEART = 0.1
 """Probability of not being background from which a voxel counts as heart."""
 
+SQUARINGS = 4
+"""At most, while a correction is sought: what more of them change is less than what the next iteration does."""
+
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of a correction, tried in turn until nothing folds."""
 
@@ -39,26 +43,28 @@ class Refinement:
     Attributes:
         iterations: Steps of the optimiser for each step of the cycle; 0 leaves the network's motion as it is.
         learning_rate: Of Adam, in voxels of the velocity's grid.
+        overlap: Weight of 1 − Dice beside the shape loss.
         smoothness: Weight of the bending energy of a step.
         folding: Weight of the penalty on motion that nearly folds.
-        pyramid_levels: Planes on which shapes are compared, as in training.
+        pyramid_levels: Planes on which shapes are compared, the finest being that of the velocities.
         softening: As in training.
     """
 
     iterations: int
-    learning_rate: float = 0.1
-    smoothness: float = 0.05
+    learning_rate: float = 0.4
+    overlap: float = 0.3
+    smoothness: float = 0.02
     folding: float = 10.0
-    pyramid_levels: int = 4
+    pyramid_levels: int = 3
     softening: float = 0.04
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """One step of the cycle, with what it is judged by.
+    """One step of the cycle, with what it is judged by, all of it on the grid of the velocities.
 
     Attributes:
-        ed: Class probabilities at ED, ``[1 k z y x]``.
+        ed: Class probabilities at ED, ``[1 k z yh xh]``.
         previous: Those of the frame before.
         current: Those of the frame itself.
         before: The motion composed up to the frame before; None for the first step.
@@ -69,11 +75,10 @@ class _Step:
     current: Tensor
     before: Tensor | None
 
-    def within(self, box: "_Box", *, factor: int) -> "_Step":
-        """The same, of a part of the plane; ``factor`` as in :meth:`_Box.of`."""
-        before = None if self.before is None else box.of(self.before, factor=factor)
-        ed, previous, current = (box.of(shape, factor=factor) for shape in (self.ed, self.previous, self.current))
-        return _Step(ed, previous, current, before)
+    def within(self, box: "_Box") -> "_Step":
+        """The same, of a part of the plane."""
+        before = None if self.before is None else box.of(self.before)
+        return _Step(box.of(self.ed), box.of(self.previous), box.of(self.current), before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +88,9 @@ class _Box:
     y: slice
     x: slice
 
-    def of(self, values: Float[Tensor, "... y x"], *, factor: int) -> Float[Tensor, "... yb xb"]:
-        """Cut it out of values on a plane ``factor`` times as fine."""
-        rows, columns = (slice(side.start * factor, side.stop * factor) for side in (self.y, self.x))
-        return values[..., rows, columns]
+    def of(self, values: Float[Tensor, "... y x"]) -> Float[Tensor, "... yb xb"]:
+        """Cut it out of values."""
+        return values[..., self.y, self.x]
 
     def put_back(self, part: Float[Tensor, "... yb xb"], like: Float[Tensor, "... y x"]) -> Float[Tensor, "... y x"]:
         """A part of the plane, with zeros around it."""
@@ -106,13 +110,13 @@ def _edge(length: int) -> Float[Tensor, " n"]:
     return 0.5 - 0.5 * torch.cos(math.pi * depth.clamp_max(1.0))
 
 
-def _around_heart(frames: Sequence[Float[Tensor, "1 k z y x"]], *, factor: int, multiple: int) -> _Box:
+def _around_heart(frames: Sequence[Float[Tensor, "1 k z y x"]], *, multiple: int) -> _Box:
     """Where any frame shows a heart, and a margin around it, in whole ``multiple`` of voxels; else the whole plane."""
     heart = torch.stack([frame[0, 0] < 1.0 - LEAST_HEART for frame in frames]).flatten(0, 1).any(0)
     sides = []
     for axis in (1, 0):
-        size = len(heart.any(axis)) // factor
-        found = heart.any(axis).nonzero()[:, 0] // factor
+        size = len(heart.any(axis))
+        found = heart.any(axis).nonzero()[:, 0]
         low, high = (int(found[0]) - MARGIN, int(found[-1]) + MARGIN + 1) if len(found) else (0, size)
         low, high = max(low, 0) // multiple * multiple, -(-min(high, size) // multiple) * multiple
         sides.append(slice(low, min(high, size)))
@@ -141,22 +145,21 @@ def refine(
     """
     if settings.iterations == 0:
         return velocities
-    frames = [shape[None] for shape in shapes]
-    box = _around_heart(frames, factor=2**sizes.finest, multiple=2 ** (settings.pyramid_levels - 1))
+    scale = 2**sizes.finest
+    # Shares of a tissue in the coarser voxels tell edges to a fraction of them: the full plane costs four times as much
+    # and mends no more.
+    frames = [functional.avg_pool3d(shape[None], (1, scale, scale)) for shape in shapes]
+    coarse = Spacing(spacing.z, scale * spacing.y, scale * spacing.x)
+    box = _around_heart(frames, multiple=2 ** (settings.pyramid_levels - 1))
     composed: Tensor | None = None
     refined = []
     for index, velocity in enumerate(velocities):
         step = _Step(frames[0], frames[index], frames[(index + 1) % len(frames)], composed)
-        correction = _correction(velocity[None], step, box, spacing, sizes, settings)
-        better = _unfolded(velocity[None], correction, step, sizes)
-        displacement = _displacement(better, sizes)
+        correction = _correction(velocity[None], step, box, coarse, sizes, settings)
+        better, displacement = _unfolded(velocity[None], correction, step, sizes)
         composed = displacement if composed is None else compose_displacements(displacement, composed)
         refined.append(better[0])
     return torch.stack(refined)
-
-
-def _displacement(velocity: Float[Tensor, "1 3 z yh xh"], sizes: MotionSizes) -> Float[Tensor, "1 3 z y x"]:
-    return enlarge_displacement(exponential(velocity, steps=sizes.integration_steps), factor=2**sizes.finest)
 
 
 def _correction(
@@ -168,14 +171,15 @@ def _correction(
     settings: Refinement,
 ) -> Float[Tensor, "1 3 z yh xh"]:
     """What to add to the velocity of a step; nothing far from the heart."""
-    inner, step = box.of(velocity, factor=1), step.within(box, factor=2**sizes.finest)
+    inner, step = box.of(velocity), step.within(box)
     _, _, depth, height, width = inner.shape
     fading = box.fading()
     change = torch.zeros(depth, 3, height // COARSER, width // COARSER, requires_grad=True)
     optimiser = torch.optim.Adam([change], lr=settings.learning_rate)
     with torch.enable_grad():
         for _ in range(settings.iterations):
-            loss = _loss(_displacement(inner + fading * _smooth(change), sizes), step, spacing, settings)
+            displacement = exponential(inner + fading * _smooth(change), steps=min(sizes.integration_steps, SQUARINGS))
+            loss = _loss(displacement, step, spacing, settings)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -202,18 +206,29 @@ def _mismatch(
     settings: Refinement,
 ) -> Float[Tensor, ""]:
     warped, wanted = (volume[0].movedim(1, 0) for volume in (warp(shape, displacement), target))
-    return losses.shape_pyramid(warped, wanted, levels=settings.pyramid_levels, softening=settings.softening)
+    divergence = losses.shape_pyramid(warped, wanted, levels=settings.pyramid_levels, softening=settings.softening)
+    return divergence + settings.overlap * losses.missed_overlap(warped, wanted)
 
 
-def _unfolded(velocity: Tensor, correction: Tensor, step: _Step, sizes: MotionSizes) -> Tensor:
-    """As much of a correction as leaves the step, and the motion composed with it, without a fold."""
-    for share in SHARES:
+def _unfolded(velocity: Tensor, correction: Tensor, step: _Step, sizes: MotionSizes) -> tuple[Tensor, Tensor]:
+    """With as much of a correction as leaves the step, and the motion composed with it, without a fold.
+
+    Returns:
+        The velocity, and its displacement on the same grid.
+    """
+    for share in (*SHARES, 0.0):
         corrected = velocity + share * correction
-        displacement = _displacement(corrected, sizes)
+        displacement = exponential(corrected, steps=sizes.integration_steps)
         composed = displacement if step.before is None else compose_displacements(displacement, step.before)
-        if min(float(volume_change(field).min()) for field in (displacement, composed)) > 0.0:
-            return corrected
-    return velocity
+        if share == 0.0 or _least_change(displacement, composed, factor=2**sizes.finest) > 0.0:
+            break
+    return corrected, displacement
+
+
+def _least_change(*displacements: Float[Tensor, "1 3 z yh xh"], factor: int) -> float:
+    """The smallest local change of volume, on the full plane, where folds are counted."""
+    fine = (enlarge_displacement(field, factor=factor) for field in displacements)
+    return min(float(volume_change(field).min()) for field in fine)
 
 
 def _smooth(change: Float[Tensor, "z 3 yc xc"]) -> Float[Tensor, "1 3 z yh xh"]:

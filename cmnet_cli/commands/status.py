@@ -39,7 +39,7 @@ def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
     waiting = _with_tasks(folder)
     judged: dict[str, tuple[State | TaskState, str]] = {
         case.case_id: (State.DONE, "")
-        if folder.case(case.case_id).sidecar(CohortStage.INFER).exists()
+        if folder.is_done(case.case_id, CohortStage.INFER)
         else waiting.get(case.case_id, (State.PENDING, "infer has not finished"))
         for case in listed
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ from cmnet_core.types import Label, Spacing
 
 FIGURES = (*figure_names("ed2es"), "folded_voxels")
 """What can be watched while this stage trains."""
+
+
+class Learns(StrEnum):
+    """What the second stage changes."""
+
+    ALL = "all"
+    DOUBT = "doubt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,8 @@ class MotionTraining:
 
     Attributes:
         schedule: How long and how fast to learn.
+        learns: ``all``, or ``doubt``: σ and V of the posterior alone, while its mean stays as it is. They come to rest
+            slowly, long after the motion, and on their own can learn fast.
         frames: Frames drawn from a cine: ED, ES and equally many on each arc between them.
         pauses: Share of draws in which one frame is shown twice.
         pyramid_levels: Planes on which shapes are compared; 1 in the article.
@@ -72,6 +82,7 @@ class MotionTraining:
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(40, 6e-4, 1e-5, seed=1))
+    learns: Learns = Learns.ALL
     frames: int = 6
     pauses: float = 0.25
     pyramid_levels: int = 4
@@ -123,6 +134,7 @@ def train_motion(
     """Train on whole cycles of the cases, from ``start`` or from random weights."""
     torch.manual_seed(settings.schedule.seed)
     model = start or build_motion(settings.sizes)
+    _let_learn(model, settings.learns)
     segnet.to(watch.device)
 
     def loss(batch: list[Draw]) -> dict[str, Tensor]:
@@ -136,7 +148,15 @@ def train_motion(
     stage = Stage(len(cases), settings.cycles_per_step, loss, validate)
     run(model, stage, schedule=settings.schedule, watch=watch)
     segnet.cpu()
+    _let_learn(model, Learns.ALL)
     return model
+
+
+def _let_learn(model: CardioMorphNet, learns: Learns) -> None:
+    deform_net = model.deform_net
+    model.requires_grad_(learns == Learns.ALL)
+    for head in (deform_net.log_variance, deform_net.factor):
+        head.requires_grad_(True)
 
 
 def _draw_loss(

@@ -12,7 +12,7 @@ from cmnet_core import losses
 from cmnet_core.augmentation import AugmentationRanges, draw_view, view_image
 from cmnet_core.errors import LabelError
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
-from cmnet_core.models.cardiomorphnet import MOTION_VOXELS, CardioMorphNet
+from cmnet_core.models.cardiomorphnet import MOTION_VOXELS, CardioMorphNet, closed_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.motion import warp
 from cmnet_core.training.cases import TrainingCase, training_case
@@ -21,6 +21,7 @@ from cmnet_core.training.motion import FIGURES as MOTION_FIGURES
 from cmnet_core.training.motion import (
     Cycle,
     ExtraTerm,
+    Learns,
     LossWeights,
     MotionTraining,
     arc_frames,
@@ -116,6 +117,26 @@ def test_motion_overfits_one_batch(tmp_path: Path) -> None:
     assert figures["dice_lv_ed2es_pct"] > 93
     assert figures["dice_myo_ed2es_pct"] > 80
     assert set(MOTION_FIGURES) <= set(figures)
+
+
+def test_doubt_can_learn_alone(tmp_path: Path) -> None:
+    case = beating_case(cavities=(14.0, 9.0))
+    plain = motion_settings(2, weights=LossWeights(kl_motion=3e-3))
+    settings = replace(plain, learns=Learns.DOUBT, schedule=Schedule(2, 0.1, 0.0, seed=3, averaging=0.0))
+    torch.manual_seed(4)
+    model = build_motion(SMALL_MOTION)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    segnet = build_segnet(SMALL_SEGNET)
+    trained = train_motion([case] * 30, [], segnet=segnet, settings=settings, watch=watch(tmp_path, []), start=model)
+    changed = {name for name, weight in trained.state_dict().items() if not torch.equal(weight, before[name])}
+    heads = ("log_variance", "factor")
+    assert changed == {f"deform_net.{head}.{part}" for head in heads for part in ("weight", "bias")}
+    assert all(weight.requires_grad for weight in trained.parameters())
+    # It began almost without doubt; where shapes leave the motion open, the prior asks for some.
+    shapes = torch.nn.functional.one_hot(case.labels.long(), 4).movedim(-1, 2).float()
+    with torch.no_grad():
+        stride = next(closed_cycle(trained, see(case.voxels, shapes, SMALL_MOTION), Stacks((3,)), None))
+    assert float(stride.step.motion.variance.mean()) > 5.0 * math.exp(-5.0)
 
 
 def test_a_training_stopped_within_an_epoch_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
