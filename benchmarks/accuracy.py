@@ -28,13 +28,12 @@ from cmnet_cli.manifest import read_manifest
 from cmnet_cli.stages.evaluate import carry_labels
 from cmnet_cli.stages.known_motion import known_motion_of, read_known_motion
 from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.stored import open_stored, read_steps
+from cmnet_cli.stages.stored import open_stored, read_field
 from cmnet_cli.tables import read_rows
 from cmnet_core.coordinates import lv_coordinates
 from cmnet_core.io.nifti import read_motion
 from cmnet_core.material import follow_material
 from cmnet_core.metrics import dice_pct
-from cmnet_core.motion import carry
 from cmnet_core.preprocess import restore_motion
 from cmnet_core.strain import Direction, deform, lay_out_wall, regional_strain
 from cmnet_core.types import Label, LabelSequence, MotionField
@@ -167,7 +166,7 @@ def known_motion_errors(case: Case, folder: CaseFolder) -> KnownMotionErrors:
     """Compare a subject's motion with the one that made its cine."""
     stored, labels, truth = open_stored(folder), _masks(case), known_to_ed(case)
     ed, es = truth.moving, truth.fixed
-    found = restore_motion(carry(read_steps(folder, stored.facts), moving=ed, fixed=es), stored.facts.window)
+    found = restore_motion(read_field(folder, stored.facts, moving=ed, fixed=es), stored.facts.window)
     wall, at_ed = labels.at(es) == Label.MYO, labels.at(ed)
     z, y, x = (found.displacement_mm - truth.displacement_mm)[:, wall]
     return KnownMotionErrors(
@@ -245,7 +244,7 @@ def round_trip_dice_pct(case: Case, folder: CaseFolder) -> float | None:
     """Dice of the LV of the reference ED mask, carried once round the cycle, against itself."""
     stored, labels = open_stored(folder), _masks(case)
     ed = stored.facts.ed
-    round_trip = carry(read_steps(folder, stored.facts), moving=ed, fixed=ed)
+    round_trip = read_field(folder, stored.facts, moving=ed, fixed=ed)
     return dice_pct(carry_labels(labels.at(ed), round_trip, stored.facts.window), labels.at(ed), Label.LV)
 
 

@@ -23,10 +23,9 @@ from cmnet_cli.cases import Case
 from cmnet_cli.layout import CaseFolder, RunFolder
 from cmnet_cli.manifest import read_manifest
 from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.stored import open_stored, read_steps
+from cmnet_cli.stages.stored import open_stored, read_field
 from cmnet_core.coordinates import lv_coordinates
 from cmnet_core.material import follow_material
-from cmnet_core.motion import carry
 from cmnet_core.preprocess import restore_motion
 from cmnet_core.rotation import rotation
 from cmnet_core.strain import Direction, Wall, deform, lay_out_wall, regional_strain
@@ -53,8 +52,8 @@ def compare(case: Case, folder: CaseFolder) -> tuple[list[float], list[float]]:
     at_ed = labels.at(truth.moving)
     muscle, affine = at_ed == Label.MYO, cine.affine
     wall = lay_out_wall(lv_coordinates(at_ed, cine.spacing, affine), muscle, cine.spacing)
-    steps = read_steps(folder, stored.facts)
-    found = restore_motion(carry(steps, moving=truth.moving, fixed=truth.fixed), stored.facts.window)
+    moved = read_field(folder, stored.facts, moving=truth.moving, fixed=truth.fixed)
+    found = restore_motion(moved, stored.facts.window)
     return at_es(wall, muscle, found), at_es(wall, muscle, truth)
 
 

@@ -12,14 +12,15 @@ from scipy import ndimage
 from torch import Tensor
 
 from cmnet_core import preprocess
+from cmnet_core.cycle import fields_to_ed, without_folds
 from cmnet_core.errors import CaseError, CheckpointError, CmnetError, ErrorCode
 from cmnet_core.indices import find_phases, volumes_ml
 from cmnet_core.models.build import MotionSizes, frame_channels
-from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle, enlarge_displacement
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
 from cmnet_core.models.layers import Stacks, enlarge
 from cmnet_core.models.segnet import SegNet, class_probabilities
-from cmnet_core.motion import chain, exponential, from_voxels, jacobian_determinant, propagate
+from cmnet_core.motion import jacobian_determinant, propagate
 from cmnet_core.posterior import Posterior, coarsen
 from cmnet_core.preprocess import Window
 from cmnet_core.refinement import Refinement, close_cycle, refine
@@ -38,7 +39,8 @@ CLOSING_ROUNDS = 3
 """Rounds in which drift is spread over a cycle: what is left after them is far below a voxel."""
 
 FRAMES_TO_CLOSE = 8
-"""Shorter cycles are not closed: what a few long steps miss is an error of each, not drift in equal shares."""
+"""Shorter cycles are not closed: what a few long steps miss is an error of each, not drift in equal shares. Where every
+frame's motion is asked for from ED, nothing drifts."""
 
 AS_ESTIMATED = Refinement(iterations=0)
 """The network's motion as it is."""
@@ -98,9 +100,8 @@ class Tracking:
         window: The way back to the subject's own grid.
         segmentation: SegNet's label maps of all frames, on the subject's own grid.
         propagated: SegNet's ED mask carried to all frames by the motion, on the subject's own grid.
-        steps: The motion of every step of the closed cycle on the window's grid, beginning with the one out of ED; a
-            step is fixed at frame t and points into frame t−1.
-        velocities: What the steps were integrated from, on the motion's own grid, in its voxels.
+        velocities: Of the motion of every frame of the closed cycle from the one after ED on, ED being the last, on the
+            motion's own grid, in its voxels; :mod:`cmnet_core.cycle` makes fields of them.
         ed_to_es: The ED→ES motion on the subject's own grid: fixed at ES, pointing into ED.
         entropy: Differential entropy of each step's posterior in nats, in voxels of the motion's grid, shown on the
             subject's own grid; frame t holds the step into t.
@@ -114,7 +115,6 @@ class Tracking:
     window: Window
     segmentation: LabelSequence
     propagated: LabelSequence
-    steps: tuple[MotionField, ...]
     velocities: Float[Tensor, "t 3 z yh xh"]
     ed_to_es: MotionField
     entropy: Float[Tensor, "t z y x"]
@@ -153,12 +153,13 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
     ed, es = _phases(cine, shapes, window.spacing)
     from_ed = [shapes[frame] for frame in _round(cine.frames, ed)]
     followed = _follow(model, [voxels[frame] for frame in _round(cine.frames, ed)], from_ed, ed)
-    velocities = refine(followed.velocities, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
+    unfolded = without_folds(followed.velocities, sizes=model.sizes)
+    velocities = refine(unfolded, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
     drift_mm = _drift_mm(velocities, from_ed[0], window.spacing, model.sizes)
-    rounds = CLOSING_ROUNDS if close and cine.frames >= FRAMES_TO_CLOSE else 0
+    drifts = not model.sizes.anchored and cine.frames >= FRAMES_TO_CLOSE
+    rounds = CLOSING_ROUNDS if close and drifts else 0
     velocities = close_cycle(velocities, sizes=model.sizes, rounds=rounds)
-    steps = step_fields(velocities, window.spacing, ed=ed, sizes=model.sizes)
-    to_ed = {field.fixed: field for field in chain(steps)}
+    to_ed = {field.fixed: field for field in fields_to_ed(velocities, window.spacing, ed=ed, sizes=model.sizes)}
     labels = LabelSequence(
         preprocess.restore_labels(shapes, window), tuple(range(cine.frames)), cine.spacing, cine.affine
     )
@@ -170,7 +171,6 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
         window=window,
         segmentation=labels,
         propagated=replace(labels, labels=torch.cat([preprocess.restore_labels(one[None], window) for one in carried])),
-        steps=steps,
         velocities=velocities,
         ed_to_es=preprocess.restore_motion(to_ed[es], window),
         entropy=preprocess.restore(followed.entropy, window, outside=PRIOR_ENTROPY),
@@ -326,31 +326,10 @@ def _follow(
     return _Followed(torch.stack(velocities), in_input_order, log_sd, factor)
 
 
-def step_fields(
-    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: MotionSizes
-) -> tuple[MotionField, ...]:
-    """Integrate stored velocities to the motion of each step on the window's grid.
-
-    Args:
-        velocities: Of the steps of the closed cycle, beginning with the one out of ED, in voxels of their own grid.
-        spacing: Spacing of the window.
-        ed: End-diastolic frame.
-        sizes: Of the network that gave the velocities.
-    """
-    count = len(velocities)
-    fields = []
-    for index, velocity in enumerate(velocities):
-        displacement = exponential(velocity[None], steps=sizes.integration_steps)
-        displacement = enlarge_displacement(displacement, factor=2**sizes.finest)[0]
-        fixed, moving = (ed + index + 1) % count, (ed + index) % count
-        fields.append(from_voxels(displacement, spacing, fixed=fixed, moving=moving))
-    return tuple(fields)
-
-
 def _drift_mm(
     velocities: Float[Tensor, "t 3 z yh xh"], ed: Float[Tensor, "k z y x"], spacing: Spacing, sizes: MotionSizes
 ) -> float:
     """Mean length, inside the heart at ED, of the motion composed once round the cycle; 0 where it closes."""
     heart = ed[Label.BACKGROUND] < 0.5
-    round_trip = chain(step_fields(velocities, spacing, ed=0, sizes=sizes))[-1]
+    round_trip = fields_to_ed(velocities, spacing, ed=0, sizes=sizes)[-1]
     return float(round_trip.displacement_mm.norm(dim=0)[heart].mean()) if bool(heart.any()) else 0.0

@@ -61,8 +61,9 @@ def follow_material(steps: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -
     """Follow a mask's material along the steps of a cycle.
 
     Args:
-        steps: Pull-backs, each pointing into the frame where the one before it is fixed; the first points into ED. A
-            last step that is fixed at ED again is not needed and not used: its drift is the closing error's business.
+        steps: Pull-backs, the first pointing into ED, and each of the others into ED too, or into the frame where the
+            one before it is fixed. A last one that is fixed at ED again is not needed and not used: its drift is the
+            closing error's business.
         mask: At ED, on the grid of the steps.
 
     Returns:
@@ -76,6 +77,8 @@ def follow_material(steps: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -
     start = mask.nonzero().float().T.contiguous()
     here, frame, places = start, ed, {ed: start}
     for step in steps:
+        if step.moving == ed:
+            here, frame = start, ed
         _require(step, mask, moving=frame)
         frame = step.fixed
         if frame != ed:

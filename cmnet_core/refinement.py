@@ -51,7 +51,8 @@ class Refinement:
     """
 
     iterations: int
-    learning_rate: float = 0.4
+    learning_rate: float = 0.8
+    eps: float = 1.0
     overlap: float = 0.3
     smoothness: float = 0.02
     folding: float = 10.0
@@ -134,7 +135,7 @@ def refine(
     """Make the motion carry the shape of ED, and of the frame before, more closely onto that of every frame.
 
     Args:
-        velocities: Of the steps of the closed cycle, the one out of ED first, in voxels of their own grid.
+        velocities: Of the frames of the closed cycle, the one after ED first, in voxels of their own grid.
         shapes: Class probabilities of the frames, ED first, on the window's grid.
         spacing: Of the window.
         sizes: Of the network that gave the velocities.
@@ -151,15 +152,22 @@ def refine(
     frames = [functional.avg_pool3d(shape[None], (1, scale, scale)) for shape in shapes]
     coarse = Spacing(spacing.z, scale * spacing.y, scale * spacing.x)
     box = _around_heart(frames, multiple=2 ** (settings.pyramid_levels - 1))
-    composed: Tensor | None = None
+    before: Tensor | None = None
     refined = []
     for index, velocity in enumerate(velocities):
-        step = _Step(frames[0], frames[index], frames[(index + 1) % len(frames)], composed)
+        previous, current = frames[0 if sizes.anchored else index], frames[(index + 1) % len(frames)]
+        step = _Step(frames[0], previous, current, None if before is None else _coarser(before, factor=scale))
         correction = _correction(velocity[None], step, box, coarse, sizes, settings)
-        better, displacement = _unfolded(velocity[None], correction, step, sizes)
-        composed = displacement if composed is None else compose_displacements(displacement, composed)
+        better, composed = _unfolded(velocity[None], correction, before, sizes)
+        before = None if sizes.anchored else composed
         refined.append(better[0])
     return torch.stack(refined)
+
+
+def _coarser(displacement: Float[Tensor, "1 3 z y x"], *, factor: int) -> Float[Tensor, "1 3 z yh xh"]:
+    """A displacement of the full plane on that of the velocities, in their voxels."""
+    voxels = torch.tensor([1.0, factor, factor]).view(1, 3, 1, 1, 1)
+    return functional.avg_pool3d(displacement, (1, factor, factor)) / voxels
 
 
 def _correction(
@@ -173,17 +181,18 @@ def _correction(
     """What to add to the velocity of a step; nothing far from the heart."""
     inner, step = box.of(velocity), step.within(box)
     _, _, depth, height, width = inner.shape
-    fading = box.fading()
+    # A change counts in voxels of the plane along z too: slices are thick, and one of them is a long way.
+    scale = box.fading() * torch.tensor([spacing.y / spacing.z, 1.0, 1.0]).view(3, 1, 1, 1)
     change = torch.zeros(depth, 3, height // COARSER, width // COARSER, requires_grad=True)
-    optimiser = torch.optim.Adam([change], lr=settings.learning_rate)
+    optimiser = torch.optim.Adam([change], lr=settings.learning_rate, eps=settings.eps)
     with torch.enable_grad():
         for _ in range(settings.iterations):
-            displacement = exponential(inner + fading * _smooth(change), steps=min(sizes.integration_steps, SQUARINGS))
+            displacement = exponential(inner + scale * _smooth(change), steps=min(sizes.integration_steps, SQUARINGS))
             loss = _loss(displacement, step, spacing, settings)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            (depth * height * width * loss).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    return box.put_back(fading * _smooth(change.detach()), velocity)
+    return box.put_back(scale * _smooth(change.detach()), velocity)
 
 
 def _loss(
@@ -210,25 +219,19 @@ def _mismatch(
     return divergence + settings.overlap * losses.missed_overlap(warped, wanted)
 
 
-def _unfolded(velocity: Tensor, correction: Tensor, step: _Step, sizes: MotionSizes) -> tuple[Tensor, Tensor]:
+def _unfolded(velocity: Tensor, correction: Tensor, before: Tensor | None, sizes: MotionSizes) -> tuple[Tensor, Tensor]:
     """With as much of a correction as leaves the step, and the motion composed with it, without a fold.
 
     Returns:
-        The velocity, and its displacement on the same grid.
+        The velocity, and the motion into ED on the full plane, where folds are counted.
     """
     for share in (*SHARES, 0.0):
         corrected = velocity + share * correction
-        displacement = exponential(corrected, steps=sizes.integration_steps)
-        composed = displacement if step.before is None else compose_displacements(displacement, step.before)
-        if share == 0.0 or _least_change(displacement, composed, factor=2**sizes.finest) > 0.0:
+        step = enlarge_displacement(exponential(corrected, steps=sizes.integration_steps), factor=2**sizes.finest)
+        composed = step if before is None else compose_displacements(step, before)
+        if min(float(volume_change(field).min()) for field in (step, composed)) > 0.0:
             break
-    return corrected, displacement
-
-
-def _least_change(*displacements: Float[Tensor, "1 3 z yh xh"], factor: int) -> float:
-    """The smallest local change of volume, on the full plane, where folds are counted."""
-    fine = (enlarge_displacement(field, factor=factor) for field in displacements)
-    return min(float(volume_change(field).min()) for field in fine)
+    return corrected, composed
 
 
 def _smooth(change: Float[Tensor, "z 3 yc xc"]) -> Float[Tensor, "1 3 z yh xh"]:

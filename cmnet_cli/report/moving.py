@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from cmnet_cli.layout import CaseFolder
 from cmnet_cli.stages.cutout import cutout_around
 from cmnet_cli.stages.stored import read_facts, read_velocities
-from cmnet_core.inference import step_fields
+from cmnet_core.cycle import fields_to_ed
 from cmnet_core.io.nifti import read_own
-from cmnet_core.motion import chain
 
 # Slices beyond the heart in which its motion is followed as well.
 _MARGIN_SLICES = 1
@@ -58,8 +57,8 @@ def _to_ed_mm(
     first, last = (int(end) for end in np.flatnonzero(heart.any(axis=(1, 2)))[[0, -1]])
     first, last = max(0, first - _MARGIN_SLICES), last + _MARGIN_SLICES
     part = cut.of_velocities(read_velocities(folder.motion))[:, :, first : last + 1]
-    steps = step_fields(part, facts.window.spacing, ed=facts.ed, sizes=facts.motion)
-    carried = {field.fixed: field.displacement_mm for field in chain(steps[:-1])}
+    to_ed = fields_to_ed(part, facts.window.spacing, ed=facts.ed, sizes=facts.motion)
+    carried = {field.fixed: field.displacement_mm for field in to_ed[:-1]}
     placed = {level: torch.full((facts.frames, 3, *heart.shape[1:]), torch.nan) for level in levels}
     for level, whole in placed.items():
         # By definition nothing has moved at ED.

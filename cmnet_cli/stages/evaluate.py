@@ -14,11 +14,11 @@ from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.stages.indices import who
 from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.stored import StoredCase, open_stored, read_steps
+from cmnet_cli.stages.stored import StoredCase, open_stored, read_field
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.indices import ClinicalIndices, clinical_indices, find_phases, volumes_ml
 from cmnet_core.metrics import Overlap, SurfaceDistance, auroc, dilated, folded_voxels, overlap, surface_distances_mm
-from cmnet_core.motion import carry, jacobian_determinant, propagate
+from cmnet_core.motion import jacobian_determinant, propagate
 from cmnet_core.preprocess import Window, extract, extract_labels, restore_motion
 from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
 
@@ -86,9 +86,8 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
     folder = run.case(case.case_id)
     stored = open_stored(folder)
     reference = _read_reference(case)
-    steps = read_steps(folder, stored.facts)
-    to_es = carry(steps, moving=reference.ed, fixed=reference.es)
-    to_ed = carry(steps, moving=reference.es, fixed=reference.ed)
+    to_es = read_field(folder, stored.facts, moving=reference.ed, fixed=reference.es)
+    to_ed = read_field(folder, stored.facts, moving=reference.es, fixed=reference.ed)
     described = {**who(case), "group": case.group}
     return Evaluation(
         overlaps=tuple(described | row for row in _overlap_rows(stored, reference, to_es, to_ed)),

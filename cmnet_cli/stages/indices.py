@@ -15,6 +15,7 @@ from cmnet_cli.stages.intervals import Drawing, Draws, with_intervals
 from cmnet_cli.stages.judging import judged_indices
 from cmnet_cli.stages.mechanics import NearHeart, mechanics_rows, near_heart, rate_values, segmented_walls, timing_of
 from cmnet_cli.stages.stored import StoredCase, TrackingFacts, open_stored
+from cmnet_core.cycle import fields_to_ed
 from cmnet_core.indices import (
     BodySurfaceFormula,
     ClinicalIndices,
@@ -24,7 +25,6 @@ from cmnet_core.indices import (
     heart_rate_bpm,
     volumes_ml,
 )
-from cmnet_core.inference import step_fields
 from cmnet_core.losses import bending_energy
 from cmnet_core.metrics import folded_voxels
 from cmnet_core.motion import jacobian_determinant, surely_unfolded, to_voxels
@@ -224,27 +224,27 @@ def _motion_by_frame(stored: StoredCase, near: NearHeart | None) -> list[Row]:
         return []
     labels = extract_labels(stored.propagated, near.cutout.narrowed(stored.facts.window))
     rows: dict[int, Row] = {}
-    for velocity, from_ed in zip(near.velocities, near.from_ed, strict=True):
+    for velocity, to_ed in zip(near.velocities, near.to_ed, strict=True):
         # The last field leads once round the cycle: at ED nothing has moved yet.
-        moved = None if from_ed.fixed == stored.facts.ed else from_ed
+        moved = None if to_ed.fixed == stored.facts.ed else to_ed
         folded = _folded_voxels(velocity, stored.facts)
-        rows[from_ed.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[from_ed.fixed])}
+        rows[to_ed.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[to_ed.fixed])}
     return [rows[frame] for frame in range(stored.facts.frames)]
 
 
 def _folded_voxels(velocity: Float[Tensor, "3 z yh xh"], facts: TrackingFacts) -> int:
-    """Folds of one step in the whole window."""
+    """Folds of the motion of one velocity in the whole window."""
     if surely_unfolded(velocity, steps=facts.motion.integration_steps):
         return 0
-    [step] = step_fields(velocity[None], facts.window.spacing, ed=0, sizes=facts.motion)
-    return folded_voxels(jacobian_determinant(step)).count
+    [field] = fields_to_ed(velocity[None], facts.window.spacing, ed=0, sizes=facts.motion)
+    return folded_voxels(jacobian_determinant(field)).count
 
 
-def _displacements(from_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) -> Row:
+def _displacements(to_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) -> Row:
     """Mean and largest length of the displacement in each structure; at ED itself it is 0."""
     heart = labels > 0
     inside = labels[heart]
-    length = torch.zeros(len(inside)) if from_ed is None else from_ed.displacement_mm[:, heart].square().sum(0).sqrt()
+    length = torch.zeros(len(inside)) if to_ed is None else to_ed.displacement_mm[:, heart].square().sum(0).sqrt()
     row: Row = {}
     for name, label in _STRUCTURES.items():
         there = length[inside == label]
@@ -284,5 +284,5 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
 def _smoothness(stored: StoredCase, near: NearHeart | None) -> Row:
     if near is None or stored.facts.es == stored.facts.ed:
         return {}
-    [to_ed] = [field for field in near.from_ed if field.fixed == stored.facts.es]
+    [to_ed] = [field for field in near.to_ed if field.fixed == stored.facts.es]
     return {"bending_energy_per_mm2": float(bending_energy(to_voxels(to_ed), to_ed.spacing))}

@@ -24,7 +24,7 @@ from cmnet_cli.stages.mechanics import (
 from cmnet_cli.stages.stored import StoredCase, read_velocities
 from cmnet_cli.stages.stored_posterior import read_posterior
 from cmnet_core.calibration import Calibration, find_calibration, intervals, spread
-from cmnet_core.inference import step_fields
+from cmnet_core.cycle import fields_to_ed
 from cmnet_core.posterior import Posterior, draw_shapes, draw_velocities, indices_of_shapes
 from cmnet_core.types import Spacing
 
@@ -134,6 +134,6 @@ def _motion_draws(of: Drawing, posterior: Posterior, draws: Draws) -> Iterator[_
     generator = draws.generator()
     while True:
         drawn = cutout.of_velocities(draw_velocities(velocities, posterior, grid, generator))
-        steps = step_fields(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
-        strain = mechanics_of(wall, muscle, steps).strain
+        to_ed = fields_to_ed(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
+        strain = mechanics_of(wall, muscle, to_ed).strain
         yield global_strains(strain, timing), segment_values(strain, timing)

@@ -16,12 +16,11 @@ from cmnet_cli.stages.stored import StoredCase, read_velocities
 from cmnet_core.bullseye import bin_means, bin_of, bins
 from cmnet_core.coordinates import SEGMENTS, LVCoordinates, lv_coordinates
 from cmnet_core.curves import FRAMES_FOR_TIMES, CurveSummary, Timing, dyssynchrony_ms, summarise
+from cmnet_core.cycle import fields_to_ed
 from cmnet_core.flags import STRAIN_PCT
 from cmnet_core.indices import Volumes
-from cmnet_core.inference import step_fields
 from cmnet_core.line_strain import LineStrain, line_strain
 from cmnet_core.material import MaterialMotion, follow_material
-from cmnet_core.motion import chain
 from cmnet_core.plausibility import judge_strain
 from cmnet_core.preprocess import extract_labels, window_affine
 from cmnet_core.rotation import Rotation, rotation
@@ -103,16 +102,14 @@ class NearHeart:
     """The stored motion, integrated where the heart is.
 
     Attributes:
-        velocities: Of every step, on all of their grid.
+        velocities: Of every frame, on all of their grid.
         cutout: Where the heart is.
-        steps: The motion of every step there.
-        from_ed: For every step the field that is fixed where the step is and points into ED.
+        to_ed: There, for every frame, the field that is fixed at it and points into ED.
     """
 
     velocities: Float[Tensor, "t 3 z yh xh"]
     cutout: Cutout
-    steps: tuple[MotionField, ...]
-    from_ed: tuple[MotionField, ...]
+    to_ed: tuple[MotionField, ...]
 
 
 def near_heart(folder: CaseFolder, stored: StoredCase, walls: Walls) -> NearHeart | None:
@@ -125,8 +122,8 @@ def near_heart(folder: CaseFolder, stored: StoredCase, walls: Walls) -> NearHear
         return None
     facts, velocities = stored.facts, read_velocities(folder.motion)
     cutout = cutout_around(walls.heart, 2**facts.motion.finest)
-    steps = step_fields(cutout.of_velocities(velocities), facts.window.spacing, ed=facts.ed, sizes=facts.motion)
-    return NearHeart(velocities, cutout, steps, tuple(chain(steps)))
+    near = cutout.of_velocities(velocities)
+    return NearHeart(velocities, cutout, fields_to_ed(near, facts.window.spacing, ed=facts.ed, sizes=facts.motion))
 
 
 # ── its motion ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,15 +157,15 @@ def lay_out(walls: Walls, stored: StoredCase) -> Wall:
     return lay_out_wall(walls.ed, walls.muscle, stored.facts.window.spacing)
 
 
-def mechanics_of(wall: Wall, muscle: Bool[Tensor, "z y x"], steps: Sequence[MotionField]) -> Mechanics:
+def mechanics_of(wall: Wall, muscle: Bool[Tensor, "z y x"], to_ed: Sequence[MotionField]) -> Mechanics:
     """Follow the material of the myocardium at ED round the cycle.
 
     Args:
         wall: The same myocardium, laid out.
-        muscle: On the grid of the steps, or on the part of it that they cover.
-        steps: Of the cycle, the first out of ED.
+        muscle: On the grid of the fields.
+        to_ed: Of every frame into ED.
     """
-    motion = follow_material(steps, muscle)
+    motion = follow_material(to_ed, muscle)
     deformation = deform(wall, motion)
     return Mechanics(wall, motion, deformation, regional_strain(wall, deformation))
 
@@ -326,7 +323,7 @@ def mechanics_rows(stored: StoredCase, walls: Walls, near: NearHeart | None, rai
     whole, segments = thickness_values(walls)
     if near is None:
         return MechanicsRows(whole, [], _numbered(segments, [*walls.flags, "motion-not-stored"]), [], flags)
-    mechanics = mechanics_of(lay_out(walls, stored), near.cutout.of_window(walls.muscle), near.steps)
+    mechanics = mechanics_of(lay_out(walls, stored), near.cutout.of_window(walls.muscle), near.to_ed)
     rows = _rows_of(mechanics, stored, walls, (whole, segments))
     return replace(rows, flags=[*flags, *rows.flags])
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cmnet_cli.layout import CaseFolder
 from cmnet_cli.sidecar import read_sidecar
+from cmnet_core.cycle import field_between
 from cmnet_core.errors import ErrorCode, ImageError
-from cmnet_core.inference import step_fields
 from cmnet_core.io.atomic import replacing
 from cmnet_core.io.nifti import read_cine, write_image
 from cmnet_core.models.build import MotionSizes
@@ -192,11 +192,12 @@ def read_facts(folder: CaseFolder) -> TrackingFacts:
     return facts_from_json(sidecar.facts)
 
 
-def read_steps(folder: CaseFolder, facts: TrackingFacts) -> tuple[MotionField, ...]:
-    """The motion of every step of the cycle on the window's grid, beginning with the one out of ED.
+def read_field(folder: CaseFolder, facts: TrackingFacts, *, moving: int, fixed: int) -> MotionField:
+    """The motion between two frames on the window's grid, as :func:`cmnet_core.cycle.field_between` has it.
 
     Raises:
         ImageError: The motion was not stored, or is damaged.
     """
     velocities = read_velocities(folder.motion)
-    return step_fields(velocities, facts.window.spacing, ed=facts.ed, sizes=facts.motion)
+    where, sizes = facts.window.spacing, facts.motion
+    return field_between(velocities, where, ed=facts.ed, sizes=sizes, moving=moving, fixed=fixed)

@@ -46,7 +46,7 @@ class MotionSizes:
         match_radius: Voxels of half the plane up to which DeformNet looks for a place of one frame in the other; 0
             leaves the matching out, as the article does.
         looks: How often DeformNet looks at a step, each time at what is still amiss.
-        anchored: Whether frame t−1 is shown as the first frame carried there by the motion so far.
+        anchored: Whether the motion of every frame is asked for from ED itself, instead of from the frame before.
     """
 
     features: tuple[int, ...] = (16, 32, 32, 32)

@@ -264,8 +264,8 @@ class CardioMorphNet(nn.Module):
             velocity and integrates it by n squarings.
         finest: The level at which the motion leaves DeformNet.
         looks: How often DeformNet looks at a step.
-        anchored: Whether a walk round the cycle shows, as frame t−1, frame 0 carried there by the motion so far. What
-            earlier steps missed is then in sight of every later one, and errors do not add up over the cycle.
+        anchored: Whether a walk round the cycle shows frame 0 in place of frame t−1, so that D_t points from frame t
+            into frame 0: nothing adds up over the cycle.
     """
 
     def __init__(self, parts: Parts, *, integration_steps: int, finest: int, looks: int, anchored: bool) -> None:
@@ -375,17 +375,17 @@ class Stride:
     """One step of a walk round the cycle.
 
     Attributes:
-        t: The frame it leads to, counted on past the cycle's end; it leads there from t−1.
+        t: The frame it leads to, counted on past the cycle's end.
         step: What the model gives.
-        displacement: Of the step, one volume a stack, on the motion's own grid: of a draw where a generator was given,
-            else of the mean.
-        composed: Of all steps so far: fixed at frame t and pointing into frame 0.
+        displacement: D_t, one volume a stack, on the motion's own grid: of a draw where a generator was given, else of
+            the mean. It points into frame t−1, or frame 0 where the model is anchored.
+        to_start: Fixed at frame t and pointing into frame 0; where the model is anchored, D_t itself.
     """
 
     t: int
     step: Step
     displacement: list[Float[Tensor, "1 3 _ yh xh"]]
-    composed: list[Float[Tensor, "1 3 _ yh xh"]]
+    to_start: list[Float[Tensor, "1 3 _ yh xh"]]
 
 
 def closed_cycle(
@@ -409,12 +409,14 @@ def closed_cycle(
     """
     advance = advance or model
     state = model.start(frames[0], stacks, generator)
-    composed: list[Tensor] = []
+    to_start: list[Tensor] = []
     for t in range(1, len(frames) + 1):
-        anchored = model.anchored and composed
-        previous = model.warp_frame(frames[0], composed, stacks) if anchored else frames[t - 1]
+        previous = frames[0] if model.anchored else frames[t - 1]
         step = advance(previous, frames[t % len(frames)], state, stacks, generator)
         state = step.state
         displacement = model.integrate(step.motion.mean if generator is None else step.motion.sample(generator), stacks)
-        composed = [compose_displacements(*pair) for pair in zip(displacement, composed, strict=False)] or displacement
-        yield Stride(t, step, displacement, composed)
+        if model.anchored or t == 1:
+            to_start = displacement
+        else:
+            to_start = [compose_displacements(*pair) for pair in zip(displacement, to_start, strict=True)]
+        yield Stride(t, step, displacement, to_start)

@@ -280,11 +280,13 @@ def cycle_loss(
         strides = list(closed_cycle(model, cycle.frames, cycle.stacks, generator, advance=advance))
     for stride in strides:
         t = stride.t
-        (displacement,), (composed,) = (model.enlarged(field) for field in (stride.displacement, stride.composed))
+        (displacement,), (composed,) = (model.enlarged(field) for field in (stride.displacement, stride.to_start))
         target, from_ed = cycle.shapes[t % len(strides)], _carried(cycle, 0, composed)
+        whole = _mismatch(from_ed, target, settings)
+        step = whole if model.anchored else _mismatch(_carried(cycle, t - 1, displacement), target, settings)
         shape_terms = {
-            "shape": _mismatch(_carried(cycle, t - 1, displacement), target, settings),
-            "composed": _mismatch(from_ed, target, settings),
+            "shape": step,
+            "composed": whole,
             "overlap": losses.missed_overlap(from_ed, target),
             "endpoint": _endpoint_error(cycle, t, composed),
             "closing": _distance_in_heart(cycle, t, composed) if t == len(strides) else torch.zeros(()),

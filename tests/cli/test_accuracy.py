@@ -12,9 +12,8 @@ from benchmarks import accuracy
 from benchmarks.accuracy import BARS, Bar, Found, gcs_pct, judge, known_motion_errors, turns_rad
 from cmnet_cli.layout import RunFolder
 from cmnet_cli.manifest import read_manifest
-from cmnet_cli.stages.stored import open_stored, read_steps
+from cmnet_cli.stages.stored import open_stored, read_field
 from cmnet_core.io.nifti import read_cine, write_motion
-from cmnet_core.motion import carry
 from cmnet_core.preprocess import restore_motion
 from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
 from tests.cli.commanding import cmnet
@@ -89,8 +88,7 @@ def test_errors_are_measured_against_the_motion_beside_the_image(tmp_path: Path,
     case = replace(read_manifest(manifest).cases[0], ed=0, es=2)
     folder = RunFolder(tmp_path / "run").case(case.case_id)
     facts = open_stored(folder).facts
-    to_es = carry(read_steps(folder, facts), moving=0, fixed=2)
-    own = restore_motion(to_es, facts.window)
+    own = restore_motion(read_field(folder, facts, moving=0, fixed=2), facts.window)
     affine = read_cine(case.image[0], frame_ms=None).affine
     # The truth is the estimate, moved by 3 mm down the rows, 4 mm along the columns and 2 mm through the slices.
     shifted = replace(own, displacement_mm=own.displacement_mm + torch.tensor([2.0, 3.0, 4.0]).view(3, 1, 1, 1))

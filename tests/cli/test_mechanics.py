@@ -20,7 +20,7 @@ from cmnet_core.models.build import MotionSizes
 from cmnet_core.motion import to_voxels
 from cmnet_core.phantom import Truth, draw_spec, truth_of
 from cmnet_core.phantom.grid import affine_of, grid_points, slice_depths, spacing_of, to_image
-from cmnet_core.phantom.motion import carry, pull_back
+from cmnet_core.phantom.motion import pull_back
 from cmnet_core.phantom.shape import Points, labels_at
 from cmnet_core.phantom.spec import Defect
 from cmnet_core.preprocess import Window
@@ -51,16 +51,15 @@ def labels_of() -> Tensor:
 
 
 @cache
-def steps_of() -> tuple[MotionField, ...]:
-    """The exact pull-back of every frame into the one before it."""
+def to_ed_of() -> tuple[MotionField, ...]:
+    """The exact pull-back of every frame into ED."""
     truth = beating()
     scan, here = truth.spec.scan, everywhere(truth)
     fields = []
     for frame in range(1, FRAMES + 1):
         at_ed = pull_back(truth.beat, truth.at(frame % FRAMES), here)
-        before = to_image(scan, carry(truth.beat, truth.at(frame - 1), at_ed))
-        moved = torch.stack([a - b for a, b in zip(before, to_image(scan, here), strict=True)])
-        fields.append(MotionField(moved.float(), spacing_of(scan), fixed=frame % FRAMES, moving=frame - 1))
+        moved = torch.stack([a - b for a, b in zip(to_image(scan, at_ed), to_image(scan, here), strict=True)])
+        fields.append(MotionField(moved.float(), spacing_of(scan), fixed=frame % FRAMES, moving=0))
     return tuple(fields)
 
 
@@ -92,17 +91,17 @@ def rows_of(
     affine[:3] = (torch.eye(3, dtype=torch.float64) if turned is None else turned) @ affine[:3]
     signs = torch.tensor([-1.0 if axis in flips else 1.0 for axis in range(3)]).view(3, 1, 1, 1)
     over = tuple(axis + 1 for axis in flips)
-    steps = [replace(step, displacement_mm=(signs * step.displacement_mm).flip(over)) for step in steps_of()]
+    steps = [replace(step, displacement_mm=(signs * step.displacement_mm).flip(over)) for step in to_ed_of()]
     es = int(beating().volumes().lv_ml.argmin())
     stored = stored_of(labels.flip(over), spacing_of(scan), affine, es=es, frame_ms=frame_ms)
     return mechanics_rows(stored, segmented_walls(stored), read(steps), ())
 
 
-def read(steps: Sequence[MotionField]) -> NearHeart:
+def read(to_ed: Sequence[MotionField]) -> NearHeart:
     """The motion as it is read from a folder, on all of the window."""
-    rows, columns = (slice(0, size) for size in steps[0].displacement_mm.shape[2:])
-    velocities = torch.stack([to_voxels(step)[0] for step in steps])
-    return NearHeart(velocities, Cutout(rows, columns, 1), tuple(steps), tuple(steps))
+    rows, columns = (slice(0, size) for size in to_ed[0].displacement_mm.shape[2:])
+    velocities = torch.stack([to_voxels(field)[0] for field in to_ed])
+    return NearHeart(velocities, Cutout(rows, columns, 1), tuple(to_ed))
 
 
 @cache
@@ -215,7 +214,7 @@ def test_of_a_wall_that_is_not_all_there_nothing_is_said(flag: str) -> None:
     stored = stored_of(
         labels_of(), spacing_of(beating().spec.scan), affine_of(beating().spec.scan), es=5, frame_ms=80.0
     )
-    found = mechanics_rows(stored, segmented_walls(stored), read(steps_of()), (flag,))
+    found = mechanics_rows(stored, segmented_walls(stored), read(to_ed_of()), (flag,))
     assert (found.indices, found.frames, found.bullseye) == ({}, [], [])
     assert [row["segment"] for row in found.segments] == list(range(1, 17))
     assert all(flag in row["qc_flags"] and flag in FLAGS for row in found.segments)
@@ -226,7 +225,7 @@ def test_without_an_rv_the_whole_wall_has_values_and_its_segments_have_a_reason(
     labels[labels == Label.RV] = Label.BACKGROUND
     scan = beating().spec.scan
     stored = stored_of(labels, spacing_of(scan), affine_of(scan), es=5, frame_ms=FRAME_MS)
-    found = mechanics_rows(stored, segmented_walls(stored), read(steps_of()), ())
+    found = mechanics_rows(stored, segmented_walls(stored), read(to_ed_of()), ())
     assert found.indices["gcs_peak_pct"] == pytest.approx(plain().indices["gcs_peak_pct"])
     assert found.indices["twist_deg"] == pytest.approx(plain().indices["twist_deg"])
     assert (found.indices["dyssynchrony_ms"], found.bullseye) == (None, [])

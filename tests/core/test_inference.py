@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from cmnet_core.errors import CaseError, CheckpointError, ErrorCode, ImageError
-from cmnet_core.inference import PRIOR_ENTROPY, Model, halving, keep_heart, load_model, step_fields, track
+from cmnet_core.inference import PRIOR_ENTROPY, Model, halving, keep_heart, load_model, track
 from cmnet_core.metrics import dice_pct
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.checkpoint import ModelCard, load_checkpoint, read_card, save_checkpoint
 from cmnet_core.models.segnet import SegNet
-from cmnet_core.motion import carry
 from cmnet_core.types import CineSequence, Label, Spacing
 
 SIZES = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(4, 8, 8, 8, 8))
@@ -109,7 +108,7 @@ def test_phases_of_the_manifest_are_kept() -> None:
     given = CineSequence(cine.voxels, cine.spacing, cine.affine, 40.0, 2, 0)
     tracked = track(model(), given)
     assert (tracked.ed, tracked.es) == (2, 0)
-    assert [(step.moving, step.fixed) for step in tracked.steps] == [(2, 3), (3, 4), (4, 5), (5, 0), (0, 1), (1, 2)]
+    assert (tracked.ed_to_es.moving, tracked.ed_to_es.fixed) == (2, 0)
 
 
 def test_a_field_of_nothing_has_no_heart() -> None:
@@ -124,16 +123,6 @@ def test_a_field_of_nothing_has_no_heart() -> None:
     blind = Model(Blind(), model().motion, CARD, "digest", torch.device("cpu"))
     with pytest.raises(ImageError, match="heart"):
         track(blind, cine)
-
-
-def test_stored_velocities_give_the_steps_again() -> None:
-    generator = torch.Generator().manual_seed(0)
-    velocities = torch.randn(3, 3, 2, 16, 16, generator=generator)
-    steps = step_fields(velocities, Spacing(8.0, 1.5, 1.5), ed=1, sizes=SIZES)
-    assert [(step.moving, step.fixed) for step in steps] == [(1, 2), (2, 0), (0, 1)]
-    once_round = carry(steps, moving=1, fixed=1)
-    assert (once_round.moving, once_round.fixed) == (1, 1)
-    assert once_round.displacement_mm.shape == (3, 2, 32, 32)
 
 
 def saved(path: Path, *, with_motion: bool) -> Path:
