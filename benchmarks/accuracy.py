@@ -298,7 +298,7 @@ def validation_split(acdc: Path, folder: Path) -> Path:
 def infer(manifest: Path, run: Path, given: argparse.Namespace) -> RunFolder:
     """Track a cohort into a run folder of its own."""
     model = ("--model", given.model) if given.model else ()
-    refined = ("--refine", given.refine) if given.refine else ()
+    refined = () if given.refine is None else ("--refine", given.refine)
     cmnet("infer", "--manifest", manifest, "--out", run, "--workers", given.workers, *model, *refined)
     return RunFolder(run)
 
@@ -391,7 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--made", type=Path, help="manifest of cines with known motion beside their images")
     parser.add_argument("--long", type=Path, help=f"manifest of long cines; default: {LONG_FRAMES}-frame phantoms")
     parser.add_argument("--model", help="a name or a safetensors file; default: the shipped weights")
-    parser.add_argument("--refine", type=int, default=0, help="as for cmnet infer")
+    parser.add_argument("--refine", type=int, help="as for cmnet infer, whose default it takes")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the run folders here; what is done there is not done again")
     parser.add_argument("--json", type=Path, help="write the figures here too")

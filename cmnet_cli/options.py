@@ -210,11 +210,19 @@ KeepMotion = Annotated[SaveMotion | None, typer.Option(help="How much of the mot
 
 RefineSteps = Annotated[
     int | None,
-    typer.Option(min=0, metavar="N", help="Fit each step's motion to the subject's own shapes by N iterations."),
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Fit the motion of each frame to the subject's own shapes by N iterations; 0: not at all.",
+    ),
 ]
 
 CloseCycle = Annotated[
-    bool | None, typer.Option("--close/--no-close", help="Spread the drift round the cycle over its steps.")
+    bool | None,
+    typer.Option(
+        "--close/--no-close",
+        help="Spread the drift round the cycle over its steps, where the model has steps that can drift.",
+    ),
 ]
 
 

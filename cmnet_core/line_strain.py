@@ -74,7 +74,7 @@ def _lengths_mm(
     places = wall.places_mm[ring]
     lengths = []
     for contour in _contours(wall, ring):
-        nearest = torch.cdist(contour, places).argmin(1)
+        nearest = torch.cdist(contour, places, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
         offset = contour - places[nearest]
         # Contours lie up to a voxel beyond the wall's voxel centres; the gradient leads there without leaving the wall.
         moved = motion.displacement_mm[:, ring][:, nearest] + places[nearest]
@@ -96,7 +96,9 @@ def _contours(wall: Wall, ring: Bool[Tensor, " n"]) -> tuple[Float[Tensor, "k 3"
     fit = torch.linalg.lstsq(_harmonics(angle), torch.stack([inner, 0.5 * (inner + outer), outer], dim=1)).solution
     direction = torch.stack([torch.zeros_like(around), around.sin(), around.cos()], dim=1)
     middle = torch.cat([wall.places_mm[ring, 0].mean()[None], centre])
-    radii = (_harmonics(around) @ fit).T
+    # Libraries of linear algebra differ in the last digits from call to call. Rounded, a point of a contour always has
+    # the same nearest voxel, and a subject always the same tables.
+    radii = (_harmonics(around) @ fit).T.round(decimals=6)
     return tuple(middle + r[:, None] * direction for r in radii)
 
 

@@ -9,7 +9,9 @@ from cmnet_core.models.checkpoint import ModelCard, save_checkpoint
 from cmnet_core.models.segnet import SegNet
 
 SEGNET = SegNetSizes(widths=(4, 4, 4, 4, 4), deep_from=3)
-MOTION = MotionSizes(features=(4, 4, 4, 4), hidden=(4, 4), decoder=(4, 4, 4, 4), deform=(4, 4, 4, 4, 4))
+MOTION = MotionSizes(
+    features=(4, 4, 4, 4), hidden=(4, 4), decoder=(4, 4, 4, 4), deform=(4, 4, 4, 4, 4), looks=2, anchored=True
+)
 
 
 def write_tiny_model(path: Path, *, seed: int = 1, with_motion: bool = True) -> Path:

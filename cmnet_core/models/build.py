@@ -63,6 +63,9 @@ class MotionSizes:
     anchored: bool = False
 
 
+OURS = MotionSizes(match_radius=3, looks=2, anchored=True)
+"""cmnet's own setting."""
+
 PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0, sees_shapes=False)
 """The article's own setting: a displacement at full resolution."""
 

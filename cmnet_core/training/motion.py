@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cmnet_core import augmentation, losses
 from cmnet_core.augmentation import AugmentationRanges, View
-from cmnet_core.models.build import MotionSizes, build_motion, frame_channels
+from cmnet_core.models.build import OURS, MotionSizes, build_motion, frame_channels
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, Step, Stride, closed_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
@@ -51,12 +51,12 @@ class LossWeights:
 
     shape: float = 1.0
     composed: float = 1.0
-    overlap: float = 0.0
+    overlap: float = 0.5
     kl_motion: float = 1e-4
     kl_latent: float = 2e-4
     reconstruction: float = 0.01
-    smoothness: float = 0.05
-    endpoint: float = 0.05
+    smoothness: float = 0.02
+    endpoint: float = 0.03
     closing: float = 0.02
 
 
@@ -91,7 +91,7 @@ class MotionTraining:
     recompute: bool = False
     window: tuple[int, int] = (128, 128)
     weights: LossWeights = field(default_factory=LossWeights)
-    sizes: MotionSizes = field(default_factory=MotionSizes)
+    sizes: MotionSizes = field(default_factory=lambda: OURS)
     augmentation: AugmentationRanges = field(default_factory=lambda: AugmentationRanges(shift_voxels=8.0))
 
 

@@ -55,7 +55,9 @@ def test_every_subject_has_its_row_and_the_indices_of_its_masks(analysis: Path) 
         coverage = ["few-slices", "base-not-covered", "apex-not-covered"]
         # Nor are two slices thirds, four frames a curve, and made-up axes a patient's.
         wall = ["orientation-doubtful", "too-few-slices-for-segments", "too-few-frames"]
-        assert row["qc_flags"] == [*coverage, "no-sex", *wall, "intervals-not-calibrated"]
+        # Whether the strain of a network with random weights is plausible is nobody's question.
+        flags = [flag for flag in row["qc_flags"] if flag != "strain-implausible"]
+        assert flags == [*coverage, "no-sex", *wall, "intervals-not-calibrated"]
 
 
 def test_frames_and_motion_have_their_rows(analysis: Path) -> None:
