@@ -44,7 +44,7 @@ class InferConfig:
 
     model: str = "default"
     save_motion: SaveMotion = SaveMotion.FULL
-    refine: int = 10
+    refine: int = 0
     close: bool = True
 
 

@@ -61,7 +61,7 @@ def field_between(
 
 
 def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSizes) -> Float[Tensor, "t 3 z yh xh"]:
-    """Velocities whose motion folds nowhere on the full plane, forward or backward.
+    """Velocities whose motion folds nowhere on the full plane.
 
     The exponential of a velocity folds nowhere, but what is left of it on a grid can where the velocity changes steeply
     between two slices. There, and there alone, it is smoothed until that is over.
@@ -74,11 +74,8 @@ def _without_folds(velocity: Float[Tensor, "3 z yh xh"], sizes: MotionSizes) -> 
         return velocity
     scale = 2**sizes.finest
     for _ in range(_MOST_SMOOTHINGS):
-        moved = [
-            enlarge_displacement(exponential(sign * velocity[None], steps=sizes.integration_steps), factor=scale)
-            for sign in (1.0, -1.0)
-        ]
-        folds = torch.stack([volume_change(field) <= 0 for field in moved]).any(0)
+        displacement = exponential(velocity[None], steps=sizes.integration_steps)
+        folds = volume_change(enlarge_displacement(displacement, factor=scale)) <= 0
         if not bool(folds.any()):
             break
         around = functional.max_pool3d(folds.float()[None], (1, scale, scale))
