@@ -165,7 +165,10 @@ def _true_segments(path: Path) -> list[dict[str, float]]:
 
 
 def fit(pairs: Sequence[Pair]) -> dict[str, float]:
-    """The factor of each family: the least with which 95 % of the pairs of every cohort, on average, are held."""
+    """The factor of each family: the least from 1 on with which 95 % of the pairs of a cohort, on average, are held.
+
+    A handful of hearts does not show that a network doubts too much: no factor narrows an interval.
+    """
     factors = {}
     for family in Family:
         by_cohort: dict[str, list[float]] = {}
@@ -178,7 +181,7 @@ def fit(pairs: Sequence[Pair]) -> dict[str, float]:
             weight = np.concatenate([np.full(len(values), 1 / len(values)) for values in by_cohort.values()])
             order = np.argsort(needed)
             reached = np.cumsum(weight[order]) / weight.sum()
-            factors[str(family)] = round(float(needed[order][np.searchsorted(reached, 0.95)]), 2)
+            factors[str(family)] = max(1.0, round(float(needed[order][np.searchsorted(reached, 0.95)]), 2))
     return factors
 
 
