@@ -119,7 +119,7 @@ _FRAMES = (
     Column("mean_displacement_rv_mm", "number", "Mean displacement from ED in the RV", "mm", _MEAN_LENGTH),
     Column("max_displacement_rv_mm", "number", "Largest displacement from ED there", "mm", _LARGEST_LENGTH),
     *MECHANICS_OF_FRAMES,
-    Column("folded_voxels", "count", "Voxels of the step into this frame with det F <= 0"),
+    Column("folded_voxels", "count", "Voxels with det F <= 0 in the motion from ED into this frame"),
     Column("entropy_lv_nats", "number", "Mean entropy of the motion's posterior in the LV", "nats", _ENTROPY),
     Column("entropy_myo_nats", "number", "The same in the myocardium", "nats", _ENTROPY),
     Column("entropy_rv_nats", "number", "The same in the RV", "nats", _ENTROPY),

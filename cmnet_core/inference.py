@@ -15,6 +15,7 @@ from cmnet_core import preprocess
 from cmnet_core.cycle import fields_to_ed, without_folds
 from cmnet_core.errors import CaseError, CheckpointError, CmnetError, ErrorCode
 from cmnet_core.indices import find_phases, volumes_ml
+from cmnet_core.metrics import folded_voxels
 from cmnet_core.models.build import MotionSizes, frame_channels
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
@@ -107,7 +108,8 @@ class Tracking:
             subject's own grid; frame t holds the step into t.
         closing_error_mm: Mean distance, inside the heart, by which the estimated motion fails to close, before it is
             made to.
-        folded_voxels: Voxels of the window where the ED→ES motion folds.
+        folded_voxels: Of every frame, how many voxels of the window the motion from ED into it folds; ED's own is the
+            motion once round the cycle.
         flags: Quality flags.
     """
 
@@ -120,7 +122,7 @@ class Tracking:
     entropy: Float[Tensor, "t z y x"]
     posterior: Posterior
     closing_error_mm: float
-    folded_voxels: int
+    folded_voxels: tuple[int, ...]
     flags: tuple[str, ...]
 
     @property
@@ -176,7 +178,7 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
         entropy=preprocess.restore(followed.entropy, window, outside=PRIOR_ENTROPY),
         posterior=Posterior(shapes[[ed, es]], followed.log_sd, followed.factor),
         closing_error_mm=drift_mm,
-        folded_voxels=int((jacobian_determinant(to_ed[es]) <= 0).sum()),
+        folded_voxels=tuple(folded_voxels(jacobian_determinant(to_ed[frame])).count for frame in range(cine.frames)),
         flags=cine.flags,
     )
 

@@ -77,35 +77,38 @@ def follow_material(steps: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -
     start = mask.nonzero().float().T.contiguous()
     here, frame, places = start, ed, {ed: start}
     for step in steps:
-        if step.moving == ed:
-            here, frame = start, ed
-        _require(step, mask, moving=frame)
+        before = start if step.moving == ed else here
+        _require(step, mask, moving=ed if step.moving == ed else frame)
         frame = step.fixed
         if frame != ed:
-            here = _undo(to_voxels(step), here)
+            here = _undo(to_voxels(step), before, guess=here)
             places[frame] = here
     frames = tuple(sorted(places))
     moved = torch.stack([(places[frame] - start).T for frame in frames]).double() * size
     return MaterialMotion(moved, frames, mask, steps[0].spacing, ed)
 
 
-def _undo(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
+def _undo(
+    displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"], *, guess: Float[Tensor, "3 n"]
+) -> Float[Tensor, "3 n"]:
     """Where a pull-back leads to these points from: ``p`` with ``p + u(p)`` = point, by fixed-point iteration.
 
     Full steps diverge where the pull-back stretches more than twofold, as it does at the endocardium of a cavity that
     all but closes in one step. A point whose step would miss by more than before therefore stays and halves its step.
+    Points that have arrived are left alone: a few take many times as long as the rest.
     """
-    found = points - _read(displacement, points)
+    found = guess.clone()
     miss = found + _read(displacement, found) - points
     stride = torch.ones_like(points[:1])
     for _ in range(_MOST_ITERATIONS):
-        if not miss.numel() or float(miss.abs().max()) < _TOLERANCE_VOXELS:
+        [left] = (miss.abs().amax(0) >= _TOLERANCE_VOXELS).nonzero(as_tuple=True)
+        if not len(left):
             break
-        tried = found - stride * miss
-        left = tried + _read(displacement, tried) - points
-        nearer = left.square().sum(0, keepdim=True) < miss.square().sum(0, keepdim=True)
-        found, miss = torch.where(nearer, tried, found), torch.where(nearer, left, miss)
-        stride = torch.where(nearer, stride, 0.5 * stride)
+        tried = found[:, left] - stride[:, left] * miss[:, left]
+        missed = tried + _read(displacement, tried) - points[:, left]
+        nearer = missed.square().sum(0) < miss[:, left].square().sum(0)
+        found[:, left[nearer]], miss[:, left[nearer]] = tried[:, nearer], missed[:, nearer]
+        stride[:, left[~nearer]] *= 0.5
     return found
 
 

@@ -14,8 +14,7 @@ from cmnet_cli.layout import CaseFolder, RunFolder
 from cmnet_cli.stages.intervals import Drawing, Draws, with_intervals
 from cmnet_cli.stages.judging import judged_indices
 from cmnet_cli.stages.mechanics import NearHeart, mechanics_rows, near_heart, rate_values, segmented_walls, timing_of
-from cmnet_cli.stages.stored import StoredCase, TrackingFacts, open_stored
-from cmnet_core.cycle import fields_to_ed
+from cmnet_cli.stages.stored import StoredCase, open_stored
 from cmnet_core.indices import (
     BodySurfaceFormula,
     ClinicalIndices,
@@ -26,8 +25,7 @@ from cmnet_core.indices import (
     volumes_ml,
 )
 from cmnet_core.losses import bending_energy
-from cmnet_core.metrics import folded_voxels
-from cmnet_core.motion import jacobian_determinant, surely_unfolded, to_voxels
+from cmnet_core.motion import to_voxels
 from cmnet_core.plausibility import judge_motion
 from cmnet_core.preprocess import extract_labels
 from cmnet_core.reference import Z_COLUMNS, ReferenceRange, compare_with_reference
@@ -210,8 +208,12 @@ def _frame_rows(case: Case, stored: StoredCase, volumes: Volumes, carried: Volum
 
 
 def _entropy_by_structure(entropy: Float[Tensor, "z y x"], labels: UInt8[Tensor, "z y x"]) -> Row:
-    inside = {f"entropy_{name}_nats": _mean(entropy[labels == label]) for name, label in _STRUCTURES.items()}
-    return inside | {"entropy_outside_nats": _mean(entropy[labels == Label.BACKGROUND])}
+    label = labels.flatten().to(torch.int32)
+    total = torch.bincount(label, entropy.flatten().double(), minlength=len(Label))
+    voxels = torch.bincount(label, minlength=len(Label))
+    mean = [float(total[item] / voxels[item]) if voxels[item] else None for item in Label]
+    inside = {f"entropy_{name}_nats": mean[structure] for name, structure in _STRUCTURES.items()}
+    return inside | {"entropy_outside_nats": mean[Label.BACKGROUND]}
 
 
 def _mean(values: Float[Tensor, " n"]) -> float | None:
@@ -224,20 +226,12 @@ def _motion_by_frame(stored: StoredCase, near: NearHeart | None) -> list[Row]:
         return []
     labels = extract_labels(stored.propagated, near.cutout.narrowed(stored.facts.window))
     rows: dict[int, Row] = {}
-    for velocity, to_ed in zip(near.velocities, near.to_ed, strict=True):
+    for to_ed in near.to_ed:
         # The last field leads once round the cycle: at ED nothing has moved yet.
         moved = None if to_ed.fixed == stored.facts.ed else to_ed
-        folded = _folded_voxels(velocity, stored.facts)
+        folded = stored.facts.folded_voxels[to_ed.fixed]
         rows[to_ed.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[to_ed.fixed])}
     return [rows[frame] for frame in range(stored.facts.frames)]
-
-
-def _folded_voxels(velocity: Float[Tensor, "3 z yh xh"], facts: TrackingFacts) -> int:
-    """Folds of the motion of one velocity in the whole window."""
-    if surely_unfolded(velocity, steps=facts.motion.integration_steps):
-        return 0
-    [field] = fields_to_ed(velocity[None], facts.window.spacing, ed=0, sizes=facts.motion)
-    return folded_voxels(jacobian_determinant(field)).count
 
 
 def _displacements(to_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) -> Row:
@@ -260,7 +254,7 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
     entropy = _mean(stored.entropy[stored.segmented > 0])
     change = 100 * (at_es - at_ed) / at_ed if at_ed else None
     judged = judge_motion(
-        folded_voxels=facts.folded_voxels,
+        folded_voxels=facts.folded_voxels[facts.es],
         closing_error_mm=facts.closing_error_mm,
         entropy_heart_nats=entropy,
         muscle_change_pct=change,
@@ -273,7 +267,7 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
         "max_displacement_es_myo_mm": frames[facts.es].get("max_displacement_myo_mm"),
         "myo_volume_change_pct": change,
         "myo_volume_change_largest_pct": 100 * float((carried.myo_ml / at_ed - 1).abs().max()) if at_ed else None,
-        "folded_voxels": facts.folded_voxels,
+        "folded_voxels": facts.folded_voxels[facts.es],
         "closing_error_mm": facts.closing_error_mm,
         "entropy_heart_nats": entropy,
         "entropy_outside_nats": float(outside.mean()),

@@ -102,12 +102,10 @@ class NearHeart:
     """The stored motion, integrated where the heart is.
 
     Attributes:
-        velocities: Of every frame, on all of their grid.
         cutout: Where the heart is.
         to_ed: There, for every frame, the field that is fixed at it and points into ED.
     """
 
-    velocities: Float[Tensor, "t 3 z yh xh"]
     cutout: Cutout
     to_ed: tuple[MotionField, ...]
 
@@ -120,10 +118,10 @@ def near_heart(folder: CaseFolder, stored: StoredCase, walls: Walls) -> NearHear
     """
     if not stored.has_steps:
         return None
-    facts, velocities = stored.facts, read_velocities(folder.motion)
+    facts = stored.facts
     cutout = cutout_around(walls.heart, 2**facts.motion.finest)
-    near = cutout.of_velocities(velocities)
-    return NearHeart(velocities, cutout, fields_to_ed(near, facts.window.spacing, ed=facts.ed, sizes=facts.motion))
+    near = cutout.of_velocities(read_velocities(folder.motion))
+    return NearHeart(cutout, fields_to_ed(near, facts.window.spacing, ed=facts.ed, sizes=facts.motion))
 
 
 # ── its motion ───────────────────────────────────────────────────────────────────────────────────────────────────

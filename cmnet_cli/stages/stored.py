@@ -37,7 +37,7 @@ class TrackingFacts:
         ed: End-diastolic frame, from 0.
         es: End-systolic frame, from 0.
         closing_error_mm: Mean displacement in the heart after one whole cycle.
-        folded_voxels: Voxels with det F <= 0 over all steps.
+        folded_voxels: Of every frame, voxels with det F <= 0 in the motion from ED.
         window: Where the network's window lies in the subject's stack.
         motion: Sizes of the motion network: how its velocities become motion.
         flags: Quality flags.
@@ -48,7 +48,7 @@ class TrackingFacts:
     ed: int
     es: int
     closing_error_mm: float
-    folded_voxels: int
+    folded_voxels: tuple[int, ...]
     window: Window
     motion: MotionSizes
     flags: tuple[str, ...]
@@ -67,6 +67,7 @@ def facts_from_json(values: dict[str, Any]) -> TrackingFacts:
     records = {
         "window": window_from_json(values["window"]),
         "motion": MotionSizes(**sizes),
+        "folded_voxels": tuple(values["folded_voxels"]),
         "flags": tuple(values["flags"]),
     }
     return TrackingFacts(**(values | records))

@@ -17,7 +17,6 @@ from cmnet_cli.tables import TABLES, to_arrow
 from cmnet_core.bullseye import BINS, bins
 from cmnet_core.flags import FLAGS
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.motion import to_voxels
 from cmnet_core.phantom import Truth, draw_spec, truth_of
 from cmnet_core.phantom.grid import affine_of, grid_points, slice_depths, spacing_of, to_image
 from cmnet_core.phantom.motion import pull_back
@@ -72,7 +71,7 @@ def stored_of(labels: Tensor, spacing: Spacing, affine: Tensor, *, es: int, fram
         ed=0,
         es=es,
         closing_error_mm=0.0,
-        folded_voxels=0,
+        folded_voxels=(0,) * len(labels),
         window=Window((depth, rows, columns), spacing, spacing, (0.0, 0.0), (rows, columns)),
         motion=MotionSizes(integration_steps=0, finest=0),
         flags=(),
@@ -100,8 +99,7 @@ def rows_of(
 def read(to_ed: Sequence[MotionField]) -> NearHeart:
     """The motion as it is read from a folder, on all of the window."""
     rows, columns = (slice(0, size) for size in to_ed[0].displacement_mm.shape[2:])
-    velocities = torch.stack([to_voxels(field)[0] for field in to_ed])
-    return NearHeart(velocities, Cutout(rows, columns, 1), tuple(to_ed))
+    return NearHeart(Cutout(rows, columns, 1), tuple(to_ed))
 
 
 @cache

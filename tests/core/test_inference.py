@@ -78,7 +78,7 @@ def test_a_model_that_stands_still_carries_the_mask_unmoved() -> None:
     assert float(tracked.ed_to_es.displacement_mm.abs().max()) == 0
     assert (tracked.ed_to_es.fixed, tracked.ed_to_es.moving) == (5, 3)
     assert tracked.closing_error_mm == 0
-    assert tracked.folded_voxels == 0
+    assert tracked.folded_voxels == (0,) * cine.frames
     for frame in range(cine.frames):
         assert torch.equal(tracked.propagated.at(frame), tracked.segmentation.at(3))
 
