@@ -37,8 +37,10 @@ from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.motion import from_voxels, jacobian_determinant, warp
 from cmnet_core.training.cases import CLASSES, TrainingCase, dice_figures, surface_figures
+from cmnet_core.training.cycle_loss import Cycle, ExtraTerm, cycle_loss
 from cmnet_core.training.loop import Draw, EpochRecord, Schedule, Stage, Watch, run
-from cmnet_core.training.motion import Cycle, ExtraTerm, LossWeights, MotionTraining, cycle_loss, see
+from cmnet_core.training.motion import see
+from cmnet_core.training.motion_settings import LossWeights, MotionTraining
 from cmnet_core.types import Spacing
 
 FINE_MM = 1.5

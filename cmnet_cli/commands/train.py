@@ -26,7 +26,8 @@ from cmnet_core.models.checkpoint import Checkpoint, ModelCard, find_weights, lo
 from cmnet_core.models.segnet import SegNet
 from cmnet_core.training import motion, processes, segnet
 from cmnet_core.training.loop import Decay, EpochRecord, Schedule, Watch, best_epoch
-from cmnet_core.training.motion import MotionTraining, train_motion
+from cmnet_core.training.motion import train_motion
+from cmnet_core.training.motion_settings import MotionTraining
 from cmnet_core.training.segnet import SegNetTraining, train_segnet
 from cmnet_core.training.state import read_progress
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.models.cardiomorphnet import (
     CardioMorphNet,
     DecNet,
@@ -17,6 +18,7 @@ from cmnet_core.models.cardiomorphnet import (
     RecNet,
 )
 from cmnet_core.models.layers import StackConv
+from cmnet_core.models.rotation_net import RotationNet
 from cmnet_core.models.segnet import SegNet
 from cmnet_core.types import Label
 
@@ -45,6 +47,7 @@ class MotionSizes:
         sees_shapes: Whether DeformNet sees SegNet's probabilities of both frames beside their images.
         match_radius: Voxels of half the plane up to which DeformNet looks for a place of one frame in the other; 0
             leaves the matching out, as the article does.
+        rotation: Whether the rotation of each slice about the long axis is looked for first; it needs ``sees_shapes``.
         looks: How often DeformNet looks at a step, each time at what is still amiss.
         anchored: Whether the motion of every frame is asked for from ED itself, instead of from the frame before.
     """
@@ -59,6 +62,7 @@ class MotionSizes:
     integration_steps: int = 7
     sees_shapes: bool = True
     match_radius: int = 0
+    rotation: bool = False
     looks: int = 1
     anchored: bool = False
 
@@ -82,7 +86,17 @@ def frame_channels(sizes: MotionSizes) -> int:
 
 
 def build_motion(sizes: MotionSizes) -> CardioMorphNet:
-    """CardioMorphNet with these sizes and random weights."""
+    """CardioMorphNet with these sizes and random weights.
+
+    Raises:
+        ManifestError: The sizes contradict each other.
+    """
+    if sizes.rotation and not sizes.sees_shapes:
+        raise ManifestError(
+            "sizes.rotation needs sizes.sees_shapes: a rotation is seen from where shapes place the axis.",
+            hint="Set motion.sizes.sees_shapes = true, or motion.sizes.rotation = false.",
+            code=ErrorCode.CONFIG,
+        )
     channels, memory = sizes.features[-1], sizes.hidden[-1]
     parts = Parts(
         feat_net=FeatNet(widths=sizes.features),
@@ -99,6 +113,7 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
             finest=sizes.finest,
             match=_match_net(sizes),
         ),
+        rotation_net=RotationNet(channels_in=frame_channels(sizes)) if sizes.rotation else None,
     )
     model = CardioMorphNet(
         parts,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
+from cmnet_core.models.rotation_net import RotationNet, place_of, spin
 from cmnet_core.motion import compose_displacements, exponential, warp
 from cmnet_core.uncertainty import Gaussian, MotionPosterior
 
@@ -25,7 +26,6 @@ MOTION_LOG_VARIANCE = 8.0
 
 MOTION_VOXELS = 16.0
 """Means and factors of the motion stay within ± this many voxels of its grid, more than any heart moves in one step."""
-
 
 MATCHED_FEATURES = 16
 """Channels of the features by which places are found again."""
@@ -226,6 +226,8 @@ class Step:
         latent: q(Z_t).
         latent_prior: p(Z_t) from the memory.
         motion: q(D_t), on the grid of frame t, pointing into frame t−1.
+        rotation: Radians by which each slice of frame t points into frame t−1, from axis x towards axis y; None where
+            it is not looked for.
         reconstruction: Î_t; None but in training, where alone it is looked at.
         state: The memory h_t.
     """
@@ -233,6 +235,7 @@ class Step:
     latent: Gaussian
     latent_prior: Gaussian
     motion: MotionPosterior
+    rotation: Float[Tensor, " n"] | None
     reconstruction: Float[Tensor, "n 1 y x"] | None
     state: State
 
@@ -248,15 +251,17 @@ class Parts:
     dec_net: DecNet
     rec_net: RecNet
     deform_net: DeformNet
+    rotation_net: RotationNet | None
 
 
 class CardioMorphNet(nn.Module):
     """The model of the article, one step at a time.
 
-    Two things are ours. DeformNet may see, beside the images, what SegNet makes of them: q(D_t) remains a function of
+    Three things are ours. DeformNet may see, beside the images, what SegNet makes of them: q(D_t) remains a function of
     the images alone, and the motion is learnt from far fewer hearts. And it may look several times at a step: what it
     finds is added to the velocity, frame t−1 is warped by that, and what is still amiss is looked for again (as in the
-    recursive cascades of Zhao et al., ICCV 2019, but with one network and one velocity).
+    recursive cascades of Zhao et al., ICCV 2019, but with one network and one velocity). And the rotation of each
+    slice, which shapes hardly show, may be found in the images before the first look.
 
     Args:
         parts: The networks.
@@ -277,6 +282,7 @@ class CardioMorphNet(nn.Module):
         self.dec_net = parts.dec_net
         self.rec_net = parts.rec_net
         self.deform_net = parts.deform_net
+        self.rotation_net = parts.rotation_net
         self.integration_steps = integration_steps
         self.scale = 2**finest
         self.looks = looks
@@ -302,10 +308,12 @@ class CardioMorphNet(nn.Module):
         """
         features = self.feat_net(current[:, :1], stacks)
         latent, latent_features, after = self._remember(features, state, stacks, generator)
+        rotation, spun = self._turn(previous, current, stacks)
         return Step(
             latent=latent,
             latent_prior=self.prior_z(state[-1][0], stacks),
-            motion=self._look(previous, current, latent_features, stacks),
+            motion=self._look(previous, current, spun, latent_features, stacks),
+            rotation=rotation,
             reconstruction=self.dec_net(latent_features, stacks) if self.training else None,
             state=after,
         )
@@ -324,14 +332,29 @@ class CardioMorphNet(nn.Module):
         latent_features = leaky(self.feat_z(z, stacks))
         return latent, latent_features, self.rec_net(torch.cat([features, latent_features], dim=1), state, stacks)
 
-    def _look(self, previous: Tensor, current: Tensor, latent_features: Tensor, stacks: Stacks) -> MotionPosterior:
-        """The posterior after all looks: the sum of their means, and the doubt of the last."""
-        motion: MotionPosterior = self.deform_net(previous, current, latent_features, stacks)
-        for _ in range(self.looks - 1):
-            closer = self.warp_frame(previous, self.integrate(motion.mean.detach(), stacks), stacks)
-            rest: MotionPosterior = self.deform_net(closer, current, latent_features, stacks)
-            motion = MotionPosterior(motion.mean + rest.mean, rest.log_variance, rest.factor)
-        return motion
+    def _turn(self, previous: Tensor, current: Tensor, stacks: Stacks) -> tuple[Tensor | None, Tensor | None]:
+        """The rotation of each slice, and the velocity that it makes."""
+        if self.rotation_net is None:
+            return None, None
+        here = place_of(current, stacks)
+        rotation = self.rotation_net(previous, current, here, stacks)
+        size = (int(current.shape[2]) // self.scale, int(current.shape[3]) // self.scale)
+        return rotation, spin(rotation, here, size, scale=self.scale)
+
+    def _look(
+        self, previous: Tensor, current: Tensor, known: Tensor | None, latent_features: Tensor, stacks: Stacks
+    ) -> MotionPosterior:
+        """The posterior after all looks: the sum of what is known before and of their means, the doubt of the last."""
+        for _ in range(self.looks):
+            closer = previous if known is None else self._closer(previous, known, stacks)
+            motion: MotionPosterior = self.deform_net(closer, current, latent_features, stacks)
+            known = motion.mean if known is None else known + motion.mean
+        assert known is not None, "a step is looked at once at least"
+        return MotionPosterior(known, motion.log_variance, motion.factor)
+
+    def _closer(self, previous: Tensor, velocity: Tensor, stacks: Stacks) -> Tensor:
+        """Frame t−1, moved to where frame t shows it."""
+        return self.warp_frame(previous, self.integrate(velocity.detach(), stacks), stacks)
 
     def integrate(self, motion: Float[Tensor, "n 3 y x"], stacks: Stacks) -> list[Float[Tensor, "1 3 _ y x"]]:
         """Displacements on the motion's own grid, in its voxels, one volume a stack, from a mean or a sample."""
@@ -377,13 +400,15 @@ class Stride:
     Attributes:
         t: The frame it leads to, counted on past the cycle's end.
         step: What the model gives.
-        displacement: D_t, one volume a stack, on the motion's own grid: of a draw where a generator was given, else of
-            the mean. It points into frame t−1, or frame 0 where the model is anchored.
+        motion: A draw from the posterior where a generator was given, else its mean.
+        displacement: D_t, one volume a stack, on the motion's own grid, integrated from ``motion``. It points into
+            frame t−1, or frame 0 where the model is anchored.
         to_start: Fixed at frame t and pointing into frame 0; where the model is anchored, D_t itself.
     """
 
     t: int
     step: Step
+    motion: Float[Tensor, "n 3 yh xh"]
     displacement: list[Float[Tensor, "1 3 _ yh xh"]]
     to_start: list[Float[Tensor, "1 3 _ yh xh"]]
 
@@ -414,9 +439,10 @@ def closed_cycle(
         previous = frames[0] if model.anchored else frames[t - 1]
         step = advance(previous, frames[t % len(frames)], state, stacks, generator)
         state = step.state
-        displacement = model.integrate(step.motion.mean if generator is None else step.motion.sample(generator), stacks)
+        motion = step.motion.mean if generator is None else step.motion.sample(generator)
+        displacement = model.integrate(motion, stacks)
         if model.anchored or t == 1:
             to_start = displacement
         else:
             to_start = [compose_displacements(*pair) for pair in zip(displacement, to_start, strict=True)]
-        yield Stride(t, step, displacement, to_start)
+        yield Stride(t, step, motion, displacement, to_start)

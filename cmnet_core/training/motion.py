@@ -1,125 +1,27 @@
 """Stage 2: CardioMorphNet learns the motion that makes shapes fit, with SegNet frozen."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from cmnet_core import augmentation, losses
-from cmnet_core.augmentation import AugmentationRanges, View
-from cmnet_core.models.build import OURS, MotionSizes, build_motion, frame_channels
-from cmnet_core.models.cardiomorphnet import CardioMorphNet, Step, Stride, closed_cycle
+from cmnet_core import augmentation
+from cmnet_core.augmentation import View
+from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.models.build import MotionSizes, build_motion, frame_channels
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.motion import from_voxels, jacobian_determinant, warp
 from cmnet_core.training.cases import CLASSES, TrainingCase, dice_figures, drop_slices, figure_names, surface_figures
-from cmnet_core.training.loop import Draw, Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
+from cmnet_core.training.cycle_loss import Cycle, cycle_loss, rotation_loss
+from cmnet_core.training.loop import Draw, Stage, Watch, fast_convolutions, mean_of_each, run
+from cmnet_core.training.motion_settings import Learns, MotionTraining
 from cmnet_core.types import Label, Spacing
 
 FIGURES = (*figure_names("ed2es"), "folded_voxels")
 """What can be watched while this stage trains."""
-
-
-class Learns(StrEnum):
-    """What the second stage changes."""
-
-    ALL = "all"
-    DOUBT = "doubt"
-
-
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """Weights of the terms of the loss.
-
-    Attributes:
-        shape: λ_s, of one step's warped mask against the mask of its frame.
-        composed: Of the ED mask carried by the composed motion against the mask of its frame; 0 in the article.
-        overlap: Of 1 − Dice between the same two; 0 in the article. Small ventricles count as much as large ones.
-        kl_motion: λ1.
-        kl_latent: λ2.
-        reconstruction: λ3.
-        smoothness: ρ, of the bending energy of one step's mean. Of a draw, as in the article, it would press the doubt
-            down everywhere, where nothing is known too.
-        endpoint: Of the distance, in mm, between composed motion and known motion, where it is known.
-        closing: Of the distance, in mm, by which the motion composed once round the cycle fails to close.
-    """
-
-    shape: float = 1.0
-    composed: float = 1.0
-    overlap: float = 0.5
-    kl_motion: float = 1e-4
-    kl_latent: float = 2e-4
-    reconstruction: float = 0.01
-    smoothness: float = 0.02
-    endpoint: float = 0.03
-    closing: float = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class MotionTraining:
-    """Settings of the second stage.
-
-    Attributes:
-        schedule: How long and how fast to learn.
-        learns: ``all``, or ``doubt``: σ and V of the posterior alone, while its mean stays as it is. They come to rest
-            slowly, long after the motion, and on their own can learn fast.
-        frames: Frames drawn from a cine: ED, ES and equally many on each arc between them.
-        pauses: Share of draws in which one frame is shown twice.
-        pyramid_levels: Planes on which shapes are compared; 1 in the article.
-        softening: Share of every class probability that is spread evenly before shapes are compared; 0 in the article.
-        cycles_per_step: Cycles that share one step of the optimiser.
-        recompute: Work each step of the cycle out again on the way back instead of keeping all that it saw: for GPUs,
-            whose memory is small, at the price of a second forward pass.
-        window: Size (y, x) of a view.
-        weights: Of the terms of the loss.
-        sizes: Sizes of the network.
-        augmentation: How far views may vary.
-    """
-
-    schedule: Schedule = field(default_factory=lambda: Schedule(40, 6e-4, 1e-5, seed=1))
-    learns: Learns = Learns.ALL
-    frames: int = 6
-    pauses: float = 0.25
-    pyramid_levels: int = 4
-    softening: float = 0.04
-    cycles_per_step: int = 1
-    recompute: bool = False
-    window: tuple[int, int] = (128, 128)
-    weights: LossWeights = field(default_factory=LossWeights)
-    sizes: MotionSizes = field(default_factory=lambda: OURS)
-    augmentation: AugmentationRanges = field(default_factory=lambda: AugmentationRanges(shift_voxels=8.0))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cycle:
-    """Frames of one subject round the cycle, ED first.
-
-    Attributes:
-        frames: What the network sees of each, ``[n c y x]``, the image in its first channel.
-        shapes: Class probabilities of each frame, ``[n k y x]``: the reference where there is one, else SegNet's.
-        motion: Where it is known, the displacement of each frame into ED, ``[3 n y x]`` in voxels.
-        spacing: Voxel spacing in mm.
-    """
-
-    frames: list[Tensor]
-    shapes: list[Tensor]
-    motion: list[Tensor] | None
-    spacing: Spacing
-
-    @property
-    def stacks(self) -> Stacks:
-        """One stack."""
-        return Stacks((len(self.frames[0]),))
-
-
-ExtraTerm = Callable[[Cycle, int, Tensor, Tensor], Tensor]
-"""A term that a caller adds to each step of a cycle, its weight included: of the cycle, the number of the frame, the
-step's displacement, and the one composed from the first frame on."""
 
 
 def train_motion(
@@ -135,6 +37,7 @@ def train_motion(
     torch.manual_seed(settings.schedule.seed)
     model = start or build_motion(settings.sizes)
     _let_learn(model, settings.learns)
+    cases = _of_use(cases, settings)
     segnet.to(watch.device)
 
     def loss(batch: list[Draw]) -> dict[str, Tensor]:
@@ -153,10 +56,34 @@ def train_motion(
 
 
 def _let_learn(model: CardioMorphNet, learns: Learns) -> None:
-    deform_net = model.deform_net
     model.requires_grad_(learns == Learns.ALL)
-    for head in (deform_net.log_variance, deform_net.factor):
-        head.requires_grad_(True)
+    chosen: dict[Learns, list[nn.Module | None]] = {
+        Learns.ALL: [],
+        Learns.ROTATION: [model.rotation_net],
+        Learns.DOUBT: [model.deform_net.log_variance, model.deform_net.factor],
+    }
+    for network in chosen[learns]:
+        if network is not None:
+            network.requires_grad_(True)
+
+
+def _of_use(cases: Sequence[TrainingCase], settings: MotionTraining) -> Sequence[TrainingCase]:
+    """The cases that say something of what is to be learnt.
+
+    Raises:
+        ManifestError: There are none, or there is nothing to learn.
+    """
+    if settings.learns != Learns.ROTATION:
+        return cases
+    known = [case for case in cases if case.motion is not None]
+    if not settings.sizes.rotation or not known:
+        missing = "sizes.rotation is false" if known else "no case's motion is known"
+        raise ManifestError(
+            f"Rotation is to be learnt, but {missing}.",
+            hint="Add made cines (cmnet phantom --from) and set sizes.rotation, or set learns to 'all'.",
+            code=ErrorCode.TRAINING_CASES,
+        )
+    return known
 
 
 def _draw_loss(
@@ -164,6 +91,8 @@ def _draw_loss(
 ) -> dict[str, Tensor]:
     """Terms of the loss of one cycle, drawn from a case."""
     cycle = _draw_cycle(case, segnet, settings, generator)
+    if settings.learns == Learns.ROTATION:
+        return rotation_loss(model, cycle)
     return cycle_loss(model, cycle, settings=settings, generator=_beside(cycle.frames[0].device, generator))
 
 
@@ -255,105 +184,6 @@ def _targets(
         else shape
         for frame, shape in zip(frames, found, strict=True)
     ]
-
-
-def cycle_loss(
-    model: CardioMorphNet,
-    cycle: Cycle,
-    *,
-    settings: MotionTraining,
-    generator: torch.Generator,
-    extra: ExtraTerm | None = None,
-) -> dict[str, Tensor]:
-    """Every term of the loss, summed over the steps of the closed cycle, and their weighted sum as ``loss``.
-
-    Args:
-        model: What learns.
-        cycle: What it learns from.
-        settings: Weights, and how shapes are compared.
-        generator: Draws Z and the motion.
-        extra: A term to try beside them; :func:`train_motion` has none.
-    """
-    advance = recomputed(model) if settings.recompute else model
-    terms: list[dict[str, Tensor]] = []
-    with fast_convolutions(cycle.frames[0].device):
-        strides = list(closed_cycle(model, cycle.frames, cycle.stacks, generator, advance=advance))
-    for stride in strides:
-        t = stride.t
-        (displacement,), (composed,) = (model.enlarged(field) for field in (stride.displacement, stride.to_start))
-        target, from_ed = cycle.shapes[t % len(strides)], _carried(cycle, 0, composed)
-        whole = _mismatch(from_ed, target, settings)
-        step = whole if model.anchored else _mismatch(_carried(cycle, t - 1, displacement), target, settings)
-        shape_terms = {
-            "shape": step,
-            "composed": whole,
-            "overlap": losses.missed_overlap(from_ed, target),
-            "endpoint": _endpoint_error(cycle, t, composed),
-            "closing": _distance_in_heart(cycle, t, composed) if t == len(strides) else torch.zeros(()),
-        }
-        tried = {"extra": extra(cycle, t, displacement, composed)} if extra else {}
-        terms.append(shape_terms | _model_terms(cycle, stride, model.scale) | tried)
-    totals = {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
-    weights = asdict(settings.weights) | {"extra": 1.0}
-    return totals | {"loss": torch.stack([weights[name] * value for name, value in totals.items()]).sum()}
-
-
-def recomputed(model: CardioMorphNet) -> Callable[..., Step]:
-    """The model's step, of which only what goes in and comes out is kept; the way back works it out again."""
-
-    def advance(*seen: Any) -> Step:
-        generator: torch.Generator | None = seen[-1]
-        drawn = generator.get_state() if generator else None
-
-        def again(*seen: Any) -> Step:
-            if generator is not None and drawn is not None:
-                # The second pass must draw the Z of the first.
-                generator.set_state(drawn)
-            step: Step = model(*seen)
-            return step
-
-        step: Step = checkpoint(again, *seen, use_reentrant=False, preserve_rng_state=False)
-        return step
-
-    return advance
-
-
-def _mismatch(carried: Tensor, target: Tensor, settings: MotionTraining) -> Tensor:
-    return losses.shape_pyramid(carried, target, levels=settings.pyramid_levels, softening=settings.softening)
-
-
-def _carried(cycle: Cycle, origin: int, displacement: Float[Tensor, "1 3 z y x"]) -> Float[Tensor, "z k y x"]:
-    """The shape of one frame, warped."""
-    (volume,) = cycle.stacks.volumes(cycle.shapes[origin])
-    return cycle.stacks.slices([warp(volume, displacement)])
-
-
-def _endpoint_error(cycle: Cycle, t: int, composed: Tensor) -> Tensor:
-    """Mean distance in mm, inside the heart, from the known motion into ED; 0 where it is not known."""
-    if cycle.motion is None:
-        return torch.zeros(())
-    return _distance_in_heart(cycle, t, composed - cycle.motion[t % len(cycle.motion)][None])
-
-
-def _distance_in_heart(cycle: Cycle, t: int, displacement: Float[Tensor, "1 3 z y x"]) -> Tensor:
-    """Mean length in mm inside the heart of frame t; the smallest slope keeps the root's gradient finite at 0."""
-    size_mm = torch.tensor(cycle.spacing.zyx).view(3, 1, 1, 1)
-    length = ((displacement[0] * size_mm).square().sum(0) + 1e-4).sqrt()
-    heart = 1.0 - cycle.shapes[t % len(cycle.shapes)][:, Label.BACKGROUND]
-    return (length * heart).sum() / heart.sum().clamp_min(1.0)
-
-
-def _model_terms(cycle: Cycle, stride: Stride, scale: int) -> dict[str, Tensor]:
-    step = stride.step
-    assert step.reconstruction is not None, "the loss is that of a model in training"
-    (mean,) = cycle.stacks.volumes(step.motion.mean)
-    spacing = Spacing(cycle.spacing.z, scale * cycle.spacing.y, scale * cycle.spacing.x)
-    return {
-        "kl_motion": losses.kl_motion(step.motion),
-        "kl_latent": losses.kl_latent(step.latent, step.latent_prior),
-        "reconstruction": (cycle.frames[stride.t % len(cycle.frames)][:, :1] - step.reconstruction).square().mean(),
-        "smoothness": losses.bending_energy(mean, spacing),
-    }
 
 
 @torch.no_grad()

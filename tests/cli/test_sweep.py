@@ -15,7 +15,7 @@ from benchmarks.refinement import Outcome, lines
 from benchmarks.sweep import OURS, VARIANTS, Budget, Heart, draw_cycle, figures_of, intensity_term, start
 from benchmarks.sweep_page import gain, over_seeds, picture, section
 from cmnet_core.models.cardiomorphnet import closed_cycle
-from cmnet_core.training.motion import LossWeights
+from cmnet_core.training.motion_settings import LossWeights
 from cmnet_core.types import Spacing
 
 FEW = Budget(training=2, epochs=1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cmnet_core.errors import ManifestError
 from cmnet_core.models.build import PAPER, MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.cardiomorphnet import closed_cycle, correlations
 from cmnet_core.models.layers import StackConv, Stacks, StackUpConv
@@ -111,6 +112,11 @@ def test_a_network_that_learns_to_match_begins_as_one_that_does_not() -> None:
     with torch.no_grad():
         one, other = (next(closed_cycle(model, frames, Stacks((3,)), None)).step for model in (matching, plain))
     torch.testing.assert_close(one.motion.mean, other.motion.mean)
+
+
+def test_a_rotation_without_shapes_to_see_it_from_is_refused() -> None:
+    with pytest.raises(ManifestError, match=r"rotation needs sizes\.sees_shapes"):
+        build_motion(MotionSizes(rotation=True, sees_shapes=False))
 
 
 class FollowsCentre(nn.Module):

@@ -10,25 +10,18 @@ from torch import Tensor, nn
 
 from cmnet_core import losses
 from cmnet_core.augmentation import AugmentationRanges, draw_view, view_image
-from cmnet_core.errors import LabelError
+from cmnet_core.errors import LabelError, ManifestError
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.cardiomorphnet import MOTION_VOXELS, CardioMorphNet, closed_cycle
 from cmnet_core.models.layers import Stacks
-from cmnet_core.motion import warp
+from cmnet_core.models.rotation_net import place_of, spin
+from cmnet_core.motion import exponential, warp
 from cmnet_core.training.cases import TrainingCase, training_case
+from cmnet_core.training.cycle_loss import Cycle, ExtraTerm, cycle_loss, rotation_loss
 from cmnet_core.training.loop import Decay, Draw, EpochRecord, Schedule, Stage, Watch, run
 from cmnet_core.training.motion import FIGURES as MOTION_FIGURES
-from cmnet_core.training.motion import (
-    Cycle,
-    ExtraTerm,
-    Learns,
-    LossWeights,
-    MotionTraining,
-    arc_frames,
-    cycle_loss,
-    see,
-    train_motion,
-)
+from cmnet_core.training.motion import arc_frames, see, train_motion
+from cmnet_core.training.motion_settings import Learns, LossWeights, MotionTraining
 from cmnet_core.training.segnet import FIGURES as SEGNET_FIGURES
 from cmnet_core.training.segnet import SegNetTraining, train_segnet
 from cmnet_core.training.state import read_progress
@@ -231,9 +224,9 @@ def test_quarter_turns_show_every_voxel_as_it_is(turned: float) -> None:
     assert which == ({0, 1, 2, 3} if turned else {0})
 
 
-def still_model() -> CardioMorphNet:
+def still_model(sizes: MotionSizes = SMALL_MOTION) -> CardioMorphNet:
     """A motion network that moves nothing and is sure of it."""
-    model = build_motion(SMALL_MOTION)
+    model = build_motion(sizes)
     for head in (model.deform_net.mean, model.deform_net.factor):
         torch.nn.init.zeros_(head.weight)
     torch.nn.init.constant_(model.deform_net.log_variance.bias, -1e4)
@@ -247,8 +240,10 @@ def soft_cycle(frames: list[Tensor]) -> Cycle:
     return Cycle(frames, shapes, None, Spacing(8.0, 1.5, 1.5))
 
 
-def terms_of(model: CardioMorphNet, cycle: Cycle, *, extra: ExtraTerm | None = None) -> dict[str, Tensor]:
-    settings = replace(motion_settings(1), pyramid_levels=1, softening=0.0)
+def terms_of(
+    model: CardioMorphNet, cycle: Cycle, *, extra: ExtraTerm | None = None, weights: LossWeights | None = None
+) -> dict[str, Tensor]:
+    settings = replace(motion_settings(1, weights=weights), pyramid_levels=1, softening=0.0)
     return cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(0), extra=extra)
 
 
@@ -281,6 +276,55 @@ def test_no_term_compares_the_images_of_two_frames_but_one_that_is_brought_along
     assert seen == [1, 2, 3]
     assert float(more["extra"]) == pytest.approx(0.64 + 0.25 + 0.09)
     assert float(more["loss"] - after["loss"]) == pytest.approx(0.98, rel=1e-4)
+
+
+def test_the_inverse_of_an_anchored_motion_is_asked_to_bring_each_frame_back() -> None:
+    cycle = soft_cycle([torch.zeros(1, 4, 64, 64)] * 3)
+    model, asked = still_model(replace(SMALL_MOTION, anchored=True)), LossWeights(inverse=1.0, folding=1.0)
+    parts = terms_of(model, cycle, weights=asked)
+    at_ed = [cycle.shapes[0]] * 3
+    pairs = list(zip([cycle.shapes[1], cycle.shapes[2], cycle.shapes[0]], at_ed, strict=True))
+    apart = sum(float(losses.shape_divergence(*pair)) for pair in pairs)
+    missed = sum(float(losses.missed_overlap(*pair)) for pair in pairs)
+    assert float(parts["inverse"]) == pytest.approx(apart + LossWeights().overlap * missed, rel=0.02)
+    assert float(parts["folding"]) == 0.0
+    assert "inverse" not in terms_of(model, cycle)
+    assert "inverse" not in terms_of(still_model(), cycle, weights=asked)
+
+
+def test_rotation_can_learn_alone(tmp_path: Path) -> None:
+    sizes = replace(SMALL_MOTION, rotation=True, anchored=True)
+    settings = replace(motion_settings(1), sizes=sizes, learns=Learns.ROTATION)
+    unknown = beating_case(cavities=(14.0, 11.0, 9.0))
+    known = replace(unknown, motion=torch.zeros(3, 3, 3, 32, 32, dtype=torch.float16))
+
+    def train(*cases: TrainingCase) -> CardioMorphNet:
+        segnet = build_segnet(SMALL_SEGNET)
+        return train_motion(cases, [], segnet=segnet, settings=settings, watch=watch(tmp_path, []), start=model)
+
+    model = build_motion(sizes)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    trained = train(known, unknown)
+    changed = {name for name, weight in trained.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all(name.startswith("rotation_net.") for name in changed)
+    with pytest.raises(ManifestError, match="no case's motion is known"):
+        train(unknown)
+
+
+def test_a_missed_rotation_costs_its_arc_of_the_epicardium() -> None:
+    """A network that says 0 where the heart has turned by a fifth of a radian, at 19 voxels of 1.5 mm."""
+    model = build_motion(replace(SMALL_MOTION, rotation=True))
+    assert model.rotation_net is not None
+    for weight in (model.rotation_net.shifts.weight, model.rotation_net.sharpness):
+        torch.nn.init.zeros_(weight)
+    shape = one_hot(ring(cavity=14.0, wall=5.0, size=64))
+    frame = torch.cat([torch.zeros(1, 1, 64, 64), shape[:, 1:]], dim=1)
+    place = place_of(frame, Stacks((1,)))
+    (turned,) = Stacks((1,)).volumes(spin(torch.tensor([0.2]), place, (64, 64), scale=1))
+    motion = [torch.zeros(3, 1, 64, 64), exponential(turned, steps=7)[0]]
+    moved = Cycle([frame, frame], [shape, shape], motion, Spacing(8.0, 1.5, 1.5))
+    assert rotation_loss(model, moved)["loss"].item() == pytest.approx(0.2 * 19 * 1.5, rel=0.03)
 
 
 def test_what_a_cycle_lacks_to_close_is_penalised_in_millimetres() -> None:

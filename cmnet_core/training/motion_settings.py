@@ -1,0 +1,87 @@
+"""Settings of the second stage, in which CardioMorphNet learns motion."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cmnet_core.augmentation import AugmentationRanges
+from cmnet_core.models.build import OURS, MotionSizes
+from cmnet_core.training.loop import Schedule
+
+
+class Learns(StrEnum):
+    """What the second stage changes."""
+
+    ALL = "all"
+    ROTATION = "rotation"
+    DOUBT = "doubt"
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms of the loss.
+
+    Attributes:
+        shape: λ_s, of one step's warped mask against the mask of its frame.
+        composed: Of the ED mask carried by the composed motion against the mask of its frame; 0 in the article.
+        overlap: Of 1 − Dice between the same two; 0 in the article. Small ventricles count as much as large ones.
+        inverse: Of the mask of a frame carried back to ED by the inverse of an anchored motion, against ED's mask:
+            divergence, and overlap by its own weight. 0 in the article, which has no inverse.
+        folding: Of :func:`cmnet_core.losses.folding`, for an anchored motion and its inverse; 0 in the article.
+        kl_motion: λ1.
+        kl_latent: λ2.
+        reconstruction: λ3.
+        smoothness: ρ, of the bending energy of one step's mean. Of a draw, as in the article, it would press the doubt
+            down everywhere, where nothing is known too.
+        endpoint: Of the distance, in mm, between composed motion and known motion, where it is known.
+        rotation: Of the error of each slice's rotation, as an arc of the epicardium in mm, where it is known.
+        closing: Of the distance, in mm, by which the motion composed once round the cycle fails to close.
+    """
+
+    shape: float = 1.0
+    composed: float = 1.0
+    overlap: float = 0.5
+    inverse: float = 0.0
+    folding: float = 0.0
+    kl_motion: float = 1e-4
+    kl_latent: float = 2e-4
+    reconstruction: float = 0.01
+    smoothness: float = 0.02
+    endpoint: float = 0.03
+    rotation: float = 0.03
+    closing: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class MotionTraining:
+    """Settings of the second stage.
+
+    Attributes:
+        schedule: How long and how fast to learn.
+        learns: ``all``; or ``rotation``: RotationNet alone, from the cases whose motion is known, quick enough for many
+            epochs before everything learns together; or ``doubt``: σ and V of the posterior alone, while its mean stays
+            as it is. They come to rest slowly, long after the motion, and on their own can learn fast.
+        frames: Frames drawn from a cine: ED, ES and equally many on each arc between them.
+        pauses: Share of draws in which one frame is shown twice.
+        pyramid_levels: Planes on which shapes are compared; 1 in the article.
+        softening: Share of every class probability that is spread evenly before shapes are compared; 0 in the article.
+        cycles_per_step: Cycles that share one step of the optimiser.
+        recompute: Work each step of the cycle out again on the way back instead of keeping all that it saw: for GPUs,
+            whose memory is small, at the price of a second forward pass.
+        window: Size (y, x) of a view.
+        weights: Of the terms of the loss.
+        sizes: Sizes of the network.
+        augmentation: How far views may vary.
+    """
+
+    schedule: Schedule = field(default_factory=lambda: Schedule(40, 6e-4, 1e-5, seed=1))
+    learns: Learns = Learns.ALL
+    frames: int = 6
+    pauses: float = 0.25
+    pyramid_levels: int = 4
+    softening: float = 0.04
+    cycles_per_step: int = 1
+    recompute: bool = False
+    window: tuple[int, int] = (128, 128)
+    weights: LossWeights = field(default_factory=LossWeights)
+    sizes: MotionSizes = field(default_factory=lambda: OURS)
+    augmentation: AugmentationRanges = field(default_factory=lambda: AugmentationRanges(shift_voxels=8.0))

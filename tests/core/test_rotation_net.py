@@ -1,0 +1,69 @@
+"""Rotation is found, applied and measured with one sign."""
+
+import math
+
+import pytest
+import torch
+
+from cmnet_core.models.layers import Stacks
+from cmnet_core.models.rotation_net import RotationNet, mean_rotation, place_of, spin
+from cmnet_core.motion import exponential, warp
+
+STACKS = Stacks((3,))
+
+
+def _frame(depth: int = 3, size: int = 64) -> torch.Tensor:
+    """A ring of wall round a cavity with two papillary muscles, off the middle, and a ventricle beside it."""
+    y, x = torch.meshgrid(torch.arange(size).float(), torch.arange(size).float(), indexing="ij")
+    y, x = y - 30.0, x - 36.0
+    radius, angle = torch.hypot(y, x), torch.atan2(y, x)
+    cavity, wall = torch.sigmoid(2 * (9 - radius)), torch.sigmoid(2 * (15 - radius))
+    right = torch.sigmoid(20 * (angle.cos() - 0.8)) * torch.sigmoid(2 * (24 - radius)) * (1 - wall)
+    muscles = sum(torch.exp(-((y - a) ** 2 + (x - b) ** 2) / 6) for a, b in ((5.0, 2.0), (-3.0, -5.0)))
+    image = cavity + right - 0.7 * muscles * cavity + 0.2 * torch.sin(3 * angle) * (wall - cavity)
+    return torch.stack([image, cavity, wall - cavity, right]).expand(depth, -1, -1, -1).contiguous()
+
+
+def test_a_spin_turns_by_its_angle_about_the_ventricle():
+    frame = _frame()
+    angle = torch.tensor([0.3, -0.2, 0.0])
+    place = place_of(frame, STACKS)
+    (volume,) = STACKS.volumes(spin(angle, place, (64, 64), scale=1))
+    displacement = exponential(volume, steps=7)[0]
+    heart = frame[:, 1] + frame[:, 2]
+    assert torch.allclose(mean_rotation(displacement, heart), angle * place.presence, atol=2e-3)
+
+
+def test_a_rotation_is_known_whatever_contracts_and_moves_with_it():
+    heart = _frame(1)[:, 1] + _frame(1)[:, 2]
+    y, x = torch.meshgrid(torch.arange(64).float() - 20.0, torch.arange(64).float() - 50.0, indexing="ij")
+    turn, scale = 0.25, 1.3
+    to_y = scale * (math.cos(turn) * y + math.sin(turn) * x) + 2.0
+    to_x = scale * (math.cos(turn) * x - math.sin(turn) * y) - 1.0
+    displacement = torch.stack([torch.zeros_like(y), to_y - y, to_x - x])[:, None]
+    assert float(mean_rotation(displacement, heart)) == pytest.approx(turn, abs=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [-20.0, 0.0, 10.0, 25.0])
+def test_without_training_a_rotation_of_the_image_is_found(degrees):
+    torch.manual_seed(0)
+    frame = _frame()
+    place = place_of(frame, STACKS)
+    angle = torch.full((3,), math.radians(degrees))
+    (velocity,) = STACKS.volumes(spin(angle, place, (64, 64), scale=1))
+    (volume,) = STACKS.volumes(frame)
+    # Seen from `turned`, the content of `frame` lies at p + u(p): the network is asked for that u.
+    turned = STACKS.slices([warp(volume, exponential(velocity, steps=7))])
+    network = RotationNet(channels_in=4)
+    torch.nn.init.zeros_(network.shifts.weight)
+    torch.nn.init.constant_(network.sharpness, 60.0)
+    found = network(frame, turned, place_of(turned, STACKS), STACKS)
+    assert torch.allclose(found, angle, atol=math.radians(4.0))
+
+
+def test_a_stack_without_a_ventricle_neither_turns_nor_fails():
+    frame = torch.zeros(3, 4, 32, 32)
+    place = place_of(frame, STACKS)
+    found = RotationNet(channels_in=4)(frame, frame, place, STACKS)
+    assert bool(found.isfinite().all())
+    assert float(spin(found.detach(), place, (16, 16), scale=2).abs().max()) == 0.0
