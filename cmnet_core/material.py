@@ -16,7 +16,7 @@ from cmnet_core.errors import ErrorCode, GeometryError
 from cmnet_core.motion import sample_at, to_voxels
 from cmnet_core.types import MotionField, Spacing
 
-_TOLERANCE_VOXELS = 5e-4
+_TOLERANCE_VOXELS = 5e-5
 _MOST_ITERATIONS = 60
 
 
@@ -97,7 +97,7 @@ def _undo(
     all but closes in one step. A point whose step would miss by more than before therefore stays and halves its step.
     Points that have arrived are left alone: a few take many times as long as the rest.
     """
-    found = guess.clone()
+    found = guess - (guess + _read(displacement, guess) - points)
     miss = found + _read(displacement, found) - points
     stride = torch.ones_like(points[:1])
     for _ in range(_MOST_ITERATIONS):
