@@ -16,7 +16,7 @@ from cmnet_core.errors import ErrorCode, GeometryError
 from cmnet_core.motion import sample_at, to_voxels
 from cmnet_core.types import MotionField, Spacing
 
-_TOLERANCE_VOXELS = 5e-5
+_TOLERANCE_VOXELS = 1e-4
 _MOST_ITERATIONS = 60
 
 
@@ -81,23 +81,21 @@ def follow_material(steps: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -
         _require(step, mask, moving=ed if step.moving == ed else frame)
         frame = step.fixed
         if frame != ed:
-            here = _undo(to_voxels(step), before, guess=here)
+            here = _undo(to_voxels(step), before)
             places[frame] = here
     frames = tuple(sorted(places))
     moved = torch.stack([(places[frame] - start).T for frame in frames]).double() * size
     return MaterialMotion(moved, frames, mask, steps[0].spacing, ed)
 
 
-def _undo(
-    displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"], *, guess: Float[Tensor, "3 n"]
-) -> Float[Tensor, "3 n"]:
+def _undo(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
     """Where a pull-back leads to these points from: ``p`` with ``p + u(p)`` = point, by fixed-point iteration.
 
     Full steps diverge where the pull-back stretches more than twofold, as it does at the endocardium of a cavity that
     all but closes in one step. A point whose step would miss by more than before therefore stays and halves its step.
     Points that have arrived are left alone: a few take many times as long as the rest.
     """
-    found = guess - (guess + _read(displacement, guess) - points)
+    found = points - _read(displacement, points)
     miss = found + _read(displacement, found) - points
     stride = torch.ones_like(points[:1])
     for _ in range(_MOST_ITERATIONS):

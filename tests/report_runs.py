@@ -79,7 +79,7 @@ def write_motion(folder, case_id, *, frames=6, slices=4):
     write_entropy(files.entropy, entropy, affine=affine(PICTURE_MM, PICTURE_ORIGIN), frame_ms=900 / frames)
     spacing = Spacing(z=SLICE_MM, y=PICTURE_MM, x=PICTURE_MM)
     facts = TrackingFacts(
-        frames, 900 / frames, 0, frames // 2, 0.0, 0,
+        frames, 900 / frames, 0, frames // 2, 0.0, (0,) * frames,
         Window((slices, SIZE, SIZE), spacing, spacing, (0.0, 0.0), (SIZE, SIZE)), PAPER, (),
     )  # fmt: skip
     told = Sidecar("infer", case_id, "0.1.0", "c0ffee", "decaf", (), (), facts_to_json(facts))

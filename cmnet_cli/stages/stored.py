@@ -181,7 +181,7 @@ def read_facts(folder: CaseFolder) -> TrackingFacts:
     """What the sidecar of infer says of a case.
 
     Raises:
-        ImageError: There is none.
+        ImageError: There is none, or another version wrote it.
     """
     sidecar = read_sidecar(folder.sidecar("infer"))
     if sidecar is None:
@@ -190,7 +190,14 @@ def read_facts(folder: CaseFolder) -> TrackingFacts:
             hint="Run cmnet infer for this subject first; cmnet infer --dry-run lists who is left.",
             code=ErrorCode.FILE_MISSING,
         )
-    return facts_from_json(sidecar.facts)
+    try:
+        return facts_from_json(sidecar.facts)
+    except (KeyError, TypeError) as error:
+        raise ImageError(
+            f"Another version of cmnet stored {folder.case_id}: its sidecar of infer has another layout ({error}).",
+            hint="Run cmnet infer --force for this subject.",
+            code=ErrorCode.FILE_DAMAGED,
+        ) from error
 
 
 def read_field(folder: CaseFolder, facts: TrackingFacts, *, moving: int, fixed: int) -> MotionField:

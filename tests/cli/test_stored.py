@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmnet_cli.stages.stored import read_velocities, write_velocities
+from cmnet_cli.layout import RunFolder
+from cmnet_cli.sidecar import Sidecar, write_sidecar
+from cmnet_cli.stages.stored import read_facts, read_velocities, write_velocities
 from cmnet_cli.stages.stored_posterior import read_posterior, write_posterior
 from cmnet_core.errors import ErrorCode, ImageError
 from cmnet_core.posterior import Posterior
@@ -17,6 +19,14 @@ def test_velocities_come_back_to_half_a_step(tmp_path: Path, largest_voxels: flo
     velocities = largest_voxels * (2 * torch.rand(3, 3, 2, 8, 6, generator=generator) - 1)
     write_velocities(tmp_path / "m.npz", velocities)
     torch.testing.assert_close(read_velocities(tmp_path / "m.npz"), velocities, rtol=0, atol=0.5 / 128 + 1e-6)
+
+
+def test_what_another_version_stored_is_told(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path).case("sub-1")
+    facts = {"motion": {}, "window": {}, "flags": [], "folded_voxels": 0}
+    write_sidecar(folder.sidecar("infer"), Sidecar("infer", "sub-1", "0", "c0ffee", "decaf", (), (), facts))
+    with pytest.raises(ImageError, match="Another version of cmnet stored sub-1.*infer --force"):
+        read_facts(folder)
 
 
 def test_a_smooth_motion_is_small(tmp_path: Path) -> None:
