@@ -25,7 +25,7 @@ def test_what_another_version_stored_is_told(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path).case("sub-1")
     facts = {"motion": {}, "window": {}, "flags": [], "folded_voxels": 0}
     write_sidecar(folder.sidecar("infer"), Sidecar("infer", "sub-1", "0", "c0ffee", "decaf", (), (), facts))
-    with pytest.raises(ImageError, match="Another version of cmnet stored sub-1.*infer --force"):
+    with pytest.raises(ImageError, match=r"Another version of cmnet stored sub-1.*infer --force"):
         read_facts(folder)
 
 
