@@ -194,7 +194,7 @@ def read_facts(folder: CaseFolder) -> TrackingFacts:
         return facts_from_json(sidecar.facts)
     except (KeyError, TypeError) as error:
         raise ImageError(
-            f"Another version of cmnet stored {folder.case_id}: its sidecar of infer has another layout ({error}).",
+            f"Another version of cmnet stored {folder.case_id}: its sidecar of infer has another layout.",
             hint="Run cmnet infer --force for this subject.",
             code=ErrorCode.FILE_DAMAGED,
         ) from error
