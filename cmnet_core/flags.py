@@ -293,9 +293,11 @@ _MOTION = (
 )
 
 _REASONS = (
-    Flag("no-heart-rate", "neither the manifest nor the header tells it", "No cardiac output.", remark=True),
+    Flag(
+        "no-heart-rate", "neither the manifest nor the header tells the heart rate", "No cardiac output.", remark=True
+    ),
     Flag("no-body-size", "the manifest does not tell height and weight", "No values per m² of body.", remark=True),
-    Flag("no-sex", "the manifest does not tell it", "No z-scores: reference ranges go by sex.", remark=True),
+    Flag("no-sex", "the manifest does not tell the sex", "No z-scores: reference ranges go by sex.", remark=True),
     Flag(
         "age-outside-reference",
         "the reference ranges say for which ages they hold; the subject is outside, or its age is not known",
