@@ -124,8 +124,10 @@ def read_table(path: Path) -> Table:
     try:
         table = _parquet_as_text(path) if path.suffix in _PARQUET else _text_table(path)
     except _UNREADABLE as error:
+        # What the system says of a file names it once more.
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ManifestError(
-            f"{path}: reading the manifest failed: {error}.",
+            f"{path}: reading the manifest failed: {reason}.",
             hint="Check the path; save the table as CSV in UTF-8 with one header row.",
             code=ErrorCode.MANIFEST_UNREADABLE,
         ) from error

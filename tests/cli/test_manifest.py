@@ -137,6 +137,9 @@ def test_missing_and_binary_manifest(tmp_path: Path) -> None:
         with pytest.raises(ManifestError) as caught:
             read_manifest(tmp_path / name)
         assert caught.value.code is ErrorCode.MANIFEST_UNREADABLE
+    assert (
+        caught.value.message == f"{tmp_path / 'nowhere.csv'}: reading the manifest failed: No such file or directory."
+    )
 
 
 def save(path: Path, *shape: int) -> Path:
