@@ -12,7 +12,17 @@ from torch.nn import functional
 
 from cmnet_core.models.build import MotionSizes
 from cmnet_core.models.cardiomorphnet import enlarge_displacement
-from cmnet_core.motion import carry, chain, compose, exponential, from_voxels, surely_unfolded, volume_change
+from cmnet_core.motion import (
+    carry,
+    chain,
+    compose,
+    compose_displacements,
+    exponential,
+    from_voxels,
+    surely_unfolded,
+    to_voxels,
+    volume_change,
+)
 from cmnet_core.types import MotionField, Spacing
 
 _MOST_SMOOTHINGS = 50
@@ -43,7 +53,9 @@ def field_between(
 ) -> MotionField:
     """The field on the grid of ``fixed`` that points into ``moving``, on round the cycle from ``moving`` to ``fixed``.
 
-    Equal frames mean once round the cycle. Arguments as in :func:`fields_to_ed`.
+    Equal frames mean once round the cycle. Arguments as in :func:`fields_to_ed`. Away from ED the way leads along the
+    inverse, the integral of the negated velocity. A motion that folds nowhere can still have an inverse that folds on
+    the grid, where tissue spreads over many voxels; there the velocity is smoothed first as by :func:`without_folds`.
 
     Raises:
         GeometryError: There is no such frame.
@@ -57,7 +69,8 @@ def field_between(
     to_ed = _field(of_frame[fixed], spacing, sizes, fixed=fixed, moving=ed)
     if moving == ed:
         return to_ed
-    return compose(to_ed, _field(-of_frame[moving], spacing, sizes, fixed=ed, moving=moving))
+    way_back = _without_folds(-of_frame[moving], sizes, after=to_voxels(to_ed))
+    return compose(to_ed, _field(way_back, spacing, sizes, fixed=ed, moving=moving))
 
 
 def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSizes) -> Float[Tensor, "t 3 z yh xh"]:
@@ -69,13 +82,16 @@ def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSize
     return torch.stack([_without_folds(velocity, sizes) for velocity in velocities])
 
 
-def _without_folds(velocity: Float[Tensor, "3 z yh xh"], sizes: MotionSizes) -> Float[Tensor, "3 z yh xh"]:
-    if surely_unfolded(velocity, steps=sizes.integration_steps):
+def _without_folds(
+    velocity: Float[Tensor, "3 z yh xh"], sizes: MotionSizes, *, after: Float[Tensor, "1 3 z y x"] | None = None
+) -> Float[Tensor, "3 z yh xh"]:
+    """One velocity without folds, by itself or behind a displacement that is gone along before it."""
+    if after is None and surely_unfolded(velocity, steps=sizes.integration_steps):
         return velocity
     scale = 2**sizes.finest
     for _ in range(_MOST_SMOOTHINGS):
-        displacement = exponential(velocity[None], steps=sizes.integration_steps)
-        folds = volume_change(enlarge_displacement(displacement, factor=scale)) <= 0
+        displacement = enlarge_displacement(exponential(velocity[None], steps=sizes.integration_steps), factor=scale)
+        folds = volume_change(displacement if after is None else compose_displacements(after, displacement)) <= 0
         if not bool(folds.any()):
             break
         around = functional.max_pool3d(folds.float()[None], (1, scale, scale))

@@ -49,6 +49,8 @@ class MotionSizes:
             leaves the matching out, as the article does.
         rotation: Whether the rotation of each slice about the long axis is looked for first; it needs ``sees_shapes``.
         looks: How often DeformNet looks at a step, each time at what is still amiss.
+        optical_flow: Whether texture is followed after the first look; it needs ``sees_shapes``, a second look, and the
+            motion at half the plane.
         anchored: Whether the motion of every frame is asked for from ED itself, instead of from the frame before.
     """
 
@@ -64,6 +66,7 @@ class MotionSizes:
     match_radius: int = 0
     rotation: bool = False
     looks: int = 1
+    optical_flow: bool = False
     anchored: bool = False
 
 
@@ -97,6 +100,12 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
             hint="Set motion.sizes.sees_shapes = true, or motion.sizes.rotation = false.",
             code=ErrorCode.CONFIG,
         )
+    if sizes.optical_flow and not (sizes.sees_shapes and sizes.looks > 1 and sizes.finest == 1):
+        raise ManifestError(
+            "sizes.optical_flow needs sizes.sees_shapes, sizes.looks of 2 or more and sizes.finest = 1.",
+            hint="Set these under motion.sizes, or motion.sizes.optical_flow = false.",
+            code=ErrorCode.CONFIG,
+        )
     channels, memory = sizes.features[-1], sizes.hidden[-1]
     parts = Parts(
         feat_net=FeatNet(widths=sizes.features),
@@ -120,6 +129,7 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
         integration_steps=sizes.integration_steps,
         finest=sizes.finest,
         looks=sizes.looks,
+        optical_flow=sizes.optical_flow,
         anchored=sizes.anchored,
     )
     return _channels_last(model)

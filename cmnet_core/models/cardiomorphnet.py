@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
+from cmnet_core.models.optical_flow import ROUNDS, flow_step
 from cmnet_core.models.rotation_net import RotationNet, place_of, spin
 from cmnet_core.motion import compose_displacements, exponential, warp
 from cmnet_core.uncertainty import Gaussian, MotionPosterior
@@ -261,7 +262,8 @@ class CardioMorphNet(nn.Module):
     the images alone, and the motion is learnt from far fewer hearts. And it may look several times at a step: what it
     finds is added to the velocity, frame t−1 is warped by that, and what is still amiss is looked for again (as in the
     recursive cascades of Zhao et al., ICCV 2019, but with one network and one velocity). And the rotation of each
-    slice, which shapes hardly show, may be found in the images before the first look.
+    slice, which shapes hardly show, may be found in the images before the first look, and texture followed after it:
+    the looks that come then mend what that does to the shape.
 
     Args:
         parts: The networks.
@@ -269,11 +271,14 @@ class CardioMorphNet(nn.Module):
             velocity and integrates it by n squarings.
         finest: The level at which the motion leaves DeformNet.
         looks: How often DeformNet looks at a step.
+        optical_flow: Whether texture is followed after the first look.
         anchored: Whether a walk round the cycle shows frame 0 in place of frame t−1, so that D_t points from frame t
             into frame 0: nothing adds up over the cycle.
     """
 
-    def __init__(self, parts: Parts, *, integration_steps: int, finest: int, looks: int, anchored: bool) -> None:
+    def __init__(
+        self, parts: Parts, *, integration_steps: int, finest: int, looks: int, optical_flow: bool, anchored: bool
+    ) -> None:
         super().__init__()
         self.feat_net = parts.feat_net
         self.infer_z = parts.infer_z
@@ -286,6 +291,7 @@ class CardioMorphNet(nn.Module):
         self.integration_steps = integration_steps
         self.scale = 2**finest
         self.looks = looks
+        self.optical_flow = optical_flow
         self.anchored = anchored
 
     def forward(
@@ -345,12 +351,26 @@ class CardioMorphNet(nn.Module):
         self, previous: Tensor, current: Tensor, known: Tensor | None, latent_features: Tensor, stacks: Stacks
     ) -> MotionPosterior:
         """The posterior after all looks: the sum of what is known before and of their means, the doubt of the last."""
-        for _ in range(self.looks):
+        for look in range(self.looks):
+            if known is not None and look == 1 and self.optical_flow:
+                known = self._followed(previous, current, known, stacks)
             closer = previous if known is None else self._closer(previous, known, stacks)
             motion: MotionPosterior = self.deform_net(closer, current, latent_features, stacks)
             known = motion.mean if known is None else known + motion.mean
         assert known is not None, "a step is looked at once at least"
         return MotionPosterior(known, motion.log_variance, motion.factor)
+
+    def _followed(self, previous: Tensor, current: Tensor, known: Tensor, stacks: Stacks) -> Tensor:
+        """What is known, and what the texture of each stack tells beyond it."""
+        here = place_of(current, stacks)
+        for scale in ROUNDS:
+            closer = self._closer(previous[:, :1], known, stacks)
+            found = [
+                flow_step(closer[first:end], current[first:end, :1], here.of(first, end), scale)
+                for first, end in stacks.spans()
+            ]
+            known = known + torch.cat(found)
+        return known
 
     def _closer(self, previous: Tensor, velocity: Tensor, stacks: Stacks) -> Tensor:
         """Frame t−1, moved to where frame t shows it."""

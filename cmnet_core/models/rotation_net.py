@@ -46,6 +46,10 @@ class Place:
     radius: Float[Tensor, " n"]
     presence: Float[Tensor, " n"]
 
+    def of(self, first: int, end: int) -> "Place":
+        """Of the slices from ``first`` to the one before ``end``."""
+        return Place(self.centre[first:end], self.radius[first:end], self.presence[first:end])
+
 
 def place_of(frame: Float[Tensor, "n c y x"], stacks: Stacks) -> Place:
     """Find the left ventricle in a frame whose channels hold SegNet's probabilities behind the image."""

@@ -73,3 +73,17 @@ def test_a_motion_that_folds_on_the_grid_is_smoothed_there_alone() -> None:
     assert torch.equal(found[1], steep[1])
     assert not found[0, :, :, 20:].any()
     assert float(found[0].std()) > 0.05
+
+
+def test_the_inverse_does_not_fold_either() -> None:
+    steep = torch.zeros(FRAMES, 3, 6, 24, 24)
+    steep[0, :, :, 4:12, 4:12] = 2.0 * torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(1))
+    sizes = replace(SIZES, anchored=True)
+    unfolded = without_folds(steep, sizes=sizes)
+    bare = fields_to_ed(-unfolded, SPACING, ed=ED, sizes=sizes)[0]
+    assert int((jacobian_determinant(bare) <= 0).sum()) > 0
+    back = field_between(unfolded, SPACING, ed=ED, sizes=sizes, moving=2, fixed=ED)
+    assert int((jacobian_determinant(back) <= 0).sum()) == 0
+    # Far from the folds it is still the inverse.
+    torch.testing.assert_close(back.displacement_mm[..., 40:], bare.displacement_mm[..., 40:])
+    assert float(back.displacement_mm.std()) > 0.1
