@@ -59,7 +59,7 @@ VALIDATION_EVERY = 5
 SIZES = MotionSizes(
     features=(8, 16, 16, 16), hidden=(32, 16), decoder=(16, 16, 16, 8), deform=(16, 24, 32, 32, 32), finest=0
 )
-WEIGHTS = LossWeights(endpoint=0.0, overlap=0.0, smoothness=0.05)
+WEIGHTS = LossWeights(endpoint=0.0, overlap=0.0, folding=0.0, smoothness=0.05)
 AUGMENTATION = AugmentationRanges(
     rotation_deg=30.0,
     any_way_up=0.1,

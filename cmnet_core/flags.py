@@ -346,8 +346,8 @@ _REASONS = (
     Flag(
         "twist-rests-on-training",
         "rotation, twist and torsion are given",
-        "Turning moves no boundary of the heart. What is given rests on the smoothness of the motion and on what the "
-        "networks learnt from hearts whose motion is known, not on this subject's contours.",
+        "Turning moves no boundary of the heart. What is given rests on the images' texture, on the smoothness of the "
+        "motion and on what the networks learnt from hearts whose motion is known, not on this subject's contours.",
         remark=True,
     ),
     Flag("motion-not-stored", "infer ran without --save-motion full", "No motion by frame, no strain.", remark=True),

@@ -70,7 +70,7 @@ class MotionSizes:
     anchored: bool = False
 
 
-OURS = MotionSizes(match_radius=3, looks=2, anchored=True)
+OURS = MotionSizes(match_radius=3, rotation=True, looks=2, optical_flow=True, anchored=True)
 """cmnet's own setting."""
 
 PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0, sees_shapes=False)

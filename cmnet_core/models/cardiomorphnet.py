@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
-from cmnet_core.models.optical_flow import ROUNDS, flow_step
+from cmnet_core.models.optical_flow import ROUNDS, elastic, flow_step
 from cmnet_core.models.rotation_net import RotationNet, place_of, spin
 from cmnet_core.motion import compose_displacements, exponential, warp
 from cmnet_core.uncertainty import Gaussian, MotionPosterior
@@ -362,15 +362,16 @@ class CardioMorphNet(nn.Module):
 
     def _followed(self, previous: Tensor, current: Tensor, known: Tensor, stacks: Stacks) -> Tensor:
         """What is known, and what the texture of each stack tells beyond it."""
-        here = place_of(current, stacks)
+        here, found = place_of(current, stacks), torch.zeros_like(known)
         for scale in ROUNDS:
-            closer = self._closer(previous[:, :1], known, stacks)
-            found = [
+            closer = self._closer(previous[:, :1], known + found, stacks)
+            steps = [
                 flow_step(closer[first:end], current[first:end, :1], here.of(first, end), scale)
                 for first, end in stacks.spans()
             ]
-            known = known + torch.cat(found)
-        return known
+            found = found + torch.cat(steps)
+            found = torch.cat([elastic(found[first:end]) for first, end in stacks.spans()])
+        return known + found
 
     def _closer(self, previous: Tensor, velocity: Tensor, stacks: Stacks) -> Tensor:
         """Frame t−1, moved to where frame t shows it."""

@@ -5,6 +5,7 @@ No loss compares images.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -29,8 +30,8 @@ class Scale:
     smoothing: float
 
 
-ROUNDS = 4 * (Scale(background=6.0, window=3.0, smoothing=2.0),) + 6 * (
-    Scale(background=4.0, window=2.0, smoothing=1.5),
+ROUNDS = 4 * (Scale(background=6.0, window=3.0, smoothing=2.0),) + 10 * (
+    Scale(background=2.5, window=1.5, smoothing=1.5),
 )
 """Each begins where the one before it led: first far, then exactly."""
 
@@ -43,12 +44,15 @@ SMALLEST_CONTRAST = 0.1
 STILLNESS = 0.05
 """Gradient of the texture, in contrasts a voxel, above which it is believed rather than that nothing moves."""
 
-DISBELIEF = 0.5
+DISBELIEF = 0.3
 """By which share of the mismatch that is there, squared, the belief that nothing moves grows: what moves through the
 plane is like nothing in the other frame."""
 
-SLICE = 0.5
+SLICE = 0.2
 """Of a slice; a step through the plane as dear as one voxel in it."""
+
+ELASTICITY = 2.0
+"""All that was found is smoothed over this distance after every round: strain, its derivative, stays that of tissue."""
 
 LONGEST = 1.5
 """Voxels by which one round can move at most."""
@@ -79,9 +83,14 @@ def flow_step(
     products = [z * z, z * y, z * x, y * y, y * x, x * x, z * difference, y * difference, x * difference]
     windowed = _over_slices(smooth(torch.cat([*products, difference.square()], dim=1), scale.window))
     found = -_solve(windowed, prior=STILLNESS**2 + DISBELIEF * windowed[:, 9])
-    length = found.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    length = found.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
     found = found * (LONGEST * torch.tanh(length / LONGEST) / length) * _near(place, found)
     return smooth(found, scale.smoothing) * torch.tensor([SLICE, 1.0, 1.0], device=found.device).view(3, 1, 1)
+
+
+def elastic(found: Float[Tensor, "n 3 yh xh"]) -> Float[Tensor, "n 3 yh xh"]:
+    """What the rounds found so far in one stack, as smooth as tissue moves."""
+    return _over_slices(smooth(found, ELASTICITY))
 
 
 def _textures(
@@ -111,8 +120,11 @@ def _over_slices(maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
 
 
 def _solve(sums: Float[Tensor, "n 10 y x"], *, prior: Float[Tensor, "n y x"]) -> Float[Tensor, "n 3 y x"]:
-    """Solve a symmetric system of three equations in every voxel; a library's solver takes ten times as long."""
-    a, b, c, d, e, f, u, v, w = sums[:, :9].unbind(1)
+    """Solve a symmetric system of three equations in every voxel; a library's solver takes ten times as long.
+
+    In double precision: along an edge the determinant is a small difference of large products.
+    """
+    a, b, c, d, e, f, u, v, w = sums[:, :9].double().unbind(1)
     a, d, f = a + prior, d + prior, f + prior
     p, q, r = d * f - e * e, c * e - b * f, b * e - c * d
     determinant = a * p + b * q + c * r
@@ -121,7 +133,7 @@ def _solve(sums: Float[Tensor, "n 10 y x"], *, prior: Float[Tensor, "n y x"]) ->
         q * u + (a * f - c * c) * v + (b * c - a * e) * w,
         r * u + (b * c - a * e) * v + (a * d - b * b) * w,
     ]
-    return torch.stack(solved, dim=1) / determinant[:, None]
+    return (torch.stack(solved, dim=1) / determinant[:, None]).float()
 
 
 def _near(place: Place, like: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
@@ -137,9 +149,15 @@ def _near(place: Place, like: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y 
 
 def smooth(maps: Float[Tensor, "n c y x"], deviation: float) -> Float[Tensor, "n c y x"]:
     """A Gaussian average in the plane; beyond the border the border's value goes on."""
+    down, across = (_averaging(int(size), deviation).to(maps.device) for size in maps.shape[2:])
+    return down @ maps @ across.T
+
+
+@cache
+def _averaging(size: int, deviation: float) -> Float[Tensor, "s s"]:
+    """What a Gaussian average takes from where along an axis; a product of matrices is the fastest convolution here."""
     reach = round(3.0 * deviation)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=maps.device) / deviation).square())
-    kernel = (kernel / kernel.sum()).expand(maps.shape[1], 1, 1, -1)
-    padded = functional.pad(maps, (reach,) * 4, mode="replicate")
-    across = functional.conv2d(padded, kernel, groups=maps.shape[1])
-    return functional.conv2d(across, kernel.transpose(2, 3), groups=maps.shape[1])
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (offsets / deviation).square())
+    sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
+    return torch.zeros(size, size).scatter_add_(1, sources, (kernel / kernel.sum()).expand(size, -1))

@@ -227,15 +227,19 @@ def epoch_batches(stage: Stage, seed: int, epoch: int) -> list[list[Draw]]:
 
 
 def _step(learning: Learning, learner: nn.Module, batch: list[Draw], rate: float) -> dict[str, float]:
-    """One step of the optimiser; the terms of the loss before it."""
+    """One step of the optimiser; the terms of the loss before it.
+
+    A step whose gradient is not finite is left out: taken, it would be the end of all weights.
+    """
     for group in learning.optimiser.param_groups:
         group["lr"] = rate
     parts = learner(batch)
     learning.optimiser.zero_grad(set_to_none=True)
     parts["loss"].backward()
-    nn.utils.clip_grad_norm_(learning.model.parameters(), GRADIENT_NORM)
-    learning.optimiser.step()
-    learning.average.update_parameters(learning.model)
+    length = nn.utils.clip_grad_norm_(learning.model.parameters(), GRADIENT_NORM)
+    if bool(length.isfinite()):
+        learning.optimiser.step()
+        learning.average.update_parameters(learning.model)
     return {name: float(part.detach()) for name, part in parts.items()}
 
 

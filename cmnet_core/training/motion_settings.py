@@ -41,12 +41,12 @@ class LossWeights:
     composed: float = 1.0
     overlap: float = 0.5
     inverse: float = 0.0
-    folding: float = 0.0
+    folding: float = 3.0
     kl_motion: float = 1e-4
     kl_latent: float = 2e-4
     reconstruction: float = 0.01
     smoothness: float = 0.02
-    endpoint: float = 0.03
+    endpoint: float = 0.06
     rotation: float = 0.03
     closing: float = 0.02
 

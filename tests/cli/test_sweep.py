@@ -42,7 +42,7 @@ def drawn(variant: sweep.Variant) -> sweep.Cycle:
 def test_variants_differ_from_ours_in_what_they_are_named_for() -> None:
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     assert {variant.weights.smoothness for variant in VARIANTS} == {0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1.0}
-    assert replace(LossWeights(), endpoint=0.0, overlap=0.0, smoothness=0.05) == OURS.weights
+    assert replace(LossWeights(), endpoint=0.0, overlap=0.0, folding=0.0, smoothness=0.05) == OURS.weights
     named = {variant.name: variant for variant in VARIANTS}
     blind = named["without SegNet: intensity loss, images alone seen"]
     assert (blind.weights.shape, blind.weights.composed, blind.weights.closing) == (0.0, 0.0, 0.0)
