@@ -124,7 +124,7 @@ def turn_chart(frames: Sequence[Row], row: Row) -> Chart | None:
     curves = curves_of(frames, _TURNS)
     if not curves:
         return None
-    note = "Counter-clockwise seen from the apex. No mask shows the wall turning: it rests on what training taught."
+    note = "Counter-clockwise seen from the apex. No mask shows the wall turning: it rests on texture and on training."
     drawing = figures.cycle(over_the_cycle(frames, row), curves, up="angle (degrees)")
     return Chart("twist", "Rotation and twist", note, drawing, _key(curves))
 
