@@ -332,8 +332,8 @@ _REASONS = (
     Flag("no-closed-slice", "no slice's wall goes all the way round the cavity", "No line strain.", remark=True),
     Flag(
         "wall-stretches",
-        "a global peak strain has the sign of stretching",
-        "That peak is given; it has no time. Look at the motion: a beating wall does not do this as a whole.",
+        "a global strain has the sign of stretching, at its peak or at ES",
+        "It is given, a peak without a time. Do not use it, and look at the motion: a beating wall does not do this.",
     ),
     Flag(
         "few-segments-with-times",

@@ -361,10 +361,18 @@ def _remarks(whole: Row, stored: StoredCase, walls: Walls) -> list[str]:
         "twist-rests-on-training": whole.get("twist_deg") is not None,
         "third-not-seen": THIRDS_UNKNOWN not in walls.flags and whole["twist_deg"] is None,
         "no-closed-slice": whole["gcs_line_mid_peak_pct"] is None,
-        "wall-stretches": times and any(whole[f"time_to_peak_{name}_ms"] is None for name in STRAINS),
+        "wall-stretches": stretches(whole, times=times),
         "few-segments-with-times": times and whole["dyssynchrony_ms"] is None,
     }
     return [flag for flag, raised in told.items() if raised]
+
+
+def stretches(whole: Row, *, times: bool) -> bool:
+    """Whether a global strain never contracts, so that its peak has no time, or is one of stretching at ES."""
+    never = times and any(whole[f"time_to_peak_{name}_ms"] is None for name in STRAINS)
+    signs = {"grs": -1.0, "gcs": 1.0, "gls_sax": 1.0}
+    at_es = {name: whole[f"{name}_es_pct"] for name in signs}
+    return never or any(at_es[name] is not None and sign * at_es[name] > 0.0 for name, sign in signs.items())
 
 
 def _missing_times(stored: StoredCase) -> list[str]:

@@ -10,8 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from cmnet_cli.columns.mechanics import STRAINS
 from cmnet_cli.stages.cutout import Cutout
-from cmnet_cli.stages.mechanics import WITHOUT_WALL, MechanicsRows, NearHeart, mechanics_rows, segmented_walls
+from cmnet_cli.stages.mechanics import (
+    WITHOUT_WALL,
+    MechanicsRows,
+    NearHeart,
+    mechanics_rows,
+    segmented_walls,
+    stretches,
+)
 from cmnet_cli.stages.stored import StoredCase, TrackingFacts
 from cmnet_cli.tables import TABLES, to_arrow
 from cmnet_core.bullseye import BINS, bins
@@ -234,3 +242,13 @@ def test_without_an_rv_the_whole_wall_has_values_and_its_segments_have_a_reason(
             None,
             ["rv-insertion-not-found"],
         )
+
+
+@pytest.mark.parametrize(
+    ("at_es", "told"),
+    [((30.0, -15.0, -12.0), False), ((30.0, -15.0, 20.0), True), ((-5.0, -15.0, -12.0), True), ((None,) * 3, False)],
+)
+def test_a_wall_that_stretches_at_es_is_told(at_es: tuple[float | None, ...], *, told: bool) -> None:
+    """A wrong longitudinal motion may contract a little at first, and then stretch: its peak alone looks right."""
+    whole = {f"{name}_es_pct": value for name, value in zip(STRAINS, at_es, strict=True)}
+    assert stretches(whole | {f"time_to_peak_{name}_ms": 300.0 for name in STRAINS}, times=True) == told
