@@ -370,9 +370,8 @@ def _remarks(whole: Row, stored: StoredCase, walls: Walls) -> list[str]:
 def stretches(whole: Row, *, times: bool) -> bool:
     """Whether a global strain never contracts, so that its peak has no time, or is one of stretching at ES."""
     never = times and any(whole[f"time_to_peak_{name}_ms"] is None for name in STRAINS)
-    signs = {"grs": -1.0, "gcs": 1.0, "gls_sax": 1.0}
-    at_es = {name: whole[f"{name}_es_pct"] for name in signs}
-    return never or any(at_es[name] is not None and sign * at_es[name] > 0.0 for name, sign in signs.items())
+    at_es = [(SIGN[direction], whole[f"{name}_es_pct"]) for direction, name in zip(Direction, STRAINS, strict=True)]
+    return never or any(value is not None and sign * value < 0.0 for sign, value in at_es)
 
 
 def _missing_times(stored: StoredCase) -> list[str]:
