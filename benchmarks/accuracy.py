@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import mul
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -74,6 +75,7 @@ BARS = (
     Bar("LVEF RMSE", "points", 5, 3, higher=False),
     Bar("RVEF RMSE", "points", 8, 4, higher=False),
     Bar("entropy, AUROC of background", "", 0.8, 0.95, higher=True),
+    Bar("hearts whose wall does not shorten, by GCS", "", 0, 0, higher=False),
     Bar("made cines, endpoint error in-plane", "mm", 1.2, 0.6, higher=False),
     Bar("made cines, GCS error", "points", 2, 1, higher=False),
     Bar("long cine, ED mask back at ED, LV Dice", "%", 93, 97, higher=True),
@@ -134,6 +136,61 @@ def real_figures(run: RunFolder) -> dict[str, Found | None]:
         figures[name] = None if row["rmse"] is None else Found(row["rmse"], None, row["n"])
     figures["entropy, AUROC of background"] = over_subjects([row["entropy_auroc"] for row in subjects])
     return figures
+
+
+@dataclass(frozen=True, slots=True)
+class RealStrain:
+    """Global circumferential strain of a real heart at ES, in %, on the wall of its reference mask at ED.
+
+    Attributes:
+        found: By the motion.
+        circles: By the masks alone.
+    """
+
+    found: float
+    circles: float | None
+
+
+def real_strain(case: Case, folder: CaseFolder) -> RealStrain:
+    """Strain of one evaluated heart; that of its masks is no truth, but knows nothing of the motion."""
+    stored, labels = open_stored(folder), _masks(case)
+    ed, es = stored.facts.ed, stored.facts.es
+    field = restore_motion(read_field(folder, stored.facts, moving=ed, fixed=es), stored.facts.window)
+    return RealStrain(gcs_pct(field, labels), circles_gcs_pct(labels.at(ed), labels.at(es)))
+
+
+def circles_gcs_pct(at_ed: Tensor, at_es: Tensor) -> float | None:
+    """Green-Lagrange strain of the circle halfway between the walls' faces, in %, as if slices held the same tissue.
+
+    The radius of each face is that of the circle with its area; the mean over slices that show cavity and wall at both
+    phases, weighted by the wall at ED. None where no slice does.
+    """
+    strains, weights = [], []
+    for before, after in zip(at_ed, at_es, strict=True):
+        (cavity, wall), (cavity_es, wall_es) = (
+            (float((mask == Label.LV).sum()), float((mask == Label.MYO).sum())) for mask in (before, after)
+        )
+        if min(cavity, wall, cavity_es, wall_es) > 0.0:
+            ratio = (cavity_es**0.5 + (cavity_es + wall_es) ** 0.5) / (cavity**0.5 + (cavity + wall) ** 0.5)
+            strains.append(50.0 * (ratio**2 - 1.0))
+            weights.append(wall)
+    return sum(map(mul, strains, weights)) / sum(weights) if strains else None
+
+
+def strain_figures(strains: Sequence[RealStrain]) -> dict[str, Found | None]:
+    """The figure of real strain, by the name of its bar."""
+    stretching = sum(strain.found >= 0.0 for strain in strains)
+    return {"hearts whose wall does not shorten, by GCS": Found(stretching, None, len(strains)) if strains else None}
+
+
+def strain_remarks(strains: Sequence[RealStrain]) -> list[str]:
+    """What real strain has to tell beside."""
+    apart = over_subjects([strain.found - strain.circles for strain in strains if strain.circles is not None])
+    listed = {
+        "GCS at ES, %": over_subjects([strain.found for strain in strains]),
+        "less that of the masks' circles": apart,
+    }
+    return [f"real hearts, {name}: {shown(item)}" for name, item in listed.items() if item]
 
 
 def _mean_of(first: float | None, second: float | None) -> float | None:
@@ -312,6 +369,9 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[dict[str, Found | No
     figures, told = real_figures(run), list[str]()
     evaluated = {row["case_id"] for row in read_rows(run.table("evaluation_subjects"))}
     told += [f"{case.case_id} failed and is in no figure" for case in _cases(real) if case.case_id not in evaluated]
+    strains = [real_strain(case, run.case(case.case_id)) for case in _cases(real) if case.case_id in evaluated]
+    figures |= strain_figures(strains)
+    told += strain_remarks(strains)
     if given.made:
         made = infer(given.made, work / "made", given)
         errors = [known_motion_errors(case, made.case(case.case_id)) for case in _tracked(given.made, made, told)]

@@ -85,6 +85,20 @@ def bending_energy(displacement: Float[Tensor, "1 3 z y x"], spacing: Spacing) -
     return energy
 
 
+def through_plane_shear(displacement: Float[Tensor, "1 3 z y x"], spacing: Spacing) -> Float[Tensor, ""]:
+    """Mean over voxels of |∂u_z/∂y|² + |∂u_z/∂x|²: how steeply motion through the slices changes within them.
+
+    No mask shows it, and half of it adds to in-plane strain whichever sign it has (E = ½ (FᵀF − I)).
+
+    Args:
+        displacement: In voxels.
+        spacing: Size of those voxels.
+    """
+    through = displacement[0, 0] * spacing.z
+    down, across = torch.diff(through, dim=1) / spacing.y, torch.diff(through, dim=2) / spacing.x
+    return down.square().mean() + across.square().mean()
+
+
 def folding(displacement: Float[Tensor, "1 3 z y x"], *, margin: float = 0.3) -> Float[Tensor, ""]:
     """Mean over voxels of ``max(0, margin − det F)²``: no motion of a heart shrinks tissue to so little."""
     return (margin - volume_change(displacement)).clamp_min(0.0).square().mean()

@@ -16,6 +16,7 @@ from cmnet_core.models.cardiomorphnet import (
     MatchNet,
     Parts,
     RecNet,
+    Search,
 )
 from cmnet_core.models.layers import StackConv
 from cmnet_core.models.rotation_net import RotationNet
@@ -51,6 +52,8 @@ class MotionSizes:
         looks: How often DeformNet looks at a step, each time at what is still amiss.
         optical_flow: Whether texture is followed after the first look; it needs ``sees_shapes``, a second look, and the
             motion at half the plane.
+        fit: Whether the motion is fitted to texture and shapes after the last look; it needs ``sees_shapes`` and the
+            motion at half the plane.
         anchored: Whether the motion of every frame is asked for from ED itself, instead of from the frame before.
     """
 
@@ -67,6 +70,7 @@ class MotionSizes:
     rotation: bool = False
     looks: int = 1
     optical_flow: bool = False
+    fit: bool = False
     anchored: bool = False
 
 
@@ -106,6 +110,12 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
             hint="Set these under motion.sizes, or motion.sizes.optical_flow = false.",
             code=ErrorCode.CONFIG,
         )
+    if sizes.fit and not (sizes.sees_shapes and sizes.finest == 1):
+        raise ManifestError(
+            "sizes.fit needs sizes.sees_shapes and sizes.finest = 1.",
+            hint="Set these under motion.sizes, or motion.sizes.fit = false.",
+            code=ErrorCode.CONFIG,
+        )
     channels, memory = sizes.features[-1], sizes.hidden[-1]
     parts = Parts(
         feat_net=FeatNet(widths=sizes.features),
@@ -128,8 +138,7 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
         parts,
         integration_steps=sizes.integration_steps,
         finest=sizes.finest,
-        looks=sizes.looks,
-        optical_flow=sizes.optical_flow,
+        search=Search(sizes.looks, sizes.optical_flow, sizes.fit),
         anchored=sizes.anchored,
     )
     return _channels_last(model)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
 from cmnet_core.models.optical_flow import ROUNDS, elastic, flow_step
 from cmnet_core.models.rotation_net import RotationNet, place_of, spin
+from cmnet_core.models.velocity_fit import fit_velocity
 from cmnet_core.motion import compose_displacements, exponential, warp
 from cmnet_core.uncertainty import Gaussian, MotionPosterior
 
@@ -255,6 +256,21 @@ class Parts:
     rotation_net: RotationNet | None
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How the motion of a step is looked for.
+
+    Attributes:
+        looks: How often DeformNet looks.
+        optical_flow: Whether texture is followed after the first look.
+        fit: Whether what the looks give is fitted to texture and shapes. While the mean learns it is not.
+    """
+
+    looks: int
+    optical_flow: bool
+    fit: bool
+
+
 class CardioMorphNet(nn.Module):
     """The model of the article, one step at a time.
 
@@ -270,15 +286,12 @@ class CardioMorphNet(nn.Module):
         integration_steps: 0 takes the motion as a displacement, as the article does; n > 0 takes it as a stationary
             velocity and integrates it by n squarings.
         finest: The level at which the motion leaves DeformNet.
-        looks: How often DeformNet looks at a step.
-        optical_flow: Whether texture is followed after the first look.
+        search: How the motion of a step is looked for.
         anchored: Whether a walk round the cycle shows frame 0 in place of frame t−1, so that D_t points from frame t
             into frame 0: nothing adds up over the cycle.
     """
 
-    def __init__(
-        self, parts: Parts, *, integration_steps: int, finest: int, looks: int, optical_flow: bool, anchored: bool
-    ) -> None:
+    def __init__(self, parts: Parts, *, integration_steps: int, finest: int, search: Search, anchored: bool) -> None:
         super().__init__()
         self.feat_net = parts.feat_net
         self.infer_z = parts.infer_z
@@ -290,8 +303,7 @@ class CardioMorphNet(nn.Module):
         self.rotation_net = parts.rotation_net
         self.integration_steps = integration_steps
         self.scale = 2**finest
-        self.looks = looks
-        self.optical_flow = optical_flow
+        self.search = search
         self.anchored = anchored
 
     def forward(
@@ -351,13 +363,16 @@ class CardioMorphNet(nn.Module):
         self, previous: Tensor, current: Tensor, known: Tensor | None, latent_features: Tensor, stacks: Stacks
     ) -> MotionPosterior:
         """The posterior after all looks: the sum of what is known before and of their means, the doubt of the last."""
-        for look in range(self.looks):
-            if known is not None and look == 1 and self.optical_flow:
+        for look in range(self.search.looks):
+            if known is not None and look == 1 and self.search.optical_flow:
                 known = self._followed(previous, current, known, stacks)
             closer = previous if known is None else self._closer(previous, known, stacks)
             motion: MotionPosterior = self.deform_net(closer, current, latent_features, stacks)
             known = motion.mean if known is None else known + motion.mean
         assert known is not None, "a step is looked at once at least"
+        # No gradient passes the fit: while the mean learns, it learns without.
+        if self.search.fit and not known.requires_grad:
+            known = fit_velocity(previous, current, known, stacks, integration_steps=self.integration_steps)
         return MotionPosterior(known, motion.log_variance, motion.factor)
 
     def _followed(self, previous: Tensor, current: Tensor, known: Tensor, stacks: Stacks) -> Tensor:

@@ -81,16 +81,16 @@ def flow_step(
     z, y, x = _gradient(0.5 * (before + now))
     z, difference = SLICE * z, before - now
     products = [z * z, z * y, z * x, y * y, y * x, x * x, z * difference, y * difference, x * difference]
-    windowed = _over_slices(smooth(torch.cat([*products, difference.square()], dim=1), scale.window))
+    windowed = over_slices(smooth(torch.cat([*products, difference.square()], dim=1), scale.window))
     found = -_solve(windowed, prior=STILLNESS**2 + DISBELIEF * windowed[:, 9])
     length = found.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
-    found = found * (LONGEST * torch.tanh(length / LONGEST) / length) * _near(place, found)
+    found = found * (LONGEST * torch.tanh(length / LONGEST) / length) * near_heart(place, found)
     return smooth(found, scale.smoothing) * torch.tensor([SLICE, 1.0, 1.0], device=found.device).view(3, 1, 1)
 
 
 def elastic(found: Float[Tensor, "n 3 yh xh"]) -> Float[Tensor, "n 3 yh xh"]:
     """What the rounds found so far in one stack, as smooth as tissue moves."""
-    return _over_slices(smooth(found, ELASTICITY))
+    return over_slices(smooth(found, ELASTICITY))
 
 
 def _textures(
@@ -114,7 +114,8 @@ def _gradient(image: Float[Tensor, "n 1 y x"]) -> list[Float[Tensor, "n 1 y x"]]
     ]
 
 
-def _over_slices(maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
+def over_slices(maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
+    """A weighted mean of every slice of a stack and its neighbours."""
     around = torch.cat([maps[:1], maps, maps[-1:]])
     return (maps + NEIGHBOURS * (around[:-2] + around[2:])) / (1.0 + 2.0 * NEIGHBOURS)
 
@@ -136,7 +137,7 @@ def _solve(sums: Float[Tensor, "n 10 y x"], *, prior: Float[Tensor, "n y x"]) ->
     return (torch.stack(solved, dim=1) / determinant[:, None]).float()
 
 
-def _near(place: Place, like: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
+def near_heart(place: Place, like: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
     """1 in the heart, fading outside of it."""
     y, x = (
         2.0 * torch.arange(count, device=like.device) + 0.5 - place.centre[:, axis, None]

@@ -185,4 +185,5 @@ def _model_terms(cycle: Cycle, stride: Stride, scale: int) -> dict[str, Tensor]:
         "kl_latent": losses.kl_latent(step.latent, step.latent_prior),
         "reconstruction": (cycle.frames[stride.t % len(cycle.frames)][:, :1] - step.reconstruction).square().mean(),
         "smoothness": losses.bending_energy(mean, spacing),
+        "shear": losses.through_plane_shear(mean, spacing),
     }

@@ -32,6 +32,7 @@ class LossWeights:
         reconstruction: λ3.
         smoothness: ρ, of the bending energy of one step's mean. Of a draw, as in the article, it would press the doubt
             down everywhere, where nothing is known too.
+        shear: Of :func:`cmnet_core.losses.through_plane_shear` of one step's mean; 0 in the article.
         endpoint: Of the distance, in mm, between composed motion and known motion, where it is known.
         rotation: Of the error of each slice's rotation, as an arc of the epicardium in mm, where it is known.
         closing: Of the distance, in mm, by which the motion composed once round the cycle fails to close.
@@ -46,6 +47,7 @@ class LossWeights:
     kl_latent: float = 2e-4
     reconstruction: float = 0.01
     smoothness: float = 0.02
+    shear: float = 0.0
     endpoint: float = 0.06
     rotation: float = 0.03
     closing: float = 0.02

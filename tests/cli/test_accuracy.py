@@ -51,6 +51,24 @@ def test_strain_around_the_cavity_of_a_ring_that_shrinks_and_turns() -> None:
     assert gcs_pct(pull_back([0.9 * turn(0.3)] * 3), masks) == pytest.approx(-9.5, abs=0.01)
 
 
+def test_the_circles_of_masks_tell_the_same_where_the_wall_stays_in_its_slices() -> None:
+    distance = torch.hypot(*torch.meshgrid(torch.arange(-99.5, 100), torch.arange(-99.5, 100), indexing="ij"))
+
+    def masks(share: float) -> torch.Tensor:
+        inside = [torch.where(distance < share * edge, 1, 0) for edge in (45, 90)]
+        return torch.where(inside[0] > 0, int(Label.LV), inside[1] * int(Label.MYO))[None]
+
+    assert accuracy.circles_gcs_pct(masks(1.0), masks(0.9)) == pytest.approx(-9.5, abs=0.1)
+    assert accuracy.circles_gcs_pct(masks(1.0), torch.zeros_like(masks(1.0))) is None
+
+
+def test_hearts_that_stretch_are_counted() -> None:
+    strains = [accuracy.RealStrain(-12.0, -15.0), accuracy.RealStrain(14.0, -16.0), accuracy.RealStrain(-3.0, None)]
+    (found,) = accuracy.strain_figures(strains).values()
+    assert found == Found(1, None, 3)
+    assert "16.50" in accuracy.strain_remarks(strains)[1]
+
+
 def test_twist_is_what_slices_turn_against_each_other() -> None:
     true = turns_rad(pull_back([turn(angle) for angle in (0.0, 0.1, 0.2)]), ring(), ring())
     half = turns_rad(pull_back([turn(angle) for angle in (0.3, 0.35, 0.4)]), ring(), ring())

@@ -282,7 +282,8 @@ def test_the_shipped_default_spells_the_defaults_out() -> None:
 def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
     paper = load_config(TrainConfig, find_config("paper"))
     assert paper.motion.sizes == PAPER
-    ours_alone = dict.fromkeys(("composed", "overlap", "inverse", "folding", "endpoint", "rotation", "closing"), 0.0)
+    ours = ("composed", "overlap", "inverse", "folding", "shear", "endpoint", "rotation", "closing")
+    ours_alone = dict.fromkeys(ours, 0.0)
     of_the_article = {"shape": 0.8, "kl_motion": 1e-4, "kl_latent": 2e-4, "reconstruction": 0.01, "smoothness": 0.3}
     assert asdict(paper.motion.weights) == of_the_article | ours_alone
     assert (paper.motion.pyramid_levels, paper.motion.softening, paper.motion.pauses) == (1, 0.0, 0.0)

@@ -1,0 +1,143 @@
+"""The fit finds motion along the wall and through the slices, and keeps what it was given where images tell nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cmnet_core.errors import ManifestError
+from cmnet_core.models.build import MotionSizes, build_motion
+from cmnet_core.models.cardiomorphnet import closed_cycle, enlarge_displacement
+from cmnet_core.models.layers import Stacks
+from cmnet_core.models.rotation_net import Place, spin
+from cmnet_core.models.velocity_fit import fit_velocity
+from cmnet_core.motion import exponential, warp
+from cmnet_core.types import Label
+from tests.tiny_model import MOTION
+
+SIZE, DEPTH, STEPS = 96, 6, 6
+CAVITY, HEART = 10.0, 20.0
+MIDDLE = slice(SIZE // 4 - 8, SIZE // 4 + 8)
+STILL = torch.zeros(DEPTH, 3, SIZE // 2, SIZE // 2)
+
+
+def _texture(seed: int) -> Tensor:
+    """Slices of blobs some 10 mm wide that go on from one slice to the next, with the spread of a normalised image."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(1, 1, DEPTH // 2, SIZE // 6, SIZE // 6, generator=generator)
+    blobs = functional.interpolate(noise, (DEPTH, SIZE, SIZE), mode="trilinear", align_corners=False)
+    return blobs[0].movedim(0, 1) / blobs.std()
+
+
+def _frame(image: Tensor, *, share: float = 1.0) -> Tensor:
+    """An image, and round ventricles behind it, whose radius is a share of what it is at ED."""
+    along = torch.arange(SIZE) - (SIZE - 1) / 2
+    distance = torch.hypot(*torch.meshgrid(along, along, indexing="ij")) / share
+    cavity, heart = (torch.sigmoid(edge - distance).expand(DEPTH, -1, -1) for edge in (CAVITY, HEART))
+    shapes = torch.stack([cavity, heart - cavity, torch.zeros_like(heart)], dim=1)
+    return torch.cat([image, shapes], dim=1)
+
+
+def _linear(*, degrees: float = 0.0, stretch: float = 0.0) -> Tensor:
+    """The velocity of a turn and an even stretch about the middle, on half the plane and in its voxels."""
+    along = torch.arange(SIZE // 2) - (SIZE / 2 - 1) / 2
+    y, x = torch.meshgrid(along, along, indexing="ij")
+    radians = torch.tensor(degrees).deg2rad()
+    return torch.stack([torch.zeros_like(x), radians * x + stretch * y, stretch * x - radians * y]).expand(
+        DEPTH, 3, -1, -1
+    )
+
+
+def _turn(degrees: float) -> Tensor:
+    """The velocity by which the heart alone turns about its middle."""
+    place = Place(torch.full((DEPTH, 2), (SIZE - 1) / 2), torch.full((DEPTH,), HEART), torch.ones(DEPTH))
+    return spin(torch.full((DEPTH,), degrees).deg2rad(), place, (SIZE // 2, SIZE // 2), scale=2)
+
+
+def _brought(frame: Tensor, velocity: Tensor) -> Tensor:
+    displacement = enlarge_displacement(exponential(velocity.movedim(0, 1)[None], steps=STEPS), factor=2)
+    return warp(frame.movedim(0, 1)[None], displacement)[0].movedim(0, 1)
+
+
+def _fitted(previous: Tensor, current: Tensor, known: Tensor = STILL) -> Tensor:
+    return fit_velocity(previous, current, known, Stacks((DEPTH,)), integration_steps=STEPS)
+
+
+def _left(found: Tensor, truth: Tensor) -> float:
+    """Mean distance in the heart, in voxels of half the plane."""
+    return float((truth - found)[1:-1, :, MIDDLE, MIDDLE].norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("degrees", [-10.0, 10.0])
+def test_a_turn_that_shape_does_not_show_is_found(degrees: float) -> None:
+    previous, truth = _frame(_texture(1)), _turn(degrees)
+    found = _fitted(previous, _brought(previous, truth))
+    assert _left(STILL, truth) > 1.0
+    assert _left(found, truth) < 0.1
+
+
+def test_a_slide_through_the_slices_is_found_where_slices_resemble_each_other() -> None:
+    previous, truth = _frame(_texture(2)), STILL.clone()
+    truth[:, 0] = 0.4
+    found = _fitted(previous, _brought(previous, truth))
+    assert _left(found, truth) < 0.5 * _left(STILL, truth)
+
+
+def test_nothing_is_found_where_nothing_moved() -> None:
+    frame = _frame(_texture(3))
+    assert float(_fitted(frame, frame).abs().max()) < 1e-4
+
+
+def test_noise_moves_nothing_far() -> None:
+    noise = 0.05 * torch.randn(2, DEPTH, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    found = _fitted(_frame(_texture(6) + noise[0]), _frame(_texture(6) + noise[1]))
+    assert _left(found, STILL) < 0.05
+
+
+def test_shapes_lead_where_there_is_no_texture() -> None:
+    flat = torch.zeros(DEPTH, 1, SIZE, SIZE)
+    ed, es = _frame(flat), _frame(flat, share=0.8)
+    brought = _brought(ed, _fitted(ed, es))
+    missed = [(frame[:, Label.LV] - es[:, Label.LV]).abs().sum() for frame in (ed, brought)]
+    assert missed[1] < 0.1 * missed[0]
+
+
+def test_a_turn_and_an_even_stretch_cost_nothing() -> None:
+    flat, known = torch.zeros(DEPTH, 1, SIZE, SIZE), _linear(degrees=5.0, stretch=-0.1)
+    found = _fitted(_frame(flat), _brought(_frame(flat), known), known)
+    assert _left(found, known) < 0.05
+
+
+def test_texture_that_is_nowhere_found_again_moves_little_of_what_is_known() -> None:
+    known = _turn(6.0)
+    found = _fitted(_frame(_texture(7)), _frame(_texture(8)), known)
+    assert _left(found, known) < 0.5 * _left(STILL, known)
+
+
+def test_a_stack_is_fitted_as_it_would_be_alone() -> None:
+    previous = _frame(_texture(9))
+    current = _brought(previous, _turn(4.0))
+    two = fit_velocity(
+        torch.cat([current, previous]), torch.cat([previous, current]), torch.cat([STILL, STILL]),
+        Stacks((DEPTH, DEPTH)), integration_steps=STEPS,
+    )  # fmt: skip
+    torch.testing.assert_close(two[DEPTH:], _fitted(previous, current), atol=1e-4, rtol=0.0)
+
+
+def test_a_fit_without_shapes_is_refused() -> None:
+    with pytest.raises(ManifestError, match=r"fit needs .*sees_shapes"):
+        build_motion(MotionSizes(fit=True, sees_shapes=False))
+
+
+def test_the_mean_learns_without_the_fit_and_is_used_with_it() -> None:
+    model, stacks = build_motion(replace(MOTION, fit=True, looks=1)), Stacks((DEPTH,))
+    previous = _frame(_texture(1))
+    current = _brought(previous, _turn(10.0))
+    learning = next(closed_cycle(model, [previous, current], stacks, None)).step.motion.mean
+    with torch.no_grad():
+        used = next(closed_cycle(model, [previous, current], stacks, None)).step.motion.mean
+    assert learning.requires_grad
+    assert _left(learning.detach(), STILL) < 0.1
+    assert _left(used, _turn(10.0)) < 0.1
