@@ -188,7 +188,7 @@ def strain_remarks(strains: Sequence[RealStrain]) -> list[str]:
     apart = over_subjects([strain.found - strain.circles for strain in strains if strain.circles is not None])
     listed = {
         "GCS at ES, %": over_subjects([strain.found for strain in strains]),
-        "less that of the masks' circles": apart,
+        "GCS at ES less that of the masks' circles, points": apart,
     }
     return [f"real hearts, {name}: {shown(item)}" for name, item in listed.items() if item]
 
