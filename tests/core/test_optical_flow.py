@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cmnet_core.errors import ManifestError
 from cmnet_core.models.build import MotionSizes, build_motion
@@ -11,6 +10,7 @@ from cmnet_core.models.cardiomorphnet import enlarge_displacement
 from cmnet_core.models.optical_flow import ROUNDS, elastic, flow_step
 from cmnet_core.models.rotation_net import Place
 from cmnet_core.motion import exponential, warp
+from tests.textures import texture
 
 SIZE, DEPTH = 96, 6
 HEART = slice(SIZE // 4 - 10, SIZE // 4 + 10)
@@ -19,11 +19,7 @@ STILL = torch.zeros(DEPTH, 3, SIZE // 2, SIZE // 2)
 
 
 def _texture(seed: int) -> Tensor:
-    """Slices of blobs some 10 mm wide that go on from one slice to the next, with the spread of a normalised image."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(1, 1, DEPTH // 2, SIZE // 6, SIZE // 6, generator=generator)
-    blobs = functional.interpolate(noise, (DEPTH, SIZE, SIZE), mode="trilinear", align_corners=False)
-    return blobs[0].movedim(0, 1) / blobs.std()
+    return texture(DEPTH, SIZE, seed=seed)
 
 
 def _turn(degrees: float) -> Tensor:

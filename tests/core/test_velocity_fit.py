@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cmnet_core.errors import ManifestError
 from cmnet_core.models.build import MotionSizes, build_motion
@@ -15,6 +14,7 @@ from cmnet_core.models.rotation_net import Place, spin
 from cmnet_core.models.velocity_fit import fit_velocity
 from cmnet_core.motion import exponential, warp
 from cmnet_core.types import Label
+from tests.textures import texture
 from tests.tiny_model import MOTION
 
 SIZE, DEPTH, STEPS = 96, 6, 6
@@ -24,11 +24,7 @@ STILL = torch.zeros(DEPTH, 3, SIZE // 2, SIZE // 2)
 
 
 def _texture(seed: int) -> Tensor:
-    """Slices of blobs some 10 mm wide that go on from one slice to the next, with the spread of a normalised image."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(1, 1, DEPTH // 2, SIZE // 6, SIZE // 6, generator=generator)
-    blobs = functional.interpolate(noise, (DEPTH, SIZE, SIZE), mode="trilinear", align_corners=False)
-    return blobs[0].movedim(0, 1) / blobs.std()
+    return texture(DEPTH, SIZE, seed=seed)
 
 
 def _frame(image: Tensor, *, share: float = 1.0) -> Tensor:
