@@ -133,7 +133,7 @@ Resume = Annotated[
 ]
 FreshMotion = Annotated[bool, _flag("--fresh-motion", text="motion: take SegNet alone from --init; learn motion anew.")]
 TensorBoard = Annotated[
-    bool, _flag("--tensorboard", text="Write figures for TensorBoard too (pip install 'cmnet[tensorboard]').")
+    bool, _flag("--tensorboard", text="Write figures for TensorBoard too; it needs the package tensorboard.")
 ]
 WithoutNames = Annotated[
     bool,
