@@ -50,8 +50,6 @@ class MotionSizes:
             leaves the matching out, as the article does.
         rotation: Whether the rotation of each slice about the long axis is looked for first; it needs ``sees_shapes``.
         looks: How often DeformNet looks at a step, each time at what is still amiss.
-        optical_flow: Whether texture is followed after the first look; it needs ``sees_shapes``, a second look, and the
-            motion at half the plane.
         fit: Whether the motion is fitted to texture and shapes after the last look; it needs ``sees_shapes`` and the
             motion at half the plane.
         anchored: Whether the motion of every frame is asked for from ED itself, instead of from the frame before.
@@ -69,12 +67,11 @@ class MotionSizes:
     match_radius: int = 0
     rotation: bool = False
     looks: int = 1
-    optical_flow: bool = False
     fit: bool = False
     anchored: bool = False
 
 
-OURS = MotionSizes(match_radius=3, rotation=True, looks=2, optical_flow=True, anchored=True)
+OURS = MotionSizes(match_radius=3, rotation=True, looks=2, fit=True, anchored=True)
 """cmnet's own setting."""
 
 PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0, sees_shapes=False)
@@ -102,12 +99,6 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
         raise ManifestError(
             "sizes.rotation needs sizes.sees_shapes: a rotation is seen from where shapes place the axis.",
             hint="Set motion.sizes.sees_shapes = true, or motion.sizes.rotation = false.",
-            code=ErrorCode.CONFIG,
-        )
-    if sizes.optical_flow and not (sizes.sees_shapes and sizes.looks > 1 and sizes.finest == 1):
-        raise ManifestError(
-            "sizes.optical_flow needs sizes.sees_shapes, sizes.looks of 2 or more and sizes.finest = 1.",
-            hint="Set these under motion.sizes, or motion.sizes.optical_flow = false.",
             code=ErrorCode.CONFIG,
         )
     if sizes.fit and not (sizes.sees_shapes and sizes.finest == 1):
@@ -138,7 +129,7 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
         parts,
         integration_steps=sizes.integration_steps,
         finest=sizes.finest,
-        search=Search(sizes.looks, sizes.optical_flow, sizes.fit),
+        search=Search(sizes.looks, sizes.fit),
         anchored=sizes.anchored,
     )
     return _channels_last(model)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
-from cmnet_core.models.optical_flow import ROUNDS, elastic, flow_step
 from cmnet_core.models.rotation_net import RotationNet, place_of, spin
 from cmnet_core.models.velocity_fit import fit_velocity
 from cmnet_core.motion import compose_displacements, exponential, warp
@@ -262,12 +261,10 @@ class Search:
 
     Attributes:
         looks: How often DeformNet looks.
-        optical_flow: Whether texture is followed after the first look.
         fit: Whether what the looks give is fitted to texture and shapes. While the mean learns it is not.
     """
 
     looks: int
-    optical_flow: bool
     fit: bool
 
 
@@ -278,8 +275,8 @@ class CardioMorphNet(nn.Module):
     the images alone, and the motion is learnt from far fewer hearts. And it may look several times at a step: what it
     finds is added to the velocity, frame t−1 is warped by that, and what is still amiss is looked for again (as in the
     recursive cascades of Zhao et al., ICCV 2019, but with one network and one velocity). And the rotation of each
-    slice, which shapes hardly show, may be found in the images before the first look, and texture followed after it:
-    the looks that come then mend what that does to the shape.
+    slice, which shapes hardly show, may be found in the images before the first look, and what the looks give be fitted
+    to texture and shapes at last.
 
     Args:
         parts: The networks.
@@ -363,9 +360,7 @@ class CardioMorphNet(nn.Module):
         self, previous: Tensor, current: Tensor, known: Tensor | None, latent_features: Tensor, stacks: Stacks
     ) -> MotionPosterior:
         """The posterior after all looks: the sum of what is known before and of their means, the doubt of the last."""
-        for look in range(self.search.looks):
-            if known is not None and look == 1 and self.search.optical_flow:
-                known = self._followed(previous, current, known, stacks)
+        for _ in range(self.search.looks):
             closer = previous if known is None else self._closer(previous, known, stacks)
             motion: MotionPosterior = self.deform_net(closer, current, latent_features, stacks)
             known = motion.mean if known is None else known + motion.mean
@@ -374,19 +369,6 @@ class CardioMorphNet(nn.Module):
         if self.search.fit and not known.requires_grad:
             known = fit_velocity(previous, current, known, stacks, integration_steps=self.integration_steps)
         return MotionPosterior(known, motion.log_variance, motion.factor)
-
-    def _followed(self, previous: Tensor, current: Tensor, known: Tensor, stacks: Stacks) -> Tensor:
-        """What is known, and what the texture of each stack tells beyond it."""
-        here, found = place_of(current, stacks), torch.zeros_like(known)
-        for scale in ROUNDS:
-            closer = self._closer(previous[:, :1], known + found, stacks)
-            steps = [
-                flow_step(closer[first:end], current[first:end, :1], here.of(first, end), scale)
-                for first, end in stacks.spans()
-            ]
-            found = found + torch.cat(steps)
-            found = torch.cat([elastic(found[first:end]) for first, end in stacks.spans()])
-        return known + found
 
     def _closer(self, previous: Tensor, velocity: Tensor, stacks: Stacks) -> Tensor:
         """Frame t−1, moved to where frame t shows it."""

@@ -157,8 +157,11 @@ def _read_card(path: Path, header: dict[str, Any]) -> ModelCard:
     unknown = set(header) - {entry.name for entry in fields(ModelCard)}
     if unknown:
         raise _unusable(path, f"has unknown entries on its card: {sorted(unknown)}")
-    header["segnet"] = SegNetSizes(**_tuples(header["segnet"]))
-    header["motion"] = MotionSizes(**_tuples(header["motion"])) if header["motion"] else None
+    try:
+        header["segnet"] = SegNetSizes(**_tuples(header["segnet"]))
+        header["motion"] = MotionSizes(**_tuples(header["motion"])) if header["motion"] else None
+    except TypeError as error:
+        raise _unusable(path, "has sizes on its card that this version of cmnet does not know") from error
     return ModelCard(**_tuples(header))
 
 

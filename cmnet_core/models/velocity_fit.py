@@ -5,27 +5,30 @@ smooth, by which one frame looks like the other::
 
     E(v) =   near · (c/(c + m))² |texture(previous ∘ exp v) − texture(current)|²
            + s |shapes(previous ∘ exp v) − shapes(current)|²
-           + κ m² |v − v₀|²  +  β |Δv|²  +  β_z |∂²v/∂z²|²        summed over all voxels
+           + κ m² |v − v₀|²  +  β |Δv|²  +  β_z |∂²v/∂z²|²
+           + γ ventricle (|∂v_z/∂y|² + |∂v_z/∂x|²)                summed over all voxels
 
 It is variational flow with warping (Horn and Schunck, Artificial Intelligence 17, 1981; Brox et al., ECCV 2004), with
-two differences. The whole velocity is held smooth, by its bending, so that neither a turn nor an even stretch costs
-anything. And what is still unlike after the first rounds, m, tells how far texture can be trusted: what moves through
-the plane is like nothing in the other frame. There DeformNet and shape have their way.
+three differences. The whole velocity is held smooth, by its bending, so that neither a turn nor an even stretch costs
+anything. What is still unlike after the first rounds, m, tells how far texture can be trusted: what moves through
+the plane is like nothing in the other frame. There DeformNet and shape have their way. And in the left ventricle motion
+through the slices has to be even within them: no mask shows whether it is, and what is uneven stretches the wall.
 
 Nothing here is learnt and no gradient passes. No loss compares images.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from cmnet_core.models.layers import Stacks
-from cmnet_core.models.optical_flow import LONGEST, SLICE, SMALLEST_CONTRAST, near_heart, over_slices, smooth
+from cmnet_core.models.layers import Stacks, enlarge
 from cmnet_core.models.rotation_net import Place, place_of
 from cmnet_core.motion import exponential, identity_grid, sample_at
+from cmnet_core.types import Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +39,33 @@ class Round:
         background: What is brighter or darker over this distance is not texture.
         window: Over which a round's equations are averaged.
         blur: Of the shapes.
+        shear: γ. What moves through the slices is found within a few rounds only while this is cheap.
         wary: Whether texture that finds nothing like it is trusted less. At first nothing is like anything.
+        plane: Voxels of the full plane, along each side, in one of those that are seen: 1, 2 or 4. The velocity lives
+            on half the plane; where less is seen, a coarser step is looked for, which conjugate gradients find sooner.
     """
 
     background: float
     window: float
     blur: float
+    shear: float
     wary: bool
+    plane: int
+
+    @property
+    def step(self) -> int:
+        """Voxels of half the plane, along each side, in one of the step that is looked for."""
+        return max(self.plane // 2, 1)
 
 
 ROUNDS = (
-    4 * (Round(background=6.0, window=1.5, blur=2.0, wary=False),)
-    + 4 * (Round(background=2.5, window=0.7, blur=1.0, wary=False),)
-    + 6 * (Round(background=2.5, window=0.7, blur=1.0, wary=True),)
+    4 * (Round(background=6.0, window=1.5, blur=2.0, shear=0.2, wary=False, plane=4),)
+    + 4 * (Round(background=2.5, window=0.7, blur=1.0, shear=0.2, wary=False, plane=2),)
+    + 6 * (Round(background=2.5, window=1.0, blur=1.0, shear=2.0, wary=True, plane=1),)
 )
 """Each begins where the one before it led."""
 
-SHAPE = 0.8
+SHAPE = 0.4
 """s: a class probability that is off by 1 counts as much as texture that is off by its contrast."""
 
 UNLIKE = 0.2
@@ -65,17 +78,36 @@ REACH = 4.0
 ATTACHMENT = 0.8
 """κ."""
 
-BENDING = 0.05
+BENDING = 0.03
 """β."""
 
-BENDING_THROUGH = 0.003
+BENDING_THROUGH = 0.001
 """β_z: slices lie far apart, and turn against each other."""
 
-ITERATIONS = 25
+BORDER = 1.5
+"""Width of the ventricle's border where uneven motion begins to cost, in voxels of half the plane."""
+
+ITERATIONS = 18
 """Of conjugate gradients, in a round."""
 
 SQUARINGS = 5
 """Of the exponential, at most: more change a heart's motion by 0.002 voxels in the mean."""
+
+SMALLEST_CONTRAST = 0.1
+"""Texture that is fainter, in standard deviations of the image, is not brought to the contrast of the rest."""
+
+NEIGHBOURS = 0.25
+"""Weight of the slices above and below where the mismatch is averaged."""
+
+SLICE = 0.2
+"""Of a slice; a step through the plane as dear as one voxel in it."""
+
+LONGEST = 1.5
+"""Voxels by which one round can move at most."""
+
+FADES_FROM = 2.0
+FADES_OVER = 0.8
+"""From the first share of the epicardial radius on, trust in texture fades as a Gaussian this wide."""
 
 
 @torch.no_grad()
@@ -106,104 +138,208 @@ def fit_velocity(
 
 
 def _fit_stack(previous: Tensor, current: Tensor, known: Tensor, place: Place, steps: int) -> Tensor:
+    previous, current = previous.float(), current.float()
     units = torch.tensor([SLICE, 1.0, 1.0], device=known.device).view(3, 1, 1)
-    # Means of two by two voxels: of the current frame on half the plane, of the previous one at every place.
-    before, now = (functional.avg_pool2d(frame.float(), 2, stride) for frame, stride in ((previous, 1), (current, 2)))
-    near, start = near_heart(place, known), known / units
-    velocity = start
+    half = _Given(_near_heart(place, known), _ventricle(functional.avg_pool2d(current, 2)), known / units)
+    given = {1: half, 2: half, 4: half.coarser()}
+    # Means: of the current frame over the voxels of a plane, of the previous one over as many around every place.
+    seen = {k: (functional.avg_pool2d(previous, k, 1), functional.avg_pool2d(current, k)) for k in (1, 2, 4)}
+    velocity = half.start
     for look in ROUNDS:
-        brought = _carried(before, velocity * units, steps)
-        equations = _equations(brought, now, near, look, velocity=velocity, start=start)
-        velocity = velocity + _limited(_solve(equations))
+        before, now = seen[look.plane]
+        here = functional.avg_pool2d(velocity, look.step)
+        brought = _carried(before, here * units / _in_plane_voxels(look.step, here), look, steps)
+        step = _limited(_solve(_equations(brought, now, here, look, given[look.plane])))
+        velocity = velocity + enlarge(step, factor=look.step)
     return velocity * units
 
 
-def _carried(frame: Float[Tensor, "n c yf xf"], velocity: Float[Tensor, "n 3 y x"], steps: int) -> Tensor:
-    """A stack on its full plane, seen from half the plane along a velocity there."""
-    displacement = exponential(velocity.movedim(0, 1)[None], steps=steps)
-    slices, _, height, width = velocity.shape
-    places = identity_grid((slices, height, width), displacement) + displacement
-    full = torch.tensor([1.0, 2.0, 2.0], device=places.device).view(3, 1, 1, 1)
+def _in_plane_voxels(factor: float, like: Tensor) -> Float[Tensor, "3 1 1"]:
+    """1 along z, and a factor in the plane."""
+    return torch.tensor([1.0, factor, factor], device=like.device).view(3, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """What all rounds have in common, on the plane of the velocity.
+
+    Attributes:
+        near: Where texture is looked at: 1 in the heart, fading outside of it.
+        ventricle: 1 in cavity and wall of the left ventricle.
+        start: v₀, in units of the solution: voxels of half the plane, and :data:`SLICE`.
+    """
+
+    near: Float[Tensor, "n 1 y x"]
+    ventricle: Float[Tensor, "n 1 y x"]
+    start: Float[Tensor, "n 3 y x"]
+
+    def coarser(self) -> "_Given":
+        """The same on half as fine a plane."""
+        near, ventricle, start = (functional.avg_pool2d(maps, 2) for maps in (self.near, self.ventricle, self.start))
+        return _Given(near, ventricle, start)
+
+
+def _near_heart(place: Place, like: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
+    """1 in the heart, fading outside of it, on half the plane."""
+    y, x = (
+        2.0 * torch.arange(count, device=like.device) + 0.5 - place.centre[:, axis, None]
+        for axis, count in enumerate(like.shape[2:])
+    )
+    share = torch.hypot(y[:, :, None], x[:, None, :]) / place.radius[:, None, None]
+    fading = torch.exp(-0.5 * ((share - FADES_FROM).clamp_min(0.0) / FADES_OVER).square())
+    return (fading * place.presence[:, None, None])[:, None]
+
+
+def _ventricle(frame: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
+    """1 in the left ventricle up to its border, fading outside of it."""
+    inside = frame[:, Label.LV, None] + frame[:, Label.MYO, None]
+    return (2.0 * smooth(inside, BORDER)).clamp_max(1.0)
+
+
+def _carried(
+    frame: Float[Tensor, "n c yf xf"], velocity: Float[Tensor, "n 3 y x"], look: Round, steps: int
+) -> Float[Tensor, "n c yl xl"]:
+    """A stack's frame, known at every place, seen on a round's plane along a velocity in the velocity's voxels."""
+    volume = exponential(velocity.movedim(0, 1)[None], steps=steps)
+    if look.plane == 1:
+        planes = enlarge(volume[0].movedim(1, 0), factor=2)
+        volume = (planes * _in_plane_voxels(2.0, planes)).movedim(0, 1)[None]
+    places = volume + identity_grid((int(volume.shape[2]), int(volume.shape[3]), int(volume.shape[4])), volume)
+    full = _in_plane_voxels(float(look.plane), places)[..., None]
     return sample_at(frame.movedim(0, 1)[None], places * full)[0].movedim(0, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Equations:
-    """The linear equations of one round: (data + pull + bending) · step = right.
+    """The linear equations of one round: (data + pull + smoothness) · step = right.
 
     Attributes:
         data: Upper triangle, row by row, of every voxel's 3×3 matrix.
         pull: Of v₀.
+        smoothness: What the velocity's roughness costs.
         right: What the step has to make good.
     """
 
     data: Float[Tensor, "n 6 y x"]
     pull: Float[Tensor, "n 1 y x"]
+    smoothness: "_Smoothness"
     right: Float[Tensor, "n 3 y x"]
 
     def times(self, step: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 3 y x"]:
         """The left side."""
-        return _symmetric_times(self.data, step) + self.pull * step + _bending(step)
+        return _symmetric_times(self.data, step) + self.pull * step + self.smoothness.slope(step)
+
+    def inverse(self) -> Float[Tensor, "n 6 y x"]:
+        """Roughly: of every voxel's own matrix."""
+        data = self.data.clone()
+        data[:, :1] += 2.0 * self.smoothness.even
+        return _inverse(data, self.pull + 20.0 * self.smoothness.bending + 6.0 * BENDING_THROUGH)
 
 
 def _equations(
-    before: Float[Tensor, "n c y x"],
-    now: Float[Tensor, "n c y x"],
-    near: Float[Tensor, "n 1 y x"],
-    look: Round,
-    *,
+    before: Float[Tensor, "n c yl xl"],
+    now: Float[Tensor, "n c yl xl"],
     velocity: Float[Tensor, "n 3 y x"],
-    start: Float[Tensor, "n 3 y x"],
+    look: Round,
+    given: _Given,
 ) -> _Equations:
     """Gauss and Newton's equations of E at a velocity, with the gradient of both frames' mean."""
-    before, now = _features(before, look), _features(now, look)
+    # Voxels of the frames in one of the velocity, and in one of half the plane.
+    scale, fineness = look.step * 2 // look.plane, 2.0 / look.plane
+    before, now = _features(before, look, fineness), _features(now, look, fineness)
     unlike = before - now
-    gradient = _gradient(0.5 * (before + now))
-    weight, pull = torch.cat([near, torch.full_like(now[:, 1:], SHAPE)], dim=1), torch.zeros_like(near)
+    z, y, x = _gradient(0.5 * (before + now), fineness)
+    weight = torch.cat([_finer(given.near, scale), torch.full_like(now[:, 1:], SHAPE)], dim=1)
+    pull = torch.zeros_like(given.near)
     if look.wary:
-        mismatch = _mismatch(unlike[:, :1], near)
-        weight[:, :1] *= (UNLIKE / (UNLIKE + mismatch)) ** 2
+        mismatch = _mismatch(_coarser(unlike[:, :1].square(), scale), given.near, look)
+        weight[:, :1] *= _finer((UNLIKE / (UNLIKE + mismatch)) ** 2, scale)
         pull = ATTACHMENT * mismatch.square()
-    z, y, x = gradient
     products = [(weight * a * b).sum(1) for a, b in ((z, z), (z, y), (z, x), (y, y), (y, x), (x, x))]
-    products += [(weight * a * unlike).sum(1) for a in gradient]
-    sums = smooth(torch.stack(products, dim=1), look.window)
-    return _Equations(sums[:, :6], pull, -sums[:, 6:] - pull * (velocity - start) - _bending(velocity))
+    products += [(weight * a * unlike).sum(1) for a in (z, y, x)]
+    sums = smooth(_coarser(torch.stack(products, dim=1), scale), look.window / look.step)
+    smoothness = _Smoothness(BENDING / look.step**4, look.shear / look.step**2 * given.ventricle)
+    right = -sums[:, 6:] - pull * (velocity - given.start) - smoothness.slope(velocity)
+    return _Equations(sums[:, :6], pull, smoothness, right)
 
 
-def _features(frame: Float[Tensor, "n c y x"], look: Round) -> Float[Tensor, "n c y x"]:
+def _finer(maps: Tensor, scale: int) -> Tensor:
+    return maps if scale == 1 else functional.interpolate(maps, scale_factor=float(scale))
+
+
+def _coarser(maps: Tensor, scale: int) -> Tensor:
+    return maps if scale == 1 else functional.avg_pool2d(maps, scale)
+
+
+def _features(frame: Float[Tensor, "n c y x"], look: Round, fineness: float) -> Float[Tensor, "n c y x"]:
     """Texture without its background and at one contrast, and the blurred shapes."""
-    texture = frame[:, :1] - smooth(frame[:, :1], look.background)
-    contrast = smooth(texture.square(), look.background)
-    return torch.cat([texture * (contrast + SMALLEST_CONTRAST**2).rsqrt(), smooth(frame[:, 1:], look.blur)], dim=1)
+    texture = frame[:, :1] - smooth(frame[:, :1], fineness * look.background)
+    contrast = (smooth(texture.square(), fineness * look.background) + SMALLEST_CONTRAST**2).rsqrt()
+    return torch.cat([texture * contrast, smooth(frame[:, 1:], fineness * look.blur)], dim=1)
 
 
-def _mismatch(unlike: Float[Tensor, "n 1 y x"], near: Float[Tensor, "n 1 y x"]) -> Float[Tensor, "n 1 y x"]:
-    """m: the mean square of what is unlike, round about."""
-    sums = over_slices(smooth(torch.cat([unlike.square() * near, near], dim=1), REACH))
+def _mismatch(
+    unlike: Float[Tensor, "n 1 y x"], near: Float[Tensor, "n 1 y x"], look: Round
+) -> Float[Tensor, "n 1 y x"]:
+    """m: the mean, round about, of the squares of what is unlike."""
+    sums = _over_slices(smooth(torch.cat([unlike * near, near], dim=1), REACH / look.step))
     return sums[:, :1] / sums[:, 1:].clamp_min(1e-3)
 
 
-def _gradient(maps: Float[Tensor, "n c y x"]) -> list[Float[Tensor, "n c y x"]]:
-    """Central differences along z, in units of the solution, y and x; half of one-sided ones at the border."""
+def _over_slices(maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
+    """A weighted mean of every slice of a stack and its neighbours."""
+    around = torch.cat([maps[:1], maps, maps[-1:]])
+    return (maps + NEIGHBOURS * (around[:-2] + around[2:])) / (1.0 + 2.0 * NEIGHBOURS)
+
+
+def _gradient(maps: Float[Tensor, "n c y x"], fineness: float) -> list[Float[Tensor, "n c y x"]]:
+    """Central differences along z, y and x in units of the solution; half of one-sided ones at the border."""
     z = torch.cat([maps[:1], maps, maps[-1:]])
     plane = functional.pad(maps, (1, 1, 1, 1), mode="replicate")
     return [
         0.5 * SLICE * (z[2:] - z[:-2]),
-        0.5 * (plane[:, :, 2:, 1:-1] - plane[:, :, :-2, 1:-1]),
-        0.5 * (plane[:, :, 1:-1, 2:] - plane[:, :, 1:-1, :-2]),
+        0.5 * fineness * (plane[:, :, 2:, 1:-1] - plane[:, :, :-2, 1:-1]),
+        0.5 * fineness * (plane[:, :, 1:-1, 2:] - plane[:, :, 1:-1, :-2]),
     ]
 
 
-def _bending(velocity: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 3 y x"]:
-    """Half the derivative of the bending energy. Beyond the border the border's value goes on."""
-    return BENDING * _in_plane(_in_plane(velocity)) + BENDING_THROUGH * _through(_through(velocity))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Smoothness:
+    """What a velocity's roughness costs. Beyond the border the border's value goes on.
+
+    Attributes:
+        bending: In the plane.
+        even: Of motion through the slices that is uneven within them.
+    """
+
+    bending: float
+    even: Float[Tensor, "n 1 y x"]
+
+    def slope(self, velocity: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 3 y x"]:
+        """Half the derivative of that cost."""
+        slope = self.bending * _in_plane(_inner(_in_plane(velocity))) + BENDING_THROUGH * _through(_through(velocity))
+        slope[:, :1] += self._unevenness(velocity[:, :1])
+        return slope
+
+    def _unevenness(self, through: Float[Tensor, "n 1 y x"]) -> Float[Tensor, "n 1 y x"]:
+        """Half the derivative of even · |slope within the slice|², between neighbours at the lesser weight."""
+        even = self.even
+        down = torch.diff(through, dim=2) * torch.minimum(even[:, :, 1:], even[:, :, :-1])
+        across = torch.diff(through, dim=3) * torch.minimum(even[..., 1:], even[..., :-1])
+        return -torch.diff(functional.pad(down, (0, 0, 1, 1)), dim=2) - torch.diff(
+            functional.pad(across, (1, 1)), dim=3
+        )
 
 
 def _in_plane(maps: Tensor) -> Tensor:
     plane = functional.pad(maps, (1, 1, 1, 1), mode="replicate")
     along_y, along_x = plane[:, :, 2:, 1:-1] + plane[:, :, :-2, 1:-1], plane[:, :, 1:-1, 2:] + plane[:, :, 1:-1, :-2]
     return 4.0 * maps - along_y - along_x
+
+
+def _inner(maps: Tensor) -> Tensor:
+    """0 at the plane's border, where a turn would seem to bend."""
+    return functional.pad(maps[:, :, 1:-1, 1:-1], (1, 1, 1, 1))
 
 
 def _through(maps: Tensor) -> Tensor:
@@ -213,7 +349,7 @@ def _through(maps: Tensor) -> Tensor:
 
 def _solve(equations: _Equations) -> Float[Tensor, "n 3 y x"]:
     """Conjugate gradients, from no step on, preconditioned by every voxel's own 3×3 matrix."""
-    inverse = _inverse(equations.data, equations.pull + 20.0 * BENDING + 6.0 * BENDING_THROUGH)
+    inverse = equations.inverse()
     left = equations.right
     step, direction = torch.zeros_like(left), _symmetric_times(inverse, left)
     size = (left * direction).sum()
@@ -245,3 +381,19 @@ def _inverse(matrix: Float[Tensor, "n 6 y x"], more: Float[Tensor, "n 1 y x"]) -
 def _limited(step: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 3 y x"]:
     length = step.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
     return step * (LONGEST * torch.tanh(length / LONGEST) / length)
+
+
+def smooth(maps: Float[Tensor, "n c y x"], deviation: float) -> Float[Tensor, "n c y x"]:
+    """A Gaussian average in the plane; beyond the border the border's value goes on."""
+    down, across = (_averaging(int(size), deviation).to(maps.device) for size in maps.shape[2:])
+    return down @ maps @ across.T
+
+
+@cache
+def _averaging(size: int, deviation: float) -> Float[Tensor, "s s"]:
+    """What a Gaussian average takes from where along an axis; a product of matrices is the fastest convolution here."""
+    reach = round(3.0 * deviation)
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (offsets / deviation).square())
+    sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
+    return torch.zeros(size, size).scatter_add_(1, sources, (kernel / kernel.sum()).expand(size, -1))

@@ -10,7 +10,14 @@ from cmnet_core.errors import CaseError, CheckpointError, ErrorCode, ImageError
 from cmnet_core.inference import PRIOR_ENTROPY, Model, halving, keep_heart, load_model, track
 from cmnet_core.metrics import dice_pct
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
-from cmnet_core.models.checkpoint import ModelCard, load_checkpoint, read_card, save_checkpoint
+from cmnet_core.models.checkpoint import (
+    ModelCard,
+    load_checkpoint,
+    load_tensors,
+    read_card,
+    save_checkpoint,
+    save_tensors,
+)
 from cmnet_core.models.segnet import SegNet
 from cmnet_core.types import CineSequence, Label, Spacing
 
@@ -148,6 +155,11 @@ def test_unusable_weights_are_refused(tmp_path: Path) -> None:
         load_checkpoint(cut)
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model("no-such-model", torch.device("cpu"))
+    tensors, card = load_tensors(whole)
+    card["motion"] |= {"of_another_version": True}
+    save_tensors(tmp_path / "other.safetensors", tensors, card)
+    with pytest.raises(CheckpointError, match="does not know"):
+        load_checkpoint(tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="SegNet only"):
         load_model(saved(tmp_path / "half.safetensors", with_motion=False), torch.device("cpu"))
 

@@ -11,7 +11,7 @@ from cmnet_core.models.build import MotionSizes, build_motion
 from cmnet_core.models.cardiomorphnet import closed_cycle, enlarge_displacement
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.rotation_net import Place, spin
-from cmnet_core.models.velocity_fit import fit_velocity
+from cmnet_core.models.velocity_fit import fit_velocity, smooth
 from cmnet_core.motion import exponential, warp
 from cmnet_core.types import Label
 from tests.textures import texture
@@ -110,6 +110,23 @@ def test_texture_that_is_nowhere_found_again_moves_little_of_what_is_known() -> 
     known = _turn(6.0)
     found = _fitted(_frame(_texture(7)), _frame(_texture(8)), known)
     assert _left(found, known) < 0.5 * _left(STILL, known)
+
+
+def test_motion_through_the_slices_that_no_image_shows_becomes_even_within_the_ventricle() -> None:
+    flat, known = _frame(torch.zeros(DEPTH, 1, SIZE, SIZE)), STILL.clone()
+    known[:, 0] = 0.3 * _texture(4)[:, 0, ::2, ::2]
+    found = _fitted(flat, flat, known)
+    steep_before, steep = (
+        velocity[:, 0, MIDDLE, MIDDLE].diff(dim=1).square().mean().sqrt() for velocity in (known, found)
+    )
+    assert steep < 0.01 * steep_before
+
+
+def test_texture_finer_than_half_the_plane_is_followed() -> None:
+    generator = torch.Generator().manual_seed(11)
+    fine = smooth(torch.randn(DEPTH, 1, SIZE, SIZE, generator=generator), 1.0)
+    previous, truth = _frame(fine / fine.std()), _turn(3.0)
+    assert _left(_fitted(previous, _brought(previous, truth)), truth) < 0.01
 
 
 def test_a_stack_is_fitted_as_it_would_be_alone() -> None:
