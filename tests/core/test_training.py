@@ -114,8 +114,8 @@ def test_motion_overfits_one_batch(tmp_path: Path) -> None:
 
 def test_doubt_can_learn_alone(tmp_path: Path) -> None:
     case = beating_case(cavities=(14.0, 9.0))
-    plain = motion_settings(2, weights=LossWeights(kl_motion=3e-3))
-    settings = replace(plain, learns=Learns.DOUBT, schedule=Schedule(2, 0.1, 0.0, seed=3, averaging=0.0))
+    plain = motion_settings(4, weights=LossWeights(kl_motion=3e-3))
+    settings = replace(plain, learns=Learns.DOUBT, schedule=Schedule(4, 0.1, 0.0, seed=3, averaging=0.0))
     torch.manual_seed(4)
     model = build_motion(SMALL_MOTION)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
