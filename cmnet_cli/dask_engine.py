@@ -451,8 +451,24 @@ def _client_of(cluster: Any, spec: EngineSpec) -> Iterator[Client]:
     with Client(cluster) as client:
         # dask-cuda has told its workers already which GPU is theirs.
         told = type(cluster) is not LocalCluster
-        client.register_plugin(_OwnWorker(() if told else spec.gpus))
+        _prepare_workers(client, _OwnWorker(() if told else spec.gpus))
         yield client
+
+
+def _prepare_workers(client: Client, plugin: _OwnWorker) -> None:
+    """Send the workers what they set up. Where one dies under it, Dask may not have reached the others: it tries again.
+
+    Raises:
+        EngineError: It failed at every try.
+    """
+    for _ in range(_STARTS):
+        try:
+            client.register_plugin(plugin)
+        except OSError as error:
+            died = error
+        else:
+            return
+    raise EngineError(_LOST, hint=_GO_ON, code=ErrorCode.ENGINE) from died
 
 
 def _connect(where: str) -> Client:

@@ -189,6 +189,20 @@ def test_a_worker_that_dies_while_it_starts_is_started_again() -> None:
         assert engine.sees(Path(__file__))
 
 
+def test_a_worker_that_dies_while_it_is_set_up_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    register, calls = dask_engine.Client.register_plugin, list[object]()
+
+    def kill_first(client: dask_engine.Client, plugin: object) -> None:
+        if not calls:
+            workers_of(os.getpid())[0].kill()
+        calls.append(plugin)
+        register(client, plugin)
+
+    monkeypatch.setattr(dask_engine.Client, "register_plugin", kill_first)
+    with open_engine(EngineSpec(workers=2)) as engine:
+        assert engine.sees(Path(__file__))
+
+
 def _kill_the_first_worker() -> None:
     while not (workers := workers_of(os.getpid())):
         time.sleep(0.01)
