@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cmnet_cli.memory import keep_freed_memory
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AgainOptions,
@@ -523,6 +524,7 @@ def main() -> None:
     """Run the command that the arguments name."""
     # Threads that wait by spinning take the cores from all who share the machine. Torch reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    keep_freed_memory()
     sys.excepthook = _report_defect
     signal.signal(signal.SIGTERM, _interrupt)
     app()

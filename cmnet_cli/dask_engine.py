@@ -37,6 +37,7 @@ from cmnet_cli.cohort import (
     attempt,
     given_up,
 )
+from cmnet_cli.memory import keep_freed_memory
 from cmnet_core import __version__
 from cmnet_core.errors import CmnetError, EngineError, ErrorCode, ManifestError
 
@@ -144,13 +145,14 @@ class _OwnWorker(WorkerPlugin):  # type: ignore[misc]
     name: str = "cmnet"
 
     def setup(self, worker: Any) -> None:
-        """Die with the parent, leave signals to it, and see one GPU."""
+        """Die with the parent, leave signals to it, keep its memory, and see one GPU."""
         # Ctrl-C and SLURM's signals reach all processes; the parent alone decides what happens then.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         if sys.platform == "linux":
             # A parent that was killed stops nobody, and a worker in a long call would outlive it.
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        keep_freed_memory()
         if self.gpus:
             # Read when CUDA is first used, which is when the stage is opened.
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(worker.name) % len(self.gpus)]
