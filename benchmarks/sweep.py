@@ -31,9 +31,9 @@ from cmnet_cli.stages.train import load_training_case
 from cmnet_core import augmentation
 from cmnet_core.augmentation import AugmentationRanges
 from cmnet_core.models.build import MotionSizes, build_motion
-from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle, enlarge_displacement
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
-from cmnet_core.models.layers import Stacks
+from cmnet_core.models.layers import Stacks, enlarge_displacement
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.motion import from_voxels, jacobian_determinant, warp
 from cmnet_core.training.cases import CLASSES, TrainingCase, dice_figures, surface_figures

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.cardiomorphnet import enlarge_displacement
+from cmnet_core.models.layers import enlarge_displacement
 from cmnet_core.motion import (
     carry,
     chain,

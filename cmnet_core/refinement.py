@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from cmnet_core import losses
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.cardiomorphnet import enlarge_displacement
-from cmnet_core.models.layers import enlarge
+from cmnet_core.models.layers import enlarge, enlarge_displacement
 from cmnet_core.motion import compose_displacements, exponential, volume_change, warp
 from cmnet_core.types import Spacing
 

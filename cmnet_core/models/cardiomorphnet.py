@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, leaky
+from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, enlarge_displacement, leaky
 from cmnet_core.models.rotation_net import RotationNet, place_of, spin
 from cmnet_core.models.velocity_fit import fit_velocity
 from cmnet_core.motion import compose_displacements, exponential, warp
@@ -402,13 +402,6 @@ class CardioMorphNet(nn.Module):
         volumes = zip(stacks.volumes(frame), self.enlarged(displacements), strict=True)
         carried = stacks.slices([warp(volume, displacement) for volume, displacement in volumes])
         return carried.contiguous(memory_format=torch.channels_last)
-
-
-def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: int) -> Float[Tensor, "1 3 z yo xo"]:
-    """Bring a displacement to a plane ``factor`` times as fine; its voxels, and so its in-plane values, change."""
-    planes = enlarge(displacement[0].movedim(1, 0), factor=factor)
-    voxels = torch.tensor([1.0, factor, factor], dtype=planes.dtype, device=planes.device).view(1, 3, 1, 1)
-    return (planes * voxels).movedim(0, 1)[None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

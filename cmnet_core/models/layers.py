@@ -154,3 +154,10 @@ def enlarge(slices: Float[Tensor, "n c y x"], *, factor: int) -> Float[Tensor, "
     if factor == 1:
         return slices
     return functional.interpolate(slices, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: int) -> Float[Tensor, "1 3 z yo xo"]:
+    """Bring a displacement to a plane ``factor`` times as fine; its voxels, and so its in-plane values, change."""
+    planes = enlarge(displacement[0].movedim(1, 0), factor=factor)
+    voxels = torch.tensor([1.0, factor, factor], dtype=planes.dtype, device=planes.device).view(1, 3, 1, 1)
+    return (planes * voxels).movedim(0, 1)[None]

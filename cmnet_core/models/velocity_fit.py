@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from cmnet_core.models.layers import Stacks, enlarge
+from cmnet_core.models.layers import Stacks, enlarge, enlarge_displacement
 from cmnet_core.models.rotation_net import Place, place_of
 from cmnet_core.motion import exponential, identity_grid, sample_at
 from cmnet_core.types import Label
@@ -202,8 +202,7 @@ def _carried(
     """A stack's frame, known at every place, seen on a round's plane along a velocity in the velocity's voxels."""
     volume = exponential(velocity.movedim(0, 1)[None], steps=steps)
     if look.plane == 1:
-        planes = enlarge(volume[0].movedim(1, 0), factor=2)
-        volume = (planes * _in_plane_voxels(2.0, planes)).movedim(0, 1)[None]
+        volume = enlarge_displacement(volume, factor=2)
     places = volume + identity_grid((int(volume.shape[2]), int(volume.shape[3]), int(volume.shape[4])), volume)
     full = _in_plane_voxels(float(look.plane), places)[..., None]
     return sample_at(frame.movedim(0, 1)[None], places * full)[0].movedim(0, 1)

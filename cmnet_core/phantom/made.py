@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.cardiomorphnet import enlarge_displacement
+from cmnet_core.models.layers import enlarge_displacement
 from cmnet_core.motion import compose_displacements, exponential, from_voxels, warp
 from cmnet_core.phantom.shape_fit import FitSettings, fit_velocity
 from cmnet_core.types import Label, MotionField, Spacing

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from cmnet_core.metrics import dice_pct
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.cardiomorphnet import enlarge_displacement
+from cmnet_core.models.layers import enlarge_displacement
 from cmnet_core.motion import compose_displacements, exponential, volume_change, warp
 from cmnet_core.refinement import Refinement, close_cycle, refine
 from cmnet_core.types import Label, Spacing

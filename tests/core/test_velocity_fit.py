@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cmnet_core.errors import ManifestError
 from cmnet_core.models.build import MotionSizes, build_motion
-from cmnet_core.models.cardiomorphnet import closed_cycle, enlarge_displacement
-from cmnet_core.models.layers import Stacks
+from cmnet_core.models.cardiomorphnet import closed_cycle
+from cmnet_core.models.layers import Stacks, enlarge_displacement
 from cmnet_core.models.rotation_net import Place, spin
 from cmnet_core.models.velocity_fit import fit_velocity, smooth
 from cmnet_core.motion import exponential, warp
