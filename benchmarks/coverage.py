@@ -38,7 +38,7 @@ from cmnet_core.models.checkpoint import find_weights, load_checkpoint
 from cmnet_core.strain import SIGN, Direction
 
 REAL_DATA = Path(os.environ.get("CMNET_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-FIT_SEED, TEST_SEED = 71, 72
+FIT_SEED, TEST_SEED = 1071, 1072  # no shipped weights have seen hearts of these
 EVERY = 5
 Row = dict[str, Any]
 

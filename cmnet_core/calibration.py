@@ -8,10 +8,11 @@ them, in ``weights/<name>.calibration.json``, with where they come from; they ho
 
 import json
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+
+import numpy as np
 
 from cmnet_core.indices import ClinicalIndices
 from cmnet_core.models.checkpoint import WEIGHTS
@@ -23,6 +24,8 @@ ENDING = ".calibration.json"
 _THICKNESS = ("wall_thickness_ed_mm", "wall_thickness_es_mm", "wall_thickening_pct")
 _NEVER_BELOW_0 = ("lvedv_ml", "lvesv_ml", "lvm_g", "rvedv_ml", "rvesv_ml", *_THICKNESS[:2])
 _TIMES = "time_to_peak_"
+_ONE_SD = (15.87, 84.13)
+"""Percentiles of a normal distribution one standard deviation below and above its middle."""
 
 
 class Family(StrEnum):
@@ -85,10 +88,19 @@ def find_calibration(digest: str) -> Calibration | None:
 
 
 def spread(draws: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
-    """Standard deviation of each quantity over draws; one that most draws do not know has none."""
+    """How far draws of each quantity lie apart; one that most draws do not know has none.
+
+    Half of what lies between the 16th and 84th percentile, which is the standard deviation of a normal distribution.
+    Some draws of a motion are rough, as no heart moves; the strain of one such among twenty would decide theirs.
+    """
     known = {name: [draw[name] for draw in draws if draw.get(name) is not None] for name in draws[0]} if draws else {}
     enough = max(2, len(draws) // 2 + 1)
-    return {name: statistics.stdev(_finite(values)) for name, values in known.items() if len(values) >= enough}
+    return {name: _half_of_the_middle(_finite(values)) for name, values in known.items() if len(values) >= enough}
+
+
+def _half_of_the_middle(values: Sequence[float]) -> float:
+    lower, upper = np.percentile(values, _ONE_SD)
+    return float(upper - lower) / 2.0
 
 
 def _finite(values: Iterable[float | None]) -> list[float]:
@@ -100,20 +112,22 @@ def intervals(
     sd: Mapping[str, float],
     calibration: Calibration | None,
     *,
+    frame_ms: float = 0.0,
     cycle_ms: float = math.inf,
 ) -> dict[str, float]:
     """The ends ``<name>_lo`` and ``<name>_hi`` of ``value ± 1.96 × factor × SD``, for all values that have a spread.
 
-    The standard deviation of 20 draws is known to 16 %, their 2.5th percentile not at all. A time lies within the
-    cycle of ``cycle_ms``, however wide its spread.
+    The spread of 20 draws is known to a fifth, their 2.5th percentile not at all. A time is known no better than within
+    a frame of ``frame_ms``, and lies within the cycle of ``cycle_ms``, however wide its spread.
     """
     ends: dict[str, float] = {}
     for name, deviation in sd.items():
         value = values.get(name)
         if isinstance(value, int | float) and math.isfinite(value):
-            half = Z_95 * deviation * (calibration.factor(name) if calibration else 1.0)
-            lower, upper = value - half, value + half
             is_time = name.startswith(_TIMES)
+            sd_of_frames = frame_ms / math.sqrt(12.0) if is_time else 0.0
+            half = Z_95 * math.hypot(deviation, sd_of_frames) * (calibration.factor(name) if calibration else 1.0)
+            lower, upper = value - half, value + half
             ends[f"{name}_lo"] = max(lower, 0.0) if is_time or name in _NEVER_BELOW_0 else lower
             ends[f"{name}_hi"] = min(upper, cycle_ms) if is_time else upper
     return ends

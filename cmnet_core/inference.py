@@ -21,7 +21,7 @@ from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
 from cmnet_core.models.layers import Stacks, enlarge
 from cmnet_core.models.segnet import SegNet, class_probabilities
-from cmnet_core.motion import jacobian_determinant, propagate
+from cmnet_core.motion import jacobian_determinant, propagate_shape
 from cmnet_core.posterior import Posterior, coarsen
 from cmnet_core.preprocess import Window
 from cmnet_core.refinement import Refinement, close_cycle, refine
@@ -165,7 +165,7 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
     labels = LabelSequence(
         preprocess.restore_labels(shapes, window), tuple(range(cine.frames)), cine.spacing, cine.affine
     )
-    carried = (shapes[ed] if frame == ed else propagate(shapes[ed], to_ed[frame]) for frame in range(cine.frames))
+    carried = (shapes[ed] if frame == ed else propagate_shape(shapes[ed], to_ed[frame]) for frame in range(cine.frames))
     return Tracking(
         cine=CineSequence(
             voxels, window.spacing, preprocess.window_affine(cine.affine, window), cine.frame_ms, ed, es, cine.flags

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.errors import ErrorCode, GeometryError
-from cmnet_core.types import MotionField, Spacing
+from cmnet_core.types import Label, MotionField, Spacing
 
 # ── voxel units, batched: what networks use ──────────────────────────────────────────────────────────────────────
 
@@ -122,6 +122,24 @@ def propagate(values: Float[Tensor, "c z y x"], field: MotionField) -> Float[Ten
     """
     _require_same_grid(tuple(values.shape[1:]), field)
     return warp(values[None], to_voxels(field))[0]
+
+
+def propagate_shape(shape: Float[Tensor, "k z y x"], field: MotionField) -> Float[Tensor, "k z y x"]:
+    """Carry class probabilities from the field's moving frame to its fixed frame.
+
+    As the base comes down, the first slice shows at ES what lay above the stack at ED. What comes from where a next
+    slice would lie, or from beyond it, was not imaged, and is background: the border's tissue is not there twice.
+
+    Raises:
+        GeometryError: The shape lies on another grid than the field.
+    """
+    carried = propagate(shape, field)
+    last = shape.shape[1] - 1
+    z = torch.arange(last + 1, device=shape.device).view(-1, 1, 1) + field.displacement_mm[0] / field.spacing.z
+    beyond = (z <= -1.0) | (z >= last + 1.0)
+    carried[:, beyond] = 0.0
+    carried[Label.BACKGROUND, beyond] = 1.0
+    return carried
 
 
 def compose(first: MotionField, then: MotionField) -> MotionField:

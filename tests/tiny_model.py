@@ -38,13 +38,14 @@ def segnet_by_brightness() -> SegNet:
     model = build_segnet(SEGNET)
     for parameter in model.parameters():
         parameter.zero_()
-    model.down[0].short_cut.weight[0, 0] = 1.0
+    (network,) = model.members
+    network.down[0].short_cut.weight[0, 0] = 1.0
     # The last block of the way up sees four channels from below and then the first block's four.
-    model.up[-1].short_cut.weight[0, 4] = 1.0
+    network.up[-1].short_cut.weight[0, 4] = 1.0
     # Straight lines in the brightness, each the highest of the four between two cuts: 0.2, 0.55 and 0.85.
     slopes = {0: 0.0, 2: 100.0, 1: 200.0, 3: 300.0}
     offsets = {0: 0.0, 2: -20.0, 1: -75.0, 3: -160.0}
     for label in range(4):
-        model.head.weight[label, 0] = slopes[label]
-        model.head.bias[label] = offsets[label]
+        network.head.weight[label, 0] = slopes[label]
+        network.head.bias[label] = offsets[label]
     return model

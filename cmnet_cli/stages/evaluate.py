@@ -18,7 +18,7 @@ from cmnet_cli.stages.stored import StoredCase, open_stored, read_field
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.indices import ClinicalIndices, clinical_indices, find_phases, volumes_ml
 from cmnet_core.metrics import Overlap, SurfaceDistance, auroc, dilated, folded_voxels, overlap, surface_distances_mm
-from cmnet_core.motion import jacobian_determinant, propagate
+from cmnet_core.motion import jacobian_determinant, propagate_shape
 from cmnet_core.preprocess import Window, extract, extract_labels, restore_motion
 from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
 
@@ -118,7 +118,7 @@ def _read_reference(case: Case) -> Reference:
 def carry_labels(labels: Map, field: MotionField, window: Window) -> Map:
     """A label map of the field's moving frame, seen at its fixed frame, on the subject's own grid."""
     shares = torch.stack([labels == label for label in Label]).float()
-    carried: Tensor = propagate(shares, restore_motion(field, window)).argmax(0)
+    carried: Tensor = propagate_shape(shares, restore_motion(field, window)).argmax(0)
     return carried.to(torch.uint8)
 
 

@@ -1,6 +1,5 @@
 """95 % intervals of the indices and segments, from what infer stored of the networks' doubt."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -102,10 +101,11 @@ _Draw = tuple[Row, list[Row]]
 
 def _ends(row: Row, segments: Sequence[Row], drawn: Sequence[_Draw], calibration: Calibration | None) -> _Draw:
     """Both ends of everything that was drawn, for the case and for each segment."""
-    cycle_ms = math.inf if row["frame_ms"] is None else row["frames"] * row["frame_ms"]
-    whole = intervals(row, spread([case for case, _ in drawn]), calibration, cycle_ms=cycle_ms)
+    known = row["frame_ms"] is not None
+    times = {"frame_ms": row["frame_ms"], "cycle_ms": row["frames"] * row["frame_ms"]} if known else {}
+    whole = intervals(row, spread([case for case, _ in drawn]), calibration, **times)
     parts = [
-        intervals(segment, spread([rows[number] for _, rows in drawn]), calibration, cycle_ms=cycle_ms)
+        intervals(segment, spread([rows[number] for _, rows in drawn]), calibration, **times)
         for number, segment in enumerate(segments)
     ]
     return whole, parts

@@ -26,10 +26,21 @@ from cmnet_core.types import Label
 
 @dataclass(frozen=True, slots=True)
 class SegNetSizes:
-    """Sizes of SegNet: channels of each level, finest first, and the first level that sees neighbouring slices."""
+    """Sizes of SegNet.
+
+    Attributes:
+        widths: Channels of each level of a network, finest first.
+        deep_from: The first level that sees neighbouring slices.
+        members: Networks whose probabilities are averaged; both training and use cost that many times as much.
+    """
 
     widths: tuple[int, ...] = (16, 32, 64, 96, 128)
     deep_from: int = 3
+    members: int = 1
+
+
+OUR_SEGNET = SegNetSizes(members=3)
+"""cmnet's own setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,7 @@ PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0, 
 
 def build_segnet(sizes: SegNetSizes) -> SegNet:
     """SegNet with these sizes and random weights."""
-    model = SegNet(widths=sizes.widths, deep_from=sizes.deep_from, classes=len(Label))
+    model = SegNet(widths=sizes.widths, deep_from=sizes.deep_from, members=sizes.members, classes=len(Label))
     return _channels_last(model)
 
 

@@ -1,7 +1,9 @@
 """SegNet: what is where in one frame, q(M_t given I_t).
 
-A residual U-Net whose fine levels see a slice and whose coarse levels see its neighbours as well: at 8 to 10 mm between
-slices fine detail does not carry over, but the decision whether a slice still holds a ventricle does.
+A few residual U-Nets, each trained from random weights of its own, whose probabilities are averaged: where they have
+seen too few hearts to know, as at the base of the right ventricle, they err apart. The fine levels of each see a slice
+and the coarse levels its neighbours as well: at 8 to 10 mm between slices fine detail does not carry over, but the
+decision whether a slice still holds a ventricle does.
 """
 
 import torch
@@ -40,14 +42,8 @@ class PlanarConv(nn.Module):
         return out
 
 
-class SegNet(nn.Module):
-    """Segmentation of every slice of a batch of stacks.
-
-    Args:
-        widths: Channels of each level, finest first; the plane is halved between levels.
-        deep_from: The first level (from 0) whose blocks see neighbouring slices.
-        classes: Number of classes, background included.
-    """
+class UNet(nn.Module):
+    """One member: its own segmentation of every slice of a batch of stacks."""
 
     def __init__(self, *, widths: tuple[int, ...], deep_from: int, classes: int) -> None:
         super().__init__()
@@ -61,10 +57,9 @@ class SegNet(nn.Module):
             for level in reversed(range(len(widths) - 1))
         )
         self.head = nn.Conv2d(widths[0], classes, 1)
-        self.multiple = 2 ** (len(widths) - 1)
 
     def forward(self, slices: Float[Tensor, "n 1 y x"], stacks: Stacks) -> Float[Tensor, "n k y x"]:
-        """Logits of each class; the plane's sides must be multiples of ``multiple``."""
+        """Logits of each class."""
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             slices = block(functional.max_pool2d(slices, 2) if level else slices, stacks)
@@ -75,6 +70,32 @@ class SegNet(nn.Module):
         return logits
 
 
+class SegNet(nn.Module):
+    """Segmentation of every slice of a batch of stacks, by several networks that were trained apart.
+
+    Their mean is a deep ensemble (Lakshminarayanan et al., NeurIPS 2017).
+
+    Args:
+        widths: Channels of each level, finest first; the plane is halved between levels.
+        deep_from: The first level (from 0) whose blocks see neighbouring slices.
+        members: Number of networks.
+        classes: Number of classes, background included.
+    """
+
+    def __init__(self, *, widths: tuple[int, ...], deep_from: int, members: int, classes: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(UNet(widths=widths, deep_from=deep_from, classes=classes) for _ in range(members))
+
+    def logits_of_each(self, slices: Float[Tensor, "n 1 y x"], stacks: Stacks) -> list[Float[Tensor, "n k y x"]]:
+        """Logits of each class by each member; the plane's sides can be halved once less than there are levels."""
+        return [member(slices, stacks) for member in self.members]
+
+    def forward(self, slices: Float[Tensor, "n 1 y x"], stacks: Stacks) -> Float[Tensor, "n k y x"]:
+        """Probability of each class, the mean of what the members give it."""
+        each = [logits.float().softmax(1) for logits in self.logits_of_each(slices, stacks)]
+        return torch.stack(each).mean(0)
+
+
 @torch.no_grad()
 def class_probabilities(
     model: SegNet, voxels: Float[Tensor, "t z y x"], *, frames_at_once: int
@@ -83,6 +104,6 @@ def class_probabilities(
     parts = []
     for chunk in torch.split(voxels, frames_at_once):
         stacks = Stacks((int(chunk.shape[1]),) * len(chunk))
-        logits = model(chunk.flatten(0, 1)[:, None].contiguous(memory_format=torch.channels_last), stacks)
-        parts.append(logits.float().softmax(1).unflatten(0, chunk.shape[:2]))
+        slices = chunk.flatten(0, 1)[:, None].contiguous(memory_format=torch.channels_last)
+        parts.append(model(slices, stacks).unflatten(0, chunk.shape[:2]))
     return torch.cat(parts)

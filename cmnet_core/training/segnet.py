@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cmnet_core import augmentation, losses
 from cmnet_core.augmentation import AugmentationRanges
-from cmnet_core.models.build import SegNetSizes, build_segnet
+from cmnet_core.models.build import OUR_SEGNET, SegNetSizes, build_segnet
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.training.cases import CLASSES, TrainingCase, dice_figures, drop_slices, figure_names, surface_figures
@@ -38,7 +38,7 @@ class SegNetTraining:
     anywhere: float = 0.15
     window: tuple[int, int] = (128, 128)
     spacing_mm: float = 1.5
-    sizes: SegNetSizes = field(default_factory=SegNetSizes)
+    sizes: SegNetSizes = OUR_SEGNET
     augmentation: AugmentationRanges = field(default_factory=AugmentationRanges)
 
 
@@ -87,8 +87,8 @@ def _loss(model: SegNet, views: list[tuple[Tensor, Tensor]], device: torch.devic
     image = torch.cat([view[0] for view in views]).to(device).contiguous(memory_format=torch.channels_last)
     target = torch.cat([view[1] for view in views]).to(device)
     with fast_convolutions(image.device):
-        logits = model(image, Stacks(tuple(len(view[0]) for view in views)))
-    return losses.segmentation_loss(logits.float(), target)
+        each = model.logits_of_each(image, Stacks(tuple(len(view[0]) for view in views)))
+    return torch.stack([losses.segmentation_loss(logits.float(), target) for logits in each]).mean()
 
 
 def validate_segnet(model: SegNet, cases: Sequence[TrainingCase], *, window: tuple[int, int]) -> dict[str, float]:

@@ -46,6 +46,7 @@ spacing_mm = 2.0
 epochs = EPOCHS
 [segnet.sizes]
 widths = [4, 4, 4, 4, 4]
+members = 1
 
 [motion]
 window = [48, 48]
@@ -282,6 +283,7 @@ def test_the_shipped_default_spells_the_defaults_out() -> None:
 def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
     paper = load_config(TrainConfig, find_config("paper"))
     assert paper.motion.sizes == PAPER
+    assert paper.segnet.sizes.members == 1
     ours = ("composed", "overlap", "inverse", "folding", "shear", "endpoint", "rotation", "closing")
     ours_alone = dict.fromkeys(ours, 0.0)
     of_the_article = {"shape": 0.8, "kl_motion": 1e-4, "kl_latent": 2e-4, "reconstruction": 0.01, "smoothness": 0.3}

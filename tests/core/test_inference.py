@@ -32,10 +32,10 @@ class ByBrightness(SegNet):
     """Stands for a perfect SegNet where every class has a brightness of its own."""
 
     def __init__(self) -> None:
-        super().__init__(widths=(4, 4), deep_from=1, classes=4)
+        super().__init__(widths=(4, 4), deep_from=1, members=1, classes=4)
 
     def forward(self, slices: Tensor, stacks: object) -> Tensor:
-        return -80.0 * (slices - LOOK.view(1, 4, 1, 1)).square()
+        return (-80.0 * (slices - LOOK.view(1, 4, 1, 1)).square()).softmax(1)
 
 
 def model(*, motion: MotionSizes = SIZES) -> Model:

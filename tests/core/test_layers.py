@@ -75,6 +75,16 @@ def test_any_depth_passes(depth: int) -> None:
     assert strides[0].step.reconstruction.shape == (depth, 1, 32, 32)
 
 
+def test_segnet_is_the_mean_of_its_members() -> None:
+    torch.manual_seed(0)
+    segnet = build_segnet(SegNetSizes(widths=(4, 8), deep_from=1, members=3)).eval()
+    slices, stacks = random_slices(1, depths=(3,), size=16, seed=0), Stacks((3,))
+    with torch.no_grad():
+        each = [logits.softmax(1) for logits in segnet.logits_of_each(slices, stacks)]
+        assert (each[0] - each[1]).abs().max() > 0.01
+        torch.testing.assert_close(segnet(slices, stacks), (each[0] + each[1] + each[2]) / 3)
+
+
 def test_a_batch_equals_its_elements() -> None:
     depths = (2, 5)
     torch.manual_seed(0)

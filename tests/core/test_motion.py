@@ -19,12 +19,13 @@ from cmnet_core.motion import (
     invert,
     jacobian_determinant,
     propagate,
+    propagate_shape,
     surely_unfolded,
     to_voxels,
     volume_change,
     warp,
 )
-from cmnet_core.types import MotionField, Spacing
+from cmnet_core.types import Label, MotionField, Spacing
 
 SPACING = Spacing(8.0, 1.4, 1.7)
 
@@ -138,6 +139,19 @@ def test_exponential_of_a_rotation_is_the_rotation() -> None:
     disc = (points[1:].square().sum(0) < 18**2).expand(3, -1, -1, -1)
     got = exponential(velocity, steps=8)[0]
     assert float((got - expected)[disc].abs().max()) < 0.02
+
+
+@pytest.mark.parametrize(("slices", "left"), [(-1.1, [1, 2, 3]), (-0.9, [0, 1, 2, 3]), (1.1, [0, 1, 2])])
+def test_what_was_not_imaged_is_not_carried(slices: float, left: list[int]) -> None:
+    """All four slices are ventricle; one that shows what lay more than a slice beyond the stack shows none."""
+    shape = torch.zeros(len(Label), 4, 3, 3)
+    shape[Label.RV] = 1.0
+    displacement = torch.zeros(3, 4, 3, 3)
+    displacement[0] = slices * SPACING.z
+    carried = propagate_shape(shape, MotionField(displacement, SPACING, fixed=1, moving=0))
+    assert torch.equal(carried.sum(0), torch.ones(4, 3, 3))
+    assert [z for z in range(4) if bool((carried[Label.RV, z] > 0.5).all())] == left
+    assert [z for z in range(4) if bool((carried[Label.BACKGROUND, z] > 0.5).all())] == sorted({0, 1, 2, 3} - {*left})
 
 
 def test_inverse_undoes_a_field() -> None:

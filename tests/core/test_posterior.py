@@ -83,10 +83,18 @@ def test_a_blurred_boundary_makes_a_wider_interval_about_the_volume() -> None:
     assert widths[1] > 2 * widths[0] > 0
 
 
+def test_the_spread_is_the_standard_deviation_whatever_one_rough_draw_does() -> None:
+    values = (2.0 * torch.randn(2000, generator=torch.Generator().manual_seed(0))).tolist()
+    assert spread([{"gcs_peak_pct": value} for value in values])["gcs_peak_pct"] == pytest.approx(2.0, rel=0.05)
+    few = [{"gcs_peak_pct": value} for value in values[:20]]
+    rough = [*few[:-1], {"gcs_peak_pct": 500.0}]
+    assert spread(rough)["gcs_peak_pct"] < 1.5 * spread(few)["gcs_peak_pct"]
+
+
 def test_intervals_are_1_96_sd_wide_times_the_factor() -> None:
     draws = [{"lvesv_ml": 1.0, "gcs": None}, {"lvesv_ml": 3.0, "gcs": None}, {"lvesv_ml": 2.0, "gcs": -20.0}]
-    sd = spread(draws)
-    assert sd == {"lvesv_ml": 1.0}
+    assert spread(draws).keys() == {"lvesv_ml"}
+    sd = {"lvesv_ml": 1.0}
     calibration = Calibration("", {"volumes": 2.0, "circumferential": 5.0}, {})
     ends = intervals({"lvesv_ml": 10.0, "lvef_pct": 3.0}, sd | {"lvef_pct": 4.0, "gcs": 1.0}, calibration)
     assert ends["lvesv_ml_lo"] == pytest.approx(10 - 2 * 1.96, abs=1e-3)
@@ -97,6 +105,8 @@ def test_intervals_are_1_96_sd_wide_times_the_factor() -> None:
     assert intervals({"lvesv_ml": None}, sd, None) == {}
     late = intervals({"time_to_peak_gcs_ms": 300.0}, {"time_to_peak_gcs_ms": 500.0}, None, cycle_ms=900.0)
     assert late == {"time_to_peak_gcs_ms_lo": 0.0, "time_to_peak_gcs_ms_hi": 900.0}
+    quick = intervals({"time_to_peak_gcs_ms": 300.0}, {"time_to_peak_gcs_ms": 0.0}, None, frame_ms=40.0, cycle_ms=900.0)
+    assert quick["time_to_peak_gcs_ms_hi"] == pytest.approx(300.0 + 1.96 * 40.0 / math.sqrt(12.0), abs=1e-2)
     assert spread([]) == {}
 
 

@@ -23,7 +23,7 @@ from cmnet_core.training.motion import FIGURES as MOTION_FIGURES
 from cmnet_core.training.motion import arc_frames, see, train_motion
 from cmnet_core.training.motion_settings import Learns, LossWeights, MotionTraining
 from cmnet_core.training.segnet import FIGURES as SEGNET_FIGURES
-from cmnet_core.training.segnet import SegNetTraining, train_segnet
+from cmnet_core.training.segnet import SegNetTraining, train_segnet, validate_segnet
 from cmnet_core.training.state import read_progress
 from cmnet_core.types import CineSequence, LabelSequence, Spacing
 
@@ -93,6 +93,16 @@ def test_segnet_overfits_one_batch(tmp_path: Path) -> None:
     assert all(figures[f"hd95_{name}_es_mm"] < 2 for name in ("lv", "myo", "rv"))
     assert (figures["not_found_ed"], figures["not_found_es"]) == (0, 0)
     assert set(figures) == set(SEGNET_FIGURES)
+
+
+def test_every_member_of_segnet_learns(tmp_path: Path) -> None:
+    case, settings = beating_case(cavities=(14.0, 9.0)), segnet_settings(3)
+    settings = replace(settings, sizes=replace(SMALL_SEGNET, members=2))
+    both = train_segnet([case] * 30, [], settings=settings, watch=watch(tmp_path, []), start=None)
+    for member in both.members:
+        alone = build_segnet(SMALL_SEGNET)
+        alone.members[0] = member
+        assert validate_segnet(alone, [case], window=settings.window)["dice_pct"] > 97
 
 
 def test_motion_overfits_one_batch(tmp_path: Path) -> None:
