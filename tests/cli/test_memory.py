@@ -1,9 +1,13 @@
 """What a process does with freed memory."""
 
+import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from cmnet_cli.memory import keep_freed_memory
 
 FRESH_PAGES = """
 import resource, sys
@@ -28,3 +32,21 @@ def fresh_pages(how: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_freed_memory_is_used_again() -> None:
     assert fresh_pages("keep") < 0.01 * fresh_pages("as it is")
+
+
+@pytest.mark.parametrize(("largest", "settings"), [(1 << 25, [(-3, 1 << 25), (-1, 1 << 30), (-8, 1)]), (0, [])])
+def test_an_older_library_keeps_what_it_can(
+    largest: int, settings: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        if parameter == -3 and value > largest:
+            return 0
+        taken.append((parameter, value))
+        return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr(sys, "platform", "linux")
+    keep_freed_memory()
+    assert taken == settings
