@@ -23,21 +23,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmnet_cli.cases import Case
-from cmnet_cli.layout import CaseFolder, RunFolder
-from cmnet_cli.manifest import read_manifest
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.derivatives.ground_truth_motion import known_motion_of, read_known_motion
+from cmnet_cli.derivatives.tracking import open_stored, read_field
+from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.evaluate import carry_labels
-from cmnet_cli.stages.known_motion import known_motion_of, read_known_motion
-from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.stored import open_stored, read_field
-from cmnet_cli.tables import read_rows
-from cmnet_core.coordinates import lv_coordinates
+from cmnet_cli.stages.read_images import load_cine, load_labels
+from cmnet_cli.tables.schema import read_rows
+from cmnet_core.geometry.lv_coordinates import lv_coordinates
+from cmnet_core.imaging.preprocess import restore_motion
 from cmnet_core.io.nifti import read_motion
-from cmnet_core.material import follow_material
-from cmnet_core.metrics import dice_pct
-from cmnet_core.preprocess import restore_motion
-from cmnet_core.strain import Direction, deform, lay_out_wall, regional_strain
-from cmnet_core.types import Label, LabelSequence, MotionField
+from cmnet_core.labels import Label
+from cmnet_core.mechanics.lagrangian import follow_material
+from cmnet_core.mechanics.strain import Direction, deform, lay_out_wall, regional_strain
+from cmnet_core.stats.metrics import dice_pct
+from cmnet_core.types import LabelSequence, MotionField
 
 STRUCTURES = ("lv", "myo", "rv")
 LONG_FRAMES = 50

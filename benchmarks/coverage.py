@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmnet_cli.columns.mechanics import SEGMENT_STRAINS, STRAINS
-from cmnet_cli.tables import read_rows
-from cmnet_core.calibration import ENDING, Family, family_of, find_calibration
-from cmnet_core.coordinates import SEGMENTS
-from cmnet_core.curves import Timing, summarise
+from cmnet_cli.tables.columns.mechanics import SEGMENT_STRAINS, STRAINS
+from cmnet_cli.tables.schema import read_rows
+from cmnet_core.geometry.lv_coordinates import SEGMENTS
+from cmnet_core.mechanics.strain import SIGN, Direction
+from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
-from cmnet_core.strain import SIGN, Direction
+from cmnet_core.uncertainty.calibration import ENDING, Family, family_of, find_calibration
 
 REAL_DATA = Path(os.environ.get("CMNET_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FIT_SEED, TEST_SEED = 1071, 1072  # no shipped weights have seen hearts of these

@@ -19,17 +19,18 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from benchmarks.accuracy import cmnet, known_to_ed
-from cmnet_cli.cases import Case
-from cmnet_cli.layout import CaseFolder, RunFolder
-from cmnet_cli.manifest import read_manifest
-from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.stored import open_stored, read_field
-from cmnet_core.coordinates import lv_coordinates
-from cmnet_core.material import follow_material
-from cmnet_core.preprocess import restore_motion
-from cmnet_core.rotation import rotation
-from cmnet_core.strain import Direction, Wall, deform, lay_out_wall, regional_strain
-from cmnet_core.types import Label, MotionField
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.derivatives.tracking import open_stored, read_field
+from cmnet_cli.runs.paths import CaseFolder, RunFolder
+from cmnet_cli.stages.read_images import load_cine, load_labels
+from cmnet_core.geometry.lv_coordinates import lv_coordinates
+from cmnet_core.imaging.preprocess import restore_motion
+from cmnet_core.labels import Label
+from cmnet_core.mechanics.lagrangian import follow_material
+from cmnet_core.mechanics.rotation import rotation
+from cmnet_core.mechanics.strain import Direction, Wall, deform, lay_out_wall, regional_strain
+from cmnet_core.types import MotionField
 
 NAMES = ("GCS, %", "GRS, %", "GLS-SAX, %", "twist, deg")
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from benchmarks.accuracy import STRUCTURES, cmnet, over_subjects, validation_split
 from benchmarks.pages import markdown_table, replace_section
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.tables import read_rows
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.tables.schema import read_rows
 
 ITERATIONS = (0, 10, 30)
 STEPS_OF_ACDC = 2

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.tables import DECLARED, schema_of
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.tables.schema import DECLARED, schema_of
 
 FIRST_ID = 9_000_000_000
 AT_ONCE = 5_000

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cmnet_cli.cases import Case
-from cmnet_cli.commands.going import Job, at_work, go, make_plan
-from cmnet_cli.commands.opening import start_run
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.manifest import Manifest, read_manifest, write_manifest
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.cohort.manifest import Manifest, read_manifest, write_manifest
+from cmnet_cli.console import Screen
+from cmnet_cli.execution.runner import Job, at_work, go, make_plan
 from cmnet_cli.options import HowOptions, WhoOptions
-from cmnet_cli.parts import new_part_folder
-from cmnet_cli.screen import Screen
-from cmnet_cli.sidecar import Expected
-from cmnet_cli.tables import schema_of, write_arrow
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.provenance import Expected
+from cmnet_cli.runs.run_folder import start_run
+from cmnet_cli.tables.parts import new_part_folder
+from cmnet_cli.tables.schema import schema_of, write_arrow
 
 FIRST_ID = 9_000_000_000
 CASES_A_PART = 500

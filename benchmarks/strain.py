@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cmnet_core.coordinates import lv_coordinates
-from cmnet_core.curves import Timing, summarise
-from cmnet_core.material import MaterialMotion, follow_material
+from cmnet_core.geometry.lv_coordinates import lv_coordinates
+from cmnet_core.labels import Label
+from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material
+from cmnet_core.mechanics.rotation import rotation
+from cmnet_core.mechanics.strain import SIGN, Direction, deform, lay_out_wall, regional_strain
+from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.phantom import PhantomSpec, Truth, draw_spec, truth_of
-from cmnet_core.phantom.grid import affine_of, grid_points, slice_depths, spacing_of, to_image
-from cmnet_core.phantom.motion import carry
+from cmnet_core.phantom.kinematics import carry
+from cmnet_core.phantom.scan_grid import affine_of, grid_points, slice_depths, spacing_of, to_image
 from cmnet_core.phantom.shape import Points, labels_at
-from cmnet_core.rotation import rotation
-from cmnet_core.strain import SIGN, Direction, deform, lay_out_wall, regional_strain
-from cmnet_core.types import Label
 
 NAMES = {Direction.CIRCUMFERENTIAL: "GCS", Direction.RADIAL: "GRS", Direction.LONGITUDINAL: "GLS-SAX"}
 BARS = {"GCS": 1.0, "GRS": 2.5, "GLS-SAX": 1.5}

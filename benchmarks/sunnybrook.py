@@ -22,13 +22,14 @@ import pydicom
 import torch
 from PIL import Image, ImageDraw
 
-from cmnet_cli.cases import Case
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.manifest import write_manifest
-from cmnet_cli.stages.load import load_cine
-from cmnet_core.io.nifti import LabelScheme, read_label_cine
-from cmnet_core.metrics import dice_pct
-from cmnet_core.types import CineSequence, Label, LabelSequence
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.cohort.manifest import write_manifest
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.stages.read_images import load_cine
+from cmnet_core.io.nifti import read_label_cine
+from cmnet_core.labels import Label, LabelScheme
+from cmnet_core.stats.metrics import dice_pct
+from cmnet_core.types import CineSequence, LabelSequence
 
 _NAME = re.compile(r".*IM-0001-(\d{4})-([io])contour-manual\.txt")
 

@@ -26,21 +26,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.sweep_page import write_page
-from cmnet_cli.datasets import from_acdc
-from cmnet_cli.stages.train import load_training_case
-from cmnet_core import augmentation
-from cmnet_core.augmentation import AugmentationRanges
+from cmnet_cli.cohort.datasets import from_acdc
+from cmnet_cli.stages.training_case import load_training_case
+from cmnet_core.imaging import augmentation
+from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.build import MotionSizes, build_motion
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
 from cmnet_core.models.layers import Stacks, enlarge_displacement
 from cmnet_core.models.segnet import SegNet, class_probabilities
-from cmnet_core.motion import from_voxels, jacobian_determinant, warp
-from cmnet_core.training.cases import CLASSES, TrainingCase, dice_figures, surface_figures
+from cmnet_core.registration.displacement import from_voxels, jacobian_determinant, warp
 from cmnet_core.training.cycle_loss import Cycle, ExtraTerm, cycle_loss
 from cmnet_core.training.loop import Draw, EpochRecord, Schedule, Stage, Watch, run
-from cmnet_core.training.motion import see
 from cmnet_core.training.motion_settings import LossWeights, MotionTraining
+from cmnet_core.training.motion_stage import see
+from cmnet_core.training.training_case import CLASSES, TrainingCase, dice_figures, surface_figures
 from cmnet_core.types import Spacing
 
 FINE_MM = 1.5

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from scipy import stats
 
 from benchmarks.pages import markdown_table, replace_section
-from cmnet_cli.report import svg
+from cmnet_cli.report.plot import svg
 
 OURS, OURS_RHO = "ours", 0.05
 STRUCTURES = {"lv": "LV", "myo": "myocardium", "rv": "RV"}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cmnet_cli.manifest import read_manifest
+from cmnet_cli.cohort.manifest import read_manifest
 
 
 @dataclass(frozen=True, slots=True)

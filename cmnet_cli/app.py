@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmnet_cli.memory import keep_freed_memory
+from cmnet_cli.cohort.dataset_layout import DatasetLayout
+from cmnet_cli.malloc import keep_freed_memory
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AgainOptions,
     Animation,
     AsJson,
     CloseCycle,
-    CohortStage,
     ConfigFile,
     Deep,
     DefectShare,
@@ -29,7 +29,6 @@ from cmnet_cli.options import (
     HowOptions,
     InitWeights,
     KeepMotion,
-    Layout,
     ManifestFile,
     ModelName,
     NewFolder,
@@ -42,12 +41,10 @@ from cmnet_cli.options import (
     RunPath,
     Samples,
     SayOptions,
-    Scheme,
     Seed,
     ShareOptions,
     ShareSafe,
     SourceManifest,
-    Stage,
     Subjects,
     SubmitOptions,
     TensorBoard,
@@ -58,12 +55,15 @@ from cmnet_cli.options import (
     Workers,
     expand_options,
 )
+from cmnet_cli.runs.paths import CohortStage
 from cmnet_core import __version__
 from cmnet_core.errors import CmnetError, EngineError
+from cmnet_core.labels import LabelScheme
+from cmnet_core.training.stages import TrainingStage
 
 if TYPE_CHECKING:
-    from cmnet_cli.commands.going import Job, Summary
-    from cmnet_cli.screen import Screen
+    from cmnet_cli.console import Screen
+    from cmnet_cli.execution.runner import Job, Summary
 
 BAD_INPUT = 3
 SOME_FAILED = 4
@@ -85,13 +85,13 @@ class _ErrorsAreAnswers(TyperGroup):
         try:
             return super().invoke(ctx)
         except CmnetError as error:
-            from cmnet_cli.screen import Screen
+            from cmnet_cli.console import Screen
 
             Screen().error(error)
             raise typer.Exit(INTERRUPTED if isinstance(error, EngineError) else BAD_INPUT) from error
         except OSError as error:
-            from cmnet_cli.cohort import FULL, disk_is_full
-            from cmnet_cli.screen import Screen
+            from cmnet_cli.console import Screen
+            from cmnet_cli.engines.base import FULL, disk_is_full
 
             if error.errno not in FULL:
                 raise
@@ -163,7 +163,7 @@ def phantom(
 ) -> None:
     """Synthetic cines whose motion is known exactly, or, with --from, real hearts on a path that is known."""
     if source is not None:
-        from cmnet_cli.commands import made
+        from cmnet_cli.commands import simulate as made
 
         _finish(made.make_hearts(source, out, made.Making(frames, seed, variants), _screen(say)), say, as_json=False)
     from cmnet_cli.commands import demo as command
@@ -178,7 +178,9 @@ def manifest(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The manifest to write: CSV, TSV or Parquet.")
     ],
-    layout: Annotated[Layout, typer.Option(help="How it is laid out; auto goes by the names.")] = Layout.AUTO,
+    layout: Annotated[
+        DatasetLayout, typer.Option(help="How it is laid out; auto goes by the names.")
+    ] = DatasetLayout.AUTO,
     demographics: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Table with sex, age, height, weight; UK Biobank's fields are known."),
@@ -187,11 +189,11 @@ def manifest(
         str, typer.Option(help="nifti: path of an image within the folder; * is any text without a slash.")
     ] = "{subject_id}.nii*",
     labels: Annotated[str | None, typer.Option(help="nifti: pattern of the 4-D reference masks.")] = None,
-    label_scheme: Annotated[Scheme, typer.Option(help="nifti: who numbered the tissues.")] = Scheme.CMNET,
+    label_scheme: Annotated[LabelScheme, typer.Option(help="nifti: who numbered the tissues.")] = LabelScheme.CMNET,
 ) -> None:
     """Write a manifest from a data set on disk."""
     from cmnet_cli.commands import manifest as command
-    from cmnet_cli.screen import Screen
+    from cmnet_cli.console import Screen
 
     names = command.NiftiNames(pattern, labels, label_scheme)
     found = command.find_cases(folder, layout, names=names, demographics=demographics)
@@ -229,7 +231,7 @@ def preprocess(
     as_json: AsJson = False,
 ) -> None:
     """Cut the window around the heart that the networks look at. Infer does it too."""
-    from cmnet_cli.commands import cohort_commands as command
+    from cmnet_cli.commands import process as command
     from cmnet_cli.config import PreprocessConfig, load_config
 
     settings = load_config(PreprocessConfig, config)
@@ -254,7 +256,7 @@ def infer(
     as_json: AsJson = False,
 ) -> None:
     """Segment and track every cine: label maps, motion and uncertainty on the subject's own grid."""
-    from cmnet_cli.commands import cohort_commands as command
+    from cmnet_cli.commands import process as command
     from cmnet_cli.config import InferConfig, load_config
 
     settings = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
@@ -276,7 +278,7 @@ def indices(
     as_json: AsJson = False,
 ) -> None:
     """Volumes, function and motion of every subject, from what infer stored: no network runs."""
-    from cmnet_cli.commands import cohort_commands as command
+    from cmnet_cli.commands import process as command
     from cmnet_cli.config import IndicesConfig, load_config
 
     named = None if reference is None else str(reference)
@@ -298,8 +300,8 @@ def report(
 ) -> None:
     """One page for the cohort and one for each subject; they open without a network."""
     from cmnet_cli.commands import report as command
-    from cmnet_cli.report.formats import Formats
-    from cmnet_cli.report.page import Request
+    from cmnet_cli.report.export.formats import Formats
+    from cmnet_cli.report.write import Request
 
     if terminal:
         command.show_report(run, _screen(say), share_safe=share_safe)
@@ -354,7 +356,7 @@ def submit(
     """Send a cohort to SLURM as array jobs with a merge after them; any other option goes to sbatch."""
     from cmnet_cli.commands import submit as command
     from cmnet_cli.config import InferConfig, PreprocessConfig, load_config
-    from cmnet_cli.slurm import read_sbatch_options
+    from cmnet_cli.slurm.sbatch import read_sbatch_options
 
     settings = (
         load_config(PreprocessConfig, config)
@@ -379,7 +381,7 @@ def merge(say: ShareOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False
 def task(run: RunPath, submission: Annotated[str, typer.Option()], shard: Annotated[int, typer.Option(min=0)]) -> None:
     """Work on one shard of a submission: what the batch script of cmnet submit calls."""
     from cmnet_cli.commands import task as command
-    from cmnet_cli.screen import Screen
+    from cmnet_cli.console import Screen
 
     raise typer.Exit(command.run_task(run, submission, shard, Screen()))
 
@@ -402,7 +404,7 @@ def compare(
 @app.command(rich_help_panel=MODELS)
 @expand_options
 def train(
-    stage: Annotated[Stage, typer.Option(help="segnet first, then motion.")],
+    stage: Annotated[TrainingStage, typer.Option(help="segnet first, then motion.")],
     manifest: ManifestFile,
     say: SayOptions,
     out: OutFolder = DEFAULT_RUN,
@@ -453,7 +455,7 @@ def doctor(
 ) -> None:
     """Versions, devices, disk and threads: one page to paste in a bug report."""
     from cmnet_cli.commands import doctor as command
-    from cmnet_cli.screen import Screen
+    from cmnet_cli.console import Screen
 
     command.doctor(folder, Screen())
 
@@ -466,7 +468,7 @@ app.add_typer(models, name="models", rich_help_panel=MODELS)
 def models_list() -> None:
     """Every model that comes with cmnet."""
     from cmnet_cli.commands import models as command
-    from cmnet_cli.screen import Screen
+    from cmnet_cli.console import Screen
 
     command.list_models(Screen())
 
@@ -478,7 +480,7 @@ def models_info(
 ) -> None:
     """What a model was trained on, how, and what it may be used for."""
     from cmnet_cli.commands import models as command
-    from cmnet_cli.screen import Screen
+    from cmnet_cli.console import Screen
 
     command.show_model(name, Screen(), as_json=as_json)
 
@@ -487,16 +489,16 @@ def models_info(
 def models_verify() -> None:
     """Load every shipped model as infer would."""
     from cmnet_cli.commands import models as command
-    from cmnet_cli.screen import Screen
+    from cmnet_cli.console import Screen
 
     command.verify_models(Screen())
 
 
 def _screen(say: SayOptions, run: Path | None = None) -> "Screen":
     """Where a command prints; what may leave the room has the pseudonyms of the run, if there is one yet."""
-    from cmnet_cli.layout import RunFolder
-    from cmnet_cli.screen import Screen
-    from cmnet_cli.sharing import open_sharing
+    from cmnet_cli.console import Screen
+    from cmnet_cli.privacy.deidentify import open_sharing
+    from cmnet_cli.runs.paths import RunFolder
 
     share_safe = isinstance(say, ShareOptions) and say.share_safe
     key = RunFolder(run).share_key if run is not None and share_safe else None
@@ -504,14 +506,14 @@ def _screen(say: SayOptions, run: Path | None = None) -> "Screen":
 
 
 def _job(who: WhoOptions, how: HowOptions, where: EngineOptions, say: SayOptions) -> "Job":
-    from cmnet_cli.commands.going import Job
+    from cmnet_cli.execution.runner import Job
 
     return Job(who, how, _screen(say), where)
 
 
 def _finish(summary: "Summary", say: SayOptions, *, as_json: bool) -> None:
     """Say how a command over a cohort went, and leave with its exit code."""
-    from cmnet_cli.commands.going import tell_summary, to_json
+    from cmnet_cli.execution.runner import tell_summary, to_json
 
     if as_json:
         typer.echo(to_json(summary, _screen(say, Path(summary.run)).sharing))
@@ -539,7 +541,7 @@ def _report_defect(kind: type[BaseException], error: BaseException, trace: Any) 
     """Say whom to tell after the traceback of an unexpected error."""
     import traceback
 
-    from cmnet_cli.sharing import hide_ids
+    from cmnet_cli.privacy.deidentify import hide_ids
 
     sys.stderr.write(hide_ids("".join(traceback.format_exception(kind, error, trace))))
     sys.stderr.write("This is a defect in cmnet. Please report it with the lines above and those of: cmnet doctor\n")

@@ -10,8 +10,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from cmnet_cli.options import SaveMotion
 from cmnet_core.errors import ErrorCode, ManifestError
+
+
+class SaveMotion(StrEnum):
+    """How much of the motion a run keeps."""
+
+    FULL = "full"
+    ED2ES = "ed2es"
+    NONE = "none"
+
 
 ConfigT = TypeVar("ConfigT")
 CONFIGS = Path(__file__).with_name("configs")

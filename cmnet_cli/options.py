@@ -4,17 +4,18 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cmnet_cli.config import SaveMotion
+from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
+from cmnet_cli.runs.provenance import OnStale
+
 _WHO = "Which subjects"
 _HOW = "How to run"
 _SAY = "What is shown"
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
-
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 DEFAULT_RUN = Path("cmnet-run")
 
@@ -153,20 +154,6 @@ ShareSafe = Annotated[
 ]
 
 
-class FigureFormat(StrEnum):
-    """How figures are saved."""
-
-    SVG = "svg"
-    PNG = "png"
-
-
-class AnimationFormat(StrEnum):
-    """How the beating heart is saved."""
-
-    GIF = "gif"
-    MP4 = "mp4"
-
-
 Figures = Annotated[
     FigureFormat | None,
     _option("--figures", shown="svg|png", text="Each figure of a subject's page as a file too; png needs Chromium."),
@@ -180,30 +167,6 @@ Terminal = Annotated[bool, _flag("--terminal", text="Print a summary here and wr
 AsJson = Annotated[bool, _flag("--json", text="The result as JSON.", panel=_SAY)]
 Quiet = Annotated[bool, _flag("--quiet", "-q", text="Errors only.", panel=_SAY)]
 Verbose = Annotated[bool, _flag("--verbose", "-v", text="A line a subject, and tracebacks.", panel=_SAY)]
-
-
-class OnStale(StrEnum):
-    """What to do with a subject whose outputs were made from other inputs, settings or weights."""
-
-    SKIP = "skip"
-    RERUN = "rerun"
-    ERROR = "error"
-
-
-class SaveMotion(StrEnum):
-    """How much of the motion a run keeps."""
-
-    FULL = "full"
-    ED2ES = "ed2es"
-    NONE = "none"
-
-
-class CohortStage(StrEnum):
-    """What array jobs can do."""
-
-    PREPROCESS = "preprocess"
-    INFER = "infer"
-    INDICES = "indices"
 
 
 KeepMotion = Annotated[SaveMotion | None, typer.Option(help="How much of the motion to keep.", show_default="full")]
@@ -224,32 +187,6 @@ CloseCycle = Annotated[
         help="Spread the drift round the cycle over its steps, where the model has steps that can drift.",
     ),
 ]
-
-
-class Layout(StrEnum):
-    """How a data set on disk is laid out."""
-
-    ACDC = "acdc"
-    MNMS = "mnms"
-    UKB = "ukb"
-    UKBB_CARDIAC = "ukbb_cardiac"
-    NIFTI = "nifti"
-    AUTO = "auto"
-
-
-class Scheme(StrEnum):
-    """Who numbered the tissues of reference masks."""
-
-    ACDC = "acdc"
-    MNMS = "mnms"
-    CMNET = "cmnet"
-
-
-class Stage(StrEnum):
-    """The two stages of training, in their order."""
-
-    SEGNET = "segnet"
-    MOTION = "motion"
 
 
 WhenStale = Annotated[

@@ -2,22 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError, LabelError
-
-
-class Label(IntEnum):
-    """Tissue classes, in the order of every probability map and label file that cmnet writes."""
-
-    BACKGROUND = 0
-    LV = 1
-    MYO = 2
-    RV = 3
+from cmnet_core.labels import Label
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ Everything above the mark is written by hand; what follows it are the columns of
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmnet_cli.columns.column import Column
-from cmnet_cli.tables import DECLARED, SCHEMA_VERSION
-from cmnet_core.flags import GROUPS
+from cmnet_cli.tables.columns.column import Column
+from cmnet_cli.tables.schema import DECLARED, SCHEMA_VERSION
+from cmnet_core.qc.flags import GROUPS
 
 PAGE = Path(__file__).with_name("outputs.md")
 MARK = "<!-- From here on made by docs/generate_outputs.py; a test checks that it is up to date. -->"

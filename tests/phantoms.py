@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cmnet_core.io.nifti import write_image, write_labels
-from cmnet_core.types import CineSequence, Label, LabelSequence, Spacing
+from cmnet_core.labels import Label
+from cmnet_core.types import CineSequence, LabelSequence, Spacing
 
 # The tiny model of tests/tiny_model.py tells the tissues by these.
 BRIGHTNESS = {Label.BACKGROUND: 0.0, Label.MYO: 0.4, Label.LV: 0.7, Label.RV: 1.0}

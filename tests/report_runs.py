@@ -6,14 +6,15 @@ import math
 import numpy as np
 import torch
 
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.sidecar import Sidecar, write_sidecar
-from cmnet_cli.stages.stored import TrackingFacts, facts_to_json, write_entropy, write_velocities
-from cmnet_cli.tables import write_table
+from cmnet_cli.derivatives.tracking import TrackingFacts, facts_to_json, write_entropy, write_velocities
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.provenance import Sidecar, write_sidecar
+from cmnet_cli.tables.schema import write_table
+from cmnet_core.imaging.preprocess import Window
 from cmnet_core.io.nifti import write_image
+from cmnet_core.labels import Label
 from cmnet_core.models.build import PAPER
-from cmnet_core.preprocess import Window
-from cmnet_core.types import Label, Spacing
+from cmnet_core.types import Spacing
 
 IDS = ("sub-9900001", "sub-9900002", "sub-9900003")
 NASTY = "<script>alert(1)</script>"

@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from cmnet_cli.commands.opening import open_run
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.screen import Screen
-from cmnet_cli.sidecar import write_text
-from cmnet_cli.tables import TABLES, has_this_schema, read_rows, to_json, write_table
-from cmnet_core.coordinates import SEGMENTS
+from cmnet_cli.console import Screen
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.run_folder import open_run
+from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, to_json, write_table
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.metrics import agreement
+from cmnet_core.geometry.lv_coordinates import SEGMENTS
+from cmnet_core.io.atomic import write_text
+from cmnet_core.stats.metrics import agreement
 
 Row = dict[str, Any]
 

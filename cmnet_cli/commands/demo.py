@@ -4,16 +4,16 @@ import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cmnet_cli.commands.cohort_commands import indices, infer
 from cmnet_cli.commands.evaluate import evaluate
-from cmnet_cli.commands.going import Job, Summary
+from cmnet_cli.commands.process import indices, infer
 from cmnet_cli.commands.report import report
 from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, load_config
-from cmnet_cli.layout import RunFolder
+from cmnet_cli.console import Screen, progress
+from cmnet_cli.execution.runner import Job, Summary
 from cmnet_cli.options import HowOptions, WhoOptions
-from cmnet_cli.screen import Screen, progress
+from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.phantom import write_cohort
-from cmnet_cli.tables import read_rows
+from cmnet_cli.tables.schema import read_rows
 
 _SHOWN = {
     "lvedv_ml": "LVEDV mL",

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from cmnet_cli.screen import Screen
+from cmnet_cli.console import Screen
 from cmnet_core import __version__
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "pydicom", "pyarrow", "pandas", "safetensors", "typer", "rich")

@@ -7,25 +7,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cmnet_cli.cases import Case
-from cmnet_cli.commands.evaluation_page import Summaries, markdown, show
-from cmnet_cli.commands.evaluation_summary import (
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.cohort.csv_safety import guard
+from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.config import EvaluateConfig
+from cmnet_cli.console import Screen
+from cmnet_cli.evaluation.page import Summaries, markdown, show
+from cmnet_cli.evaluation.summary import (
     compare_methods,
     subject_row,
     summarise_agreement,
     summarise_overlaps,
     summarise_subjects,
 )
-from cmnet_cli.commands.going import Job, Summary, at_work, go, plan_after, select_cases, summarise, summarise_dry_run
-from cmnet_cli.commands.opening import OpenRun, open_run, record_command
-from cmnet_cli.config import EvaluateConfig
-from cmnet_cli.manifest import read_manifest
-from cmnet_cli.screen import Screen
-from cmnet_cli.sidecar import write_text
-from cmnet_cli.spreadsheet import guard
+from cmnet_cli.execution.runner import Job, Summary, at_work, go, plan_after, select_cases, summarise, summarise_dry_run
+from cmnet_cli.runs.run_folder import OpenRun, open_run, record_command
 from cmnet_cli.stages.evaluate import EvaluateStage, Evaluation, has_reference
-from cmnet_cli.tables import TABLES, write_table
+from cmnet_cli.tables.schema import TABLES, write_table
 from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.io.atomic import write_text
 
 Row = dict[str, Any]
 

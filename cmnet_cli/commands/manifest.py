@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmnet_cli import datasets
-from cmnet_cli.cases import Case
-from cmnet_cli.demographics import join_demographics
-from cmnet_cli.manifest import write_manifest
-from cmnet_cli.options import Layout, Scheme
-from cmnet_cli.screen import Screen
+from cmnet_cli.cohort import datasets
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.cohort.dataset_layout import DatasetLayout
+from cmnet_cli.cohort.demographics import join_demographics
+from cmnet_cli.cohort.manifest import write_manifest
+from cmnet_cli.console import Screen
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.io.nifti import LabelScheme
+from cmnet_core.labels import LabelScheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,12 @@ class NiftiNames:
 
     pattern: str
     labels: str | None
-    scheme: Scheme
+    scheme: LabelScheme
 
 
-def find_cases(folder: Path, layout: Layout, *, names: NiftiNames, demographics: Path | None) -> tuple[Case, ...]:
+def find_cases(
+    folder: Path, layout: DatasetLayout, *, names: NiftiNames, demographics: Path | None
+) -> tuple[Case, ...]:
     """List the subjects of a data set, with what another table says of them.
 
     Raises:
@@ -35,20 +37,20 @@ def find_cases(folder: Path, layout: Layout, *, names: NiftiNames, demographics:
             hint="Give the folder that holds the data set.",
             code=ErrorCode.MANIFEST_UNREADABLE,
         )
-    chosen = Layout(datasets.detect_layout(folder)) if layout is Layout.AUTO else layout
+    chosen = DatasetLayout(datasets.detect_layout(folder)) if layout is DatasetLayout.AUTO else layout
     cases = _listed(folder, chosen, names)
     return cases if demographics is None else join_demographics(cases, demographics)
 
 
-def _listed(folder: Path, layout: Layout, names: NiftiNames) -> tuple[Case, ...]:
-    if layout is Layout.NIFTI:
+def _listed(folder: Path, layout: DatasetLayout, names: NiftiNames) -> tuple[Case, ...]:
+    if layout is DatasetLayout.NIFTI:
         scheme = LabelScheme(names.scheme)
         return datasets.from_nifti(folder, pattern=names.pattern, labels=names.labels, scheme=scheme)
     listing = {
-        Layout.ACDC: datasets.from_acdc,
-        Layout.MNMS: datasets.from_mnms,
-        Layout.UKB: datasets.from_ukb,
-        Layout.UKBB_CARDIAC: datasets.from_ukbb_cardiac,
+        DatasetLayout.ACDC: datasets.from_acdc,
+        DatasetLayout.MNMS: datasets.from_mnms,
+        DatasetLayout.UKB: datasets.from_ukb,
+        DatasetLayout.UKBB_CARDIAC: datasets.from_ukbb_cardiac,
     }
     return listing[layout](folder)
 

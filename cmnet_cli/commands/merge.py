@@ -4,18 +4,18 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from cmnet_cli.cohort import InThisProcess
-from cmnet_cli.commands.going import Failed, Site, Summary, write_status
-from cmnet_cli.commands.opening import OpenRun, holding_run, open_run, record_command
 from cmnet_cli.commands.task import write_part
-from cmnet_cli.lease import Lease
-from cmnet_cli.parts import merge_parts
-from cmnet_cli.screen import Screen
-from cmnet_cli.shards import read_shard
-from cmnet_cli.sidecar import State
+from cmnet_cli.console import Screen
+from cmnet_cli.engines.serial import SerialEngine
+from cmnet_cli.execution.runner import Failed, Site, Summary, write_status
+from cmnet_cli.runs.provenance import State
+from cmnet_cli.runs.run_folder import OpenRun, holding_run, open_run, record_command
+from cmnet_cli.runs.run_lock import Lease
+from cmnet_cli.slurm.array_tasks import FINISHED, MERGED, STARTED
+from cmnet_cli.slurm.shards import read_shard
+from cmnet_cli.slurm.submission import Submission, add_event, read_events, read_submission
 from cmnet_cli.stages import infer, preprocess
-from cmnet_cli.submission import Submission, add_event, read_events, read_submission
-from cmnet_cli.tasks import FINISHED, MERGED, STARTED
+from cmnet_cli.tables.parts import merge_parts
 
 
 def merge(run: Path, screen: Screen) -> Summary:
@@ -54,7 +54,7 @@ def _finish_for_tasks(submission: Submission, opened: OpenRun, lease: Lease, scr
             continue
         of_shard = replace(opened, cases=read_shard(submitted, submission, shard.number))
         ledger = opened.folder.task_outcomes(submission.name, shard.number)
-        site = Site(InThisProcess(), lease, ledger, None, screen, is_task=True)
+        site = Site(SerialEngine(), lease, ledger, None, screen, is_task=True)
         tally = write_part(opened.folder, submission, of_shard, site, f"{shard.number:05d}")
         left = shard.cases - len(tally.done) - len(tally.failed)
         add_event(submitted.events(shard.number), MERGED, pending=left, reason=events[-1].get("reason", ""))

@@ -4,8 +4,8 @@ import dataclasses
 import json
 from typing import Any
 
-from cmnet_cli.screen import Screen
-from cmnet_cli.sidecar import sha256_of
+from cmnet_cli.console import Screen
+from cmnet_cli.runs.provenance import sha256_of
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint, read_card, shipped_models
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from cmnet_cli.report.page import Request, write_report
-from cmnet_cli.report.terminal import show_population
-from cmnet_cli.screen import Screen, progress
+from cmnet_cli.console import Screen, progress
+from cmnet_cli.report.export.terminal import show_population
+from cmnet_cli.report.write import Request, write_report
 
 Item = TypeVar("Item")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cmnet_cli.layout import RunFolder, case_id_of, require_run
-from cmnet_cli.ledger import status_rows
-from cmnet_cli.options import CohortStage
-from cmnet_cli.screen import Screen
-from cmnet_cli.sidecar import State
-from cmnet_cli.tables import to_json
-from cmnet_cli.tasks import TaskState, task_states
+from cmnet_cli.cohort.case_id import case_id_of
+from cmnet_cli.console import Screen
+from cmnet_cli.execution.attempt_log import status_rows
+from cmnet_cli.runs.paths import CohortStage, RunFolder, require_run
+from cmnet_cli.runs.provenance import State
+from cmnet_cli.slurm.array_tasks import TaskState, task_states
+from cmnet_cli.tables.schema import to_json
 
 _SHOWN = 20
 

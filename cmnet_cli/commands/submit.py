@@ -8,22 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cmnet_cli import slurm
-from cmnet_cli.cases import Case
-from cmnet_cli.commands.cohort_commands import infer_stage_of
-from cmnet_cli.commands.going import Job, Plan, make_plan, plan_after, select_cases, tell_plan
-from cmnet_cli.commands.opening import OpenRun, answering_disk_errors, holding_run, refuse_another_manifest, start_run
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.cohort.manifest import Manifest, read_manifest
+from cmnet_cli.commands.process import infer_stage_of
 from cmnet_cli.config import InferConfig, PreprocessConfig
-from cmnet_cli.layout import RunFolder, SubmissionFolder
-from cmnet_cli.manifest import Manifest, read_manifest
-from cmnet_cli.parts import new_part_folder
-from cmnet_cli.screen import Screen
-from cmnet_cli.shards import cut, freeze
+from cmnet_cli.console import Screen
+from cmnet_cli.execution.runner import Job, Plan, make_plan, plan_after, select_cases, tell_plan
+from cmnet_cli.runs.paths import RunFolder, SubmissionFolder
+from cmnet_cli.runs.run_folder import OpenRun, answering_disk_errors, holding_run, refuse_another_manifest, start_run
+from cmnet_cli.slurm import sbatch as slurm
+from cmnet_cli.slurm.array_tasks import at_work
+from cmnet_cli.slurm.shards import cut, freeze
+from cmnet_cli.slurm.submission import Job as SlurmJob
+from cmnet_cli.slurm.submission import Submission, add_job
 from cmnet_cli.stages import indices, infer, preprocess
 from cmnet_cli.stages.preprocess import PreprocessStage
-from cmnet_cli.submission import Job as SlurmJob
-from cmnet_cli.submission import Submission, add_job
-from cmnet_cli.tasks import at_work
+from cmnet_cli.tables.parts import new_part_folder
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
 

@@ -9,26 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cmnet_cli import slurm
-from cmnet_cli.cohort import EngineSpec, open_engine
-from cmnet_cli.commands.cohort_commands import infer_stage_of
-from cmnet_cli.commands.going import Plan, Site, StoredStage, Tally, go, make_plan, plan_after, tell_plan
-from cmnet_cli.commands.opening import RUN_LEASE, OpenRun
+from cmnet_cli.commands.process import infer_stage_of
 from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig, load_config
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.lease import Holder, Lease, holder_of, take_lease
-from cmnet_cli.options import HowOptions, OnStale
-from cmnet_cli.parts import PartWriter
-from cmnet_cli.screen import Screen
-from cmnet_cli.shards import read_shard
+from cmnet_cli.console import Screen
+from cmnet_cli.engines.base import EngineSpec
+from cmnet_cli.engines.devices import gpus_to_share
+from cmnet_cli.engines.select import open_engine
+from cmnet_cli.execution.runner import Plan, Site, StoredStage, Tally, go, make_plan, plan_after, tell_plan
+from cmnet_cli.options import HowOptions
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.provenance import OnStale
+from cmnet_cli.runs.run_folder import RUN_LEASE, OpenRun
+from cmnet_cli.runs.run_lock import Holder, Lease, holder_of, take_lease
+from cmnet_cli.slurm import sbatch as slurm
+from cmnet_cli.slurm.array_tasks import FINISHED, STARTED, STOPPED, TIME, lease_name
+from cmnet_cli.slurm.shards import read_shard
+from cmnet_cli.slurm.submission import Submission, add_event, read_submission
 from cmnet_cli.stages import infer, preprocess
-from cmnet_cli.stages.devices import gpus_to_share
 from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.intervals import Draws
 from cmnet_cli.stages.preprocess import PreprocessStage
-from cmnet_cli.submission import Submission, add_event, read_submission
-from cmnet_cli.tasks import FINISHED, STARTED, STOPPED, TIME, lease_name
-from cmnet_core.reference import SHIPPED, read_reference
+from cmnet_cli.tables.parts import PartWriter
+from cmnet_core.function.reference_ranges import SHIPPED, read_reference
 
 _NEAR_THE_LIMIT_S = 600.0
 _OF_THE_DRIVER_MB = 700

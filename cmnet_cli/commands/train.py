@@ -9,29 +9,31 @@ from typing import Any
 
 import torch
 
-from cmnet_cli.commands.opening import record_command
-from cmnet_cli.commands.training_data import TrainingData, load_training_data
-from cmnet_cli.commands.training_log import TensorBoardLog, TrainingLog, tell
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.manifest import read_manifest
-from cmnet_cli.options import Stage
-from cmnet_cli.screen import Screen, board
-from cmnet_cli.sidecar import sha256_of
-from cmnet_cli.stages.devices import resolve_device
+from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.console import Screen, board
+from cmnet_cli.engines.devices import resolve_device
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.provenance import sha256_of
+from cmnet_cli.runs.run_folder import record_command
+from cmnet_cli.training.data import TrainingData, load_training_data
+from cmnet_cli.training.log import TensorBoardLog, TrainingLog, tell
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode, ManifestError
 from cmnet_core.models.build import MotionSizes, SegNetSizes
 from cmnet_core.models.cardiomorphnet import CardioMorphNet
 from cmnet_core.models.checkpoint import Checkpoint, ModelCard, find_weights, load_checkpoint, save_checkpoint
 from cmnet_core.models.segnet import SegNet
-from cmnet_core.training import motion, processes, segnet
+from cmnet_core.training import motion_stage as motion
+from cmnet_core.training import processes
+from cmnet_core.training import segnet_stage as segnet
 from cmnet_core.training.loop import Decay, EpochRecord, Schedule, Watch, best_epoch
-from cmnet_core.training.motion import train_motion
 from cmnet_core.training.motion_settings import MotionTraining
-from cmnet_core.training.segnet import SegNetTraining, train_segnet
+from cmnet_core.training.motion_stage import train_motion
+from cmnet_core.training.segnet_stage import SegNetTraining, train_segnet
+from cmnet_core.training.stages import TrainingStage
 from cmnet_core.training.state import read_progress
 
-_FIGURES = {Stage.SEGNET: segnet.FIGURES, Stage.MOTION: motion.FIGURES}
+_FIGURES = {TrainingStage.SEGNET: segnet.FIGURES, TrainingStage.MOTION: motion.FIGURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Trained:
     left_out: int
 
 
-def train(stage: Stage, config: TrainConfig, job: TrainJob) -> Trained:
+def train(stage: TrainingStage, config: TrainConfig, job: TrainJob) -> Trained:
     """Train one of the two stages, together with other processes where torchrun started them.
 
     Raises:
@@ -117,7 +119,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _train_here(stage: Stage, config: TrainConfig, job: TrainJob, device: torch.device) -> Trained:
+def _train_here(stage: TrainingStage, config: TrainConfig, job: TrainJob, device: torch.device) -> Trained:
     run = RunFolder(job.out)
     before = _weights_before(stage, config, run, job)
     manifest = read_manifest(job.manifest)
@@ -131,11 +133,11 @@ def _train_here(stage: Stage, config: TrainConfig, job: TrainJob, device: torch.
     return Trained(weights, data.left_out)
 
 
-def _schedule(stage: Stage, config: TrainConfig) -> Schedule:
-    return (config.segnet if stage == Stage.SEGNET else config.motion).schedule
+def _schedule(stage: TrainingStage, config: TrainConfig) -> Schedule:
+    return (config.segnet if stage == TrainingStage.SEGNET else config.motion).schedule
 
 
-def _refuse_what_cannot_be_watched(stage: Stage, schedule: Schedule, *, validates: bool) -> None:
+def _refuse_what_cannot_be_watched(stage: TrainingStage, schedule: Schedule, *, validates: bool) -> None:
     needed = schedule.patience > 0 or schedule.decay == Decay.PLATEAU
     if (schedule.watched or needed) and (schedule.watched not in _FIGURES[stage] or not validates):
         raise ManifestError(
@@ -147,11 +149,11 @@ def _refuse_what_cannot_be_watched(stage: Stage, schedule: Schedule, *, validate
         )
 
 
-def _weights_before(stage: Stage, config: TrainConfig, run: RunFolder, job: TrainJob) -> Checkpoint | None:
+def _weights_before(stage: TrainingStage, config: TrainConfig, run: RunFolder, job: TrainJob) -> Checkpoint | None:
     """What the stage builds on: the first one on nothing unless told, the second one on SegNet."""
-    if job.init is None and stage == Stage.SEGNET:
+    if job.init is None and stage == TrainingStage.SEGNET:
         return None
-    source = find_weights(job.init) if job.init else run.weights(Stage.SEGNET)
+    source = find_weights(job.init) if job.init else run.weights(TrainingStage.SEGNET)
     if job.init is None and not source.exists():
         raise CheckpointError(
             f"The second stage needs the weights of the first; {source} is not there.",
@@ -161,7 +163,7 @@ def _weights_before(stage: Stage, config: TrainConfig, run: RunFolder, job: Trai
     found = load_checkpoint(source)
     if job.fresh_motion:
         found = replace(found, motion=None, card=replace(found.card, motion=None))
-    if stage == Stage.SEGNET:
+    if stage == TrainingStage.SEGNET:
         _refuse_another_architecture(source, "segnet", found.card.segnet, config.segnet.sizes)
     elif found.card.motion:
         _refuse_another_architecture(source, "motion", found.card.motion, config.motion.sizes)
@@ -186,7 +188,7 @@ def _refuse_another_architecture(
 
 
 def _train(
-    stage: Stage,
+    stage: TrainingStage,
     config: TrainConfig,
     data: TrainingData,
     before: Checkpoint | None,
@@ -223,7 +225,7 @@ def _train(
     return path
 
 
-def _open_logs(stage: Stage, job: TrainJob) -> list[TrainingLog | TensorBoardLog]:
+def _open_logs(stage: TrainingStage, job: TrainJob) -> list[TrainingLog | TensorBoardLog]:
     """Where figures are written; one process writes for all."""
     if processes.rank():
         return []
@@ -232,9 +234,11 @@ def _open_logs(stage: Stage, job: TrainJob) -> list[TrainingLog | TensorBoardLog
     return [log, TensorBoardLog(run.tensorboard(stage))] if job.tensorboard else [log]
 
 
-def _identity(stage: Stage, config: TrainConfig, data: TrainingData, before: Checkpoint | None) -> dict[str, str]:
+def _identity(
+    stage: TrainingStage, config: TrainConfig, data: TrainingData, before: Checkpoint | None
+) -> dict[str, str]:
     """What a resume must have in common with the beginning, to end with the same weights."""
-    settings = dataclasses.asdict(config.segnet if stage == Stage.SEGNET else config.motion)
+    settings = dataclasses.asdict(config.segnet if stage == TrainingStage.SEGNET else config.motion)
     return {f"{stage}.{name}": value for name, value in _flat(settings)} | {
         "cases": data.digest[:12],
         "weights to start from": before.digest[:12] if before else "none",
@@ -252,10 +256,10 @@ def _flat(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _run_stage(
-    stage: Stage, config: TrainConfig, data: TrainingData, before: Checkpoint | None, watch: Watch
+    stage: TrainingStage, config: TrainConfig, data: TrainingData, before: Checkpoint | None, watch: Watch
 ) -> tuple[SegNet, CardioMorphNet | None]:
     cases, validation = data.training, data.validation
-    if stage == Stage.SEGNET or before is None:
+    if stage == TrainingStage.SEGNET or before is None:
         start = before.segnet if before else None
         return train_segnet(cases, validation, settings=config.segnet, watch=watch, start=start), None
     trained = train_motion(
@@ -264,17 +268,17 @@ def _run_stage(
     return before.segnet, trained
 
 
-def _card(stage: Stage, config: TrainConfig, before: Checkpoint | None, metrics: dict[str, float]) -> ModelCard:
+def _card(stage: TrainingStage, config: TrainConfig, before: Checkpoint | None, metrics: dict[str, float]) -> ModelCard:
     """What the weights say of themselves: what the stage before said, and what this one adds."""
     card = before.card if before else _first_card(config)
-    settings = dataclasses.asdict(config.segnet if stage == Stage.SEGNET else config.motion)
+    settings = dataclasses.asdict(config.segnet if stage == TrainingStage.SEGNET else config.motion)
     return replace(
         card,
         name=config.name,
         training_data=config.training_data,
         terms=config.terms,
         version=__version__,
-        motion=config.motion.sizes if stage == Stage.MOTION else None,
+        motion=config.motion.sizes if stage == TrainingStage.MOTION else None,
         training={**card.training, stage: settings},
         metrics={**card.metrics, **metrics},
     )

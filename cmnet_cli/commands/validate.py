@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmnet_cli.cases import Case, Problem
-from cmnet_cli.cohort import Outcome, map_cases
-from cmnet_cli.manifest import check_manifest
-from cmnet_cli.screen import Screen, progress
+from cmnet_cli.cohort.case import Case, Problem
+from cmnet_cli.cohort.manifest import check_manifest
+from cmnet_cli.console import Screen, progress
+from cmnet_cli.engines.base import Outcome
+from cmnet_cli.engines.select import map_cases
 from cmnet_cli.stages.validate import NAME, ValidateStage
 
 _HEAD = ("row", "column", "code", "problem", "what to do")

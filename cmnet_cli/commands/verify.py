@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmnet_cli.commands.opening import open_run
-from cmnet_cli.options import CohortStage
-from cmnet_cli.screen import Screen
-from cmnet_cli.sidecar import damaged_outputs, read_sidecar
+from cmnet_cli.console import Screen
+from cmnet_cli.runs.paths import CohortStage
+from cmnet_cli.runs.provenance import damaged_outputs, read_sidecar
+from cmnet_cli.runs.run_folder import open_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,1 @@
-"""The pages that people open first."""
-
-from cmnet_cli.report.page import write_report as write_report
+"""The report: one page for the cohort and one for each subject."""

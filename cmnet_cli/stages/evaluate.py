@@ -9,18 +9,27 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from cmnet_cli.cases import Case
+from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import EvaluateConfig
-from cmnet_cli.layout import RunFolder
+from cmnet_cli.derivatives.tracking import StoredCase, open_stored, read_field
+from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.indices import who
-from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_cli.stages.stored import StoredCase, open_stored, read_field
+from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.errors import ErrorCode, LabelError
-from cmnet_core.indices import ClinicalIndices, clinical_indices, find_phases, volumes_ml
-from cmnet_core.metrics import Overlap, SurfaceDistance, auroc, dilated, folded_voxels, overlap, surface_distances_mm
-from cmnet_core.motion import jacobian_determinant, propagate_shape
-from cmnet_core.preprocess import Window, extract, extract_labels, restore_motion
-from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
+from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, find_phases, volumes_ml
+from cmnet_core.imaging.preprocess import Window, extract, extract_labels, restore_motion
+from cmnet_core.labels import Label
+from cmnet_core.registration.displacement import jacobian_determinant, propagate_shape
+from cmnet_core.stats.metrics import (
+    Overlap,
+    SurfaceDistance,
+    auroc,
+    dilated,
+    folded_voxels,
+    overlap,
+    surface_distances_mm,
+)
+from cmnet_core.types import LabelSequence, MotionField, Spacing
 
 NAME = "evaluate"
 ED_TO_ES, ES_TO_ED, POOLED, AT_ED, AT_ES = "ed-to-es", "es-to-ed", "pooled", "at-ed", "at-es"

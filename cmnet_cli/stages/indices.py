@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from cmnet_cli.cases import Case
-from cmnet_cli.layout import CaseFolder, RunFolder
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.derivatives.tracking import StoredCase, open_stored
+from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.intervals import Drawing, Draws, with_intervals
-from cmnet_cli.stages.judging import judged_indices
 from cmnet_cli.stages.mechanics import NearHeart, mechanics_rows, near_heart, rate_values, segmented_walls, timing_of
-from cmnet_cli.stages.stored import StoredCase, open_stored
-from cmnet_core.indices import (
+from cmnet_cli.stages.quality_control import judged_indices
+from cmnet_core.function.reference_ranges import Z_COLUMNS, ReferenceRange, compare_with_reference
+from cmnet_core.function.volumes import (
     BodySurfaceFormula,
     ClinicalIndices,
     Volumes,
@@ -24,12 +25,12 @@ from cmnet_core.indices import (
     heart_rate_bpm,
     volumes_ml,
 )
-from cmnet_core.losses import bending_energy
-from cmnet_core.motion import to_voxels
-from cmnet_core.plausibility import judge_motion
-from cmnet_core.preprocess import extract_labels
-from cmnet_core.reference import Z_COLUMNS, ReferenceRange, compare_with_reference
-from cmnet_core.types import Label, MotionField
+from cmnet_core.imaging.preprocess import extract_labels
+from cmnet_core.labels import Label
+from cmnet_core.models.losses import bending_energy
+from cmnet_core.qc.results import judge_motion
+from cmnet_core.registration.displacement import to_voxels
+from cmnet_core.types import MotionField
 
 NAME = "indices"
 TABLES_OF_INDICES = ("indices", "frames", "segments", "motion", "bullseye")

@@ -7,21 +7,20 @@ from pathlib import Path
 
 import torch
 
-from cmnet_cli.cases import Case
-from cmnet_cli.config import InferConfig, PreprocessConfig, digest_settings
-from cmnet_cli.layout import CaseFolder, RunFolder
-from cmnet_cli.options import SaveMotion
-from cmnet_cli.sidecar import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.config import InferConfig, PreprocessConfig, SaveMotion, digest_settings
+from cmnet_cli.derivatives.posterior import write_posterior
+from cmnet_cli.derivatives.tracking import TrackingFacts, facts_to_json, write_entropy, write_velocities
+from cmnet_cli.engines.devices import resolve_device
+from cmnet_cli.runs.paths import CaseFolder, RunFolder
+from cmnet_cli.runs.provenance import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
 from cmnet_cli.stages import preprocess
-from cmnet_cli.stages.devices import resolve_device
-from cmnet_cli.stages.load import load_cine, naming
-from cmnet_cli.stages.stored import TrackingFacts, facts_to_json, write_entropy, write_velocities
-from cmnet_cli.stages.stored_posterior import write_posterior
+from cmnet_cli.stages.read_images import load_cine, naming
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode
-from cmnet_core.inference import Model, Tracking, load_model, track
+from cmnet_core.inference.refinement import Refinement
+from cmnet_core.inference.tracking import Model, Tracking, load_model, track
 from cmnet_core.io.nifti import write_labels, write_motion
-from cmnet_core.refinement import Refinement
 from cmnet_core.types import CineSequence
 
 NAME = "infer"

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from cmnet_cli.layout import CaseFolder
-from cmnet_cli.sidecar import read_sidecar
-from cmnet_cli.stages.cutout import cutout_around
+from cmnet_cli.derivatives.crop import cutout_around
+from cmnet_cli.derivatives.posterior import read_posterior
+from cmnet_cli.derivatives.tracking import StoredCase, read_velocities
+from cmnet_cli.runs.paths import CaseFolder
+from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_cli.stages.mechanics import (
     Walls,
     global_strains,
@@ -20,12 +22,10 @@ from cmnet_cli.stages.mechanics import (
     timing_of,
     walls_of,
 )
-from cmnet_cli.stages.stored import StoredCase, read_velocities
-from cmnet_cli.stages.stored_posterior import read_posterior
-from cmnet_core.calibration import Calibration, find_calibration, intervals, spread
-from cmnet_core.cycle import fields_to_ed
-from cmnet_core.posterior import Posterior, draw_shapes, draw_velocities, indices_of_shapes
+from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.types import Spacing
+from cmnet_core.uncertainty.calibration import Calibration, find_calibration, intervals, spread
+from cmnet_core.uncertainty.posterior import Posterior, draw_shapes, draw_velocities, indices_of_shapes
 
 Row = dict[str, Any]
 

@@ -9,24 +9,34 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from cmnet_cli.columns.mechanics import LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
-from cmnet_cli.layout import CaseFolder
-from cmnet_cli.stages.cutout import Cutout, cutout_around
-from cmnet_cli.stages.stored import StoredCase, read_velocities
-from cmnet_core.bullseye import bin_means, bin_of, bins
-from cmnet_core.coordinates import SEGMENTS, LVCoordinates, lv_coordinates
-from cmnet_core.curves import FRAMES_FOR_TIMES, CurveSummary, Timing, dyssynchrony_ms, summarise
-from cmnet_core.cycle import fields_to_ed
-from cmnet_core.flags import STRAIN_PCT
-from cmnet_core.indices import Volumes
-from cmnet_core.line_strain import LineStrain, line_strain
-from cmnet_core.material import MaterialMotion, follow_material
-from cmnet_core.plausibility import judge_strain
-from cmnet_core.preprocess import extract_labels, window_affine
-from cmnet_core.rotation import Rotation, rotation
-from cmnet_core.strain import SIGN, Deformation, Direction, RegionalStrain, Wall, deform, lay_out_wall, regional_strain
-from cmnet_core.types import Label, MotionField
-from cmnet_core.wall import thickening_pct, wall_thickness
+from cmnet_cli.derivatives.crop import Cutout, cutout_around
+from cmnet_cli.derivatives.tracking import StoredCase, read_velocities
+from cmnet_cli.runs.paths import CaseFolder
+from cmnet_cli.tables.columns.mechanics import LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
+from cmnet_core.function.volumes import Volumes
+from cmnet_core.geometry.lv_coordinates import SEGMENTS, LVCoordinates, lv_coordinates
+from cmnet_core.geometry.shared_bins import bin_means, bin_of, bins
+from cmnet_core.geometry.wall_thickness import thickening_pct, wall_thickness
+from cmnet_core.imaging.preprocess import extract_labels, window_affine
+from cmnet_core.inference.composition import fields_to_ed
+from cmnet_core.labels import Label
+from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material
+from cmnet_core.mechanics.line_strain import LineStrain, line_strain
+from cmnet_core.mechanics.rotation import Rotation, rotation
+from cmnet_core.mechanics.strain import (
+    SIGN,
+    Deformation,
+    Direction,
+    RegionalStrain,
+    Wall,
+    deform,
+    lay_out_wall,
+    regional_strain,
+)
+from cmnet_core.mechanics.strain_curves import FRAMES_FOR_TIMES, CurveSummary, Timing, dyssynchrony_ms, summarise
+from cmnet_core.qc.flags import STRAIN_PCT
+from cmnet_core.qc.results import judge_strain
+from cmnet_core.types import MotionField
 
 Row = dict[str, Any]
 

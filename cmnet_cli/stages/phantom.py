@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from cmnet_cli.columns.mechanics import STRAINS
-from cmnet_cli.manifest import Case, write_manifest
-from cmnet_core.curves import Timing, summarise
-from cmnet_core.indices import ClinicalIndices, Volumes, clinical_indices, volumes_ml
+from cmnet_cli.cohort.manifest import Case, write_manifest
+from cmnet_cli.tables.columns.mechanics import STRAINS
+from cmnet_core.function.volumes import ClinicalIndices, Volumes, clinical_indices, volumes_ml
 from cmnet_core.io.atomic import write_bytes
 from cmnet_core.io.nifti import write_image, write_labels, write_motion
+from cmnet_core.mechanics.strain import SIGN, Direction
+from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.phantom import Phantom, SegmentStrain, draw_spec, make_phantom
-from cmnet_core.strain import SIGN, Direction
 
 TRUTH_VERSION = 1
 

@@ -9,14 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cmnet_cli.cases import Case
+from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import PreprocessConfig, digest_settings
-from cmnet_cli.layout import CaseFolder, RunFolder
-from cmnet_cli.sidecar import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
-from cmnet_cli.stages.load import load_cine, naming
+from cmnet_cli.runs.paths import CaseFolder, RunFolder
+from cmnet_cli.runs.provenance import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
+from cmnet_cli.stages.read_images import load_cine, naming
 from cmnet_core import __version__
+from cmnet_core.imaging.preprocess import (
+    Window,
+    extract,
+    heart_centre_from_motion,
+    normalise,
+    window_affine,
+    window_around,
+)
 from cmnet_core.io.nifti import write_image
-from cmnet_core.preprocess import Window, extract, heart_centre_from_motion, normalise, window_affine, window_around
 from cmnet_core.types import CineSequence
 
 NAME = "preprocess"

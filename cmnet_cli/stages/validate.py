@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cmnet_cli.cases import Case, Problem
-from cmnet_cli.sharing import hide_ids
-from cmnet_cli.stages.load import inspect_image, inspect_mask, load_cine, load_labels
+from cmnet_cli.cohort.case import Case, Problem
+from cmnet_cli.privacy.deidentify import hide_ids
+from cmnet_cli.stages.read_images import inspect_image, inspect_mask, load_cine, load_labels
 from cmnet_core.errors import CaseError, ErrorCode
-from cmnet_core.flags import FLAGS
-from cmnet_core.quality import doubts
+from cmnet_core.qc.flags import FLAGS
+from cmnet_core.qc.image import doubts
 from cmnet_core.types import CineSequence
 
 NAME = "validate"

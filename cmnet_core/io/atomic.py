@@ -1,10 +1,12 @@
 """Files that appear under their name only when they are whole."""
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -34,6 +36,25 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file at once or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file under its final name, or nothing."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain values as readable JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON file, or None where there is none or it cannot be understood."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _flush(path: Path) -> None:

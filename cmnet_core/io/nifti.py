@@ -7,7 +7,6 @@ import gzip
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -21,37 +20,15 @@ from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError, LabelError
 from cmnet_core.io.atomic import write_bytes
-from cmnet_core.io.nifti_file import (
-    Header,
-    decode,
-    decode_cine,
-    describe,
-    grid_difference,
-    raw_header,
-    reading,
-)
+from cmnet_core.io.nifti_file import Header, decode, decode_cine, describe, grid_difference, raw_header, reading
 from cmnet_core.io.nifti_geometry import Layout, geometry
-from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField
+from cmnet_core.labels import LabelScheme
+from cmnet_core.types import CineSequence, LabelSequence, MotionField
 
 _LPS_OF_RAS = torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)
 
 MOTION_STEPS_PER_MM = 128
 """Displacements are stored in steps of 1/128 mm: finer than a cine shows, and small once compressed."""
-
-
-class LabelScheme(StrEnum):
-    """Who numbered the tissues of a reference mask."""
-
-    CMNET = "cmnet"
-    ACDC = "acdc"
-    MNMS = "mnms"
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """The tissue of each value, from 0."""
-        if self is LabelScheme.ACDC:
-            return (Label.BACKGROUND, Label.RV, Label.MYO, Label.LV)
-        return (Label.BACKGROUND, Label.LV, Label.MYO, Label.RV)
 
 
 def inspect(path: Path) -> Header:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.labels import Label
 from cmnet_core.models.cardiomorphnet import (
     CardioMorphNet,
     DecNet,
@@ -21,7 +22,6 @@ from cmnet_core.models.cardiomorphnet import (
 from cmnet_core.models.layers import StackConv
 from cmnet_core.models.rotation_net import RotationNet
 from cmnet_core.models.segnet import SegNet
-from cmnet_core.types import Label
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cmnet_core.models.layers import StackConv, StackConvLSTM, Stacks, StackUpConv, enlarge, enlarge_displacement, leaky
+from cmnet_core.models.gaussian import Gaussian, MotionPosterior
+from cmnet_core.models.layers import (
+    StackConv,
+    StackConvLSTM,
+    Stacks,
+    StackUpConv,
+    enlarge,
+    enlarge_displacement,
+    leaky,
+)
 from cmnet_core.models.rotation_net import RotationNet, place_of, spin
 from cmnet_core.models.velocity_fit import fit_velocity
-from cmnet_core.motion import compose_displacements, exponential, warp
-from cmnet_core.uncertainty import Gaussian, MotionPosterior
+from cmnet_core.registration.displacement import compose_displacements, exponential, warp
 
 LATENT_LOG_VARIANCE = 4.0
 """Log variances of Z stay within ± this: a prior that collapses would make KL_Z, and its gradient, explode."""

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cmnet_core.labels import Label
 from cmnet_core.models.layers import StackConv, Stacks, leaky
-from cmnet_core.types import Label
 
 ANGLES = 72
 """Directions in which a slice is seen from the long axis."""

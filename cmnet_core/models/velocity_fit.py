@@ -25,10 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from cmnet_core.labels import Label
 from cmnet_core.models.layers import Stacks, enlarge, enlarge_displacement
 from cmnet_core.models.rotation_net import Place, place_of
-from cmnet_core.motion import exponential, identity_grid, sample_at
-from cmnet_core.types import Label
+from cmnet_core.registration.displacement import exponential, identity_grid, sample_at
 
 
 @dataclass(frozen=True, slots=True)

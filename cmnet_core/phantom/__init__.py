@@ -1,7 +1,8 @@
 """Synthetic short-axis cines of a beating heart whose motion is known in closed form."""
 
-from cmnet_core.phantom.build import Phantom, make_phantom
 from cmnet_core.phantom.draw import draw_spec
+from cmnet_core.phantom.generate import Phantom, make_phantom
+from cmnet_core.phantom.ground_truth import SegmentStrain, Strain, Truth, truth_of
 from cmnet_core.phantom.spec import (
     BeatSpec,
     ChestSpec,
@@ -12,7 +13,6 @@ from cmnet_core.phantom.spec import (
     ScanSpec,
     spec_from_values,
 )
-from cmnet_core.phantom.truth import SegmentStrain, Strain, Truth, truth_of
 
 __all__ = [
     "BeatSpec",

@@ -1,7 +1,7 @@
 """The ventricles at end-diastole in closed form: squared radii of every surface around the LV's axis.
 
 A surface is given by its squared radius over the position along the axis and the angle around it, because motion
-that keeps volume is simplest in squared radii (see :mod:`cmnet_core.phantom.motion`).
+that keeps volume is simplest in squared radii (see :mod:`cmnet_core.phantom.kinematics`).
 """
 
 import math
@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from cmnet_core.labels import Label
 from cmnet_core.phantom.spec import HeartSpec
-from cmnet_core.types import Label
 
 _ENDO_SOFT_MM2 = 20.0
 _EPI_SOFT_MM2 = 30.0

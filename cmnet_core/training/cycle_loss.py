@@ -9,14 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cmnet_core import losses
+from cmnet_core.labels import Label
+from cmnet_core.models import losses
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, Step, Stride, closed_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.rotation_net import mean_rotation, place_of
-from cmnet_core.motion import warp
+from cmnet_core.registration.displacement import warp
 from cmnet_core.training.loop import fast_convolutions
 from cmnet_core.training.motion_settings import MotionTraining
-from cmnet_core.types import Label, Spacing
+from cmnet_core.types import Spacing
 
 SMALLEST_CHANGE = 0.1
 """Of a voxel's volume, in training: a wall that leaves its slice shrinks to little without folding."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cmnet_core.augmentation import AugmentationRanges
+from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.build import OURS, MotionSizes
 from cmnet_core.training.loop import Schedule
 
@@ -26,13 +26,13 @@ class LossWeights:
         overlap: Of 1 − Dice between the same two; 0 in the article. Small ventricles count as much as large ones.
         inverse: Of the mask of a frame carried back to ED by the inverse of an anchored motion, against ED's mask:
             divergence, and overlap by its own weight. 0 in the article, which has no inverse.
-        folding: Of :func:`cmnet_core.losses.folding`, for an anchored motion and its inverse; 0 in the article.
+        folding: Of :func:`cmnet_core.models.losses.folding`, for an anchored motion and its inverse; 0 in the article.
         kl_motion: λ1.
         kl_latent: λ2.
         reconstruction: λ3.
         smoothness: ρ, of the bending energy of one step's mean. Of a draw, as in the article, it would press the doubt
             down everywhere, where nothing is known too.
-        shear: Of :func:`cmnet_core.losses.through_plane_shear` of one step's mean; 0 in the article.
+        shear: Of :func:`cmnet_core.models.losses.through_plane_shear` of one step's mean; 0 in the article.
         endpoint: Of the distance, in mm, between composed motion and known motion, where it is known.
         rotation: Of the error of each slice's rotation, as an arc of the epicardium in mm, where it is known.
         closing: Of the distance, in mm, by which the motion composed once round the cycle fails to close.

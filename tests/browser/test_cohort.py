@@ -3,8 +3,7 @@
 import pytest
 
 from benchmarks.report_scale import write_run
-from cmnet_cli.report import write_report
-from cmnet_cli.report.page import Request
+from cmnet_cli.report.write import Request, write_report
 from tests.report_runs import IDS, make_run
 
 SUBJECTS = 60

@@ -3,10 +3,9 @@
 import pytest
 from PIL import Image
 
-from cmnet_cli.options import FigureFormat
-from cmnet_cli.report import write_report
-from cmnet_cli.report.formats import Formats
-from cmnet_cli.report.page import Request
+from cmnet_cli.report.export.file_formats import FigureFormat
+from cmnet_cli.report.export.formats import Formats
+from cmnet_cli.report.write import Request, write_report
 from tests.report_runs import IDS, make_run
 
 WIDTHS = (1440, 390)

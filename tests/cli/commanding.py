@@ -11,9 +11,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cmnet_cli.app import app
-from cmnet_cli.cases import Problem
+from cmnet_cli.cohort.case import Problem
 from cmnet_cli.commands.validate import check_cohort
-from cmnet_cli.screen import Screen
+from cmnet_cli.console import Screen
 
 ROOT = Path(__file__).parents[2]
 _AN_ID = re.compile(r"(?<![0-9A-Za-z])99\d{5}(?![0-9A-Za-z])")

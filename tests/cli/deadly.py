@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmnet_cli.cases import Case
+from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import InferConfig
-from cmnet_cli.sidecar import Expected
+from cmnet_cli.runs.provenance import Expected
 from cmnet_cli.stages.infer import InferStage
 
 

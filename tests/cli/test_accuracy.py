@@ -10,12 +10,13 @@ import torch
 
 from benchmarks import accuracy
 from benchmarks.accuracy import BARS, Bar, Found, gcs_pct, judge, known_motion_errors, turns_rad
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.manifest import read_manifest
-from cmnet_cli.stages.stored import open_stored, read_field
+from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.derivatives.tracking import open_stored, read_field
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_core.imaging.preprocess import restore_motion
 from cmnet_core.io.nifti import read_cine, write_motion
-from cmnet_core.preprocess import restore_motion
-from cmnet_core.types import Label, LabelSequence, MotionField, Spacing
+from cmnet_core.labels import Label
+from cmnet_core.types import LabelSequence, MotionField, Spacing
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
 

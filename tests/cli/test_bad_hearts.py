@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_cli.layout import RunFolder
+from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.mechanics import WITHOUT_WALL
-from cmnet_core.flags import FLAGS
 from cmnet_core.io.nifti import read_cine, write_image, write_labels
-from cmnet_core.types import Label, LabelSequence, Spacing
+from cmnet_core.labels import Label
+from cmnet_core.qc.flags import FLAGS
+from cmnet_core.types import LabelSequence, Spacing
 from tests.cli.commanding import cmnet, rows
 from tests.phantoms import beating_circles
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.cohort import map_cases
+from cmnet_cli.engines.select import map_cases
 from cmnet_core.errors import ErrorCode, ImageError
 
 
@@ -102,7 +102,7 @@ class Sleeping:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells who is running in /proc")
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from cmnet_cli.cohort import map_cases; "
+        "from pathlib import Path; from cmnet_cli.engines.base import map_cases; "
         "from tests.cli.test_cohort import Numbered, Sleeping; "
         f"list(map_cases(Sleeping(Path({str(tmp_path)!r})), [Numbered(1)], workers=1))"
     )

@@ -9,18 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.report_scale import FLAGS, write_run
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.report import write_report
-from cmnet_cli.report.group_bullseyes import moments_by
-from cmnet_cli.report.page import Request
-from cmnet_cli.report.population import NOBODY, read_population
-from cmnet_cli.report.scatters import MOST_DOTS, sample_of
-from cmnet_cli.report.showing import Showing
-from cmnet_cli.report.strata import stratify
-from cmnet_cli.report.troubles import failures_of, flags_of
-from cmnet_cli.report.who_has_pages import choose_pages
-from cmnet_cli.sharing import Sharing
-from cmnet_cli.tables import write_table
+from cmnet_cli.privacy.deidentify import Sharing
+from cmnet_cli.report.cohort.group_bullseyes import moments_by
+from cmnet_cli.report.cohort.scatters import MOST_DOTS, sample_of
+from cmnet_cli.report.data.cohort_context import Showing
+from cmnet_cli.report.data.cohort_table import NOBODY, read_population
+from cmnet_cli.report.data.page_selection import choose_pages
+from cmnet_cli.report.data.qc_summary import failures_of, flags_of
+from cmnet_cli.report.data.strata import stratify
+from cmnet_cli.report.write import Request, write_report
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.tables.schema import write_table
 from cmnet_core.errors import ErrorCode, ManifestError
 from tests.cli.commanding import cmnet
 from tests.report_runs import NASTY, index_row, make_run, who

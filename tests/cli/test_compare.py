@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.commands.compare import _our_columns
-from cmnet_cli.commands.opening import start_run
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.manifest import read_manifest
-from cmnet_cli.tables import write_table
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.run_folder import start_run
+from cmnet_cli.tables.schema import write_table
 from tests.cli.commanding import cmnet, rows
 
 EDV = (100.0, 120.0, 150.0, 170.0)

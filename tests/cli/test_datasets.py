@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmnet_cli.manifest import read_manifest
+from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_core.io import nifti
-from cmnet_core.io.nifti import LabelScheme
+from cmnet_core.labels import LabelScheme
 from tests.cli.commanding import cmnet, errors_of
 from tests.dicoms import stack, write_zip
 

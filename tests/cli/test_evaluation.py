@@ -8,16 +8,17 @@ import pytest
 import torch
 from scipy import stats
 
-from cmnet_cli.commands.evaluation_page import MOST_SUBJECTS, Summaries, markdown
-from cmnet_cli.commands.evaluation_summary import compare_methods, subject_row, summarise_overlaps, summarise_subjects
+from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.config import EvaluateConfig
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.manifest import read_manifest
+from cmnet_cli.derivatives.tracking import open_stored, write_entropy
+from cmnet_cli.evaluation.page import MOST_SUBJECTS, Summaries, markdown
+from cmnet_cli.evaluation.summary import compare_methods, subject_row, summarise_overlaps, summarise_subjects
+from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.evaluate import Evaluation, evaluate_case
-from cmnet_cli.stages.stored import open_stored, write_entropy
-from cmnet_cli.tables import TABLES
+from cmnet_cli.tables.schema import TABLES
 from cmnet_core.io.nifti import write_labels
-from cmnet_core.types import Label, LabelSequence
+from cmnet_core.labels import Label
+from cmnet_core.types import LabelSequence
 from tests.cli.commanding import cmnet, rows
 from tests.phantoms import write_cohort
 

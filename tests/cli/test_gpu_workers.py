@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cmnet_cli import dask_engine
-from cmnet_cli.cohort import EngineSpec, open_engine
+from cmnet_cli.engines import dask_engine
+from cmnet_cli.engines.base import EngineSpec
+from cmnet_cli.engines.select import open_engine
 from tests.cli.test_cohort import Numbered
 
 

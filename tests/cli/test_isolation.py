@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli import cohort, dask_engine
-from cmnet_cli.cohort import EngineSpec, open_engine
-from cmnet_cli.commands import cohort_commands
+from cmnet_cli.commands import process as cohort_commands
 from cmnet_cli.config import InferConfig
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.lease import take_lease
+from cmnet_cli.engines import base as cohort
+from cmnet_cli.engines import dask_engine
+from cmnet_cli.engines.base import EngineSpec
+from cmnet_cli.engines.select import open_engine
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.run_lock import take_lease
 from cmnet_core.errors import EngineError, ErrorCode
 from tests.cli.commanding import ROOT, cmnet, column, command, finals, named_in_logs, rows, traceback_of
 from tests.cli.deadly import TreacherousStage
@@ -117,7 +119,7 @@ def test_an_engine_that_is_not_there_is_said_before_anything_is_written(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, engine: str, told: str
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("cmnet_cli.dask_engine._CONNECT_S", 0.5)
+    monkeypatch.setattr("cmnet_cli.engines.dask_engine._CONNECT_S", 0.5)
     manifest = write_cohort(tmp_path, 1, frames=2)
     options = ("-o", tmp_path / "run", "--model", tiny_model, "--workers", 1)
     ran = cmnet("infer", "-m", manifest, *options, "--engine", engine)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cmnet_cli.layout import RunFolder
+from cmnet_cli.runs.paths import RunFolder
 
 
 def test_a_case_has_a_folder_in_its_shard_and_its_id_in_every_name() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli import lease as leases
-from cmnet_cli.lease import Holder, Lease, holder_of, take_lease
+from cmnet_cli.runs import run_lock as leases
+from cmnet_cli.runs.run_lock import Holder, Lease, holder_of, take_lease
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_a_holder_that_was_killed_on_this_machine_holds_nothing(tmp_path: Path) 
     code = f"""if True:
         import os, signal
         from pathlib import Path
-        from cmnet_cli.lease import take_lease
+        from cmnet_cli.runs.run_lock import take_lease
         take_lease(Path({str(tmp_path / "run")!r}), "gone", busy=lambda: None, refuse=print)
         os.kill(os.getpid(), signal.SIGKILL)"""
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmnet_cli.manifest import read_manifest
-from cmnet_cli.stages.train import load_training_case
+from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.stages.training_case import load_training_case
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
 

@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
-from cmnet_cli.datasets import from_acdc, from_nifti
-from cmnet_cli.manifest import Case, check_manifest, read_manifest, write_manifest
+from cmnet_cli.cohort.datasets import from_acdc, from_nifti
+from cmnet_cli.cohort.manifest import Case, check_manifest, read_manifest, write_manifest
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io import nifti
-from cmnet_core.io.nifti import LabelScheme
+from cmnet_core.labels import LabelScheme
 
 
 def table(path: Path, text: str) -> Path:

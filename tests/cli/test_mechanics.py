@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_cli.columns.mechanics import STRAINS
-from cmnet_cli.stages.cutout import Cutout
+from cmnet_cli.derivatives.crop import Cutout
+from cmnet_cli.derivatives.tracking import StoredCase, TrackingFacts
 from cmnet_cli.stages.mechanics import (
     WITHOUT_WALL,
     MechanicsRows,
@@ -20,18 +20,19 @@ from cmnet_cli.stages.mechanics import (
     segmented_walls,
     stretches,
 )
-from cmnet_cli.stages.stored import StoredCase, TrackingFacts
-from cmnet_cli.tables import TABLES, to_arrow
-from cmnet_core.bullseye import BINS, bins
-from cmnet_core.flags import FLAGS
+from cmnet_cli.tables.columns.mechanics import STRAINS
+from cmnet_cli.tables.schema import TABLES, to_arrow
+from cmnet_core.geometry.shared_bins import BINS, bins
+from cmnet_core.imaging.preprocess import Window
+from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes
 from cmnet_core.phantom import Truth, draw_spec, truth_of
-from cmnet_core.phantom.grid import affine_of, grid_points, slice_depths, spacing_of, to_image
-from cmnet_core.phantom.motion import pull_back
+from cmnet_core.phantom.kinematics import pull_back
+from cmnet_core.phantom.scan_grid import affine_of, grid_points, slice_depths, spacing_of, to_image
 from cmnet_core.phantom.shape import Points, labels_at
 from cmnet_core.phantom.spec import Defect
-from cmnet_core.preprocess import Window
-from cmnet_core.types import Label, MotionField, Spacing
+from cmnet_core.qc.flags import FLAGS
+from cmnet_core.types import MotionField, Spacing
 
 SIZE, PIXEL_MM, FRAMES, FRAME_MS = 96, 1.5, 12, 80.0
 Row = dict[str, Any]

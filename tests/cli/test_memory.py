@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from cmnet_cli.memory import keep_freed_memory
+from cmnet_cli.malloc import keep_freed_memory
 
 FRESH_PAGES = """
 import resource, sys
 import numpy as np
-from cmnet_cli.memory import keep_freed_memory
+from cmnet_cli.malloc import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 np.ones(5_000_000)

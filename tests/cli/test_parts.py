@@ -5,10 +5,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cmnet_cli import parts
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.parts import PartWriter, merge_parts, new_part_folder
-from cmnet_cli.tables import read_rows
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.tables import parts
+from cmnet_cli.tables.parts import PartWriter, merge_parts, new_part_folder
+from cmnet_cli.tables.schema import read_rows
 
 ORDER = {f"sub-99000{n:02d}": n for n in range(20)}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmnet_cli.manifest import read_manifest
+from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.stages import phantom as stage
-from cmnet_cli.stages.load import load_cine, load_labels
 from cmnet_cli.stages.phantom import write_cohort
-from cmnet_core.indices import clinical_indices, volumes_ml
+from cmnet_cli.stages.read_images import load_cine, load_labels
+from cmnet_core.function.volumes import clinical_indices, volumes_ml
 from cmnet_core.io.nifti import read_motion
 from cmnet_core.phantom import PhantomSpec, draw_spec, spec_from_values, truth_of
 

@@ -9,13 +9,13 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.report import write_report
-from cmnet_cli.report.gather import read_hearts
-from cmnet_cli.report.moving import read_moving
-from cmnet_cli.report.sights import frame_heart, look
-from cmnet_cli.report.words import flag_in_words
-from cmnet_cli.tables import write_table
+from cmnet_cli.report.data.displacement_view import read_moving
+from cmnet_cli.report.data.load_results import read_hearts
+from cmnet_cli.report.data.slice_views import frame_heart, look
+from cmnet_cli.report.formatting import flag_in_words
+from cmnet_cli.report.write import write_report
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.tables.schema import write_table
 from cmnet_core import io
 from cmnet_core.errors import ErrorCode, ManifestError
 from tests.report_runs import (

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from cmnet_cli.report import bullseye, cohort_figures, colours, figures, overlay, strata, svg
-from cmnet_core.types import Label
+from cmnet_cli.report.data import strata
+from cmnet_cli.report.plot import bullseye, cohort_figures, colours, figures, overlay, svg
+from cmnet_core.labels import Label
 
 EYE = np.eye(4)
 

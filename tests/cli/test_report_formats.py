@@ -7,10 +7,9 @@ import imageio_ffmpeg
 import pytest
 from PIL import Image
 
-from cmnet_cli.options import AnimationFormat, FigureFormat
-from cmnet_cli.report import write_report
-from cmnet_cli.report.formats import Formats
-from cmnet_cli.report.page import Request
+from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
+from cmnet_cli.report.export.formats import Formats
+from cmnet_cli.report.write import Request, write_report
 from tests.cli.commanding import cmnet
 from tests.report_runs import IDS, make_run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.sharing import hide_ids, open_sharing
+from cmnet_cli.privacy.deidentify import hide_ids, open_sharing
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.sidecar import (
+from cmnet_cli.runs.provenance import (
     Expected,
     Sidecar,
     State,

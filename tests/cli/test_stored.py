@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.sidecar import Sidecar, write_sidecar
-from cmnet_cli.stages.stored import read_facts, read_velocities, write_velocities
-from cmnet_cli.stages.stored_posterior import read_posterior, write_posterior
+from cmnet_cli.derivatives.posterior import read_posterior, write_posterior
+from cmnet_cli.derivatives.tracking import read_facts, read_velocities, write_velocities
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.provenance import Sidecar, write_sidecar
 from cmnet_core.errors import ErrorCode, ImageError
-from cmnet_core.posterior import Posterior
+from cmnet_core.uncertainty.posterior import Posterior
 
 
 @pytest.mark.parametrize("largest_voxels", [0.0, 0.4, 3.0, 60.0])

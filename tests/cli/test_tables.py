@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cmnet_cli.tables import TABLES, read_rows, schema_of, write_data_dictionary, write_table
+from cmnet_cli.tables.schema import TABLES, read_rows, schema_of, write_data_dictionary, write_table
 
 # A quantity whose name ends in one of these has that unit.
 UNITS = {"ml": "mL", "g": "g", "mm": "mm", "ms": "ms", "pct": "%", "nats": "nats", "mb": "MB", "cm": "cm", "kg": "kg"}

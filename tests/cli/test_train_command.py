@@ -16,17 +16,17 @@ from click.testing import Result
 from rich.console import Console
 
 from cmnet_cli.commands.train import TrainConfig
-from cmnet_cli.commands.training_log import tell
 from cmnet_cli.config import find_config, load_config
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.screen import Screen, board
-from cmnet_cli.tables import read_rows
-from cmnet_core.augmentation import AugmentationRanges
+from cmnet_cli.console import Screen, board
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.tables.schema import read_rows
+from cmnet_cli.training.log import tell
+from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.build import PAPER
 from cmnet_core.models.checkpoint import load_tensors, read_card
 from cmnet_core.training.loop import EpochRecord
-from cmnet_core.training.motion import FIGURES as MOTION_FIGURES
-from cmnet_core.training.segnet import FIGURES as SEGNET_FIGURES
+from cmnet_core.training.motion_stage import FIGURES as MOTION_FIGURES
+from cmnet_core.training.segnet_stage import FIGURES as SEGNET_FIGURES
 from cmnet_core.training.state import read_progress
 from tests.cli.commanding import cmnet, column
 from tests.phantoms import write_cohort

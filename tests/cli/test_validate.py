@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmnet_cli.manifest import Case
-from cmnet_cli.stages.load import load_cine, load_labels
+from cmnet_cli.cohort.manifest import Case
+from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.errors import CmnetError, ErrorCode
 from cmnet_core.io import nifti
-from cmnet_core.io.nifti import LabelScheme
+from cmnet_core.labels import LabelScheme
 from tests.cli.commanding import cmnet, errors_of
 from tests.dicoms import dicom_bytes, stack
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.layout import RunFolder
+from cmnet_cli.runs.paths import RunFolder
 from tests.cli.commanding import ROOT, cmnet, command, named_in_logs
 from tests.cluster.conftest import jobs_left, jobs_of, until
 from tests.phantoms import write_cohort

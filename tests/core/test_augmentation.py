@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cmnet_core.augmentation import AugmentationRanges, change_look, draw_view, view_image, view_motion
-from cmnet_core.motion import warp
+from cmnet_core.imaging.augmentation import AugmentationRanges, change_look, draw_view, view_image, view_motion
+from cmnet_core.registration.displacement import warp
 
 NOTHING = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_core.coordinates import LVCoordinates, aha_segment, lv_coordinates
+from cmnet_core.geometry.lv_coordinates import LVCoordinates, aha_segment, lv_coordinates
+from cmnet_core.geometry.wall_thickness import thickening_pct, wall_thickness
+from cmnet_core.labels import Label
 from cmnet_core.phantom.draw import draw_spec
-from cmnet_core.phantom.grid import affine_of, grid_points, heart_axes, slice_depths, spacing_of
+from cmnet_core.phantom.scan_grid import affine_of, grid_points, heart_axes, slice_depths, spacing_of
 from cmnet_core.phantom.shape import Points, labels_at
 from cmnet_core.phantom.spec import PhantomSpec
-from cmnet_core.types import Label, Spacing
-from cmnet_core.wall import thickening_pct, wall_thickness
+from cmnet_core.types import Spacing
 
 SPACING = Spacing(z=8.0, y=1.5, x=1.5)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_core.curves import UNKNOWN, Timing, dyssynchrony_ms, summarise
+from cmnet_core.mechanics.strain_curves import UNKNOWN, Timing, dyssynchrony_ms, summarise
 
 FRAMES, FRAME_MS = 50, 20.0
 TIMING = Timing(ed=0, es=18, frame_ms=FRAME_MS)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_core.cycle import field_between, fields_to_ed, without_folds
 from cmnet_core.errors import GeometryError
+from cmnet_core.inference.composition import field_between, fields_to_ed, without_folds
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.motion import jacobian_determinant
+from cmnet_core.registration.displacement import jacobian_determinant
 from cmnet_core.types import MotionField, Spacing
 
 SIZES = MotionSizes(integration_steps=4)

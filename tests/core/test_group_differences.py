@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmnet_core.group_differences import Moments, difference_between, false_discovery, moments_of
+from cmnet_core.stats.groups import Moments, difference_between, false_discovery, moments_of
 
 
 def test_effect_size_and_its_interval_are_those_of_the_textbook():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmnet_core.errors import GeometryError, ImageError
-from cmnet_core.indices import (
+from cmnet_core.function.volumes import (
     BodySurfaceFormula,
     Volumes,
     body_surface_area_m2,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cmnet_core.errors import CaseError, CheckpointError, ErrorCode, ImageError
-from cmnet_core.inference import PRIOR_ENTROPY, Model, halving, keep_heart, load_model, track
-from cmnet_core.metrics import dice_pct
+from cmnet_core.inference.tracking import PRIOR_ENTROPY, Model, halving, keep_heart, load_model, track
+from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.checkpoint import (
     ModelCard,
@@ -19,7 +19,8 @@ from cmnet_core.models.checkpoint import (
     save_tensors,
 )
 from cmnet_core.models.segnet import SegNet
-from cmnet_core.types import CineSequence, Label, Spacing
+from cmnet_core.stats.metrics import dice_pct
+from cmnet_core.types import CineSequence, Spacing
 
 SIZES = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(4, 8, 8, 8, 8))
 CARD = ModelCard("test", SegNetSizes((8, 8), 1), SIZES, 1.5, (128, 128), "nothing", "tests only", "0")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from cmnet_core.errors import ManifestError
 from cmnet_core.models.build import PAPER, MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.cardiomorphnet import closed_cycle, correlations
+from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.models.layers import StackConv, Stacks, StackUpConv
-from cmnet_core.uncertainty import MotionPosterior
 
 DEPTHS = (3, 1, 4)
 

@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn import functional
 
-from cmnet_core import losses
-from cmnet_core.motion import identity_grid
+from cmnet_core.models import losses
+from cmnet_core.models.gaussian import Gaussian, MotionPosterior
+from cmnet_core.registration.displacement import identity_grid
 from cmnet_core.types import Spacing
-from cmnet_core.uncertainty import Gaussian, MotionPosterior
 
 
 def random_posterior(*, rank: int, seed: int) -> MotionPosterior:

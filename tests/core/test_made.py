@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from cmnet_core.errors import LabelError
-from cmnet_core.indices import volumes_ml
-from cmnet_core.metrics import dice_pct
-from cmnet_core.motion import jacobian_determinant, propagate
-from cmnet_core.phantom import made as making
-from cmnet_core.phantom.made import Hidden, MadeCine, fit_motion, long_axis, make_cine
-from cmnet_core.phantom.made_truth import wall_strain
-from cmnet_core.phantom.shape_fit import plane_exponential, twice_as_fine, warp_planes
-from cmnet_core.types import Label, Spacing
+from cmnet_core.function.volumes import volumes_ml
+from cmnet_core.labels import Label
+from cmnet_core.registration.displacement import jacobian_determinant, propagate
+from cmnet_core.simulation import cine as making
+from cmnet_core.simulation.cine import Hidden, MadeCine, fit_motion, long_axis, make_cine
+from cmnet_core.simulation.ground_truth import wall_strain
+from cmnet_core.simulation.mask_registration import plane_exponential, twice_as_fine, warp_planes
+from cmnet_core.stats.metrics import dice_pct
+from cmnet_core.types import Spacing
 from tests.phantoms import beating_circles
 
 SPACING = Spacing(z=8.0, y=2.0, x=2.0)

@@ -11,7 +11,8 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from scipy import stats
 
 from cmnet_core.errors import GeometryError, LabelError
-from cmnet_core.metrics import (
+from cmnet_core.labels import Label
+from cmnet_core.stats.metrics import (
     agreement,
     auroc,
     compare_paired,
@@ -23,7 +24,7 @@ from cmnet_core.metrics import (
     overlap,
     surface_distances_mm,
 )
-from cmnet_core.types import Label, Spacing
+from cmnet_core.types import Spacing
 
 LV, MYO, RV = Label.LV, Label.MYO, Label.RV
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cmnet_core.errors import GeometryError
-from cmnet_core.motion import (
+from cmnet_core.labels import Label
+from cmnet_core.registration.displacement import (
     compose,
     deformation_gradient,
     exponential,
@@ -25,7 +26,7 @@ from cmnet_core.motion import (
     volume_change,
     warp,
 )
-from cmnet_core.types import Label, MotionField, Spacing
+from cmnet_core.types import MotionField, Spacing
 
 SPACING = Spacing(8.0, 1.4, 1.7)
 

@@ -14,8 +14,8 @@ from scipy.ndimage import map_coordinates
 
 from cmnet_core.errors import CmnetError, ErrorCode
 from cmnet_core.io import nifti
-from cmnet_core.io.nifti import LabelScheme
-from cmnet_core.types import CineSequence, Label, LabelSequence, MotionField, Spacing
+from cmnet_core.labels import Label, LabelScheme
+from cmnet_core.types import CineSequence, LabelSequence, MotionField, Spacing
 
 # Columns of the directions belong to (z, y, x), rows to right, anterior and superior.
 RAS = torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]], dtype=torch.float64)

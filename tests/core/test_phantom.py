@@ -8,15 +8,15 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from cmnet_core.indices import clinical_indices, volumes_ml
-from cmnet_core.motion import deformation_gradient as differences
-from cmnet_core.motion import green_lagrange
+from cmnet_core.function.volumes import clinical_indices, volumes_ml
+from cmnet_core.labels import Label
 from cmnet_core.phantom import Defect, Phantom, PhantomSpec, draw_spec, make_phantom, spec_from_values, truth_of
-from cmnet_core.phantom.grid import affine_of, grid_points, heart_axes, slice_depths, to_heart, to_image
-from cmnet_core.phantom.motion import activation, carry, pull_back
+from cmnet_core.phantom.ground_truth import Truth, aha_segment, deformation_gradient
+from cmnet_core.phantom.kinematics import activation, carry, pull_back
+from cmnet_core.phantom.scan_grid import affine_of, grid_points, heart_axes, slice_depths, to_heart, to_image
 from cmnet_core.phantom.shape import Points, labels_at
-from cmnet_core.phantom.truth import Truth, aha_segment, deformation_gradient
-from cmnet_core.types import Label
+from cmnet_core.registration.displacement import deformation_gradient as differences
+from cmnet_core.registration.displacement import green_lagrange
 
 SEEDS = (0, 1, 2, 3, 4, 5)
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_core.flags import FLAGS, GROUPS
-from cmnet_core.indices import ClinicalIndices
-from cmnet_core.plausibility import (
+from cmnet_core.function.volumes import ClinicalIndices
+from cmnet_core.labels import Label
+from cmnet_core.qc.flags import FLAGS, GROUPS
+from cmnet_core.qc.results import (
     Contours,
     is_doubtful,
     judge_contours,
@@ -18,7 +19,6 @@ from cmnet_core.plausibility import (
     judge_strain,
     without_what_is_cut,
 )
-from cmnet_core.types import Label
 
 RADII_ED = (9, 10, 9, 8, 6, 3, 0)
 RADII_ES = (0, 7, 6, 5, 4, 2, 0)

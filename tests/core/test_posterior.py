@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
-from cmnet_core.calibration import Calibration, family_of, intervals, spread
-from cmnet_core.posterior import (
+from cmnet_core.labels import Label
+from cmnet_core.models.gaussian import MotionPosterior
+from cmnet_core.types import Spacing
+from cmnet_core.uncertainty.calibration import Calibration, family_of, intervals, spread
+from cmnet_core.uncertainty.posterior import (
     POOLED,
     Correlation,
     Posterior,
@@ -16,8 +19,6 @@ from cmnet_core.posterior import (
     indices_of_shapes,
     smooth_noise,
 )
-from cmnet_core.types import Label, Spacing
-from cmnet_core.uncertainty import MotionPosterior
 
 SPACING = Spacing(z=10.0, y=3.0, x=3.0)
 NEAR = Correlation(in_plane_mm=20.0, across_mm=15.0, in_time=0.9)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError
-from cmnet_core.preprocess import (
+from cmnet_core.imaging.preprocess import (
     FADE_MM,
     Window,
     centre_of_probability,

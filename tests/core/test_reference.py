@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.reference import SHIPPED, Z_COLUMNS, compare_with_reference, read_reference
+from cmnet_core.function.reference_ranges import SHIPPED, Z_COLUMNS, compare_with_reference, read_reference
 
 VALUES = {"lvedv_ml": 230.0, "lvesv_ml": 69.0, "lvef_pct": 48.0, "lvm_index_g_m2": 53.0, "rvedv_ml": 180.0}
 

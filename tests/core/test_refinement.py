@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cmnet_core.metrics import dice_pct
+from cmnet_core.inference.refinement import Refinement, close_cycle, refine
+from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes
 from cmnet_core.models.layers import enlarge_displacement
-from cmnet_core.motion import compose_displacements, exponential, volume_change, warp
-from cmnet_core.refinement import Refinement, close_cycle, refine
-from cmnet_core.types import Label, Spacing
+from cmnet_core.registration.displacement import compose_displacements, exponential, volume_change, warp
+from cmnet_core.stats.metrics import dice_pct
+from cmnet_core.types import Spacing
 from tests.phantoms import beating_circles
 
 SIZES = MotionSizes(integration_steps=5)

@@ -7,7 +7,7 @@ import torch
 
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.rotation_net import RotationNet, mean_rotation, place_of, spin
-from cmnet_core.motion import exponential, warp
+from cmnet_core.registration.displacement import exponential, warp
 
 STACKS = Stacks((3,))
 

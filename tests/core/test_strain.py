@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from benchmarks import strain as benchmark
-from cmnet_core.coordinates import LVCoordinates, lv_coordinates
 from cmnet_core.errors import GeometryError
-from cmnet_core.line_strain import LineStrain, line_strain
-from cmnet_core.material import MaterialMotion, follow_material, material_of_fields
-from cmnet_core.rotation import rotation
-from cmnet_core.strain import Direction, Wall, deform, lay_out_wall, regional_strain
-from cmnet_core.types import Label, MotionField, Spacing
+from cmnet_core.geometry.lv_coordinates import LVCoordinates, lv_coordinates
+from cmnet_core.labels import Label
+from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material, material_of_fields
+from cmnet_core.mechanics.line_strain import LineStrain, line_strain
+from cmnet_core.mechanics.rotation import rotation
+from cmnet_core.mechanics.strain import Direction, Wall, deform, lay_out_wall, regional_strain
+from cmnet_core.types import MotionField, Spacing
 
 FINE, COARSE = Spacing(8.0, 0.8, 0.9), Spacing(5.0, 1.6, 1.5)
 INNER_MM, OUTER_MM, HEIGHT_MM = 22.0, 31.0, 48.0

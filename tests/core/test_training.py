@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmnet_core import losses
-from cmnet_core.augmentation import AugmentationRanges, draw_view, view_image
 from cmnet_core.errors import LabelError, ManifestError
+from cmnet_core.imaging.augmentation import AugmentationRanges, draw_view, view_image
+from cmnet_core.models import losses
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.cardiomorphnet import MOTION_VOXELS, CardioMorphNet, closed_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.rotation_net import place_of, spin
-from cmnet_core.motion import exponential, warp
-from cmnet_core.training.cases import TrainingCase, training_case
+from cmnet_core.registration.displacement import exponential, warp
 from cmnet_core.training.cycle_loss import Cycle, ExtraTerm, cycle_loss, rotation_loss
 from cmnet_core.training.loop import Decay, Draw, EpochRecord, Schedule, Stage, Watch, run
-from cmnet_core.training.motion import FIGURES as MOTION_FIGURES
-from cmnet_core.training.motion import arc_frames, see, train_motion
 from cmnet_core.training.motion_settings import Learns, LossWeights, MotionTraining
-from cmnet_core.training.segnet import FIGURES as SEGNET_FIGURES
-from cmnet_core.training.segnet import SegNetTraining, train_segnet, validate_segnet
+from cmnet_core.training.motion_stage import FIGURES as MOTION_FIGURES
+from cmnet_core.training.motion_stage import arc_frames, see, train_motion
+from cmnet_core.training.segnet_stage import FIGURES as SEGNET_FIGURES
+from cmnet_core.training.segnet_stage import SegNetTraining, train_segnet, validate_segnet
 from cmnet_core.training.state import read_progress
+from cmnet_core.training.training_case import TrainingCase, training_case
 from cmnet_core.types import CineSequence, LabelSequence, Spacing
 
 STILL = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))

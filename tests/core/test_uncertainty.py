@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
-from cmnet_core.uncertainty import differential_entropy, log_determinant, sample
+from cmnet_core.models.gaussian import differential_entropy, log_determinant, sample
 
 
 def posterior(rank: int, *, seed: int, shape: tuple[int, ...] = (2, 3, 4)) -> tuple[torch.Tensor, ...]:

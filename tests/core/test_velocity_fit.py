@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from cmnet_core.errors import ManifestError
+from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, build_motion
 from cmnet_core.models.cardiomorphnet import closed_cycle
 from cmnet_core.models.layers import Stacks, enlarge_displacement
 from cmnet_core.models.rotation_net import Place, spin
 from cmnet_core.models.velocity_fit import fit_velocity, smooth
-from cmnet_core.motion import exponential, warp
-from cmnet_core.types import Label
+from cmnet_core.registration.displacement import exponential, warp
 from tests.textures import texture
 from tests.tiny_model import MOTION
 

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cmnet_cli.app import app
-from cmnet_cli.datasets import from_acdc
-from cmnet_cli.manifest import Case, write_manifest
+from cmnet_cli.cohort.datasets import from_acdc
+from cmnet_cli.cohort.manifest import Case, write_manifest
 
 pytestmark = pytest.mark.real
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from benchmarks.sunnybrook import Contour, read_contours
-from cmnet_cli.datasets import from_acdc
-from cmnet_cli.manifest import Case, read_manifest, write_manifest
-from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_core.types import Label
+from cmnet_cli.cohort.datasets import from_acdc
+from cmnet_cli.cohort.manifest import Case, read_manifest, write_manifest
+from cmnet_cli.stages.read_images import load_cine, load_labels
+from cmnet_core.labels import Label
 from tests.cli.commanding import errors_of
 
 pytestmark = pytest.mark.real

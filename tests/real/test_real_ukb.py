@@ -16,8 +16,8 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from typer.testing import CliRunner
 
 from cmnet_cli.app import app
-from cmnet_cli.layout import RunFolder
-from cmnet_cli.stages.load import Case, load_cine
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.stages.read_images import Case, load_cine
 from cmnet_core.io.dicom_file import opened
 from cmnet_core.io.dicom_image import read_headers
 from cmnet_core.types import CineSequence

@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cmnet_cli.datasets import from_acdc
-from cmnet_cli.stages.load import load_cine, load_labels
-from cmnet_core.coordinates import lv_coordinates
-from cmnet_core.indices import clinical_indices, volumes_ml
-from cmnet_core.wall import thickening_pct, wall_thickness
+from cmnet_cli.cohort.datasets import from_acdc
+from cmnet_cli.stages.read_images import load_cine, load_labels
+from cmnet_core.function.volumes import clinical_indices, volumes_ml
+from cmnet_core.geometry.lv_coordinates import lv_coordinates
+from cmnet_core.geometry.wall_thickness import thickening_pct, wall_thickness
 
 pytestmark = pytest.mark.real
 

@@ -1,0 +1,1 @@
+"""The subjects of a cohort: manifests, cases, data sets on disk, demographics."""

@@ -1,0 +1,285 @@
+"""A row of the manifest: the text of its cells to a case, and back."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+from cmnet_cli.cohort.case_id import case_id_of
+from cmnet_cli.privacy.deidentify import hide_ids
+from cmnet_core.errors import ErrorCode
+from cmnet_core.labels import LabelScheme
+
+_T = TypeVar("_T")
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
+_SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
+_RANGES = {
+    "frame_ms": (1.0, 1000.0),
+    "heart_rate_bpm": (20.0, 300.0),
+    "age_years": (0.0, 130.0),
+    "height_cm": (30.0, 250.0),
+    "weight_kg": (1.0, 400.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One subject at one visit.
+
+    Attributes:
+        row: Row of the manifest, the header being row 1.
+        subject_id: Letters, digits, ``-`` and ``_``.
+        session: The visit, or None.
+        image: A 4-D NIfTI, a folder or zip of DICOMs, or the two 3-D NIfTIs of ED and ES.
+        labels: 4-D reference mask, or None.
+        labels_ed: Reference mask of the ED frame, or None.
+        labels_es: Reference mask of the ES frame, or None.
+        label_scheme: Who numbered the tissues of the masks.
+        ed: End-diastolic frame of ``image``, from 0. A pair has ED 0 and ES 1, whatever its row says.
+        es: End-systolic frame of ``image``, from 0.
+        frame_ms: Time between two frames; goes before what the image's header says.
+        heart_rate_bpm: Gives the time between two frames where neither ``frame_ms`` nor the header does.
+        sex: ``female``, ``male`` or None.
+        age_years: Age at the visit.
+        height_cm: Body height.
+        weight_kg: Body weight.
+        group: Any grouping, such as the diagnosis.
+        site: Where the image was taken.
+        scanner: What it was taken with.
+        extra: Columns that cmnet does not know, carried through to the outputs.
+    """
+
+    row: int
+    subject_id: str
+    image: tuple[Path, ...]
+    session: str | None = None
+    labels: Path | None = None
+    labels_ed: Path | None = None
+    labels_es: Path | None = None
+    label_scheme: LabelScheme = LabelScheme.CMNET
+    ed: int | None = None
+    es: int | None = None
+    frame_ms: float | None = None
+    heart_rate_bpm: float | None = None
+    sex: str | None = None
+    age_years: float | None = None
+    height_cm: float | None = None
+    weight_kg: float | None = None
+    group: str | None = None
+    site: str | None = None
+    scanner: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def case_id(self) -> str:
+        """The name under which all outputs of this subject and visit stand."""
+        return case_id_of(self.subject_id, self.session)
+
+
+COLUMNS = tuple(f.name for f in fields(Case) if f.name not in ("row", "extra"))
+"""The columns that cmnet knows, in the order in which they are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing to put right: where it stands, what it is and what to do.
+
+    Attributes:
+        row: Row of the manifest, the header being row 1; None where the whole table is meant.
+        column: Column, or None where no single one is meant.
+        code: One of the closed list.
+        message: What was expected and what was found.
+        hint: What the user can do about it.
+        warning: Whether the row can be used all the same.
+    """
+
+    row: int | None
+    column: str | None
+    code: ErrorCode
+    message: str
+    hint: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        place = ", ".join(([f"row {self.row}"] if self.row else []) + ([self.column] if self.column else []))
+        return f"{place}: {self.message} {self.hint}" if place else f"{self.message} {self.hint}"
+
+
+def read_row(row: int, cells: Mapping[str, str], *, folder: Path) -> tuple[Case, list[Problem]]:
+    """Turn the cells of a row into a case, and list what is wrong with them.
+
+    Args:
+        row: Number of the row, the header being row 1.
+        cells: The cells that are not empty, by column.
+        folder: Where relative paths start.
+    """
+    reader = _RowReader(row, cells, folder)
+    return reader.case(), reader.problems
+
+
+def write_row(case: Case, *, folder: Path) -> dict[str, str]:
+    """The cells of a case that are not empty; paths inside ``folder`` relative to it, all others absolute."""
+    pair = len(case.image) == 2
+    cells = dict(case.extra)
+    for column in COLUMNS:
+        value = getattr(case, column)
+        if column == "image":
+            cells[column] = ";".join(_written(part, folder) for part in case.image)
+        elif isinstance(value, Path):
+            cells[column] = _written(value, folder)
+        elif isinstance(value, float):
+            cells[column] = f"{value:.10g}"
+        elif value is not None and not (pair and column in ("ed", "es")) and _says_something(case, column):
+            cells[column] = str(value)
+    return cells
+
+
+class _BadCellError(Exception):
+    """What is wrong with the text of one cell, and what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+
+class _RowReader:
+    """Turns the cells of one row into a case, and collects what is wrong with them."""
+
+    def __init__(self, row: int, cells: Mapping[str, str], folder: Path) -> None:
+        self.row = row
+        self.cells = cells
+        self.folder = folder
+        self.problems: list[Problem] = []
+
+    def case(self) -> Case:
+        image = self._image()
+        pair = len(image) == 2
+        case = Case(
+            row=self.row,
+            subject_id=self._parsed("subject_id", _identifier) or "",
+            session=self._parsed("session", _identifier),
+            image=image,
+            labels=self._path("labels"),
+            labels_ed=self._path("labels_ed"),
+            labels_es=self._path("labels_es"),
+            label_scheme=self._parsed("label_scheme", _scheme) or LabelScheme.CMNET,
+            ed=0 if pair else self._parsed("ed", _frame),
+            es=1 if pair else self._parsed("es", _frame),
+            sex=self._parsed("sex", _sex),
+            frame_ms=self._quantity("frame_ms"),
+            heart_rate_bpm=self._quantity("heart_rate_bpm"),
+            age_years=self._quantity("age_years"),
+            height_cm=self._quantity("height_cm"),
+            weight_kg=self._quantity("weight_kg"),
+            group=self.cells.get("group"),
+            site=self.cells.get("site"),
+            scanner=self.cells.get("scanner"),
+            extra={column: text for column, text in self.cells.items() if column not in COLUMNS},
+        )
+        self._check_together(case)
+        return case
+
+    def _parsed(self, column: str, parse: Callable[[str], _T]) -> _T | None:
+        text = self.cells.get(column)
+        try:
+            return None if text is None else parse(text)
+        except _BadCellError as error:
+            self._complain(column, error.message, error.hint)
+            return None
+
+    def _complain(self, column: str, message: str, hint: str) -> None:
+        named = hide_ids(message, (self.cells.get("subject_id", ""),))
+        self.problems.append(Problem(self.row, column, ErrorCode.MANIFEST_ROW, named, hint))
+
+    def _quantity(self, column: str) -> float | None:
+        low, high = _RANGES[column]
+        return self._parsed(column, lambda text: _number(text, low=low, high=high))
+
+    def _path(self, column: str) -> Path | None:
+        text = self.cells.get(column)
+        return self.folder / text if text else None
+
+    def _image(self) -> tuple[Path, ...]:
+        parts = [part.strip() for part in self.cells.get("image", "").split(";")]
+        if len(parts) > 2 or not all(parts):
+            self._complain(
+                "image",
+                f"Expected one path, or two as 'ED.nii.gz;ES.nii.gz', found '{self.cells.get('image', '')}'.",
+                "Give a 4-D NIfTI, a folder or zip of DICOMs, or the two frames.",
+            )
+        return tuple(self.folder / part for part in parts)
+
+    def _check_together(self, case: Case) -> None:
+        if not self.cells.get("subject_id"):
+            self._complain("subject_id", "The cell is empty.", "Give each row the id of its subject.")
+        for name, frame, mask in (("ed", case.ed, case.labels_ed), ("es", case.es, case.labels_es)):
+            if mask and frame is None and name not in self.cells:
+                self._complain(
+                    name, f"labels_{name} is given without {name}.", "Say which frame, from 0, it belongs to."
+                )
+        if case.labels and (case.labels_ed or case.labels_es):
+            self._complain("labels", "There are labels and labels_ed or labels_es.", "Keep one of the two forms.")
+        if case.ed is not None and case.ed == case.es:
+            self._complain("es", f"ed and es are both {case.ed}.", "Correct one, or leave both empty.")
+
+
+def _identifier(text: str) -> str:
+    if not _ID.fullmatch(text):
+        # The id itself is not repeated: it may be a participant's, and what is wrong with it may harm a screen.
+        wrong = sorted(set(_NOT_IN_ID.findall(text)))
+        found = f"found {', '.join(map(ascii, wrong[:8]))} in it" if wrong else f"found {len(text)} characters"
+        raise _BadCellError(
+            f"Expected 1 to 64 letters, digits, '-' or '_', {found}.",
+            "Choose an id without spaces, slashes and accents.",
+        )
+    return text
+
+
+def _scheme(text: str) -> LabelScheme:
+    if text not in list(LabelScheme):
+        raise _BadCellError(f"There is no label scheme '{text}'.", f"Choose from {', '.join(LabelScheme)}.")
+    return LabelScheme(text)
+
+
+def _frame(text: str) -> int:
+    # Spreadsheets and pandas write whole numbers as 5.0 once a cell of the column is empty.
+    if not re.fullmatch(r"\d{1,6}(\.0*)?", text):
+        raise _BadCellError(
+            f"Expected a frame number, found '{text}'.", "Count frames from 0, or leave the cell empty."
+        )
+    return int(float(text))
+
+
+def _sex(text: str) -> str:
+    if text.lower() not in _SEXES:
+        raise _BadCellError(
+            f"Expected female or male, found '{text}'.", "Write f, m, female or male, or leave it empty."
+        )
+    return _SEXES[text.lower()]
+
+
+def _number(text: str, *, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise _BadCellError(
+            f"Expected a number from {low:g} to {high:g}, found '{text}'.", "Check the unit in the column's name."
+        )
+    return value
+
+
+def _says_something(case: Case, column: str) -> bool:
+    return column != "label_scheme" or any((case.labels, case.labels_ed, case.labels_es))
+
+
+def _written(path: Path, folder: Path) -> str:
+    absolute = Path(os.path.abspath(path))
+    inside = absolute.is_relative_to(os.path.abspath(folder))
+    return str(absolute.relative_to(os.path.abspath(folder)) if inside else absolute)

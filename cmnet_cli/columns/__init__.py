@@ -1,1 +1,0 @@
-"""What every column of every table is. :mod:`cmnet_cli.tables` puts the columns together and writes them."""

@@ -1,0 +1,1 @@
+"""Stored results of one subject: written by infer, read by indices, evaluate and report."""

@@ -1,0 +1,1 @@
+"""Evaluation against reference masks: summaries over subjects, and their presentation."""

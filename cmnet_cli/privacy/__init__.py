@@ -1,0 +1,1 @@
+"""Privacy: pseudonyms, redaction of ids, and suppression of small counts."""

@@ -1,0 +1,1 @@
+"""What the report shows: results of a run folder as records and columns."""

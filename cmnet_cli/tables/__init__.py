@@ -1,0 +1,1 @@
+"""Result tables: declared columns, Parquet schemas, partial tables and their merge."""

@@ -1,0 +1,216 @@
+"""Rows on their way into the tables: parts that many write, and the one merge that brings them together.
+
+A part holds the rows of some cases for one table. Parts lie in numbered folders; of two that hold the same case the
+later folder counts, and all count more than what the table holds already. The merge goes through parts and table in
+the order of the cohort and keeps only what overlaps in memory, so that it does not grow with the cohort.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.tables.schema import has_this_schema, schema_of, to_arrow, write_arrow
+from cmnet_core.io.atomic import replacing
+
+__all__ = ["PartWriter", "TableRows", "merge_parts", "new_part_folder"]
+
+TableRows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""The rows that a case adds, by table."""
+
+_ROWS_IN_HAND = 4096  # as dictionaries rows take ten times the memory that they take as Arrow columns
+_ROWS_A_GROUP = 50_000
+
+
+def new_part_folder(run: RunFolder) -> Path:
+    """Make the next numbered folder of parts; of several that try at once each gets its own."""
+    run.parts.mkdir(parents=True, exist_ok=True)
+    used = [path.name for path in run.parts.iterdir()] + list(run.submissions)
+    number = max((int(name) for name in used if name.isdigit()), default=0) + 1
+    while True:
+        folder = run.parts / f"{number:05d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+class PartWriter:
+    """Collects the rows of cases and writes them as parts.
+
+    Args:
+        folder: Where the parts go.
+        name: What they are called; a second writer of that name replaces the first's parts.
+        extra: Columns of the manifest that the table ``indices`` carries through.
+        cases_a_part: After how many cases a part is closed, or None to write one part at the end.
+    """
+
+    def __init__(self, folder: Path, name: str, *, extra: Sequence[str], cases_a_part: int | None = None) -> None:
+        self._folder = folder
+        self._name = name
+        self._extra = extra
+        self._cases_a_part = cases_a_part
+        self._cases = 0
+        self._closed = 0
+        self._rows: dict[str, list[Mapping[str, Any]]] = {}
+        self._blocks: dict[str, list[Any]] = {}
+
+    def add(self, rows: TableRows) -> None:
+        """Take the rows of one case."""
+        for table, listed in rows.items():
+            waiting = self._rows.setdefault(table, [])
+            waiting += listed
+            if len(waiting) >= _ROWS_IN_HAND:
+                self._pack(table)
+        self._cases += 1
+        if self._cases_a_part is not None and self._cases >= self._cases_a_part:
+            self.close()
+
+    def close(self) -> None:
+        """Write what has been collected: each table's part appears whole or not at all."""
+        for table in list(self._rows):
+            self._pack(table)
+            part = self._folder / f"{self._name}-{self._closed:05d}.{table}.parquet"
+            write_arrow(part, pa.concat_tables(self._blocks.pop(table)))
+        self._rows.clear()
+        self._closed += self._cases > 0
+        self._cases = 0
+
+    def _pack(self, table: str) -> None:
+        packed = to_arrow(table, self._rows[table], extra=self._extra if table == "indices" else ())
+        self._blocks.setdefault(table, []).append(packed)
+        self._rows[table] = []
+
+
+def merge_parts(run: RunFolder, order: Mapping[str, int], *, extra: Sequence[str]) -> dict[str, int]:
+    """Bring all parts into the tables of a run, and remove them.
+
+    Args:
+        run: The run folder.
+        order: Every case of the cohort with its place; rows of others are dropped.
+        extra: Columns of the manifest that the table ``indices`` carries through.
+
+    Returns:
+        How many rows each of the merged tables has now.
+    """
+    # Parts that come while the merge runs are left for the next one.
+    folders = [path for path in sorted(run.parts.glob("*")) if path.name.isdigit()]
+    parts = [part for folder in folders for part in sorted(folder.glob("[!.]*.parquet"))]
+    tables = sorted({part.name.split(".")[-2] for part in parts})
+    counts = {}
+    for table in tables:
+        sources = [part for part in parts if part.name.split(".")[-2] == table]
+        schema = schema_of(table, extra=extra if table == "indices" else ())
+        counts[table] = _merge(run.table(table), sources, order, schema)
+    for part in parts:
+        part.unlink(missing_ok=True)
+    for folder in folders:
+        if not any(folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A row group of a part or table: where it lies, how much it counts, and the places it spans in the cohort."""
+
+    path: Path
+    group: int
+    weight: int
+    first: int
+    last: int
+
+
+def _merge(target: Path, sources: Sequence[Path], order: Mapping[str, int], schema: Any) -> int:
+    files = [target, *sources] if target.exists() else list(sources)
+    blocks = [
+        block for weight, path in enumerate(files) if has_this_schema(path) for block in _blocks_of(path, weight, order)
+    ]
+    written = 0
+    with replacing(target) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for merged in _gathered(_sweep(sorted(blocks, key=lambda block: block.first), order, schema)):
+            writer.write_table(merged)
+            written += merged.num_rows
+    return written
+
+
+def _blocks_of(path: Path, weight: int, order: Mapping[str, int]) -> Iterator[_Block]:
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            places = _places(file.read_row_group(group, columns=["case_id"])["case_id"], order)
+            known = places[places >= 0]
+            if len(known):
+                yield _Block(path, group, weight, int(known.min()), int(known.max()))
+
+
+def _places(case_ids: Any, order: Mapping[str, int]) -> Any:
+    """Each row's place in the cohort; -1 where its case is not in it."""
+    encoded = pc.dictionary_encode(case_ids.combine_chunks())
+    known = np.array([order.get(case_id, -1) for case_id in encoded.dictionary.to_pylist()], dtype=np.int64)
+    return known[encoded.indices.to_numpy(zero_copy_only=False)] if len(known) else np.empty(0, np.int64)
+
+
+def _sweep(blocks: Sequence[_Block], order: Mapping[str, int], schema: Any) -> Iterator[Any]:
+    """Rows in the order of the cohort, from blocks in the order of their first case."""
+    held: list[tuple[Any, Any, Any]] = []
+    for number, block in enumerate(blocks):
+        held.append(_load(block, order, schema))
+        # No later block holds a case before this one's successor, so all rows up to there are known now.
+        until = blocks[number + 1].first if number + 1 < len(blocks) else len(order)
+        ready = [_cut(item, item[1] < until) for item in held]
+        held = [kept for item in held if (kept := _cut(item, item[1] >= until))[0].num_rows]
+        merged = _newest_in_order([item for item in ready if item[0].num_rows])
+        if merged is not None:
+            yield merged
+
+
+def _load(block: _Block, order: Mapping[str, int], schema: Any) -> tuple[Any, Any, Any]:
+    """Rows of the cohort with their places and weights, in the columns of today's schema."""
+    with pq.ParquetFile(block.path) as file:
+        table = file.read_row_group(block.group)
+    columns = [
+        table[name].cast(kind) if name in table.column_names else pa.nulls(table.num_rows, kind)
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    ]
+    places = _places(table["case_id"], order)
+    loaded = (pa.table(columns, schema=schema), places, np.full(len(places), block.weight))
+    return _cut(loaded, places >= 0)
+
+
+def _cut(item: tuple[Any, Any, Any], keep: Any) -> tuple[Any, Any, Any]:
+    table, places, weights = item
+    return (table, places, weights) if keep.all() else (table.filter(pa.array(keep)), places[keep], weights[keep])
+
+
+def _newest_in_order(items: Sequence[tuple[Any, Any, Any]]) -> Any | None:
+    """One table: of each case the rows of the heaviest source, in their own order."""
+    if not items:
+        return None
+    table = pa.concat_tables([item[0] for item in items])
+    places, weights = (np.concatenate([item[number] for item in items]) for number in (1, 2))
+    heaviest = np.zeros(int(places.max() - places.min()) + 1, dtype=np.int64)
+    np.maximum.at(heaviest, places - places.min(), weights)
+    rows = np.argsort(places, kind="stable")
+    rows = rows[weights[rows] == heaviest[places[rows] - places.min()]]
+    return table.take(pa.array(rows))
+
+
+def _gathered(tables: Iterable[Any]) -> Iterator[Any]:
+    """The same rows in larger groups: many small ones are slow to read."""
+    waiting: list[Any] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(item.num_rows for item in waiting) >= _ROWS_A_GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)

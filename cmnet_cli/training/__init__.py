@@ -1,0 +1,1 @@
+"""Training data of a manifest, and the training log."""

@@ -1,0 +1,1 @@
+"""Ventricular function: volumes, ejection fraction, mass, and published reference ranges."""

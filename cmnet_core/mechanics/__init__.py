@@ -1,0 +1,1 @@
+"""Mechanics of the myocardium: Lagrangian motion, deformation gradient, strain, rotation, strain curves."""

@@ -1,0 +1,1 @@
+"""Quality control: flags, checks of images, and plausibility of results."""

@@ -1,0 +1,1 @@
+"""Displacement and velocity fields: warping, composition, exponential, inversion, Jacobian."""

@@ -1,0 +1,247 @@
+"""Motion as geometry: warping, exponentials, composition, inversion and deformation.
+
+Two worlds meet here. Inside a network a displacement is a batch ``[b 3 z y x]`` in voxels; outside it is a
+:class:`~cmnet_core.types.MotionField` in millimetres that knows which frames it connects. Fields are pull-backs:
+``moving(p + u(p)) ≈ fixed(p)``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from cmnet_core.errors import ErrorCode, GeometryError
+from cmnet_core.labels import Label
+from cmnet_core.types import MotionField, Spacing
+
+# ── voxel units, batched: what networks use ──────────────────────────────────────────────────────────────────────
+
+
+def identity_grid(shape: tuple[int, int, int], like: Tensor) -> Float[Tensor, "3 z y x"]:
+    """Coordinates of every voxel centre, in voxels."""
+    axes = [torch.arange(size, dtype=like.dtype, device=like.device) for size in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def sample_at(
+    image: Float[Tensor, "b c z y x"], points: Float[Tensor, "b 3 z2 y2 x2"]
+) -> Float[Tensor, "b c z2 y2 x2"]:
+    """Read an image at points given in voxels, linearly; beyond the border the border's value goes on."""
+    last = torch.tensor([max(size - 1, 1) for size in image.shape[2:]], dtype=points.dtype, device=points.device)
+    normalised = 2.0 * points / last.view(1, 3, 1, 1, 1) - 1.0
+    # grid_sample wants its coordinates last and in the order x, y, z.
+    grid = normalised.flip(1).movedim(1, -1)
+    return functional.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def warp(image: Float[Tensor, "b c z y x"], displacement: Float[Tensor, "b 3 z y x"]) -> Float[Tensor, "b c z y x"]:
+    """Pull an image back: ``out(p) = image(p + u(p))``, displacement in voxels."""
+    shape = (int(image.shape[2]), int(image.shape[3]), int(image.shape[4]))
+    return sample_at(image, identity_grid(shape, displacement) + displacement)
+
+
+def compose_displacements(
+    outer: Float[Tensor, "b 3 z y x"], inner: Float[Tensor, "b 3 z y x"]
+) -> Float[Tensor, "b 3 z y x"]:
+    """Go along ``outer`` first, then along ``inner`` from where it led: ``u(p) = outer(p) + inner(p + outer(p))``."""
+    return outer + warp(inner, outer)
+
+
+def exponential(velocity: Float[Tensor, "b 3 z y x"], *, steps: int) -> Float[Tensor, "b 3 z y x"]:
+    """Integrate a stationary velocity over unit time by scaling and squaring (Arsigny et al., MICCAI 2006).
+
+    Args:
+        velocity: Stationary velocity in voxels.
+        steps: Number of squarings; 0 takes the velocity itself as the displacement.
+
+    Returns:
+        The displacement in voxels; ``exponential(-velocity)`` is its inverse.
+    """
+    displacement: Tensor = velocity / 2.0**steps
+    for _ in range(steps):
+        displacement = compose_displacements(displacement, displacement)
+    return displacement
+
+
+def volume_change(displacement: Float[Tensor, "1 3 z y x"]) -> Float[Tensor, "z y x"]:
+    """Local change of volume, det F: the same in voxels as in millimetres, since the units of the axes cancel.
+
+    Central differences inside, one-sided at the border; along an axis with one voxel nothing changes.
+    """
+    columns = [_derivative(displacement[0], axis, 1.0) for axis in range(3)]
+    # Written out: along a last axis of three, cross products and sums cost several times as much.
+    (a, d, g), (b, e, h), (c, f, i) = columns
+    a, e, i = a + 1.0, e + 1.0, i + 1.0
+    determinant: Tensor = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return determinant
+
+
+def surely_unfolded(velocity: Float[Tensor, "3 z y x"], *, steps: int) -> bool:
+    """Whether differences between neighbours alone prove that a motion folds nowhere, without its det F.
+
+    Let M be the matrix of max |∂_j v_i|. A squaring takes a bound B of the displacement's differences to (I + B)² - I,
+    so that exp(M) - I bounds those of the whole motion, entry by entry. Where the spectral radius of that bound is
+    below 1, I + t (F - I) is regular for every t from 0 to 1, and so det F > 0. False proves nothing.
+
+    Args:
+        velocity: In voxels of its own grid.
+        steps: Squarings of its exponential; 0 takes it as the displacement.
+    """
+    steepest = torch.zeros(3, 3, dtype=torch.float64)
+    for axis in range(3):
+        if velocity.shape[axis + 1] > 1:
+            steepest[:, axis] = torch.diff(velocity, dim=axis + 1).abs().amax(dim=(1, 2, 3))
+    radius = float(torch.linalg.eigvals(steepest).abs().max())
+    return radius < (math.log(2.0) if steps else 1.0)
+
+
+# ── millimetres, with frames: what everyone else uses ────────────────────────────────────────────────────────────
+
+
+def _per_axis(spacing: Spacing, like: Tensor) -> Float[Tensor, "3 1 1 1"]:
+    return torch.tensor(spacing.zyx, dtype=like.dtype, device=like.device).view(3, 1, 1, 1)
+
+
+def to_voxels(field: MotionField) -> Float[Tensor, "1 3 z y x"]:
+    """A field's displacement in voxels, as a batch of one."""
+    return (field.displacement_mm / _per_axis(field.spacing, field.displacement_mm))[None]
+
+
+def from_voxels(displacement: Float[Tensor, "3 z y x"], spacing: Spacing, *, fixed: int, moving: int) -> MotionField:
+    """Give a network's displacement its millimetres and its frames."""
+    return MotionField(displacement * _per_axis(spacing, displacement), spacing, fixed=fixed, moving=moving)
+
+
+def propagate(values: Float[Tensor, "c z y x"], field: MotionField) -> Float[Tensor, "c z y x"]:
+    """Carry values from the field's moving frame to its fixed frame, with one linear interpolation.
+
+    Raises:
+        GeometryError: The values lie on another grid than the field.
+    """
+    _require_same_grid(tuple(values.shape[1:]), field)
+    return warp(values[None], to_voxels(field))[0]
+
+
+def propagate_shape(shape: Float[Tensor, "k z y x"], field: MotionField) -> Float[Tensor, "k z y x"]:
+    """Carry class probabilities from the field's moving frame to its fixed frame.
+
+    As the base comes down, the first slice shows at ES what lay above the stack at ED. What comes from where a next
+    slice would lie, or from beyond it, was not imaged, and is background: the border's tissue is not there twice.
+
+    Raises:
+        GeometryError: The shape lies on another grid than the field.
+    """
+    carried = propagate(shape, field)
+    last = shape.shape[1] - 1
+    z = torch.arange(last + 1, device=shape.device).view(-1, 1, 1) + field.displacement_mm[0] / field.spacing.z
+    beyond = (z <= -1.0) | (z >= last + 1.0)
+    carried[:, beyond] = 0.0
+    carried[Label.BACKGROUND, beyond] = 1.0
+    return carried
+
+
+def compose(first: MotionField, then: MotionField) -> MotionField:
+    """Chain two pull-backs: ``first`` leads from its fixed frame to the frame where ``then`` is fixed.
+
+    Raises:
+        GeometryError: The fields do not meet in one frame, or lie on different grids.
+    """
+    if first.moving != then.fixed:
+        raise GeometryError(
+            f"The first field points into frame {first.moving}, the second is fixed at frame {then.fixed}.",
+            hint="Compose fields that meet: first.moving must equal then.fixed.",
+            code=ErrorCode.GEOMETRY,
+        )
+    _require_same_grid(tuple(then.displacement_mm.shape[1:]), first)
+    displacement = compose_displacements(to_voxels(first), to_voxels(then))[0]
+    return from_voxels(displacement, first.spacing, fixed=first.fixed, moving=then.moving)
+
+
+def chain(steps: Sequence[MotionField]) -> list[MotionField]:
+    """Compose consecutive steps, each pointing into the frame where the one before it is fixed.
+
+    Returns:
+        For each step the field that is fixed where the step is fixed and points into the frame that the first step
+        points into. A mask of that frame is carried to any other by one interpolation.
+
+    Raises:
+        GeometryError: Two steps do not meet.
+    """
+    chained: list[MotionField] = []
+    for step in steps:
+        chained.append(compose(step, chained[-1]) if chained else step)
+    return chained
+
+
+def carry(steps: Sequence[MotionField], *, moving: int, fixed: int) -> MotionField:
+    """The field on the grid of ``fixed`` that points into ``moving``, along the steps of a cycle in their order.
+
+    Equal frames mean once round the cycle.
+
+    Raises:
+        GeometryError: A step that is needed is not there.
+    """
+    start = next((index for index, step in enumerate(steps) if step.moving == moving), None)
+    round_the_cycle = [*steps[start:], *steps[:start]] if start is not None else []
+    stop = next((index for index, step in enumerate(round_the_cycle) if step.fixed == fixed), None)
+    if stop is None:
+        raise GeometryError(
+            f"The motion from frame {moving} to frame {fixed} is not among the {len(steps)} steps at hand.",
+            hint="Run 'cmnet infer' again for this subject with its motion kept in full.",
+            code=ErrorCode.GEOMETRY,
+        )
+    return chain(round_the_cycle[: stop + 1])[-1]
+
+
+def invert(field: MotionField, *, iterations: int = 30) -> MotionField:
+    """Invert a field by fixed-point iteration ``w ← −u(p + w)`` (Chen et al., Med. Phys. 35(1), 2008).
+
+    Converges where the displacement contracts (its Lipschitz constant is below 1); what networks integrate from a
+    velocity is better inverted by negating the velocity.
+    """
+    forward = to_voxels(field)
+    inverse = -forward
+    for _ in range(iterations):
+        inverse = -warp(forward, inverse)
+    return from_voxels(inverse[0], field.spacing, fixed=field.moving, moving=field.fixed)
+
+
+def deformation_gradient(field: MotionField) -> Float[Tensor, "3 3 z y x"]:
+    """Deformation gradient ``F = I + ∂u/∂X`` with ``F[i, j] = δ_ij + ∂u_i/∂X_j``, both in millimetres.
+
+    Central differences inside, one-sided at the border; along an axis with one voxel the derivative is 0.
+    """
+    derivatives = [_derivative(field.displacement_mm, axis, mm) for axis, mm in enumerate(field.spacing.zyx)]
+    gradient = torch.stack(derivatives, dim=1)
+    identity = torch.eye(3, dtype=gradient.dtype, device=gradient.device).view(3, 3, 1, 1, 1)
+    return gradient + identity
+
+
+def _derivative(values: Float[Tensor, "c z y x"], axis: int, step_mm: float) -> Float[Tensor, "c z y x"]:
+    if values.shape[axis + 1] == 1:
+        return torch.zeros_like(values)
+    return torch.gradient(values, spacing=step_mm, dim=axis + 1)[0]
+
+
+def jacobian_determinant(field: MotionField) -> Float[Tensor, "z y x"]:
+    """Local change of volume, det F; at or below 0 the field folds."""
+    return volume_change(to_voxels(field))
+
+
+def green_lagrange(gradient: Float[Tensor, "3 3 z y x"]) -> Float[Tensor, "3 3 z y x"]:
+    """Green–Lagrange strain ``E = ½(FᵀF − I)`` of a deformation gradient."""
+    right_cauchy_green = torch.einsum("kizyx,kjzyx->ijzyx", gradient, gradient)
+    identity = torch.eye(3, dtype=gradient.dtype, device=gradient.device).view(3, 3, 1, 1, 1)
+    return 0.5 * (right_cauchy_green - identity)
+
+
+def _require_same_grid(shape: tuple[int, ...], field: MotionField) -> None:
+    if shape != tuple(field.displacement_mm.shape[1:]):
+        raise GeometryError(
+            f"Values of shape {shape} and a field of shape {tuple(field.displacement_mm.shape[1:])} do not fit.",
+            hint="Bring both onto one grid first.",
+            code=ErrorCode.GEOMETRY,
+        )

@@ -1,0 +1,1 @@
+"""Statistics: segmentation metrics, agreement with a reference, paired tests, differences between groups."""

@@ -1,0 +1,117 @@
+"""Stage 1: SegNet learns from the masks at ED and ES."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cmnet_core.imaging import augmentation
+from cmnet_core.imaging.augmentation import AugmentationRanges
+from cmnet_core.models import losses
+from cmnet_core.models.build import OUR_SEGNET, SegNetSizes, build_segnet
+from cmnet_core.models.layers import Stacks
+from cmnet_core.models.segnet import SegNet, class_probabilities
+from cmnet_core.training.loop import Draw, Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
+from cmnet_core.training.training_case import (
+    CLASSES,
+    TrainingCase,
+    dice_figures,
+    drop_slices,
+    figure_names,
+    surface_figures,
+)
+
+FIGURES = (*figure_names("ed"), *figure_names("es"), "dice_pct")
+"""What can be watched while this stage trains."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegNetTraining:
+    """Settings of the first stage.
+
+    Attributes:
+        schedule: How long and how fast to learn.
+        stacks_per_batch: Stacks that share one step of the optimiser.
+        anywhere: Share of views that look anywhere in the field rather than at the heart.
+        window: Size (y, x) of a view.
+        spacing_mm: In-plane spacing of a view.
+        sizes: Sizes of the network.
+        augmentation: How far views may vary.
+    """
+
+    schedule: Schedule = field(default_factory=lambda: Schedule(60, 2e-3, 1e-4, seed=1))
+    stacks_per_batch: int = 2
+    anywhere: float = 0.15
+    window: tuple[int, int] = (128, 128)
+    spacing_mm: float = 1.5
+    sizes: SegNetSizes = OUR_SEGNET
+    augmentation: AugmentationRanges = field(default_factory=AugmentationRanges)
+
+
+def train_segnet(
+    cases: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
+    *,
+    settings: SegNetTraining,
+    watch: Watch,
+    start: SegNet | None,
+) -> SegNet:
+    """Train on the ED and ES frames of the cases, from ``start`` or from random weights."""
+    torch.manual_seed(settings.schedule.seed)
+    model = start or build_segnet(settings.sizes)
+    stacks = [(case, frame) for case in cases for frame in (case.ed, case.es)]
+
+    def loss(batch: list[Draw]) -> dict[str, Tensor]:
+        views = [_view(*stacks[draw.number], settings, draw.generator) for draw in batch]
+        return {"loss": _loss(model, views, watch.device)}
+
+    def validate(average: nn.Module) -> dict[str, float]:
+        assert isinstance(average, SegNet)
+        return validate_segnet(average, validation, window=settings.window)
+
+    stage = Stage(len(stacks), settings.stacks_per_batch, loss, validate)
+    run(model, stage, schedule=settings.schedule, watch=watch)
+    return model
+
+
+def _view(
+    case: TrainingCase, frame: int, settings: SegNetTraining, generator: torch.Generator
+) -> tuple[Float[Tensor, "z 1 y x"], Float[Tensor, "z k y x"]]:
+    centre = case.centre
+    if float(torch.rand((), generator=generator)) < settings.anywhere:
+        y, x = torch.rand(2, generator=generator).tolist()
+        centre = (y * case.voxels.shape[2], x * case.voxels.shape[3])
+    view = augmentation.draw_view(centre, int(case.voxels.shape[1]), settings.augmentation, generator)
+    image = augmentation.view_image(case.voxels[frame : frame + 1], view, settings.window)
+    image = augmentation.change_look(image, settings.augmentation, generator)
+    target = augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)
+    keep = drop_slices(int(image.shape[1]), settings.augmentation.missing_slices, generator)
+    return image[0, keep, None], target[0, keep]
+
+
+def _loss(model: SegNet, views: list[tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
+    image = torch.cat([view[0] for view in views]).to(device).contiguous(memory_format=torch.channels_last)
+    target = torch.cat([view[1] for view in views]).to(device)
+    with fast_convolutions(image.device):
+        each = model.logits_of_each(image, Stacks(tuple(len(view[0]) for view in views)))
+    return torch.stack([losses.segmentation_loss(logits.float(), target) for logits in each]).mean()
+
+
+def validate_segnet(model: SegNet, cases: Sequence[TrainingCase], *, window: tuple[int, int]) -> dict[str, float]:
+    """Mean Dice in % and HD95 in mm of each structure at ED and ES, through an unchanged window around the heart."""
+    return mean_of_each([_case_figures(model, case, window) for case in cases])
+
+
+def _case_figures(model: SegNet, case: TrainingCase, window: tuple[int, int]) -> dict[str, float]:
+    view = augmentation.straight_view(case.centre, int(case.voxels.shape[1]))
+    device = next(model.parameters()).device
+    figures: dict[str, float] = {}
+    for phase, frame in (("ed", case.ed), ("es", case.es)):
+        image = augmentation.view_image(case.voxels[frame : frame + 1], view, window)
+        target = augmentation.view_labels(case.mask(frame)[None], view, window, classes=CLASSES)[0]
+        found = class_probabilities(model, image.to(device), frames_at_once=1)[0].cpu()
+        figures |= surface_figures(found, target, case.spacing, phase=phase)
+        figures |= dice_figures(found, target, phase=phase)
+    return figures | {"dice_pct": (figures["dice_ed_pct"] + figures["dice_es_pct"]) / 2}

@@ -1,0 +1,10 @@
+"""The stages of training."""
+
+from enum import StrEnum
+
+
+class TrainingStage(StrEnum):
+    """The two stages of training, in their order."""
+
+    SEGNET = "segnet"
+    MOTION = "motion"

@@ -1,0 +1,1 @@
+"""Uncertainty: Gaussian posteriors of the networks, posterior samples, calibrated intervals."""
