@@ -25,8 +25,8 @@ from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.derivatives.ground_truth_motion import known_motion_of, read_known_motion
-from cmnet_cli.derivatives.tracking import open_stored, read_field
+from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, read_ground_truth_motion
+from cmnet_cli.derivatives.tracking import open_tracking, read_field
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.evaluate import carry_labels
 from cmnet_cli.stages.read_images import load_cine, load_labels
@@ -154,7 +154,7 @@ class RealStrain:
 
 def real_strain(case: Case, folder: CaseFolder) -> RealStrain:
     """Strain of one evaluated heart; that of its masks is no truth, but knows nothing of the motion."""
-    stored, labels = open_stored(folder), _masks(case)
+    stored, labels = open_tracking(folder), _masks(case)
     ed, es = stored.facts.ed, stored.facts.es
     field = restore_motion(read_field(folder, stored.facts, moving=ed, fixed=es), stored.facts.window)
     return RealStrain(gcs_pct(field, labels), circles_gcs_pct(labels.at(ed), labels.at(es)))
@@ -222,7 +222,7 @@ class KnownMotionErrors:
 
 def known_motion_errors(case: Case, folder: CaseFolder) -> KnownMotionErrors:
     """Compare a subject's motion with the one that made its cine."""
-    stored, labels, truth = open_stored(folder), _masks(case), known_to_ed(case)
+    stored, labels, truth = open_tracking(folder), _masks(case), known_to_ed(case)
     ed, es = truth.moving, truth.fixed
     found = restore_motion(read_field(folder, stored.facts, moving=ed, fixed=es), stored.facts.window)
     wall, at_ed = labels.at(es) == Label.MYO, labels.at(ed)
@@ -238,12 +238,12 @@ def known_motion_errors(case: Case, folder: CaseFolder) -> KnownMotionErrors:
 
 def known_to_ed(case: Case) -> MotionField:
     """The known motion of ES into ED, which lies beside the image of a made cine or of a phantom."""
-    made = known_motion_of(case.image[0])
+    made = ground_truth_motion_path(case.image[0])
     if made.exists():
         cine = load_cine(case)
         assert case.ed is not None, "the manifest of made cines names both phases"
         assert case.es is not None, "the manifest of made cines names both phases"
-        to_ed = read_known_motion(made, size=(int(cine.voxels.shape[2]), int(cine.voxels.shape[3])))
+        to_ed = read_ground_truth_motion(made, size=(int(cine.voxels.shape[2]), int(cine.voxels.shape[3])))
         return MotionField(to_ed[case.es], cine.spacing, fixed=case.es, moving=case.ed)
     return read_motion(case.image[0].parent / f"{case.case_id}_desc-ed2es_motion.nii.gz")
 
@@ -300,7 +300,7 @@ def _share_recovered(found: Tensor, true: Tensor) -> float | None:
 
 def round_trip_dice_pct(case: Case, folder: CaseFolder) -> float | None:
     """Dice of the LV of the reference ED mask, carried once round the cycle, against itself."""
-    stored, labels = open_stored(folder), _masks(case)
+    stored, labels = open_tracking(folder), _masks(case)
     ed = stored.facts.ed
     round_trip = read_field(folder, stored.facts, moving=ed, fixed=ed)
     return dice_pct(carry_labels(labels.at(ed), round_trip, stored.facts.window), labels.at(ed), Label.LV)

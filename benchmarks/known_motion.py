@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.accuracy import cmnet, known_to_ed
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.derivatives.tracking import open_stored, read_field
+from cmnet_cli.derivatives.tracking import open_tracking, read_field
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.geometry.lv_coordinates import lv_coordinates
@@ -49,7 +49,7 @@ def compare(case: Case, folder: CaseFolder) -> tuple[list[float], list[float]]:
     cine = load_cine(case)
     labels = load_labels(case, cine)
     assert labels is not None, "a cine with known motion has masks"
-    truth, stored = known_to_ed(case), open_stored(folder)
+    truth, stored = known_to_ed(case), open_tracking(folder)
     at_ed = labels.at(truth.moving)
     muscle, affine = at_ed == Label.MYO, cine.affine
     wall = lay_out_wall(lv_coordinates(at_ed, cine.spacing, affine), muscle, cine.spacing)

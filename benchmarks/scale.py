@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import Manifest, read_manifest, write_manifest
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.execution.runner import Job, at_work, go, make_plan
-from cmnet_cli.options import HowOptions, WhoOptions
+from cmnet_cli.options import ExecutionOptions, SelectionOptions
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import Expected
 from cmnet_cli.runs.run_folder import start_run
@@ -50,9 +50,9 @@ class Stub:
 def drive(run: Path, manifest: Path, workers: int) -> None:
     """Go over the cohort with the stub; prints the seconds on the clock and of this process that it took."""
     read = read_manifest(manifest)
-    how = HowOptions(workers=workers)
+    how = ExecutionOptions(workers=workers)
     folder = RunFolder(run)
-    with at_work(folder, "infer", Job(WhoOptions(), how, Screen(quiet=True))) as site:
+    with at_work(folder, "infer", Job(SelectionOptions(), how, Messages(quiet=True))) as site:
         plan = make_plan(Stub(), read.cases, folder, how)
         opened = start_run(run, read, "infer", {})
         started, used = time.monotonic(), time.process_time()

@@ -31,16 +31,16 @@ from cmnet_cli.stages.training_case import load_training_case
 from cmnet_core.imaging import augmentation
 from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.build import MotionSizes, build_motion
-from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
 from cmnet_core.models.layers import Stacks, enlarge_displacement
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.registration.displacement import from_voxels, jacobian_determinant, warp
 from cmnet_core.training.cycle_loss import Cycle, ExtraTerm, cycle_loss
-from cmnet_core.training.loop import Draw, EpochRecord, Schedule, Stage, Watch, run
+from cmnet_core.training.loop import Draw, EpochRecord, Schedule, Stage, TrainingMonitor, run
 from cmnet_core.training.motion_settings import LossWeights, MotionTraining
 from cmnet_core.training.motion_stage import see
-from cmnet_core.training.training_case import CLASSES, TrainingCase, dice_figures, surface_figures
+from cmnet_core.training.training_case import CLASSES, TrainingCase, dice_metrics, surface_metrics
 from cmnet_core.types import Spacing
 
 FINE_MM = 1.5
@@ -57,12 +57,12 @@ SLICES = 5
 
 VALIDATION_EVERY = 5
 SIZES = MotionSizes(
-    features=(8, 16, 16, 16), hidden=(32, 16), decoder=(16, 16, 16, 8), deform=(16, 24, 32, 32, 32), finest=0
+    features=(8, 16, 16, 16), hidden=(32, 16), decoder=(16, 16, 16, 8), deform=(16, 24, 32, 32, 32), output_level=0
 )
 WEIGHTS = LossWeights(endpoint=0.0, overlap=0.0, folding=0.0, smoothness=0.05)
 AUGMENTATION = AugmentationRanges(
     rotation_deg=30.0,
-    any_way_up=0.1,
+    random_orientation_probability=0.1,
     scale=0.0,
     shear=0.05,
     shift_voxels=3.0,
@@ -70,12 +70,12 @@ AUGMENTATION = AugmentationRanges(
     gamma=0.2,
     brightness=0.1,
     noise=0.02,
-    shading=0.2,
+    bias_field=0.2,
     blur_voxels=0.0,
     slice_blur=0.0,
     coarsening=1.0,
-    sometimes=0.0,
-    missing_slices=0.0,
+    artefact_probability=0.0,
+    missing_slice_probability=0.0,
 )
 
 
@@ -101,8 +101,8 @@ class Variant:
     references: bool = True
 
 
-OURS = Variant("ours")
-_IMAGES_ALONE = replace(SIZES, sees_shapes=False)
+DEFAULT_MOTION = Variant("ours")
+_IMAGES_ALONE = replace(SIZES, use_segmentation=False)
 _NO_SHAPE_TERM = replace(WEIGHTS, shape=0.0, composed=0.0, closing=0.0)
 
 
@@ -112,7 +112,7 @@ def smoothness(rho: float) -> Variant:
 
 
 VARIANTS = (
-    OURS,
+    DEFAULT_MOTION,
     Variant("without RVAE", weights=replace(WEIGHTS, kl_latent=0.0, reconstruction=0.0), latent=False),
     Variant("without SegNet: intensity loss, images alone seen", _NO_SHAPE_TERM, _IMAGES_ALONE, intensity=1.0),
     Variant("intensity loss beside shape loss", intensity=1.0),
@@ -200,7 +200,7 @@ def draw_cycle(heart: Heart, variant: Variant, generator: torch.Generator) -> Cy
     structures = augmentation.view_image(probabilities[:, :, 1:].movedim(2, 1).flatten(0, 1), view, (SEEN, SEEN))
     structures = structures.unflatten(0, (2, CLASSES - 1)).movedim(1, 2)
     found = torch.cat([1.0 - structures.sum(2, keepdim=True), structures], dim=2)
-    seen = augmentation.change_look(augmentation.view_image(voxels, view, (SEEN, SEEN)), AUGMENTATION, generator)
+    seen = augmentation.augment_intensity(augmentation.view_image(voxels, view, (SEEN, SEEN)), AUGMENTATION, generator)
     masks = augmentation.view_labels(heart.coarse_labels[:, shown], view, (SEEN, SEEN), classes=CLASSES)
     return Cycle(see(seen, found, variant.sizes), list(masks if variant.references else found), None, heart.coarse)
 
@@ -222,9 +222,9 @@ def intensity_term(weight: float) -> ExtraTerm:
 
 def worth_of_intensity(hearts: Sequence[Heart], settings: MotionTraining) -> float:
     """The weight at which the intensity terms are worth as much as the shape terms while nothing moves."""
-    still, shape, intensity = start(OURS, 0), 0.0, 0.0
+    still, shape, intensity = start(DEFAULT_MOTION, 0), 0.0, 0.0
     for heart in hearts:
-        cycle = draw_cycle(heart, OURS, torch.Generator().manual_seed(0))
+        cycle = draw_cycle(heart, DEFAULT_MOTION, torch.Generator().manual_seed(0))
         with torch.no_grad():
             generator = torch.Generator().manual_seed(0)
             terms = cycle_loss(still, cycle, settings=settings, generator=generator, extra=intensity_term(1.0))
@@ -289,7 +289,7 @@ def train(trial: Trial) -> CardioMorphNet:
         print(f"  epoch {record.epoch + 1}: loss {record.loss['loss']:.4f} ({record.seconds:.0f} s)", flush=True)
 
     identity = {"trial": json.dumps([asdict(variant), trial.seed, asdict(trial.budget)], sort_keys=True)}
-    watch = Watch(trial.state, resume=True, on_batch=lambda done, of: None, on_epoch=told, identity=identity)
+    watch = TrainingMonitor(trial.state, resume=True, on_batch=lambda done, of: None, on_epoch=told, identity=identity)
     run(model, Stage(len(trial.hearts), 1, loss, lambda _: {}), schedule=settings.schedule, watch=watch)
     trial.state.unlink(missing_ok=True)
     return model
@@ -306,29 +306,29 @@ def figures_of(model: CardioMorphNet, heart: Heart, sizes: MotionSizes) -> dict[
     frames = see(heart.voxels[..., inner, inner], heart.found[..., inner, inner], sizes)
     ed, es = heart.masks[..., fine, fine]
     stacks = Stacks((len(ed),))
-    (displacement,) = model.enlarged(next(closed_cycle(model, frames, stacks, None)).displacement)
+    (displacement,) = model.enlarged(next(iterate_cycle(model, frames, stacks, None)).displacement)
     displacement = enlarge_displacement(displacement, factor=2)
     carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     folds = jacobian_determinant(from_voxels(displacement[0], heart.spacing, fixed=1, moving=0)) <= 0
-    dice = dice_figures(carried, es, phase="ed2es") | dice_figures(ed, es, phase="still")
-    return dice | surface_figures(carried, es, heart.spacing, phase="ed2es") | {"folded_voxels": float(folds.sum())}
+    dice = dice_metrics(carried, es, phase="ed2es") | dice_metrics(ed, es, phase="still")
+    return dice | surface_metrics(carried, es, heart.spacing, phase="ed2es") | {"folded_voxels": float(folds.sum())}
 
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class AttemptLog:
     """The file that holds what is done, a line a training."""
 
     path: Path
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
-    def open(path: Path) -> "Ledger":
+    def open(path: Path) -> "AttemptLog":
         """What the file holds; empty where there is none."""
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return Ledger(path, [json.loads(line) for line in text.splitlines()])
+        return AttemptLog(path, [json.loads(line) for line in text.splitlines()])
 
     def has(self, variant: Variant, seed: int, budget: Budget) -> bool:
         """Whether a training is done."""
@@ -342,15 +342,15 @@ class Ledger:
             file.write(json.dumps(line) + "\n")
 
 
-def sweep(acdc: Path, work: Path, *, seeds: Iterable[int], budget: Budget) -> Ledger:
+def sweep(acdc: Path, work: Path, *, seeds: Iterable[int], budget: Budget) -> AttemptLog:
     """Train all that is missing."""
     work.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger.open(work / "sweep.jsonl")
-    missing = [(variant, seed) for seed in seeds for variant in VARIANTS if not ledger.has(variant, seed, budget)]
+    attempt_log = AttemptLog.open(work / "sweep.jsonl")
+    missing = [(variant, seed) for seed in seeds for variant in VARIANTS if not attempt_log.has(variant, seed, budget)]
     if not missing:
-        return ledger
+        return attempt_log
     training, validation = load_hearts(acdc, load_checkpoint(find_weights("default")).segnet, training=budget.training)
-    worth = worth_of_intensity(training, budget.settings(OURS, 0))
+    worth = worth_of_intensity(training, budget.settings(DEFAULT_MOTION, 0))
     for variant, seed in missing:
         print(f"{variant.name}, seed {seed}", flush=True)
         began = time.process_time()
@@ -358,8 +358,8 @@ def sweep(acdc: Path, work: Path, *, seeds: Iterable[int], budget: Budget) -> Le
         trained_s = time.process_time() - began
         subjects = {heart.subject: figures_of(model, heart, variant.sizes) for heart in validation}
         line = {"variant": variant.name, "seed": seed, "budget": asdict(budget), "worth_of_intensity": worth}
-        ledger.add(line | {"cpu_seconds": round(trained_s, 1), "subjects": subjects})
-    return ledger
+        attempt_log.add(line | {"cpu_seconds": round(trained_s, 1), "subjects": subjects})
+    return attempt_log
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -377,11 +377,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     budget = Budget(epochs=given.epochs)
     if given.page_only:
-        ledger = Ledger.open(given.work / "sweep.jsonl")
+        attempt_log = AttemptLog.open(given.work / "sweep.jsonl")
     else:
-        ledger = sweep(given.data / "acdc", given.work, seeds=range(1, given.seeds + 1), budget=budget)
-    missing = [variant.name for variant in VARIANTS if not ledger.has(variant, 1, budget)]
-    write_page(given.page, [line for line in ledger.lines if line["budget"] == asdict(budget)], missing)
+        attempt_log = sweep(given.data / "acdc", given.work, seeds=range(1, given.seeds + 1), budget=budget)
+    missing = [variant.name for variant in VARIANTS if not attempt_log.has(variant, 1, budget)]
+    write_page(given.page, [line for line in attempt_log.lines if line["budget"] == asdict(budget)], missing)
 
 
 if __name__ == "__main__":

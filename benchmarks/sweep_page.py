@@ -13,7 +13,7 @@ from scipy import stats
 from benchmarks.pages import markdown_table, replace_section
 from cmnet_cli.report.plot import svg
 
-OURS, OURS_RHO = "ours", 0.05
+DEFAULT_MOTION, OURS_RHO = "ours", 0.05
 STRUCTURES = {"lv": "LV", "myo": "myocardium", "rv": "RV"}
 PICTURE = "sweep.svg"
 MEAN_DICE = "dice_ed2es_pct"
@@ -61,10 +61,10 @@ def spread(found: Sequence[float], digits: int = 1) -> str:
 
 def gain(lines: Sequence[Line], variant: str) -> str:
     """Difference of the mean Dice to ours, subject by subject, with its 95 % confidence interval over subjects."""
-    seeds = set(seeds_of(lines, variant)) & set(seeds_of(lines, OURS))
-    if variant == OURS or not seeds:
+    seeds = set(seeds_of(lines, variant)) & set(seeds_of(lines, DEFAULT_MOTION))
+    if variant == DEFAULT_MOTION or not seeds:
         return ""
-    theirs, ours = (over_seeds(lines, name, seeds) for name in (variant, OURS))
+    theirs, ours = (over_seeds(lines, name, seeds) for name in (variant, DEFAULT_MOTION))
     differences = [theirs[subject][MEAN_DICE] - ours[subject][MEAN_DICE] for subject in ours]
     reach = float(stats.t.ppf(0.975, len(differences) - 1)) * stdev(differences) / math.sqrt(len(differences))
     mean = fmean(differences)
@@ -100,7 +100,7 @@ HEAD = [
 
 def still_row(lines: Sequence[Line]) -> list[str]:
     """What no motion at all gives."""
-    subjects = over_seeds(lines, OURS, seeds_of(lines, OURS))
+    subjects = over_seeds(lines, DEFAULT_MOTION, seeds_of(lines, DEFAULT_MOTION))
     dice = [spread(values(subjects, f"dice_{s}_still_pct")) for s in STRUCTURES]
     return ["no motion", "", *dice, "", "", "", "", ""]
 
@@ -109,7 +109,7 @@ def swept(lines: Sequence[Line]) -> list[tuple[float, str]]:
     """Values of ρ, in order, each with the variant that it is."""
     names = dict.fromkeys(line["variant"] for line in lines)
     found = [(float(name.removeprefix("ρ = ")), name) for name in names if name.startswith("ρ = ")]
-    return sorted([*found, (OURS_RHO, OURS)])
+    return sorted([*found, (OURS_RHO, DEFAULT_MOTION)])
 
 
 def parts(lines: Sequence[Line]) -> list[str]:
@@ -178,7 +178,9 @@ def _noise(lines: Sequence[Line]) -> str:
     """What the intensity terms weigh, and how much a figure changes by chance alone."""
     worth = lines[0]["worth_of_intensity"]
     told = f"The intensity terms weigh {worth:.1f}: as much as the shape terms while nothing moves."
-    means = [fmean(values(over_seeds(lines, OURS, [seed]), MEAN_DICE)) for seed in seeds_of(lines, OURS)]
+    means = [
+        fmean(values(over_seeds(lines, DEFAULT_MOTION, [seed]), MEAN_DICE)) for seed in seeds_of(lines, DEFAULT_MOTION)
+    ]
     if len(means) < 2:
         return f"{told} One seed was run: differences of about a point may be chance."
     each = " and ".join(f"{mean:.1f} %" for mean in means)

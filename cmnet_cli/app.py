@@ -10,23 +10,22 @@ import typer
 from typer.core import TyperGroup
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
-from cmnet_cli.malloc import keep_freed_memory
+from cmnet_cli.malloc import reuse_freed_memory
 from cmnet_cli.options import (
     DEFAULT_RUN,
-    AgainOptions,
     Animation,
     AsJson,
     CloseCycle,
     ConfigFile,
     Deep,
-    DefectShare,
+    DefectFraction,
     Device,
     DrawSeed,
     EngineOptions,
+    ExecutionOptions,
     Figures,
     Frames,
     FreshMotion,
-    HowOptions,
     InitWeights,
     KeepMotion,
     ManifestFile,
@@ -35,14 +34,15 @@ from cmnet_cli.options import (
     OutFolder,
     PagesOf,
     Pdf,
+    PrivacyOptions,
+    RecomputeOptions,
     ReferenceRanges,
     RefineSteps,
     Resume,
     RunPath,
     Samples,
-    SayOptions,
     Seed,
-    ShareOptions,
+    SelectionOptions,
     ShareSafe,
     SourceManifest,
     Subjects,
@@ -51,7 +51,7 @@ from cmnet_cli.options import (
     Terminal,
     TrainSettings,
     Variants,
-    WhoOptions,
+    VerbosityOptions,
     Workers,
     expand_options,
 )
@@ -62,7 +62,7 @@ from cmnet_core.labels import LabelScheme
 from cmnet_core.training.stages import TrainingStage
 
 if TYPE_CHECKING:
-    from cmnet_cli.console import Screen
+    from cmnet_cli.console import Messages
     from cmnet_cli.execution.runner import Job, Summary
 
 BAD_INPUT = 3
@@ -85,17 +85,17 @@ class _ErrorsAreAnswers(TyperGroup):
         try:
             return super().invoke(ctx)
         except CmnetError as error:
-            from cmnet_cli.console import Screen
+            from cmnet_cli.console import Messages
 
-            Screen().error(error)
+            Messages().error(error)
             raise typer.Exit(INTERRUPTED if isinstance(error, EngineError) else BAD_INPUT) from error
         except OSError as error:
-            from cmnet_cli.console import Screen
+            from cmnet_cli.console import Messages
             from cmnet_cli.engines.base import FULL, disk_is_full
 
             if error.errno not in FULL:
                 raise
-            Screen().error(disk_is_full(error))
+            Messages().error(disk_is_full(error))
             raise typer.Exit(INTERRUPTED) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted. What is done stays; the same command goes on from here.", err=True)
@@ -133,7 +133,7 @@ def _root(
 @expand_options
 def demo(
     out: NewFolder,
-    say: SayOptions,
+    say: VerbosityOptions,
     subjects: Subjects = 4,
     frames: Frames = 20,
     seed: Seed = 1,
@@ -153,11 +153,11 @@ def demo(
 @expand_options
 def phantom(
     out: NewFolder,
-    say: SayOptions,
+    say: VerbosityOptions,
     subjects: Subjects = 4,
     frames: Frames = 20,
     seed: Seed = 1,
-    defect_share: DefectShare = 0.25,
+    defect_fraction: DefectFraction = 0.25,
     source: SourceManifest = None,
     variants: Variants = 1,
 ) -> None:
@@ -168,7 +168,7 @@ def phantom(
         _finish(made.make_hearts(source, out, made.Making(frames, seed, variants), _screen(say)), say, as_json=False)
     from cmnet_cli.commands import demo as command
 
-    hearts = command.Hearts(subjects, frames, seed, defect_share)
+    hearts = command.Hearts(subjects, frames, seed, defect_fraction)
     typer.echo(command.write_hearts(out, hearts, _screen(say)))
 
 
@@ -193,12 +193,12 @@ def manifest(
 ) -> None:
     """Write a manifest from a data set on disk."""
     from cmnet_cli.commands import manifest as command
-    from cmnet_cli.console import Screen
+    from cmnet_cli.console import Messages
 
     names = command.NiftiNames(pattern, labels, label_scheme)
     found = command.find_cases(folder, layout, names=names, demographics=demographics)
     command.save_manifest(out, found)
-    command.tell_left_out(folder, Screen())
+    command.tell_left_out(folder, Messages())
     typer.echo(f"{len(found)} subjects in {out}")
 
 
@@ -206,7 +206,7 @@ def manifest(
 @expand_options
 def validate(
     manifest: ManifestFile,
-    say: ShareOptions,
+    say: PrivacyOptions,
     deep: Deep = False,
     workers: Workers = 0,
     as_json: AsJson = False,
@@ -222,10 +222,10 @@ def validate(
 @expand_options
 def preprocess(
     manifest: ManifestFile,
-    who: WhoOptions,
-    how: HowOptions,
+    who: SelectionOptions,
+    how: ExecutionOptions,
     where: EngineOptions,
-    say: ShareOptions,
+    say: PrivacyOptions,
     out: OutFolder = DEFAULT_RUN,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -242,10 +242,10 @@ def preprocess(
 @expand_options
 def infer(
     manifest: ManifestFile,
-    who: WhoOptions,
-    how: HowOptions,
+    who: SelectionOptions,
+    how: ExecutionOptions,
     where: EngineOptions,
-    say: ShareOptions,
+    say: PrivacyOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
     save_motion: KeepMotion = None,
@@ -266,10 +266,10 @@ def infer(
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def indices(
-    who: WhoOptions,
-    how: AgainOptions,
+    who: SelectionOptions,
+    how: RecomputeOptions,
     where: EngineOptions,
-    say: ShareOptions,
+    say: PrivacyOptions,
     run: RunPath = DEFAULT_RUN,
     samples: Samples = None,
     seed: DrawSeed = None,
@@ -289,7 +289,7 @@ def indices(
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def report(
-    say: SayOptions,
+    say: VerbosityOptions,
     run: RunPath = DEFAULT_RUN,
     pages: PagesOf = None,
     share_safe: ShareSafe = False,
@@ -313,10 +313,10 @@ def report(
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def evaluate(
-    who: WhoOptions,
-    how: AgainOptions,
+    who: SelectionOptions,
+    how: RecomputeOptions,
     where: EngineOptions,
-    say: ShareOptions,
+    say: PrivacyOptions,
     run: RunPath = DEFAULT_RUN,
     manifest: Annotated[
         Path | None,
@@ -342,9 +342,9 @@ def submit(
     context: typer.Context,
     stage: Annotated[CohortStage, typer.Argument(help="preprocess, infer (with its indices) or indices.")],
     manifest: ManifestFile,
-    who: WhoOptions,
+    who: SelectionOptions,
     how: SubmitOptions,
-    say: SayOptions,
+    say: VerbosityOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
     save_motion: KeepMotion = None,
@@ -370,7 +370,7 @@ def submit(
 
 @app.command(rich_help_panel=CLUSTER)
 @expand_options
-def merge(say: ShareOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
+def merge(say: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
     """Bring the rows that array tasks wrote into the tables that a local run writes."""
     from cmnet_cli.commands import merge as command
 
@@ -381,16 +381,16 @@ def merge(say: ShareOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False
 def task(run: RunPath, submission: Annotated[str, typer.Option()], shard: Annotated[int, typer.Option(min=0)]) -> None:
     """Work on one shard of a submission: what the batch script of cmnet submit calls."""
     from cmnet_cli.commands import task as command
-    from cmnet_cli.console import Screen
+    from cmnet_cli.console import Messages
 
-    raise typer.Exit(command.run_task(run, submission, shard, Screen()))
+    raise typer.Exit(command.run_task(run, submission, shard, Messages()))
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def compare(
     against: Annotated[Path, typer.Option(metavar="FILE", help="CSV, TSV or Parquet with one row a subject.")],
-    say: ShareOptions,
+    say: PrivacyOptions,
     run: RunPath = DEFAULT_RUN,
     on: Annotated[str, typer.Option(metavar="COLUMN", help="Its column that holds subject_id.")] = "subject_id",
     as_json: AsJson = False,
@@ -406,7 +406,7 @@ def compare(
 def train(
     stage: Annotated[TrainingStage, typer.Option(help="segnet first, then motion.")],
     manifest: ManifestFile,
-    say: SayOptions,
+    say: VerbosityOptions,
     out: OutFolder = DEFAULT_RUN,
     init: InitWeights = None,
     fresh_motion: FreshMotion = False,
@@ -432,7 +432,7 @@ def train(
 
 @app.command(rich_help_panel=LOOK)
 @expand_options
-def status(say: ShareOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
+def status(say: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
     """Who is done, who failed and why, who is left."""
     from cmnet_cli.commands import status as command
 
@@ -441,7 +441,7 @@ def status(say: ShareOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = Fals
 
 @app.command(rich_help_panel=LOOK)
 @expand_options
-def verify(say: ShareOptions, run: RunPath = DEFAULT_RUN) -> None:
+def verify(say: PrivacyOptions, run: RunPath = DEFAULT_RUN) -> None:
     """Compute all checksums of a run again; name what is damaged or gone."""
     from cmnet_cli.commands import verify as command
 
@@ -455,9 +455,9 @@ def doctor(
 ) -> None:
     """Versions, devices, disk and threads: one page to paste in a bug report."""
     from cmnet_cli.commands import doctor as command
-    from cmnet_cli.console import Screen
+    from cmnet_cli.console import Messages
 
-    command.doctor(folder, Screen())
+    command.doctor(folder, Messages())
 
 
 models = typer.Typer(help="The weights that come with cmnet, and any others.", no_args_is_help=True)
@@ -468,9 +468,9 @@ app.add_typer(models, name="models", rich_help_panel=MODELS)
 def models_list() -> None:
     """Every model that comes with cmnet."""
     from cmnet_cli.commands import models as command
-    from cmnet_cli.console import Screen
+    from cmnet_cli.console import Messages
 
-    command.list_models(Screen())
+    command.list_models(Messages())
 
 
 @models.command("info")
@@ -480,43 +480,45 @@ def models_info(
 ) -> None:
     """What a model was trained on, how, and what it may be used for."""
     from cmnet_cli.commands import models as command
-    from cmnet_cli.console import Screen
+    from cmnet_cli.console import Messages
 
-    command.show_model(name, Screen(), as_json=as_json)
+    command.show_model(name, Messages(), as_json=as_json)
 
 
 @models.command("verify")
 def models_verify() -> None:
     """Load every shipped model as infer would."""
     from cmnet_cli.commands import models as command
-    from cmnet_cli.console import Screen
+    from cmnet_cli.console import Messages
 
-    command.verify_models(Screen())
+    command.verify_models(Messages())
 
 
-def _screen(say: SayOptions, run: Path | None = None) -> "Screen":
+def _screen(say: VerbosityOptions, run: Path | None = None) -> "Messages":
     """Where a command prints; what may leave the room has the pseudonyms of the run, if there is one yet."""
-    from cmnet_cli.console import Screen
-    from cmnet_cli.privacy.deidentify import open_sharing
+    from cmnet_cli.console import Messages
+    from cmnet_cli.privacy.deidentify import open_deidentifier
     from cmnet_cli.runs.paths import RunFolder
 
-    share_safe = isinstance(say, ShareOptions) and say.share_safe
+    share_safe = isinstance(say, PrivacyOptions) and say.share_safe
     key = RunFolder(run).share_key if run is not None and share_safe else None
-    return Screen(say.quiet, say.verbose, open_sharing(key if key and key.exists() else None, share_safe=share_safe))
+    return Messages(
+        say.quiet, say.verbose, open_deidentifier(key if key and key.exists() else None, share_safe=share_safe)
+    )
 
 
-def _job(who: WhoOptions, how: HowOptions, where: EngineOptions, say: SayOptions) -> "Job":
+def _job(who: SelectionOptions, how: ExecutionOptions, where: EngineOptions, say: VerbosityOptions) -> "Job":
     from cmnet_cli.execution.runner import Job
 
     return Job(who, how, _screen(say), where)
 
 
-def _finish(summary: "Summary", say: SayOptions, *, as_json: bool) -> None:
+def _finish(summary: "Summary", say: VerbosityOptions, *, as_json: bool) -> None:
     """Say how a command over a cohort went, and leave with its exit code."""
     from cmnet_cli.execution.runner import tell_summary, to_json
 
     if as_json:
-        typer.echo(to_json(summary, _screen(say, Path(summary.run)).sharing))
+        typer.echo(to_json(summary, _screen(say, Path(summary.run)).deidentifier))
     else:
         tell_summary(summary, _screen(say))
     raise typer.Exit(summary.exit_code)
@@ -526,7 +528,7 @@ def main() -> None:
     """Run the command that the arguments name."""
     # Threads that wait by spinning take the cores from all who share the machine. Torch reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    keep_freed_memory()
+    reuse_freed_memory()
     sys.excepthook = _report_defect
     signal.signal(signal.SIGTERM, _interrupt)
     app()
@@ -541,7 +543,7 @@ def _report_defect(kind: type[BaseException], error: BaseException, trace: Any) 
     """Say whom to tell after the traceback of an unexpected error."""
     import traceback
 
-    from cmnet_cli.privacy.deidentify import hide_ids
+    from cmnet_cli.privacy.deidentify import redact_ids
 
-    sys.stderr.write(hide_ids("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(redact_ids("".join(traceback.format_exception(kind, error, trace))))
     sys.stderr.write("This is a defect in cmnet. Please report it with the lines above and those of: cmnet doctor\n")

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cmnet_cli.privacy.deidentify import Sharing, hide_ids, open_sharing
+from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier, redact_ids
 from cmnet_core.errors import CmnetError
 
 # Escape sequences begin with one of the first; the last turn the direction of writing round.
@@ -33,20 +33,20 @@ _LINE_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Screen:
+class Messages:
     """Where a command prints and how much.
 
     Attributes:
         quiet: Errors only.
         verbose: A line a subject.
-        sharing: What may be told of whom.
+        deidentifier: What may be told of whom.
         results: Standard output.
         notes: Standard error.
     """
 
     quiet: bool = False
     verbose: bool = False
-    sharing: Sharing = field(default_factory=lambda: open_sharing(None, share_safe=False))
+    deidentifier: Deidentifier = field(default_factory=lambda: open_deidentifier(None, share_safe=False))
     results: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
 
@@ -99,18 +99,18 @@ class Screen:
     def error(self, error: CmnetError) -> None:
         """Print an error and what to do about it."""
         self.notes.print(f"[bold red]Error[/] [dim]({error.code})[/]", highlight=False)
-        self.notes.print(self._fit(hide_ids(error.message)), markup=False)
+        self.notes.print(self._fit(redact_ids(error.message)), markup=False)
         self.notes.print(self._fit(error.hint), markup=False)
 
     def failure(self, who: str, message: str, hint: str) -> None:
         """Name a subject that failed, and what to do about it."""
         self.notes.print(f"[red]{who}[/]")
-        for text in filter(None, (hide_ids(message), hint)):
+        for text in filter(None, (redact_ids(message), hint)):
             self.notes.print(indent(self._fit(text), "    "), markup=False)
 
     def _fit(self, text: str) -> str:
         """A text fit for whoever looks: names from files can hold codes that move a terminal's cursor."""
-        return self.sharing.text(_CONTROLS.sub("?", text))
+        return self.deidentifier.text(_CONTROLS.sub("?", text))
 
 
 class Ticker(Protocol):
@@ -145,8 +145,8 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, screen: Screen, title: str, total: int) -> None:
-        self._screen, self._title, self._total = screen, title, total
+    def __init__(self, messages: Messages, title: str, total: int) -> None:
+        self._screen, self._title, self._total = messages, title, total
         self._failed = 0
         self._done = 0
         self._started = self._said = time.monotonic()
@@ -178,18 +178,18 @@ class _Silence:
 
 
 @contextmanager
-def progress(screen: Screen, title: str, *, total: int) -> Iterator[Ticker]:
+def progress(messages: Messages, title: str, *, total: int) -> Iterator[Ticker]:
     """Show how far a long job is: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
-    if screen.quiet:
+    if messages.quiet:
         yield _Silence()
-    elif not screen.notes.is_terminal:
-        yield _Lines(screen, title, total)
+    elif not messages.notes.is_terminal:
+        yield _Lines(messages, title, total)
     else:
-        with Progress(*_COLUMNS, console=screen.notes) as bar:
+        with Progress(*_COLUMNS, console=messages.notes) as bar:
             yield _Bar(bar, title, total)
 
 
-class Board(Protocol):
+class LiveTable(Protocol):
     """A table that grows while a long job runs, with the job's progress below it."""
 
     def row(self, cells: Mapping[str, str], line: str) -> None:
@@ -225,9 +225,9 @@ class _LiveBoard:
 
 
 class _LineBoard:
-    def __init__(self, screen: Screen, title: str, total: int) -> None:
-        self._screen = screen
-        self._ticker = _Lines(screen, title, total)
+    def __init__(self, messages: Messages, title: str, total: int) -> None:
+        self._screen = messages
+        self._ticker = _Lines(messages, title, total)
 
     def part(self, share: float) -> None:
         pass
@@ -247,15 +247,15 @@ class _SilentBoard:
 
 
 @contextmanager
-def board(screen: Screen, title: str, *, total: int) -> Iterator[Board]:
+def live_table(messages: Messages, title: str, *, total: int) -> Iterator[LiveTable]:
     """Show what a long job finds: a live table on a terminal, plain lines elsewhere, nothing when quiet."""
-    if screen.quiet:
+    if messages.quiet:
         yield _SilentBoard()
-    elif not screen.notes.is_terminal:
-        yield _LineBoard(screen, title, total)
+    elif not messages.notes.is_terminal:
+        yield _LineBoard(messages, title, total)
     else:
-        bar = Progress(*_COLUMNS, console=screen.notes)
-        with Live(bar, console=screen.notes) as live:
+        bar = Progress(*_COLUMNS, console=messages.notes)
+        with Live(bar, console=messages.notes) as live:
             yield _LiveBoard(live, bar, title, total)
 
 

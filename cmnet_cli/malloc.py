@@ -14,7 +14,7 @@ _LARGEST_ARRAYS = (1 << 30, 1 << 25)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
-def keep_freed_memory() -> None:
+def reuse_freed_memory() -> None:
     """Let freed memory be used again instead of giving it back at once, where the C library is glibc.
 
     Networks free and ask for the same megabytes hundreds of times a second. By itself glibc takes and returns them as

@@ -103,7 +103,7 @@ MaxParallel = Annotated[
 Subjects = Annotated[int, _option("--subjects", shown="N", text="How many hearts.", min=1)]
 Frames = Annotated[int, _option("--frames", shown="N", text="Frames in each cycle.", min=2)]
 Seed = Annotated[int, _option("--seed", shown="N", text="What all chance starts from.")]
-DefectShare = Annotated[
+DefectFraction = Annotated[
     float, _option("--defect-share", shown="SHARE", text="Of hearts with a segment that moves less.", min=0, max=1)
 ]
 SourceManifest = Annotated[
@@ -195,7 +195,7 @@ WhenStale = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class WhoOptions:
+class SelectionOptions:
     """Which subjects of the cohort to work on."""
 
     participant_label: ParticipantLabel = None
@@ -203,7 +203,7 @@ class WhoOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class HowOptions:
+class ExecutionOptions:
     """How a stage goes over the cohort."""
 
     workers: Workers = 0
@@ -213,15 +213,15 @@ class HowOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class AgainOptions:
+class RecomputeOptions:
     """How a stage goes over the cohort that is quick enough to be done again each time."""
 
     workers: Workers = 0
     dry_run: DryRun = False
 
-    def as_how(self) -> HowOptions:
+    def as_how(self) -> ExecutionOptions:
         """The same, with what does not matter here left at its default."""
-        return HowOptions(workers=self.workers, dry_run=self.dry_run)
+        return ExecutionOptions(workers=self.workers, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +246,9 @@ class SubmitOptions:
     subject_timeout: SubjectTimeout = None
     dry_run: DryRun = False
 
-    def as_how(self) -> HowOptions:
+    def as_how(self) -> ExecutionOptions:
         """What decides who is sent."""
-        return HowOptions(workers=self.workers, on_stale=self.on_stale, dry_run=self.dry_run)
+        return ExecutionOptions(workers=self.workers, on_stale=self.on_stale, dry_run=self.dry_run)
 
     def as_engine(self) -> EngineOptions:
         """What a worker of a task may take."""
@@ -256,7 +256,7 @@ class SubmitOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class SayOptions:
+class VerbosityOptions:
     """What a command prints on the way."""
 
     quiet: Quiet = False
@@ -264,7 +264,7 @@ class SayOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class ShareOptions(SayOptions):
+class PrivacyOptions(VerbosityOptions):
     """What a command prints, and whether that may leave the room."""
 
     share_safe: WithoutNames = False

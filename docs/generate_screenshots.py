@@ -63,8 +63,8 @@ def _screen(page: Page, part: str) -> Image.Image:
 def _side_by_side(screens: list[Image.Image], columns: int) -> Image.Image:
     width, height = (side + _GAP for side in screens[0].size)
     whole = Image.new("RGB", (columns * width - _GAP, len(screens) // columns * height - _GAP), "#888888")
-    for place, screen in enumerate(screens):
-        whole.paste(screen, (place % columns * width, place // columns * height))
+    for place, messages in enumerate(screens):
+        whole.paste(messages, (place % columns * width, place // columns * height))
     return whole
 
 

@@ -8,9 +8,14 @@ from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, buil
 from cmnet_core.models.checkpoint import ModelCard, save_checkpoint
 from cmnet_core.models.segnet import SegNet
 
-SEGNET = SegNetSizes(widths=(4, 4, 4, 4, 4), deep_from=3)
+SEGNET = SegNetSizes(widths=(4, 4, 4, 4, 4), through_plane_from=3)
 MOTION = MotionSizes(
-    features=(4, 4, 4, 4), hidden=(4, 4), decoder=(4, 4, 4, 4), deform=(4, 4, 4, 4, 4), looks=2, anchored=True
+    features=(4, 4, 4, 4),
+    hidden=(4, 4),
+    decoder=(4, 4, 4, 4),
+    deform=(4, 4, 4, 4, 4),
+    cascade_iterations=2,
+    ed_referenced=True,
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cmnet_cli.cohort.case_id import case_id_of
-from cmnet_cli.privacy.deidentify import hide_ids
+from cmnet_cli.privacy.deidentify import redact_ids
 from cmnet_core.errors import ErrorCode
 from cmnet_core.labels import LabelScheme
 
@@ -193,7 +193,7 @@ class _RowReader:
             return None
 
     def _complain(self, column: str, message: str, hint: str) -> None:
-        named = hide_ids(message, (self.cells.get("subject_id", ""),))
+        named = redact_ids(message, (self.cells.get("subject_id", ""),))
         self.problems.append(Problem(self.row, column, ErrorCode.MANIFEST_ROW, named, hint))
 
     def _quantity(self, column: str) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cmnet_cli.cohort.case import Case, Problem, read_row, write_row
 from cmnet_cli.cohort.manifest import FIRST_ROW, read_table
-from cmnet_cli.privacy.deidentify import hide_ids
+from cmnet_cli.privacy.deidentify import redact_ids
 from cmnet_core.errors import CaseError, ErrorCode, ManifestError
 from cmnet_core.io import nifti
 from cmnet_core.labels import LabelScheme
@@ -124,7 +124,7 @@ def from_ukbb_cardiac(folder: Path) -> tuple[Case, ...]:
         try:
             cases.append(_ukbb_cardiac_case(subject, row=row))
         except (LookupError, CaseError) as error:
-            told = hide_ids(str(error.args[0]), (subject.name,))
+            told = redact_ids(str(error.args[0]), (subject.name,))
             problems.append(f"  folder {row - FIRST_ROW + 1} of {len(subjects)}, by name: {told}")
     _require_found(folder, cases, problems, looked_for="<id>/sa.nii.gz")
     return tuple(cases)
@@ -212,7 +212,7 @@ def _folders(folder: Path) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             raise ManifestError(
-                f"{hide_ids(str(inner))}: the folder cannot be read: {error.strerror}.",
+                f"{redact_ids(str(inner))}: the folder cannot be read: {error.strerror}.",
                 hint="Ask for the right to read it: whoever is in it would be missing without a word.",
                 code=ErrorCode.MANIFEST_UNREADABLE,
             ) from error

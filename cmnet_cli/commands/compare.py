@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import open_run
 from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, to_json, write_table
@@ -41,13 +41,13 @@ class _Match:
     session: str | None
 
 
-def compare(run: Path, against: Path, screen: Screen, *, on: str, as_json: bool) -> list[Row]:
+def compare(run: Path, against: Path, messages: Messages, *, on: str, as_json: bool) -> list[Row]:
     """Hold the indices of a run against an outside table, print and store the agreement.
 
     Args:
         run: A run folder with the table indices.
         against: CSV, TSV or Parquet with one row a subject, or a subject and visit where it has a column ``session``.
-        screen: Where to print.
+        messages: Where to print.
         on: The column of the outside table that holds ``subject_id``.
         as_json: Print JSON and nothing else.
 
@@ -73,12 +73,12 @@ def compare(run: Path, against: Path, screen: Screen, *, on: str, as_json: bool)
     missing = _tell_unmatched(ours, outside)
     write_text(folder.comparison_page, "\n".join(_page(against, rows, missing)) + "\n")
     if as_json:
-        screen.result(to_json(rows))
+        messages.result(to_json(rows))
     else:
-        screen.table(f"Run - {against.name}", _HEAD, [_cells(row) for row in rows])
+        messages.table(f"Run - {against.name}", _HEAD, [_cells(row) for row in rows])
         for line in missing:
-            screen.result(line)
-        screen.result(f"Stored as {folder.table('comparison')} and {folder.comparison_page}")
+            messages.result(line)
+        messages.result(f"Stored as {folder.table('comparison')} and {folder.comparison_page}")
     return rows
 
 

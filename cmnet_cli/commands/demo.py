@@ -8,9 +8,9 @@ from cmnet_cli.commands.evaluate import evaluate
 from cmnet_cli.commands.process import indices, infer
 from cmnet_cli.commands.report import report
 from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, load_config
-from cmnet_cli.console import Screen, progress
+from cmnet_cli.console import Messages, progress
 from cmnet_cli.execution.runner import Job, Summary
-from cmnet_cli.options import HowOptions, WhoOptions
+from cmnet_cli.options import ExecutionOptions, SelectionOptions
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.phantom import write_cohort
 from cmnet_cli.tables.schema import read_rows
@@ -32,33 +32,33 @@ class Hearts:
         subjects: How many.
         frames: Frames in each cycle.
         seed: What all chance starts from.
-        defect_share: Share of the hearts with a segment that moves less.
+        defect_fraction: Share of the hearts with a segment that moves less.
     """
 
     subjects: int
     frames: int
     seed: int
-    defect_share: float = 0.25
+    defect_fraction: float = 0.25
 
 
-def write_hearts(out: Path, hearts: Hearts, screen: Screen) -> Path:
+def write_hearts(out: Path, hearts: Hearts, messages: Messages) -> Path:
     """Write synthetic hearts with their truth.
 
     Returns:
         The manifest.
     """
-    with progress(screen, "phantom", total=hearts.subjects) as ticker:
+    with progress(messages, "phantom", total=hearts.subjects) as ticker:
         return write_cohort(
             out,
             subjects=hearts.subjects,
             frames=hearts.frames,
             seed=hearts.seed,
-            defect_share=hearts.defect_share,
+            defect_fraction=hearts.defect_fraction,
             progress=lambda: ticker.tick(failed=False),
         )
 
 
-def demo(out: Path, hearts: Hearts, screen: Screen, *, model: str | None, device: str, workers: int) -> Summary:
+def demo(out: Path, hearts: Hearts, messages: Messages, *, model: str | None, device: str, workers: int) -> Summary:
     """Run the whole main job on synthetic hearts and print the indices beside the truth.
 
     Returns:
@@ -67,18 +67,18 @@ def demo(out: Path, hearts: Hearts, screen: Screen, *, model: str | None, device
     Raises:
         CheckpointError: The weights cannot be used.
     """
-    manifest, run = write_hearts(out / "hearts", hearts, screen), out / "run"
-    job = Job(WhoOptions(), HowOptions(workers=workers), screen)
+    manifest, run = write_hearts(out / "hearts", hearts, messages), out / "run"
+    job = Job(SelectionOptions(), ExecutionOptions(workers=workers), messages)
     summary = infer(manifest, run, load_config(InferConfig, None, model=model), device=device, job=job)
     indices(run, IndicesConfig(), job)
-    evaluate(run, None, EvaluateConfig(), replace(job, screen=Screen(quiet=True)))
-    page = report(run, screen)
-    show_beside_truth(run, out / "hearts" / "truth_indices.csv", screen)
-    screen.result(f"Report: {page.resolve()}")
+    evaluate(run, None, EvaluateConfig(), replace(job, messages=Messages(quiet=True)))
+    page = report(run, messages)
+    show_beside_truth(run, out / "hearts" / "truth_indices.csv", messages)
+    messages.result(f"Report: {page.resolve()}")
     return summary
 
 
-def show_beside_truth(run: Path, truth: Path, screen: Screen) -> None:
+def show_beside_truth(run: Path, truth: Path, messages: Messages) -> None:
     """Print every subject's indices, each with the truth behind it."""
     with truth.open(encoding="utf-8", newline="") as file:
         known = {row["subject_id"]: row for row in csv.DictReader(file)}
@@ -86,7 +86,7 @@ def show_beside_truth(run: Path, truth: Path, screen: Screen) -> None:
         [row["subject_id"], *(_beside(row[name], known[row["subject_id"]][name]) for name in _SHOWN)]
         for row in read_rows(RunFolder(run).table("indices"))
     ]
-    screen.table("Found (true)", ["subject", *_SHOWN.values()], lines)
+    messages.table("Found (true)", ["subject", *_SHOWN.values()], lines)
 
 
 def _beside(found: float | None, true: str) -> str:

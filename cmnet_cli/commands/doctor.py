@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_core import __version__
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "pydicom", "pyarrow", "pandas", "safetensors", "typer", "rich")
@@ -56,7 +56,7 @@ def _devices() -> str:
     return ", ".join(["cpu", *cards])
 
 
-def doctor(folder: Path, screen: Screen) -> None:
+def doctor(folder: Path, messages: Messages) -> None:
     """Print the page."""
     for name, value in collect_facts(folder).items():
-        screen.result(f"{name:<16} {value}")
+        messages.result(f"{name:<16} {value}")

@@ -11,7 +11,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.csv_safety import guard
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.config import EvaluateConfig
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.evaluation.page import Summaries, markdown, show
 from cmnet_cli.evaluation.summary import (
     compare_methods,
@@ -39,7 +39,7 @@ def evaluate(run: Path, manifest: Path | None, config: EvaluateConfig, job: Job)
     opened = open_run(run.absolute())
     cases = read_manifest(manifest.absolute()).cases if manifest else opened.cases
     chosen = select_cases(cases, job.who)
-    plan = plan_after("infer", opened, _with_reference(chosen, job.screen))
+    plan = plan_after("infer", opened, _with_reference(chosen, job.messages))
     left_out = len(plan.judged) - len(plan.todo)
     if job.how.dry_run:
         return summarise_dry_run("evaluate", opened.folder, plan)
@@ -48,11 +48,11 @@ def evaluate(run: Path, manifest: Path | None, config: EvaluateConfig, job: Job)
         record_command(opened.folder, "evaluate", settings=asdict(config))
         tally = go(EvaluateStage(opened.folder.root, config), plan, opened, site, keep=found.append)
         if found:
-            write_evaluation(opened, found, job.screen)
+            write_evaluation(opened, found, job.messages)
     return replace(summarise("evaluate", opened, plan, tally), left_out=left_out)
 
 
-def _with_reference(cases: Sequence[Case], screen: Screen) -> list[Case]:
+def _with_reference(cases: Sequence[Case], messages: Messages) -> list[Case]:
     compared = [case for case in cases if has_reference(case)]
     if not compared:
         raise ManifestError(
@@ -61,11 +61,11 @@ def _with_reference(cases: Sequence[Case], screen: Screen) -> list[Case]:
             code=ErrorCode.MANIFEST_COLUMN,
         )
     if len(compared) < len(cases):
-        screen.note(f"{len(cases) - len(compared)} of {len(cases)} subjects have no reference masks: not evaluated")
+        messages.note(f"{len(cases) - len(compared)} of {len(cases)} subjects have no reference masks: not evaluated")
     return compared
 
 
-def write_evaluation(opened: OpenRun, found: Sequence[Evaluation], screen: Screen) -> None:
+def write_evaluation(opened: OpenRun, found: Sequence[Evaluation], messages: Messages) -> None:
     """Write the rows and their summaries, and show the summary over all subjects."""
     overlaps = [row for item in found for row in item.overlaps]
     pairs = [row for item in found for row in item.agreement]
@@ -93,8 +93,8 @@ def write_evaluation(opened: OpenRun, found: Sequence[Evaluation], screen: Scree
         opened.folder.evaluation_lines, as_csv(subjects, [column.name for column in TABLES["evaluation_subjects"]])
     )
     write_text(opened.folder.evaluation_page, markdown(told))
-    show(told, screen)
-    screen.result(f"With every figure, by group and by subject: {opened.folder.evaluation_page}")
+    show(told, messages)
+    messages.result(f"With every figure, by group and by subject: {opened.folder.evaluation_page}")
 
 
 def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.cohort.demographics import join_demographics
 from cmnet_cli.cohort.manifest import write_manifest
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.labels import LabelScheme
 
@@ -60,11 +60,11 @@ def save_manifest(out: Path, cases: Sequence[Case]) -> None:
     write_manifest(out, cases)
 
 
-def tell_left_out(folder: Path, screen: Screen) -> None:
+def tell_left_out(folder: Path, messages: Messages) -> None:
     """Say how many links of a data set were passed over, so that nobody is missing without a word."""
     links = datasets.links_out_of(folder)
     if links:
-        screen.note(
+        messages.note(
             f"{links} links lead out of {folder} and were passed over: list the folder that they lead to, "
             "or name their files in the manifest yourself."
         )

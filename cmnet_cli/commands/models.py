@@ -4,18 +4,18 @@ import dataclasses
 import json
 from typing import Any
 
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.runs.provenance import sha256_of
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint, read_card, shipped_models
 
 
-def list_models(screen: Screen) -> None:
+def list_models(messages: Messages) -> None:
     """Print every model that comes with cmnet."""
     rows = [
         (name, f"{path.stat().st_size / 1e6:.1f} MB", read_card(path).training_data)
         for name, path in shipped_models().items()
     ]
-    screen.table("Models that come with cmnet", ("name", "size", "trained on"), rows)
+    messages.table("Models that come with cmnet", ("name", "size", "trained on"), rows)
 
 
 def describe_model(source: str) -> dict[str, Any]:
@@ -29,20 +29,20 @@ def describe_model(source: str) -> dict[str, Any]:
     return {"file": str(path), "sha256": sha256_of(path), **card}
 
 
-def show_model(source: str, screen: Screen, *, as_json: bool) -> None:
+def show_model(source: str, messages: Messages, *, as_json: bool) -> None:
     """Print a model's card."""
     told = describe_model(source)
     if as_json:
-        screen.result(json.dumps(told, indent=2))
+        messages.result(json.dumps(told, indent=2))
         return
     for name in ("file", "sha256", "name", "version", "training_data", "terms", "spacing_mm", "window"):
-        screen.result(f"{name:<22} {told[name]}")
+        messages.result(f"{name:<22} {told[name]}")
     for name, value in sorted(told["metrics"].items()):
-        screen.result(f"{name:<22} {value:.1f}")
-    screen.result("Sizes of the networks and settings of the training: add --json")
+        messages.result(f"{name:<22} {value:.1f}")
+    messages.result("Sizes of the networks and settings of the training: add --json")
 
 
-def verify_models(screen: Screen) -> None:
+def verify_models(messages: Messages) -> None:
     """Load every shipped model as inference would.
 
     Raises:
@@ -50,4 +50,4 @@ def verify_models(screen: Screen) -> None:
     """
     for name, path in shipped_models().items():
         checkpoint = load_checkpoint(path)
-        screen.result(f"{name}: whole, sha256 {checkpoint.digest}")
+        messages.result(f"{name}: whole, sha256 {checkpoint.digest}")

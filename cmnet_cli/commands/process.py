@@ -23,11 +23,11 @@ from cmnet_cli.execution.runner import (
     tell_plan,
 )
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.runs.run_folder import open_run, record_command, refuse_another_manifest, start_run
+from cmnet_cli.runs.run_folder import open_run, record_command, require_same_manifest, start_run
 from cmnet_cli.stages import infer as infer_stage
 from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.infer import InferStage
-from cmnet_cli.stages.intervals import Draws
+from cmnet_cli.stages.intervals import SamplingSettings
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables.parts import PartWriter, merge_parts, new_part_folder
 from cmnet_core.function.reference_ranges import SHIPPED, read_reference
@@ -86,14 +86,14 @@ def _fill(
     """Run a stage that stores files over the cases of a manifest that still need it."""
     folder = RunFolder(stage.root)
     chosen = select_cases(manifest.cases, job.who)
-    refuse_another_manifest(folder, manifest)
+    require_same_manifest(folder, manifest)
     if job.how.dry_run:
         plan = make_plan(stage, chosen, folder, job.how)
-        tell_plan(plan, job.screen, dry_run=True)
+        tell_plan(plan, job.messages, dry_run=True)
         return summarise_dry_run(stage.name, folder, plan)
     with at_work(folder, stage.name, job, device=device) as site:
         plan = make_plan(stage, chosen, folder, job.how)
-        tell_plan(plan, job.screen, dry_run=False)
+        tell_plan(plan, job.messages, dry_run=False)
         opened = start_run(stage.root, manifest, stage.name, facts | {"workers": job.how.workers})
         tally = go(stage, plan, opened, site)
     return summarise(stage.name, opened, plan, tally)
@@ -107,11 +107,11 @@ def indices(run: Path, config: IndicesConfig, job: Job) -> Summary:
     """
     opened = open_run(run.absolute())
     reference = read_reference(Path(config.reference) if config.reference else SHIPPED)
-    stage = IndicesStage(opened.folder.root, reference, Draws(config.samples, config.seed))
+    stage = IndicesStage(opened.folder.root, reference, SamplingSettings(config.samples, config.seed))
     chosen = select_cases(opened.cases, job.who)
     if job.how.dry_run:
         plan = plan_after(infer_stage.NAME, opened, chosen)
-        tell_plan(plan, job.screen, dry_run=True)
+        tell_plan(plan, job.messages, dry_run=True)
         return summarise_dry_run("indices", opened.folder, plan)
     with at_work(opened.folder, "indices", job) as site:
         plan = plan_after(infer_stage.NAME, opened, chosen)

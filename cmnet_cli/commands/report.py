@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from cmnet_cli.console import Screen, progress
+from cmnet_cli.console import Messages, progress
 from cmnet_cli.report.export.terminal import show_population
 from cmnet_cli.report.write import Request, write_report
 
@@ -13,12 +13,12 @@ Item = TypeVar("Item")
 _EVERYTHING = Request()
 
 
-def report(run: Path, screen: Screen, request: Request = _EVERYTHING) -> Path:
+def report(run: Path, messages: Messages, request: Request = _EVERYTHING) -> Path:
     """Write the pages of a run.
 
     Args:
         run: The run folder.
-        screen: Where to print.
+        messages: Where to print.
         request: What the report is to hold.
 
     Returns:
@@ -29,7 +29,7 @@ def report(run: Path, screen: Screen, request: Request = _EVERYTHING) -> Path:
     """
 
     def watched(subjects: Sequence[Item]) -> Iterator[Item]:
-        with progress(screen, "report", total=len(subjects)) as ticker:
+        with progress(messages, "report", total=len(subjects)) as ticker:
             for subject in subjects:
                 yield subject
                 ticker.tick(failed=False)
@@ -37,10 +37,10 @@ def report(run: Path, screen: Screen, request: Request = _EVERYTHING) -> Path:
     return write_report(run, request, progress=watched)
 
 
-def show_report(run: Path, screen: Screen, *, share_safe: bool) -> None:
+def show_report(run: Path, messages: Messages, *, share_safe: bool) -> None:
     """Print a summary of a run, its failures and its curves.
 
     Raises:
         ManifestError: This is no run folder, or nothing has run in it.
     """
-    show_population(run, screen, share_safe=share_safe)
+    show_population(run, messages, share_safe=share_safe)

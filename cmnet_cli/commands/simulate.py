@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_cli.cohort.manifest import Case, read_manifest, write_manifest
-from cmnet_cli.console import Screen, progress
+from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.select import map_cases
 from cmnet_cli.execution.runner import Failed, Summary
-from cmnet_cli.stages.simulate import MakeStage
+from cmnet_cli.stages.simulate import SimulateStage
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.atomic import write_json
@@ -32,25 +32,25 @@ class Making:
     variants: int
 
 
-def make_hearts(source: Path, out: Path, making: Making, screen: Screen) -> Summary:
+def make_hearts(source: Path, out: Path, making: Making, messages: Messages) -> Summary:
     """Make cines of every labelled case of a manifest; those that are there already are kept.
 
     Args:
         source: Manifest of the real hearts.
         out: Folder to write to; the new manifest, ``cohort.csv``, is written last.
         making: What to make.
-        screen: Where to print.
+        messages: Where to print.
 
     Raises:
         ManifestError: The manifest cannot be used, or the folder cannot be written.
     """
     cases = read_manifest(source).cases
-    stage = MakeStage(out.resolve(), making.frames, making.variants, making.seed)
+    stage = SimulateStage(out.resolve(), making.frames, making.variants, making.seed)
     _describe(out, source)
     made: list[Case] = []
     failed: list[Failed] = []
     rows = {case.case_id: case.row for case in cases}
-    with progress(screen, stage.name, total=len(cases)) as ticker:
+    with progress(messages, stage.name, total=len(cases)) as ticker:
         for outcome in map_cases(stage, cases, workers=0):
             made += outcome.receipt or []
             if outcome.failure:

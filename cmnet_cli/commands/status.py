@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cmnet_cli.cohort.case_id import case_id_of
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.execution.attempt_log import status_rows
 from cmnet_cli.runs.paths import CohortStage, RunFolder, require_run
 from cmnet_cli.runs.provenance import State
@@ -28,7 +28,7 @@ class _Listed:
     session: str | None
 
 
-def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
+def show_status(run: Path, messages: Messages, *, as_json: bool) -> None:
     """Print who is done, failed or pending, and how the tasks fare that work on the others.
 
     Raises:
@@ -44,26 +44,26 @@ def show_status(run: Path, screen: Screen, *, as_json: bool) -> None:
         for case in listed
     }
     rows = status_rows(listed, folder, judged)
-    rows = [screen.sharing.row(row) for row in rows]
+    rows = [messages.deidentifier.row(row) for row in rows]
     if as_json:
-        screen.data(to_json(rows))
+        messages.data(to_json(rows))
     else:
-        _show(rows, screen)
+        _show(rows, messages)
 
 
-def _show(rows: list[dict[str, Any]], screen: Screen) -> None:
+def _show(rows: list[dict[str, Any]], messages: Messages) -> None:
     counts = Counter(row["state"] for row in rows)
     known = dict.fromkeys(str(state) for state in chain(State, TaskState))
-    screen.result(", ".join(f"{counts[state]} {state}" for state in known if counts[state]))
+    messages.result(", ".join(f"{counts[state]} {state}" for state in known if counts[state]))
     failed = [row for row in rows if row["state"] == State.FAILED]
     for row in failed[:_SHOWN]:
-        screen.result(f"{row['case_id']} ({row['stage']}, {row['error_code']}): {row['message']} {row['hint']}")
-        screen.result(f"    logs/{row['log']}")
+        messages.result(f"{row['case_id']} ({row['stage']}, {row['error_code']}): {row['message']} {row['hint']}")
+        messages.result(f"    logs/{row['log']}")
     if len(failed) > _SHOWN:
-        screen.result(f"and {len(failed) - _SHOWN} more: cmnet status --json lists all")
+        messages.result(f"and {len(failed) - _SHOWN} more: cmnet status --json lists all")
     tasks = Counter((row["state"], row["reason"]) for row in rows if row["state"] in _OF_TASKS)
     for (state, reason), count in list(tasks.items())[:_SHOWN]:
-        screen.result(f"{count} {state}: {reason}")
+        messages.result(f"{count} {state}: {reason}")
 
 
 _OF_TASKS = frozenset(str(state) for state in TaskState) - {str(state) for state in State}

@@ -12,10 +12,10 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import Manifest, read_manifest
 from cmnet_cli.commands.process import infer_stage_of
 from cmnet_cli.config import InferConfig, PreprocessConfig
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.execution.runner import Job, Plan, make_plan, plan_after, select_cases, tell_plan
 from cmnet_cli.runs.paths import RunFolder, SubmissionFolder
-from cmnet_cli.runs.run_folder import OpenRun, answering_disk_errors, holding_run, refuse_another_manifest, start_run
+from cmnet_cli.runs.run_folder import OpenRun, locked_run, report_disk_errors, require_same_manifest, start_run
 from cmnet_cli.slurm import sbatch as slurm
 from cmnet_cli.slurm.array_tasks import at_work
 from cmnet_cli.slurm.shards import cut, freeze
@@ -67,21 +67,21 @@ def submit(order: Order, job: Job) -> None:
     folder = RunFolder(order.out.absolute())
     manifest = read_manifest(order.manifest.absolute())
     chosen = select_cases(manifest.cases, job.who)
-    refuse_another_manifest(folder, manifest)
+    require_same_manifest(folder, manifest)
     plan = _plan(order, OpenRun(folder, manifest.cases), chosen, job)
-    tell_plan(plan, job.screen, dry_run=False)
+    tell_plan(plan, job.messages, dry_run=False)
     if not plan.todo:
-        job.screen.note("Nothing is missing: nothing is submitted.")
+        job.messages.note("Nothing is missing: nothing is submitted.")
         return
     if job.how.dry_run:
-        _tell_dry_run(order, folder, plan, job.screen)
+        _tell_dry_run(order, folder, plan, job.messages)
         return
     slurm.require_slurm()
     _refuse_while_working(folder)
     _check(order, folder)
-    with holding_run(folder, "submit"), answering_disk_errors(folder.root):
+    with locked_run(folder, "submit"), report_disk_errors(folder.root):
         frozen = _freeze(order, manifest, plan, job)
-    _send(order, folder, frozen, job.screen)
+    _send(order, folder, frozen, job.messages)
 
 
 def _plan(order: Order, opened: OpenRun, chosen: Sequence[Case], job: Job) -> Plan:
@@ -164,7 +164,7 @@ def _check(order: Order, folder: RunFolder) -> None:
         slurm.check(script.text())
 
 
-def _send(order: Order, run: RunFolder, submission: Submission, screen: Screen) -> None:
+def _send(order: Order, run: RunFolder, submission: Submission, messages: Messages) -> None:
     """Submit the arrays and the merge. Each job's id is written down before the next is sent."""
     folder, user = run.submission(submission.name), getpass.getuser()
     sent: list[str] = []
@@ -176,7 +176,7 @@ def _send(order: Order, run: RunFolder, submission: Submission, screen: Screen) 
     # A task that failed must not keep the others' rows out of the tables.
     merge_id = slurm.send(folder.script("merge"), _after(sent), [])
     add_job(folder, SlurmJob(merge_id, "merge", 0, 1, user, _now()))
-    screen.result(
+    messages.result(
         f"Submission {submission.name}: {len(submission.shards)} tasks in job {', '.join(sent)}; "
         f"the tables in job {merge_id}. How it goes: cmnet status --run {run.root}"
     )
@@ -186,20 +186,20 @@ def _after(jobs: Sequence[str]) -> list[str]:
     return [f"--dependency=afterany:{':'.join(jobs)}"] if jobs else []
 
 
-def _tell_dry_run(order: Order, run: RunFolder, plan: Plan, screen: Screen) -> None:
+def _tell_dry_run(order: Order, run: RunFolder, plan: Plan, messages: Messages) -> None:
     """Print everything that would be written and sent; SLURM need not be here."""
     shards = cut(plan.todo, order.chunk)
     folder = run.submission("NNNNN")
     for kind, script in _scripts(order, run, folder).items():
-        screen.result(f"--- {folder.script(kind)}")
-        screen.result(script.text())
+        messages.result(f"--- {folder.script(kind)}")
+        messages.result(script.text())
     limit = slurm.max_array_size()
-    screen.result(f"--- {len(shards)} shards of up to {order.chunk} subjects; arrays of up to {limit} tasks")
+    messages.result(f"--- {len(shards)} shards of up to {order.chunk} subjects; arrays of up to {limit} tasks")
     for number, (offset, tasks) in enumerate(slurm.arrays(len(shards), limit)):
         before = ["--dependency=afterany:PREVIOUS"] if order.max_parallel and number else []
         options = [*slurm.array_options(tasks, order.max_parallel), *before]
-        screen.result(" ".join(["sbatch --parsable", *options, str(folder.script("array")), str(offset)]))
-    screen.result(f"sbatch --parsable --dependency=afterany:ALL {folder.script('merge')}")
+        messages.result(" ".join(["sbatch --parsable", *options, str(folder.script("array")), str(offset)]))
+    messages.result(f"sbatch --parsable --dependency=afterany:ALL {folder.script('merge')}")
 
 
 def _now() -> str:

@@ -11,23 +11,23 @@ from typing import Any
 
 from cmnet_cli.commands.process import infer_stage_of
 from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig, load_config
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.engines.base import EngineSpec
 from cmnet_cli.engines.devices import gpus_to_share
 from cmnet_cli.engines.select import open_engine
 from cmnet_cli.execution.runner import Plan, Site, StoredStage, Tally, go, make_plan, plan_after, tell_plan
-from cmnet_cli.options import HowOptions
+from cmnet_cli.options import ExecutionOptions
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import OnStale
-from cmnet_cli.runs.run_folder import RUN_LEASE, OpenRun
-from cmnet_cli.runs.run_lock import Holder, Lease, holder_of, take_lease
+from cmnet_cli.runs.run_folder import RUN_LOCK, OpenRun
+from cmnet_cli.runs.run_lock import LockHolder, RunLock, acquire_lock, lock_holder
 from cmnet_cli.slurm import sbatch as slurm
-from cmnet_cli.slurm.array_tasks import FINISHED, STARTED, STOPPED, TIME, lease_name
+from cmnet_cli.slurm.array_tasks import FINISHED, STARTED, STOPPED, TIME, lock_name
 from cmnet_cli.slurm.shards import read_shard
 from cmnet_cli.slurm.submission import Submission, add_event, read_submission
 from cmnet_cli.stages import infer, preprocess
 from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
-from cmnet_cli.stages.intervals import Draws
+from cmnet_cli.stages.intervals import SamplingSettings
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables.parts import PartWriter
 from cmnet_core.function.reference_ranges import SHIPPED, read_reference
@@ -37,7 +37,7 @@ _OF_THE_DRIVER_MB = 700
 _TOLD_TO_STOP = b"Told to stop: no further subject is begun.\n"
 
 
-def run_task(run: Path, name: str, shard: int, screen: Screen) -> int:
+def run_task(run: Path, name: str, shard: int, messages: Messages) -> int:
     """Work on one shard of a submission.
 
     Returns:
@@ -54,29 +54,29 @@ def run_task(run: Path, name: str, shard: int, screen: Screen) -> int:
     stop = threading.Event()
     with (
         stopping_on_signals(stop),
-        _leased(folder, name, shard, job, screen) as lease,
+        _leased(folder, name, shard, job, messages) as lock,
         open_engine(engine_spec(submission, folder)) as engine,
     ):
         add_event(submitted.events(shard), STARTED, job=job, host=platform.node())
-        site = Site(engine, lease, folder.task_outcomes(name, shard), None, screen, is_task=True, stop=stop)
+        site = Site(engine, lock, folder.task_outcomes(name, shard), None, messages, is_task=True, stop=stop)
         plan, tally = _stage(submission, opened, site)
         pending = len(plan.todo) - len(tally.done) - len(tally.failed)
         if not stop.is_set() and submission.stage != preprocess.NAME:
             write_part(folder, submission, opened, site, f"{shard:05d}")
         reason = _reason(stop)
         add_event(submitted.events(shard), FINISHED, job=job, pending=pending, reason=reason)
-    screen.note(f"{submission.stage}: {len(tally.done)} done, {len(tally.failed)} failed, {pending} left")
+    messages.note(f"{submission.stage}: {len(tally.done)} done, {len(tally.failed)} failed, {pending} left")
     return 130 if reason else 4 if tally.failed else 0
 
 
 def _stage(submission: Submission, opened: OpenRun, site: Site) -> tuple[Plan, Tally]:
     """Do the stage for the cases of the shard that still need it."""
-    how = HowOptions(on_stale=OnStale(submission.on_stale))
+    how = ExecutionOptions(on_stale=OnStale(submission.on_stale))
     stage = stage_of(submission, opened.folder.root)
     if stage is None:
         return Plan((), {}), Tally()
     plan = make_plan(stage, opened.cases, opened.folder, how)
-    tell_plan(plan, site.screen, dry_run=False)
+    tell_plan(plan, site.messages, dry_run=False)
     return plan, go(stage, plan, opened, site)
 
 
@@ -96,7 +96,7 @@ def write_part(folder: RunFolder, submission: Submission, opened: OpenRun, site:
     plan = plan_after(infer.NAME, opened, opened.cases)
     usual = IndicesConfig()
     tally = go(
-        IndicesStage(folder.root, read_reference(SHIPPED), Draws(usual.samples, usual.seed)),
+        IndicesStage(folder.root, read_reference(SHIPPED), SamplingSettings(usual.samples, usual.seed)),
         plan,
         opened,
         site,
@@ -135,21 +135,21 @@ def job_name() -> str:
 
 
 @contextmanager
-def _leased(folder: RunFolder, name: str, shard: int, job: str, screen: Screen) -> Iterator[Lease]:
+def _leased(folder: RunFolder, name: str, shard: int, job: str, messages: Messages) -> Iterator[RunLock]:
     """Hold the shard: a requeued task may find that its first copy still runs, and waits for it."""
     told: set[str] = set()
 
-    def wait(holder: Holder) -> None:
+    def wait(holder: LockHolder) -> None:
         if str(holder) not in told:
-            screen.note(f"Waiting for {holder}.")
+            messages.note(f"Waiting for {holder}.")
             told.add(str(holder))
 
-    path = folder.lease(lease_name(name, shard))
-    lease = take_lease(path, f"task {job}", busy=lambda: holder_of(folder.lease(RUN_LEASE)), refuse=wait)
+    path = folder.lock(lock_name(name, shard))
+    lock = acquire_lock(path, f"task {job}", busy=lambda: lock_holder(folder.lock(RUN_LOCK)), refuse=wait)
     try:
-        yield lease
+        yield lock
     finally:
-        lease.release()
+        lock.release()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.console import Screen, board
+from cmnet_cli.console import Messages, live_table
 from cmnet_cli.engines.devices import resolve_device
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import sha256_of
@@ -26,14 +26,14 @@ from cmnet_core.models.segnet import SegNet
 from cmnet_core.training import motion_stage as motion
 from cmnet_core.training import processes
 from cmnet_core.training import segnet_stage as segnet
-from cmnet_core.training.loop import Decay, EpochRecord, Schedule, Watch, best_epoch
+from cmnet_core.training.loop import Decay, EpochRecord, Schedule, TrainingMonitor, best_epoch
 from cmnet_core.training.motion_settings import MotionTraining
 from cmnet_core.training.motion_stage import train_motion
 from cmnet_core.training.segnet_stage import SegNetTraining, train_segnet
 from cmnet_core.training.stages import TrainingStage
 from cmnet_core.training.state import read_progress
 
-_FIGURES = {TrainingStage.SEGNET: segnet.FIGURES, TrainingStage.MOTION: motion.FIGURES}
+_FIGURES = {TrainingStage.SEGNET: segnet.METRICS, TrainingStage.MOTION: motion.METRICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class TrainJob:
         out: The run folder.
         init: Weights of SegNet for the second stage; the run's own where None.
         resume: Go on where the run folder's training stopped.
-        screen: Where to print.
+        messages: Where to print.
         device: As the command line names it.
         fresh_motion: Take SegNet alone from ``init``.
         tensorboard: Write for TensorBoard too.
@@ -79,7 +79,7 @@ class TrainJob:
     out: Path
     init: str | None
     resume: bool
-    screen: Screen
+    messages: Messages
     device: str = "auto"
     fresh_motion: bool = False
     tensorboard: bool = False
@@ -108,7 +108,7 @@ def train(stage: TrainingStage, config: TrainConfig, job: TrainJob) -> Trained:
     device = _device(job.device)
     with processes.joined(device):
         first = processes.rank() == 0
-        return _train_here(stage, config, job if first else replace(job, screen=Screen(quiet=True)), device)
+        return _train_here(stage, config, job if first else replace(job, messages=Messages(quiet=True)), device)
 
 
 def _device(name: str) -> torch.device:
@@ -124,7 +124,7 @@ def _train_here(stage: TrainingStage, config: TrainConfig, job: TrainJob, device
     before = _weights_before(stage, config, run, job)
     manifest = read_manifest(job.manifest)
     spacing_mm = before.card.spacing_mm if before else config.segnet.spacing_mm
-    data = load_training_data(manifest.cases, config.validate_every, spacing_mm=spacing_mm, screen=job.screen)
+    data = load_training_data(manifest.cases, config.validate_every, spacing_mm=spacing_mm, messages=job.messages)
     _refuse_what_cannot_be_watched(stage, _schedule(stage, config), validates=bool(data.validation))
     if processes.rank() == 0:
         settings = dataclasses.asdict(config)
@@ -139,12 +139,12 @@ def _schedule(stage: TrainingStage, config: TrainConfig) -> Schedule:
 
 def _refuse_what_cannot_be_watched(stage: TrainingStage, schedule: Schedule, *, validates: bool) -> None:
     needed = schedule.patience > 0 or schedule.decay == Decay.PLATEAU
-    if (schedule.watched or needed) and (schedule.watched not in _FIGURES[stage] or not validates):
+    if (schedule.monitored or needed) and (schedule.monitored not in _FIGURES[stage] or not validates):
         raise ManifestError(
-            f"The setting watched = '{schedule.watched}' of {stage} cannot be followed"
+            f"The setting monitored = '{schedule.monitored}' of {stage} cannot be followed"
             f"{'' if validates else ': no subject validates'}.",
             hint=f"Keep subjects back for validation and name one of: {', '.join(_FIGURES[stage])}; "
-            "or set watched = '', patience = 0 and decay = 'cosine'.",
+            "or set monitored = '', patience = 0 and decay = 'cosine'.",
             code=ErrorCode.CONFIG,
         )
 
@@ -199,14 +199,14 @@ def _train(
     run = RunFolder(job.out)
     schedule = _schedule(stage, config)
     logs = _open_logs(stage, job)
-    with board(job.screen, f"train {stage}", total=schedule.epochs) as shown:
+    with live_table(job.messages, f"train {stage}", total=schedule.epochs) as shown:
 
         def on_epoch(record: EpochRecord) -> None:
             for log in logs:
                 log.add(record)
             tell(record, shown)
 
-        watch = Watch(
+        watch = TrainingMonitor(
             run.training_state(stage),
             job.resume,
             lambda number, of: shown.part(number / of),
@@ -219,9 +219,9 @@ def _train(
     path = run.weights(stage)
     if processes.rank() == 0:
         history = read_progress(watch.state).history
-        metrics = history[best_epoch(history, schedule.watched)] if history else {}
+        metrics = history[best_epoch(history, schedule.monitored)] if history else {}
         save_checkpoint(path, segnet=networks[0], motion=networks[1], card=_card(stage, config, before, metrics))
-        job.screen.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
+        job.messages.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
     return path
 
 
@@ -256,7 +256,7 @@ def _flat(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _run_stage(
-    stage: TrainingStage, config: TrainConfig, data: TrainingData, before: Checkpoint | None, watch: Watch
+    stage: TrainingStage, config: TrainConfig, data: TrainingData, before: Checkpoint | None, watch: TrainingMonitor
 ) -> tuple[SegNet, CardioMorphNet | None]:
     cases, validation = data.training, data.validation
     if stage == TrainingStage.SEGNET or before is None:

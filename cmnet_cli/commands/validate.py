@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cmnet_cli.cohort.case import Case, Problem
 from cmnet_cli.cohort.manifest import check_manifest
-from cmnet_cli.console import Screen, progress
+from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.base import Outcome
 from cmnet_cli.engines.select import map_cases
 from cmnet_cli.stages.validate import NAME, ValidateStage
@@ -17,7 +17,7 @@ _HEAD = ("row", "column", "code", "problem", "what to do")
 _SHOWN = 500
 
 
-def validate(manifest: Path, screen: Screen, *, deep: bool, workers: int, as_json: bool) -> bool:
+def validate(manifest: Path, messages: Messages, *, deep: bool, workers: int, as_json: bool) -> bool:
     """Print all problems of a manifest.
 
     Returns:
@@ -26,25 +26,25 @@ def validate(manifest: Path, screen: Screen, *, deep: bool, workers: int, as_jso
     Raises:
         ManifestError: The file cannot be read as a table at all.
     """
-    problems, rows = check_cohort(manifest, screen, deep=deep, workers=workers)
+    problems, rows = check_cohort(manifest, messages, deep=deep, workers=workers)
     if as_json:
-        screen.result(json.dumps([dataclasses.asdict(problem) for problem in problems], indent=2))
+        messages.result(json.dumps([dataclasses.asdict(problem) for problem in problems], indent=2))
     elif problems:
-        screen.listing(_HEAD, [_cells(problem) for problem in problems[:_SHOWN]])
+        messages.listing(_HEAD, [_cells(problem) for problem in problems[:_SHOWN]])
         if len(problems) > _SHOWN:
-            screen.result(f"and {len(problems) - _SHOWN} more: --json lists all")
-        screen.note(f"{manifest}: {_counted(problems)}; {rows} subjects in all")
+            messages.result(f"and {len(problems) - _SHOWN} more: --json lists all")
+        messages.note(f"{manifest}: {_counted(problems)}; {rows} subjects in all")
     else:
-        screen.result(f"{manifest}: {rows} subjects, no problems")
+        messages.result(f"{manifest}: {rows} subjects, no problems")
     return all(problem.warning for problem in problems)
 
 
-def check_cohort(path: Path, screen: Screen, *, deep: bool, workers: int = 0) -> tuple[list[Problem], int]:
+def check_cohort(path: Path, messages: Messages, *, deep: bool, workers: int = 0) -> tuple[list[Problem], int]:
     """List all problems of a manifest and of the files that it names, and count the rows that could be read.
 
     Args:
         path: The manifest.
-        screen: Where to show how far it is.
+        messages: Where to show how far it is.
         deep: Decode every voxel too.
         workers: Processes to share the rows among; 0 works in this one.
 
@@ -53,7 +53,7 @@ def check_cohort(path: Path, screen: Screen, *, deep: bool, workers: int = 0) ->
     """
     manifest, problems = check_manifest(path)
     found, by_id = list(problems), {case.case_id: case for case in manifest.cases}
-    with progress(screen, NAME, total=len(manifest.cases)) as ticker:
+    with progress(messages, NAME, total=len(manifest.cases)) as ticker:
         for outcome in map_cases(ValidateStage(deep), manifest.cases, workers=workers):
             of_row = outcome.receipt or _failure(by_id[outcome.case_id], outcome)
             found += of_row

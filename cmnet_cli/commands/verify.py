@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import CohortStage
 from cmnet_cli.runs.provenance import damaged_outputs, read_sidecar
 from cmnet_cli.runs.run_folder import open_run
@@ -22,7 +22,7 @@ class Verification:
     damaged: tuple[str, ...]
 
 
-def verify_run(run: Path, screen: Screen) -> Verification:
+def verify_run(run: Path, messages: Messages) -> Verification:
     """Compute every checksum of a run again and print what is damaged or gone.
 
     Raises:
@@ -38,6 +38,6 @@ def verify_run(run: Path, screen: Screen) -> Verification:
                 checked += 1
                 damaged += [str(folder.folder / name) for name in damaged_outputs(folder.sidecar(stage), sidecar)]
     for path in damaged:
-        screen.result(f"damaged or gone: {path}")
-    screen.result(f"{checked} sidecars checked, {len(damaged)} files damaged or gone")
+        messages.result(f"damaged or gone: {path}")
+    messages.result(f"{checked} sidecars checked, {len(damaged)} files damaged or gone")
     return Verification(checked, tuple(damaged))

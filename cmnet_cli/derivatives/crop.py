@@ -12,7 +12,7 @@ MARGIN_VOXELS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Cutout:
+class Crop:
     """Rows and columns of a window, whole voxels of the coarser grid on which velocities are stored.
 
     Attributes:
@@ -45,10 +45,10 @@ class Cutout:
         return replace(window, origin_mm=(y, x), size=(height, width))
 
 
-def cutout_around(mask: Bool[Tensor, "z y x"], factor: int) -> Cutout:
+def crop_around(mask: Bool[Tensor, "z y x"], factor: int) -> Crop:
     """The part of the window that holds a mask and a margin; all of it where the mask is empty."""
     rows, columns = (_span(mask.movedim(axis, 0).flatten(1).any(1), factor) for axis in (1, 2))
-    return Cutout(rows, columns, factor)
+    return Crop(rows, columns, factor)
 
 
 def _span(seen: Bool[Tensor, " n"], factor: int) -> slice:

@@ -12,22 +12,22 @@ from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, ImageError
 from cmnet_core.io.atomic import replacing
-from cmnet_core.simulation.cine import MadeCine
+from cmnet_core.simulation.cine import SimulatedCine
 
 
-def known_motion_of(image: Path) -> Path:
+def ground_truth_motion_path(image: Path) -> Path:
     """Where the known motion of a made cine lies: beside its image."""
     return image.with_name(image.name.removesuffix("_cine.nii.gz") + "_desc-truth_motion.npz")
 
 
-def write_known_motion(path: Path, made: MadeCine) -> None:
+def write_ground_truth_motion(path: Path, made: SimulatedCine) -> None:
     """Store the motion of every frame into ED in mm, every second voxel of the plane, and what was added to it."""
     fields = np.stack([field.displacement_mm[:, :, ::2, ::2].numpy() for field in made.to_ed])
     with replacing(path) as partial:
         np.savez_compressed(partial, to_ed_mm=fields.astype(np.float16), **asdict(made.hidden))
 
 
-def read_known_motion(path: Path, *, size: tuple[int, int]) -> Float[Tensor, "t 3 z y x"]:
+def read_ground_truth_motion(path: Path, *, size: tuple[int, int]) -> Float[Tensor, "t 3 z y x"]:
     """The motion of every frame into ED in mm on the plane of the image, whose size (y, x) is given.
 
     Raises:

@@ -36,7 +36,7 @@ class TrackingFacts:
         frame_ms: Time between two frames, or None where nobody knows.
         ed: End-diastolic frame, from 0.
         es: End-systolic frame, from 0.
-        closing_error_mm: Mean displacement in the heart after one whole cycle.
+        cycle_consistency_error_mm: Mean displacement in the heart after one whole cycle.
         folded_voxels: Of every frame, voxels with det F <= 0 in the motion from ED.
         window: Where the network's window lies in the subject's stack.
         motion: Sizes of the motion network: how its velocities become motion.
@@ -47,7 +47,7 @@ class TrackingFacts:
     frame_ms: float | None
     ed: int
     es: int
-    closing_error_mm: float
+    cycle_consistency_error_mm: float
     folded_voxels: tuple[int, ...]
     window: Window
     motion: MotionSizes
@@ -134,7 +134,7 @@ def write_entropy(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredCase:
+class StoredTracking:
     """What infer stored of one case, on the subject's own grid and in the order of the input.
 
     Attributes:
@@ -156,7 +156,7 @@ class StoredCase:
     has_steps: bool
 
 
-def open_stored(folder: CaseFolder) -> StoredCase:
+def open_tracking(folder: CaseFolder) -> StoredTracking:
     """Read what infer stored of a case.
 
     Raises:
@@ -166,7 +166,7 @@ def open_stored(folder: CaseFolder) -> StoredCase:
     segmented = read_cine(folder.segnet_labels, frame_ms=None)
     propagated = read_cine(folder.propagated_labels, frame_ms=None)
     entropy = read_cine(folder.entropy, frame_ms=None)
-    return StoredCase(
+    return StoredTracking(
         facts=facts,
         segmented=segmented.voxels.to(torch.uint8),
         propagated=propagated.voxels.to(torch.uint8),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from cmnet_cli.privacy.deidentify import hide_ids, subject_of
+from cmnet_cli.privacy.deidentify import redact_ids, subject_of
 from cmnet_core.errors import CmnetError, EngineError, ErrorCode
 
 LOCAL, SLURM = "local", "slurm"
@@ -157,10 +157,10 @@ def given_up(case_id: str, failure: Failure, *, seconds: float = 0.0) -> Outcome
 def _failure(error: Exception, case_id: str) -> Failure:
     """Why a case failed, in words that name nobody: they go to screens and logs."""
     ids = (subject_of(case_id),)
-    trace = hide_ids("".join(traceback.format_exception(error)), ids)
+    trace = redact_ids("".join(traceback.format_exception(error)), ids)
     if isinstance(error, CmnetError):
-        return Failure(error.code, hide_ids(error.message, ids), error.hint, trace)
-    message = hide_ids(f"{type(error).__name__}: {error}", ids)
+        return Failure(error.code, redact_ids(error.message, ids), error.hint, trace)
+    message = redact_ids(f"{type(error).__name__}: {error}", ids)
     if _is_about_memory(error):
         return Failure(ErrorCode.OUT_OF_MEMORY, message, "Use fewer --workers, or a machine with more memory.", trace)
     hint = "This is a defect in cmnet: please report it with the traceback in the run's logs folder."

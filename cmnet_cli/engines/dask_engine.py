@@ -25,7 +25,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from cmnet_cli.engines.base import LOCAL, SLURM, CaseT, EngineSpec, Failure, Outcome, ReceiptT, Stage, attempt, given_up
-from cmnet_cli.malloc import keep_freed_memory
+from cmnet_cli.malloc import reuse_freed_memory
 from cmnet_cli.slurm import sbatch as slurm
 from cmnet_core import __version__
 from cmnet_core.errors import CmnetError, EngineError, ErrorCode, ManifestError
@@ -141,7 +141,7 @@ class _OwnWorker(WorkerPlugin):  # type: ignore[misc]
         if sys.platform == "linux":
             # A parent that was killed stops nobody, and a worker in a long call would outlive it.
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        keep_freed_memory()
+        reuse_freed_memory()
         if self.gpus:
             # Read when CUDA is first used, which is when the stage is opened.
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(worker.name) % len(self.gpus)]

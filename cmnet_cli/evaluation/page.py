@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 from cmnet_cli.evaluation.summary import ALL, by_group
 from cmnet_cli.stages.evaluate import AT_ED, AT_ES, ED_TO_ES, ES_TO_ED, POOLED
 
@@ -50,15 +50,15 @@ class Summaries:
     subjects: Sequence[Row]
 
 
-def show(found: Summaries, screen: Screen) -> None:
+def show(found: Summaries, messages: Messages) -> None:
     """The summary over all subjects, short enough for a terminal."""
     overlaps = _in_order(_of(ALL, found.overlaps))
     cells = [_short_cells(overlaps[n : n + 3]) for n in range(0, len(overlaps), 3)]
-    screen.table("Against the reference masks, means", _SHORT_HEAD, cells)
+    messages.table("Against the reference masks, means", _SHORT_HEAD, cells)
     agreements = [_agreement_cells(row) for row in _of(ALL, found.agreement)]
-    screen.table("Clinical indices, estimate - reference", _AGREEMENT_HEAD, agreements)
+    messages.table("Clinical indices, estimate - reference", _AGREEMENT_HEAD, agreements)
     quantities = [_quantity_cells(row) for row in _of(ALL, found.quantities)]
-    screen.table("Folding, closing of the cycle, entropy", _QUANTITY_HEAD, quantities)
+    messages.table("Folding, closing of the cycle, entropy", _QUANTITY_HEAD, quantities)
 
 
 def markdown(found: Summaries) -> str:
@@ -143,7 +143,7 @@ def _subject_cells(row: Row) -> list[str]:
         for name in _SUBJECT_COLUMNS.values()
     ]
     folds = row["njd_field_ed_to_es"] + row["njd_field_es_to_ed"]
-    numbers = [_shown(row["closing_error_mm"]), _shown(row["entropy_auroc"]), str(row["failures"])]
+    numbers = [_shown(row["cycle_consistency_error_mm"]), _shown(row["entropy_auroc"]), str(row["failures"])]
     return [row["case_id"], *triples, str(folds), *numbers]
 
 

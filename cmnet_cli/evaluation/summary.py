@@ -19,7 +19,7 @@ EMPTY = "empty-prediction"
 _TARGETS = {ED_TO_ES: "es", AT_ES: "es", ES_TO_ED: "ed", AT_ED: "ed", POOLED: "pooled"}
 """Which reference a figure is compared with: figures with the same one can be compared with each other."""
 
-_PER_SUBJECT = ("entropy_auroc", "entropy_heart_nats", "entropy_background_nats", "closing_error_mm")
+_PER_SUBJECT = ("entropy_auroc", "entropy_heart_nats", "entropy_background_nats", "cycle_consistency_error_mm")
 _FOLDING = tuple(f"njd_{where}_{figure}" for figure in ("ed_to_es", "es_to_ed") for where in ("field", "heart"))
 
 

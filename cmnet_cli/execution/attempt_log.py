@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from cmnet_cli.engines.base import Outcome
-from cmnet_cli.privacy.deidentify import Sharing, hide_ids, open_sharing, subject_of
+from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier, redact_ids, subject_of
 from cmnet_cli.runs.paths import RunFolder, traceback_name
 from cmnet_cli.runs.provenance import State
 from cmnet_core.errors import ErrorCode, ManifestError
@@ -67,16 +67,16 @@ class Attempt:
         return f"{went}, {self.seconds:.1f} s, {self.peak_memory_mb:.0f} MB"
 
 
-def attempt_of(stage: str, outcome: Outcome[Any], sharing: Sharing) -> Attempt:
+def attempt_of(stage: str, outcome: Outcome[Any], deidentifier: Deidentifier) -> Attempt:
     """An outcome as a line of the ledger."""
     failure, ids = outcome.failure, (subject_of(outcome.case_id),)
     return Attempt(
-        name=sharing.pseudonym(outcome.case_id),
+        name=deidentifier.pseudonym(outcome.case_id),
         stage=stage,
         state=State.FAILED if failure else State.DONE,
         error_code=str(failure.code) if failure else None,
-        message=hide_ids(failure.message, ids) if failure else None,
-        hint=hide_ids(failure.hint, ids) if failure else None,
+        message=redact_ids(failure.message, ids) if failure else None,
+        hint=redact_ids(failure.hint, ids) if failure else None,
         seconds=round(outcome.seconds, 3),
         host=outcome.host,
         peak_memory_mb=round(outcome.peak_memory_mb, 1),
@@ -84,7 +84,7 @@ def attempt_of(stage: str, outcome: Outcome[Any], sharing: Sharing) -> Attempt:
     )
 
 
-class Ledger:
+class AttemptLog:
     """A file of attempts that one process appends to, with plain lines for people beside it.
 
     A line is with the operating system at once, so that it outlives the process, and on disk a moment later: the
@@ -93,11 +93,11 @@ class Ledger:
     Args:
         path: Where the attempts go.
         log: Where the lines for people go, if anywhere.
-        sharing: The pseudonyms of the run.
+        deidentifier: The pseudonyms of the run.
     """
 
-    def __init__(self, path: Path, log: Path | None, sharing: Sharing) -> None:
-        self.sharing = sharing
+    def __init__(self, path: Path, log: Path | None, deidentifier: Deidentifier) -> None:
+        self.deidentifier = deidentifier
         self._files = [_open_to_append(item) for item in (path, log) if item is not None]
         self._synced = time.monotonic()
 
@@ -155,17 +155,17 @@ def status_rows(
     for attempt in read_attempts(folder.all_outcomes):
         history[attempt.name].append(attempt)
     # Who has tried nothing has no pseudonyms, and perhaps may not write.
-    sharing = _sharing_of(folder) if history else None
+    deidentifier = _sharing_of(folder) if history else None
     rows = []
     for case in cases:
-        name = sharing.pseudonym(case.case_id) if sharing else ""
+        name = deidentifier.pseudonym(case.case_id) if deidentifier else ""
         rows.append(_status_row(case, history.get(name, ()), judged.get(case.case_id)))
     return rows
 
 
-def _sharing_of(folder: RunFolder) -> Sharing:
+def _sharing_of(folder: RunFolder) -> Deidentifier:
     try:
-        return open_sharing(folder.share_key, share_safe=False)
+        return open_deidentifier(folder.share_key, share_safe=False)
     except PermissionError as error:
         raise ManifestError(
             f"Only its owner may read {folder.share_key}, which tells who is meant in the logs of this run.",

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.console import Screen, progress
+from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.base import Engine, EngineSpec, Outcome, Stage
 from cmnet_cli.engines.devices import CPU, gpus_to_share
 from cmnet_cli.engines.select import open_engine
-from cmnet_cli.execution.attempt_log import Ledger, attempt_of, status_rows
-from cmnet_cli.options import EngineOptions, HowOptions, WhoOptions
-from cmnet_cli.privacy.deidentify import Sharing, open_sharing
+from cmnet_cli.execution.attempt_log import AttemptLog, attempt_of, status_rows
+from cmnet_cli.options import EngineOptions, ExecutionOptions, SelectionOptions
+from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import Expected, OnStale, State, judge
-from cmnet_cli.runs.run_folder import OpenRun, holding_run
-from cmnet_cli.runs.run_lock import Lease
+from cmnet_cli.runs.run_folder import OpenRun, locked_run
+from cmnet_cli.runs.run_lock import RunLock
 from cmnet_cli.tables.schema import write_data_dictionary, write_table
 from cmnet_core.errors import EngineError, ErrorCode, ManifestError
 from cmnet_core.io.atomic import write_bytes
@@ -47,13 +47,13 @@ class Job:
     Attributes:
         who: Which subjects.
         how: How to go over them.
-        screen: Where to print.
+        messages: Where to print.
         engine: What to run on.
     """
 
-    who: WhoOptions
-    how: HowOptions
-    screen: Screen
+    who: SelectionOptions
+    how: ExecutionOptions
+    messages: Messages
     engine: EngineOptions = field(default_factory=EngineOptions)
 
 
@@ -115,7 +115,7 @@ class Summary:
         return 4 if self.failed or self.left_out else 0
 
 
-def select_cases(cases: Sequence[Case], who: WhoOptions) -> tuple[Case, ...]:
+def select_cases(cases: Sequence[Case], who: SelectionOptions) -> tuple[Case, ...]:
     """The cases that the options ask for, in the order of the manifest.
 
     Raises:
@@ -133,7 +133,7 @@ def select_cases(cases: Sequence[Case], who: WhoOptions) -> tuple[Case, ...]:
     return chosen[: who.pilot] if who.pilot else chosen
 
 
-def make_plan(stage: StoredStage[Any], cases: Iterable[Case], run: RunFolder, how: HowOptions) -> Plan:
+def make_plan(stage: StoredStage[Any], cases: Iterable[Case], run: RunFolder, how: ExecutionOptions) -> Plan:
     """Ask every sidecar whether its case is done, and decide what to do.
 
     Raises:
@@ -163,14 +163,14 @@ def plan_after(stage: str, opened: OpenRun, cases: Sequence[Case]) -> Plan:
     return Plan(tuple(finished), waiting | {case.case_id: (State.PENDING, "") for case in finished})
 
 
-def tell_plan(plan: Plan, screen: Screen, *, dry_run: bool) -> None:
+def tell_plan(plan: Plan, messages: Messages, *, dry_run: bool) -> None:
     """Say how much there is to do; in a dry run, name every case with its reason."""
     done, stale = plan.count(State.DONE), plan.count(State.STALE)
-    screen.note(f"{len(plan.judged)} subjects: {len(plan.todo)} to do, {done} done before, {stale} stale")
+    messages.note(f"{len(plan.judged)} subjects: {len(plan.todo)} to do, {done} done before, {stale} stale")
     if dry_run:
         for case in plan.todo:
             state, reason = plan.judged[case.case_id]
-            screen.result(f"{case.case_id}: {state}" + (f" ({reason})" if reason else ""))
+            messages.result(f"{case.case_id}: {state}" + (f" ({reason})" if reason else ""))
 
 
 @dataclass(slots=True)
@@ -187,19 +187,19 @@ class Site:
 
     Attributes:
         engine: What runs them.
-        lease: The right to do so.
-        ledger: Where attempts are written down.
+        lock: The right to do so.
+        attempt_log: Where attempts are written down.
         log: Where people read of them, if not on the screen alone.
-        screen: Where to print.
+        messages: Where to print.
         is_task: Whether this is one of many tasks: the merge writes the status table.
         stop: Set to take no further case; those in hand are finished.
     """
 
     engine: Engine
-    lease: Lease
-    ledger: Path
+    lock: RunLock
+    attempt_log: Path
     log: Path | None
-    screen: Screen
+    messages: Messages
     is_task: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -219,9 +219,9 @@ def at_work(folder: RunFolder, command: str, job: Job, *, device: str = CPU) -> 
     """
     with open_engine(_engine_spec(job, folder, device)) as engine:
         if engine.told:
-            job.screen.note(engine.told)
-        with holding_run(folder, command) as lease:
-            yield Site(engine, lease, folder.outcomes, folder.log(command), job.screen)
+            job.messages.note(engine.told)
+        with locked_run(folder, command) as lock:
+            yield Site(engine, lock, folder.outcomes, folder.log(command), job.messages)
 
 
 def _engine_spec(job: Job, folder: RunFolder, device: str) -> EngineSpec:
@@ -260,18 +260,18 @@ def go(
     """
     _require_shared(opened.folder, site)
     tally, rows = Tally(), {case.case_id: case.row for case in plan.todo}
-    ledger = Ledger(site.ledger, site.log, open_sharing(opened.folder.share_key, share_safe=False))
+    attempt_log = AttemptLog(site.attempt_log, site.log, open_deidentifier(opened.folder.share_key, share_safe=False))
     try:
-        with progress(site.screen, stage.name, total=len(plan.todo)) as ticker:
+        with progress(site.messages, stage.name, total=len(plan.todo)) as ticker:
             for outcome in site.engine.map(stage, _while_wanted(plan.todo, site)):
                 # Kept before it is told: what the ledger says can be found.
                 if keep is not None and outcome.receipt is not None:
                     keep(outcome.receipt)
-                _note(stage.name, outcome, opened.folder, ledger, site.screen)
+                _note(stage.name, outcome, opened.folder, attempt_log, site.messages)
                 _count(outcome, tally, rows)
                 ticker.tick(failed=outcome.failure is not None)
     finally:
-        ledger.close()
+        attempt_log.close()
         if not site.is_task:
             write_status(opened, plan.judged | dict.fromkeys(tally.done, (State.DONE, "")))
     return tally
@@ -279,7 +279,7 @@ def go(
 
 def _while_wanted(cases: Iterable[Case], site: Site) -> Iterator[Case]:
     for case in cases:
-        site.lease.require()
+        site.lock.require()
         if site.stop.is_set():
             return
         yield case
@@ -302,17 +302,17 @@ def _count(outcome: Outcome[Any], tally: Tally, rows: Mapping[str, int]) -> None
         tally.failed.append(Failed(who, rows[who], str(failure.code), failure.message, failure.hint))
 
 
-def _note(stage: str, outcome: Outcome[Any], folder: RunFolder, ledger: Ledger, screen: Screen) -> None:
+def _note(stage: str, outcome: Outcome[Any], folder: RunFolder, attempt_log: AttemptLog, messages: Messages) -> None:
     """Write an outcome down: to the ledger, the log and, if it failed, its traceback. None of them says who it is."""
-    attempt = attempt_of(stage, outcome, ledger.sharing)
+    attempt = attempt_of(stage, outcome, attempt_log.deidentifier)
     traceback = folder.traceback(attempt.name, stage)
     if outcome.failure is None:
         traceback.unlink(missing_ok=True)
     else:
         write_bytes(traceback, (outcome.failure.traceback or outcome.failure.message).encode())
-        screen.detail(outcome.failure.traceback)
-    ledger.append(attempt)
-    screen.detail(f"{attempt.name}: {attempt.told}")
+        messages.detail(outcome.failure.traceback)
+    attempt_log.append(attempt)
+    messages.detail(f"{attempt.name}: {attempt.told}")
 
 
 def write_status(opened: OpenRun, judged: Mapping[str, tuple[State, str]]) -> list[dict[str, Any]]:
@@ -342,28 +342,28 @@ def summarise_dry_run(stage: str, folder: RunFolder, plan: Plan) -> Summary:
     return Summary(stage, str(folder.root), 0, plan.count(State.DONE), 0, (), planned=len(plan.todo))
 
 
-def tell_summary(summary: Summary, screen: Screen) -> None:
+def tell_summary(summary: Summary, messages: Messages) -> None:
     """Say how it went: the count, and each failure with what to do about it."""
     before = f", {summary.already_done} done before" if summary.already_done else ""
     skipped = f", {summary.skipped} stale and left as they are" if summary.skipped else ""
-    screen.note(
+    messages.note(
         f"{summary.command}: {summary.done} done{before}{skipped}, {len(summary.failed)} failed, in {summary.run}"
     )
     if summary.left_out:
-        screen.failure(
+        messages.failure(
             f"{summary.left_out} left out", "Infer has not finished for them.", "Run cmnet infer again first."
         )
     for failed in summary.failed[:_SHOWN]:
-        screen.failure(f"row {failed.row} ({failed.error_code})", failed.message, failed.hint)
+        messages.failure(f"row {failed.row} ({failed.error_code})", failed.message, failed.hint)
     if len(summary.failed) > _SHOWN:
-        screen.failure(f"and {len(summary.failed) - _SHOWN} more", "", "See tables/status.parquet in the run folder.")
+        messages.failure(f"and {len(summary.failed) - _SHOWN} more", "", "See tables/status.parquet in the run folder.")
     if summary.failed:
-        screen.note(
+        messages.note(
             "Rows are those of the manifest; in the status table, the column 'log' says whose traceback is whose."
         )
 
 
-def to_json(summary: Summary, sharing: Sharing) -> str:
+def to_json(summary: Summary, deidentifier: Deidentifier) -> str:
     """The summary for scripts."""
-    failed = [sharing.row(dataclasses.asdict(one)) for one in summary.failed]
-    return json.dumps(dataclasses.asdict(summary) | {"failed": failed, "run": sharing.text(summary.run)}, indent=2)
+    failed = [deidentifier.row(dataclasses.asdict(one)) for one in summary.failed]
+    return json.dumps(dataclasses.asdict(summary) | {"failed": failed, "run": deidentifier.text(summary.run)}, indent=2)

@@ -1,11 +1,12 @@
 """Who is meant, without saying who: ids out of logs and errors, and pages and tables that may leave the room.
 
-Logs and errors never name a participant: :func:`hide_ids` takes ids out of their text, and :meth:`Sharing.name` gives
+Logs and errors never name a participant: :func:`redact_ids` takes ids out of their text, and
+:meth:`Deidentifier.name` gives
 a name to put in their place. What a user asks to see, a table or a page, holds the ids unless ``--share-safe`` is
 given.
 
-How to make an output share-safe: open a :class:`Sharing` once a command and send through it whatever is written. It
-changes nothing where ``--share-safe`` is not given, so that callers need no branches::
+How to make an output share-safe: open a :class:`Deidentifier` once a command and send through it whatever is
+written. It changes nothing where ``--share-safe`` is not given, so that callers need no branches::
 
     sharing = open_sharing(run.share_key, share_safe=share_safe)
     sharing.name("sub-9900001_ses-2")         # titles, links, file names: 'sub-x5a0c3f9d21_ses-2' in its place
@@ -29,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-SMALLEST_GROUP = 11
+MIN_GROUP_SIZE = 11
 """A smaller group is not shown by itself: UK Biobank's rule for what may be published."""
 
 _ID = "<id>"
@@ -55,7 +56,7 @@ def subject_of(case_id: str) -> str:
     return found["subject"] if found else case_id
 
 
-def hide_ids(text: str, ids: Collection[str] = ()) -> str:
+def redact_ids(text: str, ids: Collection[str] = ()) -> str:
     """Take participants' ids out of a text: those that are given, and whatever looks like one of UK Biobank's.
 
     An id is found within a path or a file's name; one that could be nothing else, as a word of its own too.
@@ -70,7 +71,7 @@ def hide_ids(text: str, ids: Collection[str] = ()) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class Deidentifier:
     """How the subjects of a run are named in what is written.
 
     Attributes:
@@ -109,7 +110,7 @@ class Sharing:
         text = _PATH.sub(lambda found: f".../{found['name']}" if found[0] != "/" else "/", text)
         for host in {platform.node(), *self._hosts} - {""}:
             text = re.sub(rf"(?<![\w-]){re.escape(host)}(?![\w-])", self.host(host) or "", text)
-        return hide_ids(text, ids)
+        return redact_ids(text, ids)
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of a table, with whatever in it tells of somebody or of some machine replaced."""
@@ -134,17 +135,17 @@ class Sharing:
 
     def count(self, number: int) -> str:
         """How many there are of something that is told of people."""
-        return f"{SMALLEST_GROUP - 1} or fewer" if self.hides(number) else str(number)
+        return f"{MIN_GROUP_SIZE - 1} or fewer" if self.hides(number) else str(number)
 
     def hides(self, number: int) -> bool:
         """Whether a group of so many must not be shown by itself."""
-        return self.share_safe and 0 < number < SMALLEST_GROUP
+        return self.share_safe and 0 < number < MIN_GROUP_SIZE
 
     def _known_or_new(self, found: str) -> str:
         return found if re.fullmatch(r"sub-x[0-9a-f]{10}(_ses-\d{1,2})?", found) else self.pseudonym(found)
 
 
-def open_sharing(key_file: Path | None, *, share_safe: bool) -> Sharing:
+def open_deidentifier(key_file: Path | None, *, share_safe: bool) -> Deidentifier:
     """Take up a run's pseudonyms, and make its key if it has none.
 
     Args:
@@ -152,7 +153,7 @@ def open_sharing(key_file: Path | None, *, share_safe: bool) -> Sharing:
         share_safe: Whether to replace anything.
     """
     key = secrets.token_bytes(_KEY_BYTES) if key_file is None else _key_of(key_file)
-    return Sharing(share_safe, key)
+    return Deidentifier(share_safe, key)
 
 
 def _key_of(path: Path) -> bytes:

@@ -2,21 +2,21 @@
 
 from dataclasses import dataclass
 
-from cmnet_cli.privacy.deidentify import SMALLEST_GROUP, Sharing
+from cmnet_cli.privacy.deidentify import MIN_GROUP_SIZE, Deidentifier
 
 # A count that is hidden must not follow from a total and the other counts.
 _ROUND_TO = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Counting:
+class CountSuppression:
     """Counts of people, as a page tells them.
 
     Attributes:
-        sharing: Whether the page may leave the room.
+        deidentifier: Whether the page may leave the room.
     """
 
-    sharing: Sharing
+    deidentifier: Deidentifier
 
     def told(self, number: int) -> str:
         """A count in words.
@@ -25,16 +25,16 @@ class Counting:
         >>> counting.told(7), counting.told(98_762), Counting(Sharing(share_safe=False, key=b"")).told(7)
         ('10 or fewer', '98,760', '7')
         """
-        return self.sharing.count(number) if self.sharing.hides(number) else f"{self.rounded(number):,}"
+        return self.deidentifier.count(number) if self.deidentifier.hides(number) else f"{self.rounded(number):,}"
 
     def rounded(self, number: int) -> int:
         """A count that is not hidden; 0 stays 0."""
-        if not self.sharing.share_safe or not number:
+        if not self.deidentifier.share_safe or not number:
             return number
-        return max(_ROUND_TO * round(number / _ROUND_TO), _ROUND_TO * -(-SMALLEST_GROUP // _ROUND_TO))
+        return max(_ROUND_TO * round(number / _ROUND_TO), _ROUND_TO * -(-MIN_GROUP_SIZE // _ROUND_TO))
 
     def share(self, number: int, total: int) -> str:
         """A count as a share of all; nothing where the count is hidden."""
-        if self.sharing.hides(number) or not total:
+        if self.deidentifier.hides(number) or not total:
             return ""
         return f"{100 * self.rounded(number) / max(self.rounded(total), 1):.1f} %"

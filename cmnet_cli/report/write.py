@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from cmnet_cli.privacy.deidentify import Sharing, open_sharing
+from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier
 from cmnet_cli.report.cohort.page import render_cohort
 from cmnet_cli.report.data.cohort_context import Showing
 from cmnet_cli.report.data.cohort_table import read_population
@@ -64,18 +64,18 @@ def write_report(
     request.formats.require_tools()
     folder = RunFolder(run)
     population = read_population(folder)
-    sharing = open_sharing(folder.share_key if request.share_safe else None, share_safe=request.share_safe)
+    deidentifier = open_deidentifier(folder.share_key if request.share_safe else None, share_safe=request.share_safe)
     index = folder.shared_report if request.share_safe else folder.report
     chosen = choose_pages(population, request.pages or ((NONE,) if request.share_safe else ()))
-    names = {place: f"{sharing.name(name)}.html" for place, name in enumerate(population.case_ids)}
+    names = {place: f"{deidentifier.name(name)}.html" for place, name in enumerate(population.case_ids)}
     kept = {} if request.share_safe else _pages_up_to_date(folder, names)
     pages = kept | {place: names[place] for place in chosen}
     _remove_pages(index, keep=set(pages.values()))
     templates, case_ids = open_templates(), [population.case_ids[place] for place in chosen]
-    for _, (found, row) in zip(progress(case_ids), _rows(folder, case_ids, sharing), strict=True):
-        page = index.with_name(f"{sharing.name(row['case_id'])}.html")
+    for _, (found, row) in zip(progress(case_ids), _rows(folder, case_ids, deidentifier), strict=True):
+        page = index.with_name(f"{deidentifier.name(row['case_id'])}.html")
         _write_subject(templates, page, make_subject_page(templates, found, row), request.formats)
-    write_text(index, render_cohort(templates, Showing(population, sharing, pages)))
+    write_text(index, render_cohort(templates, Showing(population, deidentifier, pages)))
     if request.formats.pdf:
         save_pdf(index)
     return index
@@ -109,8 +109,8 @@ def _remove_pages(index: Path, *, keep: Collection[str]) -> None:
                 file.unlink()
 
 
-def _rows(folder: RunFolder, case_ids: Sequence[str], sharing: Sharing) -> Iterator[tuple[Run, Row]]:
+def _rows(folder: RunFolder, case_ids: Sequence[str], deidentifier: Deidentifier) -> Iterator[tuple[Run, Row]]:
     for start in range(0, len(case_ids), _AT_ONCE):
-        run = read_run(folder, case_ids[start : start + _AT_ONCE], sharing)
+        run = read_run(folder, case_ids[start : start + _AT_ONCE], deidentifier)
         for row in run.indices:
             yield run, row

@@ -219,7 +219,7 @@ class RunFolder:
         """What Dask's workers print as SLURM jobs, and the word that one leaves whose subject takes too long."""
         return self.root / "logs" / "workers"
 
-    def lease(self, name: str) -> Path:
+    def lock(self, name: str) -> Path:
         """Who works on the run, or on a shard of it."""
         return self.root / ".leases" / name
 
@@ -262,12 +262,12 @@ class RunFolder:
         return self.root / "logs" / "tensorboard" / stage
 
 
-def beside(page: Path, kind: str) -> Path:
+def export_path(page: Path, kind: str) -> Path:
     """What is made of a page of the report: ``pdf``, ``gif`` or ``mp4``."""
     return page.with_suffix(f".{kind}")
 
 
-def figure_beside(page: Path, name: str, kind: str) -> Path:
+def figure_path(page: Path, name: str, kind: str) -> Path:
     """A figure of a page as a file of its own, ``svg`` or ``png``."""
     return page.parent / "figures" / f"{page.stem}_{name}.{kind}"
 

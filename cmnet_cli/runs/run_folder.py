@@ -11,13 +11,13 @@ from typing import Any
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import Manifest, read_manifest, write_manifest
 from cmnet_cli.runs.paths import RunFolder, require_run
-from cmnet_cli.runs.run_lock import Holder, Lease, holder_of, take_lease
+from cmnet_cli.runs.run_lock import LockHolder, RunLock, acquire_lock, lock_holder
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.atomic import read_json, write_json
 
-RUN_LEASE = "run"
-TASK_LEASE = "task-"
+RUN_LOCK = "run"
+TASK_LOCK = "task-"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def open_run(root: Path) -> OpenRun:
 
 
 @contextmanager
-def holding_run(folder: RunFolder, command: str, *, wait: bool = False) -> Iterator[Lease]:
+def locked_run(folder: RunFolder, command: str, *, wait: bool = False) -> Iterator[RunLock]:
     """Take a run folder for one command alone.
 
     Args:
@@ -61,7 +61,7 @@ def holding_run(folder: RunFolder, command: str, *, wait: bool = False) -> Itera
         ManifestError: Another command, or a task of an array job, works on it; or it cannot be written.
     """
 
-    def refuse(holder: Holder) -> None:
+    def refuse(holder: LockHolder) -> None:
         if wait:
             return
         raise ManifestError(
@@ -70,25 +70,25 @@ def holding_run(folder: RunFolder, command: str, *, wait: bool = False) -> Itera
             code=ErrorCode.RUN,
         )
 
-    with answering_disk_errors(folder.root):
-        lease = take_lease(
-            folder.lease(RUN_LEASE), f"cmnet {command}", busy=lambda: _task_at_work(folder), refuse=refuse
+    with report_disk_errors(folder.root):
+        lock = acquire_lock(
+            folder.lock(RUN_LOCK), f"cmnet {command}", busy=lambda: _task_at_work(folder), refuse=refuse
         )
     try:
-        yield lease
+        yield lock
     finally:
-        lease.release()
+        lock.release()
 
 
-def _task_at_work(folder: RunFolder) -> Holder | None:
+def _task_at_work(folder: RunFolder) -> LockHolder | None:
     """A task of an array job that works on a run."""
-    leases = folder.lease(RUN_LEASE).parent.glob(f"{TASK_LEASE}*")
-    names = {path.name.rpartition(".")[0] for path in leases}
-    return next((holder for name in sorted(names) if (holder := holder_of(folder.lease(name)))), None)
+    locks = folder.lock(RUN_LOCK).parent.glob(f"{TASK_LOCK}*")
+    names = {path.name.rpartition(".")[0] for path in locks}
+    return next((holder for name in sorted(names) if (holder := lock_holder(folder.lock(name)))), None)
 
 
 @contextmanager
-def answering_disk_errors(root: Path) -> Iterator[None]:
+def report_disk_errors(root: Path) -> Iterator[None]:
     """Say what is wrong with a disk in words."""
     try:
         yield
@@ -115,15 +115,15 @@ def start_run(root: Path, manifest: Manifest, command: str, facts: dict[str, Any
         ManifestError: The folder was made for another manifest, or cannot be written.
     """
     folder = RunFolder(root)
-    refuse_another_manifest(folder, manifest)
-    with answering_disk_errors(root):
+    require_same_manifest(folder, manifest)
+    with report_disk_errors(root):
         write_manifest(folder.cohort, manifest.cases)
         write_json(folder.description, _description())
         record_command(folder, command, manifest_digest=manifest.digest, **facts)
     return OpenRun(folder, manifest.cases)
 
 
-def refuse_another_manifest(folder: RunFolder, manifest: Manifest) -> None:
+def require_same_manifest(folder: RunFolder, manifest: Manifest) -> None:
     """Make sure that a run folder is new, or was made for this manifest.
 
     Raises:

@@ -29,7 +29,7 @@ _RELEASED = 1.0  # seconds since 1970: no lease is touched then
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """Who holds a lease, or held it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Holder:
         return f"{self.command}, process {self.pid} on {self.host}, since {self.since}"
 
 
-class Lease:
+class RunLock:
     """A lease that is held; it is renewed in the background until it is given back."""
 
     def __init__(self, path: Path) -> None:
@@ -93,9 +93,9 @@ class Lease:
                 continue
 
 
-def take_lease(
-    path: Path, command: str, *, busy: Callable[[], Holder | None], refuse: Callable[[Holder], None]
-) -> Lease:
+def acquire_lock(
+    path: Path, command: str, *, busy: Callable[[], LockHolder | None], refuse: Callable[[LockHolder], None]
+) -> RunLock:
     """Take a lease.
 
     Args:
@@ -109,31 +109,31 @@ def take_lease(
         The lease, to be released.
     """
     while True:
-        lease = _take(path, command)
-        if isinstance(lease, Holder):
-            other: Holder | None = lease
+        lock = _take(path, command)
+        if isinstance(lock, LockHolder):
+            other: LockHolder | None = lock
         else:
             other = busy()
             if other is None:
-                return lease
-            lease.release()
+                return lock
+            lock.release()
         assert other is not None
         refuse(other)
         time.sleep(_POLL_S)
 
 
-def holder_of(path: Path) -> Holder | None:
+def lock_holder(path: Path) -> LockHolder | None:
     """Who holds a lease now, or None where it is free."""
     return _look(path)[1]
 
 
-def _take(path: Path, command: str) -> Lease | Holder:
+def _take(path: Path, command: str) -> RunLock | LockHolder:
     """The lease, or whoever holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generation, holder = _look(path)
     if holder is not None:
         return holder
-    mine = Holder(command, platform.node(), os.getpid(), _identity(os.getpid()), _now())
+    mine = LockHolder(command, platform.node(), os.getpid(), _identity(os.getpid()), _now())
     taken = _generation_path(path, generation + 1)
     try:
         with taken.open("x", encoding="utf-8") as file:
@@ -143,10 +143,10 @@ def _take(path: Path, command: str) -> Lease | Holder:
     for number in _generations(path):
         if number <= generation:
             _generation_path(path, number).unlink(missing_ok=True)
-    return Lease(taken)
+    return RunLock(taken)
 
 
-def _look(path: Path) -> tuple[int, Holder | None]:
+def _look(path: Path) -> tuple[int, LockHolder | None]:
     """The latest generation (0: none), and its holder if the lease is not free."""
     generation = max(_generations(path), default=0)
     if generation == 0:
@@ -160,12 +160,12 @@ def _look(path: Path) -> tuple[int, Holder | None]:
         return generation, None
     values = read_json(latest)
     # Made a moment ago and not written yet, or its maker was killed in between: only its age tells.
-    unwritten = Holder("cmnet", "an unknown machine", 0, "", "just now")
-    holder = Holder(**values) if values else unwritten
+    unwritten = LockHolder("cmnet", "an unknown machine", 0, "", "just now")
+    holder = LockHolder(**values) if values else unwritten
     return generation, None if _has_ended(holder, path.parent, touched) else holder
 
 
-def _has_ended(holder: Holder, folder: Path, touched: float) -> bool:
+def _has_ended(holder: LockHolder, folder: Path, touched: float) -> bool:
     if holder.host == platform.node() and holder.identity.startswith(_machine()):
         return _identity(holder.pid) != holder.identity
     return _clock_of(folder) - touched > EXPIRES_S

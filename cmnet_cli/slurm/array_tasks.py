@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from cmnet_cli.runs.paths import RunFolder, SubmissionFolder
-from cmnet_cli.runs.run_lock import holder_of
+from cmnet_cli.runs.run_lock import lock_holder
 from cmnet_cli.slurm import sbatch as slurm
 from cmnet_cli.slurm.submission import Job, read_events, read_jobs, read_submission
 
@@ -38,7 +38,7 @@ _BY_LAST_WORDS = (
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 
 
-def lease_name(submission: str, shard: int) -> str:
+def lock_name(submission: str, shard: int) -> str:
     """The lease of the task that works on a shard."""
     return f"task-{submission}-{shard:05d}"
 
@@ -54,7 +54,7 @@ def task_states(run: RunFolder, name: str) -> dict[int, tuple[TaskState, str]]:
         given = jobs.get(shard.number)
         if events and events[-1]["event"] != STARTED and events[-1].get("pending") == 0:
             states[shard.number] = (TaskState.DONE, "")
-        elif events and holder_of(run.lease(lease_name(name, shard.number))):
+        elif events and lock_holder(run.lock(lock_name(name, shard.number))):
             states[shard.number] = (TaskState.RUNNING, f"task {events[-1].get('job')} on {events[-1].get('host')}")
         else:
             states[shard.number] = _by_slurm(folder, given, events, queues)

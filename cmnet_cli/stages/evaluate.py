@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import EvaluateConfig
-from cmnet_cli.derivatives.tracking import StoredCase, open_stored, read_field
+from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.indices import who
 from cmnet_cli.stages.read_images import load_cine, load_labels
@@ -19,7 +19,7 @@ from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, find_phases, volumes_ml
 from cmnet_core.imaging.preprocess import Window, extract, extract_labels, restore_motion
 from cmnet_core.labels import Label
-from cmnet_core.registration.displacement import jacobian_determinant, propagate_shape
+from cmnet_core.registration.displacement import jacobian_determinant, propagate_probabilities
 from cmnet_core.stats.metrics import (
     Overlap,
     SurfaceDistance,
@@ -93,7 +93,7 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
         CaseError: Infer has not been run for it, its motion was not stored, or a mask cannot be used.
     """
     folder = run.case(case.case_id)
-    stored = open_stored(folder)
+    stored = open_tracking(folder)
     reference = _read_reference(case)
     to_es = read_field(folder, stored.facts, moving=reference.ed, fixed=reference.es)
     to_ed = read_field(folder, stored.facts, moving=reference.es, fixed=reference.ed)
@@ -127,11 +127,11 @@ def _read_reference(case: Case) -> Reference:
 def carry_labels(labels: Map, field: MotionField, window: Window) -> Map:
     """A label map of the field's moving frame, seen at its fixed frame, on the subject's own grid."""
     shares = torch.stack([labels == label for label in Label]).float()
-    carried: Tensor = propagate_shape(shares, restore_motion(field, window)).argmax(0)
+    carried: Tensor = propagate_probabilities(shares, restore_motion(field, window)).argmax(0)
     return carried.to(torch.uint8)
 
 
-def _overlap_rows(stored: StoredCase, reference: Reference, to_es: MotionField, to_ed: MotionField) -> list[Row]:
+def _overlap_rows(stored: StoredTracking, reference: Reference, to_es: MotionField, to_ed: MotionField) -> list[Row]:
     window, spacing = stored.facts.window, stored.spacing
     at_ed, at_es = reference.at_ed, reference.at_es
     rows = []
@@ -189,7 +189,7 @@ def _folding_row(figure: str, field: MotionField, fixed: Map, window: Window, co
     return row
 
 
-def _motion_row(stored: StoredCase, reference: Reference) -> Row:
+def _motion_row(stored: StoredTracking, reference: Reference) -> Row:
     """How well the cycle closes, and whether entropy tells the heart from its surroundings.
 
     Shape says nothing of motion away from the heart: there the posterior should be wide.
@@ -201,14 +201,14 @@ def _motion_row(stored: StoredCase, reference: Reference) -> Row:
     heart = extract_labels(torch.stack([reference.at_ed, reference.at_es]), window) > 0
     inside, outside = entropy[heart & within], entropy[~heart & within]
     return {
-        "closing_error_mm": stored.facts.closing_error_mm,
+        "cycle_consistency_error_mm": stored.facts.cycle_consistency_error_mm,
         "entropy_heart_nats": float(inside.mean()) if len(inside) else None,
         "entropy_background_nats": float(outside.mean()) if len(outside) else None,
         "entropy_auroc": auroc(inside, outside),
     }
 
 
-def _agreement_rows(stored: StoredCase, reference: Reference) -> list[Row]:
+def _agreement_rows(stored: StoredTracking, reference: Reference) -> list[Row]:
     """Each clinical index from SegNet beside that of the reference masks."""
     facts = stored.facts
     found = clinical_indices(volumes_ml(stored.segmented, stored.spacing), ed=facts.ed, es=facts.es)

@@ -10,9 +10,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.derivatives.tracking import StoredCase, open_stored
+from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.stages.intervals import Drawing, Draws, with_intervals
+from cmnet_cli.stages.intervals import Drawing, SamplingSettings, with_intervals
 from cmnet_cli.stages.mechanics import NearHeart, mechanics_rows, near_heart, rate_values, segmented_walls, timing_of
 from cmnet_cli.stages.quality_control import judged_indices
 from cmnet_core.function.reference_ranges import Z_COLUMNS, ReferenceRange, compare_with_reference
@@ -28,7 +28,7 @@ from cmnet_core.function.volumes import (
 from cmnet_core.imaging.preprocess import extract_labels
 from cmnet_core.labels import Label
 from cmnet_core.models.losses import bending_energy
-from cmnet_core.qc.results import judge_motion
+from cmnet_core.qc.results import check_motion
 from cmnet_core.registration.displacement import to_voxels
 from cmnet_core.types import MotionField
 
@@ -81,7 +81,7 @@ class IndicesStage:
 
     root: Path
     reference: tuple[ReferenceRange, ...]
-    draws: Draws
+    draws: SamplingSettings
     name: str = NAME
 
     @property
@@ -96,7 +96,9 @@ class IndicesStage:
         )
 
 
-def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRange, ...], draws: Draws) -> CaseRows:
+def indices_case(
+    case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRange, ...], draws: SamplingSettings
+) -> CaseRows:
     """All rows of one case.
 
     Args:
@@ -108,7 +110,7 @@ def indices_case(case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRa
     Raises:
         CaseError: Infer has not been run for it, or what it stored is damaged.
     """
-    stored = open_stored(folder)
+    stored = open_tracking(folder)
     volumes = volumes_ml(stored.segmented, stored.spacing)
     carried = volumes_ml(stored.propagated, stored.spacing)
     indices = _compared(_indices_row(case, stored, volumes), reference)
@@ -139,7 +141,7 @@ def who(case: Case) -> Row:
     return {"case_id": case.case_id, "subject_id": case.subject_id, "session": case.session}
 
 
-def _indices_row(case: Case, stored: StoredCase, volumes: Volumes) -> Row:
+def _indices_row(case: Case, stored: StoredTracking, volumes: Volumes) -> Row:
     facts = stored.facts
     found, flags = judged_indices(case, stored, volumes)
     values: Row = {item.name: getattr(found, item.name) for item in fields(ClinicalIndices) if item.name != "flags"}
@@ -176,7 +178,7 @@ def _compared(row: Row, reference: tuple[ReferenceRange, ...]) -> Row:
     return {**row, **standing.z, "reference_flags": list(standing.outside), "qc_flags": flags}
 
 
-def _heart_rate(case: Case, stored: StoredCase) -> float | None:
+def _heart_rate(case: Case, stored: StoredTracking) -> float | None:
     frames, frame_ms = stored.facts.frames, stored.facts.frame_ms
     if case.heart_rate_bpm is not None or frame_ms is None:
         return case.heart_rate_bpm
@@ -193,7 +195,7 @@ def _divided(value: float | None, by: float | None) -> float | None:
     return None if value is None or by is None else value / by
 
 
-def _frame_rows(case: Case, stored: StoredCase, volumes: Volumes, carried: Volumes) -> list[Row]:
+def _frame_rows(case: Case, stored: StoredTracking, volumes: Volumes, carried: Volumes) -> list[Row]:
     frame_ms = stored.facts.frame_ms
     return [
         {
@@ -221,7 +223,7 @@ def _mean(values: Float[Tensor, " n"]) -> float | None:
     return float(values.mean()) if values.numel() else None
 
 
-def _motion_by_frame(stored: StoredCase, near: NearHeart | None) -> list[Row]:
+def _motion_by_frame(stored: StoredTracking, near: NearHeart | None) -> list[Row]:
     """Displacement from ED and folding of each frame, in the order of the input; nothing without motion."""
     if near is None:
         return []
@@ -248,17 +250,17 @@ def _displacements(to_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) ->
     return row
 
 
-def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequence[Row]) -> Row:
+def _motion_row(case: Case, stored: StoredTracking, carried: Volumes, frames: Sequence[Row]) -> Row:
     facts = stored.facts
     at_ed, at_es = float(carried.myo_ml[facts.ed]), float(carried.myo_ml[facts.es])
     outside = torch.tensor([row["entropy_outside_nats"] or 0.0 for row in frames])
     entropy = _mean(stored.entropy[stored.segmented > 0])
     change = 100 * (at_es - at_ed) / at_ed if at_ed else None
-    judged = judge_motion(
+    judged = check_motion(
         folded_voxels=facts.folded_voxels[facts.es],
-        closing_error_mm=facts.closing_error_mm,
+        cycle_consistency_error_mm=facts.cycle_consistency_error_mm,
         entropy_heart_nats=entropy,
-        muscle_change_pct=change,
+        myocardial_volume_change_pct=change,
     )
     return {
         **who(case),
@@ -269,14 +271,14 @@ def _motion_row(case: Case, stored: StoredCase, carried: Volumes, frames: Sequen
         "myo_volume_change_pct": change,
         "myo_volume_change_largest_pct": 100 * float((carried.myo_ml / at_ed - 1).abs().max()) if at_ed else None,
         "folded_voxels": facts.folded_voxels[facts.es],
-        "closing_error_mm": facts.closing_error_mm,
+        "cycle_consistency_error_mm": facts.cycle_consistency_error_mm,
         "entropy_heart_nats": entropy,
         "entropy_outside_nats": float(outside.mean()),
         "qc_flags": [*facts.flags, *judged, *(() if stored.has_steps else ("motion-not-stored",))],
     }
 
 
-def _smoothness(stored: StoredCase, near: NearHeart | None) -> Row:
+def _smoothness(stored: StoredTracking, near: NearHeart | None) -> Row:
     if near is None or stored.facts.es == stored.facts.ed:
         return {}
     [to_ed] = [field for field in near.to_ed if field.fixed == stored.facts.es]

@@ -122,7 +122,7 @@ def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
         frame_ms=tracking.cine.frame_ms,
         ed=tracking.ed,
         es=tracking.es,
-        closing_error_mm=tracking.closing_error_mm,
+        cycle_consistency_error_mm=tracking.cycle_consistency_error_mm,
         folded_voxels=tracking.folded_voxels,
         window=tracking.window,
         motion=model.sizes,

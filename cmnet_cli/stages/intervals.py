@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from cmnet_cli.derivatives.crop import cutout_around
+from cmnet_cli.derivatives.crop import crop_around
 from cmnet_cli.derivatives.posterior import read_posterior
-from cmnet_cli.derivatives.tracking import StoredCase, read_velocities
+from cmnet_cli.derivatives.tracking import StoredTracking, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_cli.stages.mechanics import (
@@ -34,7 +34,7 @@ _SQUARINGS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class SamplingSettings:
     """How intervals are drawn.
 
     Attributes:
@@ -62,12 +62,12 @@ class Drawing:
     """
 
     folder: CaseFolder
-    stored: StoredCase
+    stored: StoredTracking
     walls: Walls
     has_wall: bool
 
 
-def with_intervals(row: Row, segments: Sequence[Row], of: Drawing, draws: Draws) -> tuple[Row, list[Row]]:
+def with_intervals(row: Row, segments: Sequence[Row], of: Drawing, draws: SamplingSettings) -> tuple[Row, list[Row]]:
     """The rows of a case and of its segments with their intervals, or with the reason why there are none.
 
     Raises:
@@ -111,7 +111,7 @@ def _ends(row: Row, segments: Sequence[Row], drawn: Sequence[_Draw], calibration
     return whole, parts
 
 
-def _shape_draws(of: Drawing, posterior: Posterior, draws: Draws) -> Iterator[_Draw]:
+def _shape_draws(of: Drawing, posterior: Posterior, draws: SamplingSettings) -> Iterator[_Draw]:
     """Indices and wall thickness of label maps that SegNet might as well have drawn."""
     spacing = of.stored.facts.window.spacing
     for phases in draw_shapes(posterior, spacing, draws.generator()):
@@ -120,16 +120,16 @@ def _shape_draws(of: Drawing, posterior: Posterior, draws: Draws) -> Iterator[_D
         yield indices | whole, parts
 
 
-def _motion_draws(of: Drawing, posterior: Posterior, draws: Draws) -> Iterator[_Draw]:
+def _motion_draws(of: Drawing, posterior: Posterior, draws: SamplingSettings) -> Iterator[_Draw]:
     """Strain by motions that the network might as well have seen, of the wall as it is reported."""
     if not of.has_wall or not of.stored.has_steps:
         return
     facts = of.stored.facts
     velocities, timing = read_velocities(of.folder.motion), timing_of(of.stored)
-    factor = 2**facts.motion.finest
+    factor = 2**facts.motion.output_level
     grid = Spacing(facts.window.spacing.z, facts.window.spacing.y * factor, facts.window.spacing.x * factor)
     sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
-    cutout = cutout_around(of.walls.muscle, factor)
+    cutout = crop_around(of.walls.muscle, factor)
     wall, muscle = lay_out(of.walls, of.stored), cutout.of_window(of.walls.muscle)
     generator = draws.generator()
     while True:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from cmnet_cli.derivatives.crop import Cutout, cutout_around
-from cmnet_cli.derivatives.tracking import StoredCase, read_velocities
+from cmnet_cli.derivatives.crop import Crop, crop_around
+from cmnet_cli.derivatives.tracking import StoredTracking, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_cli.tables.columns.mechanics import LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
 from cmnet_core.function.volumes import Volumes
@@ -35,7 +35,7 @@ from cmnet_core.mechanics.strain import (
 )
 from cmnet_core.mechanics.strain_curves import FRAMES_FOR_TIMES, CurveSummary, Timing, dyssynchrony_ms, summarise
 from cmnet_core.qc.flags import STRAIN_PCT
-from cmnet_core.qc.results import judge_strain
+from cmnet_core.qc.results import check_strain
 from cmnet_core.types import MotionField
 
 Row = dict[str, Any]
@@ -75,7 +75,7 @@ class Walls:
         return self.ed.flags
 
 
-def walls_of(phases: UInt8[Tensor, "2 z y x"], stored: StoredCase) -> Walls:
+def walls_of(phases: UInt8[Tensor, "2 z y x"], stored: StoredTracking) -> Walls:
     """Lay coordinates into the label maps of ED and ES on the window's grid."""
     window = stored.facts.window
     affine = window_affine(stored.affine, window)
@@ -83,7 +83,7 @@ def walls_of(phases: UInt8[Tensor, "2 z y x"], stored: StoredCase) -> Walls:
     return Walls(ed, es, phases[0] != Label.BACKGROUND, phases[0] == Label.MYO)
 
 
-def segmented_walls(stored: StoredCase) -> Walls:
+def segmented_walls(stored: StoredTracking) -> Walls:
     """The wall as SegNet sees it."""
     facts = stored.facts
     return walls_of(extract_labels(stored.segmented[[facts.ed, facts.es]], facts.window), stored)
@@ -116,11 +116,11 @@ class NearHeart:
         to_ed: There, for every frame, the field that is fixed at it and points into ED.
     """
 
-    cutout: Cutout
+    cutout: Crop
     to_ed: tuple[MotionField, ...]
 
 
-def near_heart(folder: CaseFolder, stored: StoredCase, walls: Walls) -> NearHeart | None:
+def near_heart(folder: CaseFolder, stored: StoredTracking, walls: Walls) -> NearHeart | None:
     """Read the motion of a case; None where it was not stored.
 
     Raises:
@@ -129,7 +129,7 @@ def near_heart(folder: CaseFolder, stored: StoredCase, walls: Walls) -> NearHear
     if not stored.has_steps:
         return None
     facts = stored.facts
-    cutout = cutout_around(walls.heart, 2**facts.motion.finest)
+    cutout = crop_around(walls.heart, 2**facts.motion.output_level)
     near = cutout.of_velocities(read_velocities(folder.motion))
     return NearHeart(cutout, fields_to_ed(near, facts.window.spacing, ed=facts.ed, sizes=facts.motion))
 
@@ -160,7 +160,7 @@ class Mechanics:
         return regional_strain(self.wall, replace(self.deformation, strain=stretched))
 
 
-def lay_out(walls: Walls, stored: StoredCase) -> Wall:
+def lay_out(walls: Walls, stored: StoredTracking) -> Wall:
     """The wall at ED, prepared for any motion."""
     return lay_out_wall(walls.ed, walls.muscle, stored.facts.window.spacing)
 
@@ -178,7 +178,7 @@ def mechanics_of(wall: Wall, muscle: Bool[Tensor, "z y x"], to_ed: Sequence[Moti
     return Mechanics(wall, motion, deformation, regional_strain(wall, deformation))
 
 
-def timing_of(stored: StoredCase) -> Timing:
+def timing_of(stored: StoredTracking) -> Timing:
     """When the frames of a curve in the order of the input were taken."""
     return Timing(stored.facts.ed, stored.facts.es, stored.facts.frame_ms)
 
@@ -315,7 +315,9 @@ class MechanicsRows:
     flags: list[str]
 
 
-def mechanics_rows(stored: StoredCase, walls: Walls, near: NearHeart | None, raised: Collection[str]) -> MechanicsRows:
+def mechanics_rows(
+    stored: StoredTracking, walls: Walls, near: NearHeart | None, raised: Collection[str]
+) -> MechanicsRows:
     """Everything that is said of the wall.
 
     Args:
@@ -336,7 +338,9 @@ def mechanics_rows(stored: StoredCase, walls: Walls, near: NearHeart | None, rai
     return replace(rows, flags=[*flags, *rows.flags])
 
 
-def _rows_of(mechanics: Mechanics, stored: StoredCase, walls: Walls, thickness: tuple[Row, list[Row]]) -> MechanicsRows:
+def _rows_of(
+    mechanics: Mechanics, stored: StoredTracking, walls: Walls, thickness: tuple[Row, list[Row]]
+) -> MechanicsRows:
     """The rows of a wall whose motion is known."""
     timing, thirds = timing_of(stored), THIRDS_UNKNOWN not in walls.flags
     strains = segment_values(mechanics.strain, timing)
@@ -359,12 +363,12 @@ def _rows_of(mechanics: Mechanics, stored: StoredCase, walls: Walls, thickness: 
         bullseye=_bullseye(mechanics, stored) if thirds else [],
         flags=[
             *_remarks(whole, stored, walls),
-            *judge_strain({name: whole[f"{name}_peak_pct"] for name in STRAIN_PCT}),
+            *check_strain({name: whole[f"{name}_peak_pct"] for name in STRAIN_PCT}),
         ],
     )
 
 
-def _remarks(whole: Row, stored: StoredCase, walls: Walls) -> list[str]:
+def _remarks(whole: Row, stored: StoredTracking, walls: Walls) -> list[str]:
     """Why values of a wall with motion are null, and what a twist rests on."""
     times = not _missing_times(stored)
     told = {
@@ -384,7 +388,7 @@ def stretches(whole: Row, *, times: bool) -> bool:
     return never or any(value is not None and sign * value < 0.0 for sign, value in at_es)
 
 
-def _missing_times(stored: StoredCase) -> list[str]:
+def _missing_times(stored: StoredTracking) -> list[str]:
     reasons = (
         ("no-frame-time", stored.facts.frame_ms is None),
         ("too-few-frames", stored.facts.frames < FRAMES_FOR_TIMES),
@@ -414,7 +418,7 @@ def _of_one_segment(row: Row, reasons: Sequence[str]) -> list[str]:
     return flags
 
 
-def _bullseye(mechanics: Mechanics, stored: StoredCase) -> list[Row]:
+def _bullseye(mechanics: Mechanics, stored: StoredTracking) -> list[Row]:
     wall, es = mechanics.wall, mechanics.motion.frames.index(stored.facts.es)
     number = bin_of(wall.longitudinal, wall.circumferential_deg, wall.transmural)
     if not bool((number >= 0).any()):

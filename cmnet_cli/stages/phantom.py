@@ -44,7 +44,7 @@ def write_cohort(
     subjects: int,
     frames: int,
     seed: int,
-    defect_share: float = 0.25,
+    defect_fraction: float = 0.25,
     progress: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write synthetic subjects with their truth; subject *k* of a seed is the same in a cohort of any size.
@@ -58,7 +58,7 @@ def write_cohort(
         subjects: How many.
         frames: Frames in each cycle.
         seed: What all chance starts from.
-        defect_share: Share of the subjects of whom one segment moves less.
+        defect_fraction: Share of the subjects of whom one segment moves less.
         progress: Called after each subject.
 
     Returns:
@@ -66,7 +66,7 @@ def write_cohort(
     """
     made = []
     for number in range(1, subjects + 1):
-        made.append(_write_subject(out, number=number, frames=frames, seed=seed, defect_share=defect_share))
+        made.append(_write_subject(out, number=number, frames=frames, seed=seed, defect_fraction=defect_fraction))
         progress()
     write_bytes(out / "truth_indices.csv", _table([row.truth for row in made]))
     manifest = out / "cohort.csv"
@@ -74,9 +74,9 @@ def write_cohort(
     return manifest
 
 
-def _write_subject(out: Path, *, number: int, frames: int, seed: int, defect_share: float) -> _Made:
+def _write_subject(out: Path, *, number: int, frames: int, seed: int, defect_fraction: float) -> _Made:
     generator = torch.Generator().manual_seed(100_003 * seed + number)
-    defect = float(torch.rand(1, generator=generator)) < defect_share
+    defect = float(torch.rand(1, generator=generator)) < defect_fraction
     phantom = make_phantom(draw_spec(generator, frames=frames, defect=defect), generator)
     subject = f"phantom-{number:03d}"
     case = _case(phantom, subject, _draw_person(phantom, generator), out / f"sub-{subject}", row=number + 1)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.derivatives.ground_truth_motion import known_motion_of, write_known_motion
+from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, write_ground_truth_motion
 from cmnet_cli.runs.provenance import record_inputs
 from cmnet_cli.stages.read_images import naming
 from cmnet_cli.stages.training_case import load_training_case
@@ -20,7 +20,7 @@ from cmnet_core.function.volumes import clinical_indices, volumes_ml
 from cmnet_core.io.atomic import read_json, write_json
 from cmnet_core.io.nifti import write_image, write_labels
 from cmnet_core.labels import LabelScheme
-from cmnet_core.simulation.cine import MadeCine, fit_motion, make_cine
+from cmnet_core.simulation.cine import SimulatedCine, fit_motion, simulate_cine
 from cmnet_core.simulation.ground_truth import wall_strain
 from cmnet_core.training.training_case import TrainingCase
 from cmnet_core.types import LabelSequence, Spacing
@@ -41,7 +41,7 @@ TRUTH_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class MakeStage:
+class SimulateStage:
     """Make one cine, or several, of every labelled case.
 
     Attributes:
@@ -76,7 +76,7 @@ class MakeStage:
             velocity = fit_motion(ed, es, real.spacing)
         for variant, recipe in enumerate(recipes, 1):
             generator = torch.Generator().manual_seed(_chance(self.seed, case.case_id, variant))
-            made = make_cine(image, ed, velocity, real.spacing, frames=self.frames, generator=generator)
+            made = simulate_cine(image, ed, velocity, real.spacing, frames=self.frames, generator=generator)
             _write(self._folder(case, variant), made, real.spacing, recipe)
 
     def _recipe(self, case: Case, variant: int) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _within(first: int, size: int) -> slice:
     return slice(start, min(start + SIZE, size))
 
 
-def _write(folder: Path, made: MadeCine, spacing: Spacing, recipe: dict[str, Any]) -> None:
+def _write(folder: Path, made: SimulatedCine, spacing: Spacing, recipe: dict[str, Any]) -> None:
     """Write image, masks and motion, and last what is true of them."""
     _truth_of(folder).unlink(missing_ok=True)
     affine = torch.diag(torch.tensor([*spacing.zyx, 1.0], dtype=torch.float64))[[2, 1, 0, 3]]
@@ -161,11 +161,11 @@ def _write(folder: Path, made: MadeCine, spacing: Spacing, recipe: dict[str, Any
     write_image(image, (BRIGHTEST * made.voxels).round().short(), affine=affine, frame_ms=frame_ms)
     every = tuple(range(len(made.labels)))
     write_labels(labels, LabelSequence(made.labels, every, spacing, affine), frame_ms=frame_ms)
-    write_known_motion(known_motion_of(image), made)
+    write_ground_truth_motion(ground_truth_motion_path(image), made)
     write_json(_truth_of(folder), _truth(folder.name, made, spacing) | {"made_from": recipe})
 
 
-def _truth(name: str, made: MadeCine, spacing: Spacing) -> dict[str, Any]:
+def _truth(name: str, made: SimulatedCine, spacing: Spacing) -> dict[str, Any]:
     volumes, strain = volumes_ml(made.labels, spacing), wall_strain(made)
     return {
         "truth_version": TRUTH_VERSION,

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.derivatives.ground_truth_motion import known_motion_of, read_known_motion
+from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, read_ground_truth_motion
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.function.volumes import find_phases, volumes_ml
-from cmnet_core.training.training_case import TrainingCase, refuse_missing_structures, training_case
+from cmnet_core.training.training_case import TrainingCase, require_structures, training_case
 from cmnet_core.types import CineSequence, LabelSequence
 
 
@@ -41,16 +41,16 @@ def load_training_case(case: Case, *, spacing_mm: float) -> TrainingCase:
             hint="Name labels_ed and labels_es, or a 4-D mask in the column labels, or leave the subject out.",
             code=ErrorCode.LABEL_GEOMETRY,
         )
-    refuse_missing_structures(labels.labels, "The masks lack")
+    require_structures(labels.labels, "The masks lack")
     ed, es = _phases(labels)
     known = replace(cine, ed=ed if cine.ed is None else cine.ed, es=es if cine.es is None else cine.es)
     return training_case(known, labels, spacing_mm=spacing_mm, motion_mm=_known_motion(case, known))
 
 
 def _known_motion(case: Case, cine: CineSequence) -> Float[Tensor, "t 3 z y x"] | None:
-    path = known_motion_of(case.image[0])
+    path = ground_truth_motion_path(case.image[0])
     size = (int(cine.voxels.shape[2]), int(cine.voxels.shape[3]))
-    return read_known_motion(path, size=size) if path.exists() else None
+    return read_ground_truth_motion(path, size=size) if path.exists() else None
 
 
 def _phases(labels: LabelSequence) -> tuple[int, int]:

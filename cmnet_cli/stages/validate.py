@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cmnet_cli.cohort.case import Case, Problem
-from cmnet_cli.privacy.deidentify import hide_ids
+from cmnet_cli.privacy.deidentify import redact_ids
 from cmnet_cli.stages.read_images import inspect_image, inspect_mask, load_cine, load_labels
 from cmnet_core.errors import CaseError, ErrorCode
 from cmnet_core.qc.flags import FLAGS
-from cmnet_core.qc.image import doubts
+from cmnet_core.qc.image import image_flags
 from cmnet_core.types import CineSequence
 
 NAME = "validate"
@@ -64,7 +64,7 @@ def _voxel_problems(case: Case) -> Iterator[Problem]:
 
 def _warnings(case: Case, cine: CineSequence) -> Iterator[Problem]:
     """What is doubtful about an image, and what had to be repaired while it was read."""
-    for doubt in doubts(cine):
+    for doubt in image_flags(cine):
         yield Problem(case.row, "image", ErrorCode.IMAGE_QUALITY, doubt, _LOOK, warning=True)
     for name in cine.flags:
         told = f"{name}: {FLAGS[name].raised}."
@@ -72,4 +72,4 @@ def _warnings(case: Case, cine: CineSequence) -> Iterator[Problem]:
 
 
 def _problem(case: Case, column: str, error: CaseError) -> Problem:
-    return Problem(case.row, column, error.code, hide_ids(error.message, (case.subject_id,)), error.hint)
+    return Problem(case.row, column, error.code, redact_ids(error.message, (case.subject_id,)), error.hint)

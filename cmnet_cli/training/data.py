@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.console import Screen, progress
+from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.select import map_cases
 from cmnet_cli.stages.evaluate import has_reference
 from cmnet_cli.stages.training_case import LoadStage
@@ -35,7 +35,7 @@ class TrainingData:
 
 
 def load_training_data(
-    cases: Sequence[Case], validate_every: int, *, spacing_mm: float, screen: Screen
+    cases: Sequence[Case], validate_every: int, *, spacing_mm: float, messages: Messages
 ) -> TrainingData:
     """Load all cases; those that cannot be used are named and left out.
 
@@ -47,13 +47,13 @@ def load_training_data(
     found: dict[str, TrainingCase] = {}
     rows = {case.case_id: case.row for case in cases}
     codes: Counter[str] = Counter()
-    with progress(screen, "load", total=len(cases)) as ticker:
+    with progress(messages, "load", total=len(cases)) as ticker:
         for outcome in map_cases(LoadStage(spacing_mm), cases, workers=0):
             ticker.tick(failed=outcome.failure is not None)
             if outcome.failure:
                 codes[outcome.failure.code] += 1
                 told = f"row {rows[outcome.case_id]} left out ({outcome.failure.code})"
-                screen.failure(told, outcome.failure.message, outcome.failure.hint)
+                messages.failure(told, outcome.failure.message, outcome.failure.hint)
             elif outcome.receipt:
                 found[outcome.case_id] = outcome.receipt
     training = tuple(case for case_id, case in found.items() if case_id not in kept_back)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cmnet_cli.console import Board
+from cmnet_cli.console import LiveTable
 from cmnet_cli.tables.schema import read_rows, write_arrow
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.training.loop import EpochRecord
@@ -71,11 +71,11 @@ class TensorBoardLog:
         self._writer.flush()
 
 
-def tell(record: EpochRecord, board: Board) -> None:
+def tell(record: EpochRecord, live_table: LiveTable) -> None:
     """Add an epoch to the table on the screen; all of its figures where there is no room for a table."""
     figures = {**record.loss, **record.validation}
     told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    board.row(short_cells(record), f"epoch {record.epoch + 1}: {told} ({record.seconds:.0f} s)")
+    live_table.row(short_cells(record), f"epoch {record.epoch + 1}: {told} ({record.seconds:.0f} s)")
 
 
 def short_cells(record: EpochRecord) -> dict[str, str]:

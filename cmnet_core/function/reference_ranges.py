@@ -57,7 +57,7 @@ class ReferenceRange:
     table: str = ""
     source: str = ""
 
-    def holds_at(self, age_years: float | None) -> bool:
+    def covers_age(self, age_years: float | None) -> bool:
         """Whether the range is for people of this age; one for all ages holds at an unknown age too."""
         if age_years is None:
             return self.ages == (0.0, math.inf)
@@ -65,7 +65,7 @@ class ReferenceRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ReferenceComparison:
     """Where a subject stands among healthy people.
 
     Attributes:
@@ -81,7 +81,7 @@ class Standing:
 
 def compare_with_reference(
     values: Mapping[str, float | None], ranges: tuple[ReferenceRange, ...], *, sex: str | None, age_years: float | None
-) -> Standing:
+) -> ReferenceComparison:
     """z-scores ``(value - mean) / sd`` against people of the same sex, and of the same age where the ranges tell ages.
 
     Args:
@@ -92,18 +92,20 @@ def compare_with_reference(
     """
     z: dict[str, float | None] = dict.fromkeys(Z_COLUMNS.values())
     if sex is None:
-        return Standing(z, (), ("no-sex",))
+        return ReferenceComparison(z, (), ("no-sex",))
     outside, flags = [], []
     for quantity, column in Z_COLUMNS.items():
         value, chosen = values.get(quantity), choose_range(ranges, quantity, sex=sex, age_years=age_years)
-        if any(r.quantity == quantity and r.sex == sex for r in ranges) and not (chosen and chosen.holds_at(age_years)):
+        if any(r.quantity == quantity and r.sex == sex for r in ranges) and not (
+            chosen and chosen.covers_age(age_years)
+        ):
             flags.append("age-outside-reference")
         if value is None or chosen is None:
             continue
         score = z[column] = (value - chosen.mean) / chosen.sd
         if abs(score) > RANGE_Z:
             outside.append(f"{column.removesuffix('_z').replace('_', '-')}-{'high' if score > 0 else 'low'}")
-    return Standing(z, tuple(outside), tuple(dict.fromkeys(flags)))
+    return ReferenceComparison(z, tuple(outside), tuple(dict.fromkeys(flags)))
 
 
 def choose_range(
@@ -111,7 +113,7 @@ def choose_range(
 ) -> ReferenceRange | None:
     """The range that a subject is compared with: of its sex and age, else the only one of its sex."""
     of_sex = [r for r in ranges if r.quantity == quantity and r.sex == sex]
-    fitting = [r for r in of_sex if r.holds_at(age_years)]
+    fitting = [r for r in of_sex if r.covers_age(age_years)]
     chosen = fitting or (of_sex if len(of_sex) == 1 else [])
     return chosen[0] if chosen else None
 

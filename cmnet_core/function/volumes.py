@@ -53,11 +53,11 @@ def find_phases(lv_ml: Float[Tensor, " t"]) -> tuple[int, int]:
         )
     curve = lv_ml.double()
     if len(curve) >= SMOOTH_FROM_FRAMES:
-        curve = smoothed_over_the_cycle(curve)
+        curve = smooth_cyclic(curve)
     return int(curve.argmax()), int(curve.argmin())
 
 
-def smoothed_over_the_cycle(curve: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
+def smooth_cyclic(curve: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
     """A closed curve in billionths of its maximum: median of three frames, then weights 1-2-1."""
     steady = torch.stack([curve.roll(1), curve, curve.roll(-1)]).median(dim=0).values
     smooth = (steady.roll(1) + 2 * steady + steady.roll(-1)) / 4

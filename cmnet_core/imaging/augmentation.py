@@ -19,8 +19,8 @@ class AugmentationRanges:
 
     Attributes:
         rotation_deg: Largest rotation to either side, of a stack that lies as most do.
-        any_way_up: Share of views that are turned by any angle, and mirrored in the plane and have their slices
-            reversed with probability ½ each.
+        random_orientation_probability: Share of views that are turned by any angle, and mirrored in the plane and
+            have their slices reversed with probability ½ each.
         scale: Largest relative change of size.
         shear: Largest shear.
         shift_voxels: Largest shift of the window's centre.
@@ -28,17 +28,17 @@ class AugmentationRanges:
         gamma: Largest |log γ| of the intensity curve.
         brightness: Largest offset, and largest relative change of contrast.
         noise: Largest standard deviation of added noise.
-        shading: Largest relative shading by the receive coil across the window.
+        bias_field: Largest relative shading by the receive coil across the window.
         blur_voxels: Largest width of an in-plane blur.
         slice_blur: Largest share that a slice takes from each of its neighbours, as thick slices do.
         coarsening: Largest factor by which the in-plane resolution is lowered.
-        sometimes: Share of stacks that meet each of the rarer faults: shifted, blurred or coarse slices.
-        missing_slices: Share of stacks that lack slices at their ends.
+        artefact_probability: Share of stacks that meet each of the rarer faults: shifted, blurred or coarse slices.
+        missing_slice_probability: Share of stacks that lack slices at their ends.
         quarter_turns: Share of views that are turned by 0, 90, 180 or 270 degrees on top, as in the article.
     """
 
     rotation_deg: float = 45.0
-    any_way_up: float = 0.25
+    random_orientation_probability: float = 0.25
     scale: float = 0.2
     shear: float = 0.1
     shift_voxels: float = 16.0
@@ -46,12 +46,12 @@ class AugmentationRanges:
     gamma: float = 0.35
     brightness: float = 0.15
     noise: float = 0.06
-    shading: float = 0.35
+    bias_field: float = 0.35
     blur_voxels: float = 1.0
     slice_blur: float = 0.2
     coarsening: float = 2.0
-    sometimes: float = 0.25
-    missing_slices: float = 0.3
+    artefact_probability: float = 0.25
+    missing_slice_probability: float = 0.3
     quarter_turns: float = 0.0
 
 
@@ -80,16 +80,18 @@ def _happens(share: float, generator: torch.Generator) -> bool:
 
 def draw_view(centre: tuple[float, float], depth: int, ranges: AugmentationRanges, generator: torch.Generator) -> View:
     """Draw a view of a stack of ``depth`` slices around ``centre`` (y, x), in voxels."""
-    any_way_up = _happens(ranges.any_way_up, generator)
-    widest = 180.0 if any_way_up else ranges.rotation_deg
+    random_orientation_probability = _happens(ranges.random_orientation_probability, generator)
+    widest = 180.0 if random_orientation_probability else ranges.rotation_deg
     angle = math.radians(_between(-widest, widest, generator) + _quarter_turns(ranges.quarter_turns, generator))
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     shear = torch.tensor([[1.0, _between(-ranges.shear, ranges.shear, generator)], [0.0, 1.0]])
     scale = 1.0 + _between(-ranges.scale, ranges.scale, generator)
-    mirror = torch.diag(torch.tensor([1.0, -1.0 if any_way_up and _happens(0.5, generator) else 1.0]))
-    reverse = any_way_up and _happens(0.5, generator)
+    mirror = torch.diag(
+        torch.tensor([1.0, -1.0 if random_orientation_probability and _happens(0.5, generator) else 1.0])
+    )
+    reverse = random_orientation_probability and _happens(0.5, generator)
     shift = torch.tensor([_between(-ranges.shift_voxels, ranges.shift_voxels, generator) for _ in range(2)])
-    breaths = ranges.slice_shift_voxels if _happens(ranges.sometimes, generator) else 0.0
+    breaths = ranges.slice_shift_voxels if _happens(ranges.artefact_probability, generator) else 0.0
     slices = breaths * (2.0 * torch.rand((depth, 2), generator=generator) - 1.0)
     return View(turn @ shear @ mirror * scale, torch.tensor(centre) + shift + slices, reverse)
 
@@ -166,7 +168,7 @@ def _centres_passed(through: Float[Tensor, "n z y x"], view: View) -> Float[Tens
     return (weights @ view.centre - view.centre[:, None, None]).movedim(-1, 1)
 
 
-def change_look(
+def augment_intensity(
     voxels: Float[Tensor, "t z y x"], ranges: AugmentationRanges, generator: torch.Generator
 ) -> Float[Tensor, "t z y x"]:
     """Draw contrast, brightness, coil shading, blur and noise for a whole cine of intensities from 0 to 1."""
@@ -174,11 +176,11 @@ def change_look(
     contrast = 1.0 + _between(-ranges.brightness, ranges.brightness, generator)
     offset = _between(-ranges.brightness, ranges.brightness, generator)
     looked = voxels.clamp(0, 1) ** gamma * contrast + offset
-    looked = looked * _shading((int(voxels.shape[2]), int(voxels.shape[3])), ranges.shading, generator)
+    looked = looked * _shading((int(voxels.shape[2]), int(voxels.shape[3])), ranges.bias_field, generator)
     looked = _blurred(looked, _between(0.0, ranges.blur_voxels, generator))
-    if _happens(ranges.sometimes, generator):
+    if _happens(ranges.artefact_probability, generator):
         looked = _thick_slices(looked, _between(0.0, ranges.slice_blur, generator))
-    if _happens(ranges.sometimes, generator):
+    if _happens(ranges.artefact_probability, generator):
         looked = _coarse(looked, _between(1.0, ranges.coarsening, generator))
     deviation = _between(0.0, ranges.noise, generator)
     return looked + deviation * torch.randn(looked.shape, generator=generator)

@@ -14,9 +14,9 @@ from cmnet_core.models.build import MotionSizes
 from cmnet_core.models.layers import enlarge_displacement
 from cmnet_core.registration.displacement import (
     carry,
-    chain,
     compose,
     compose_displacements,
+    compose_sequence,
     exponential,
     from_voxels,
     surely_unfolded,
@@ -39,8 +39,8 @@ def fields_to_ed(
         ed: End-diastolic frame.
         sizes: Of the network that gave the velocities.
     """
-    if not sizes.anchored:
-        return tuple(chain(_steps(velocities, spacing, ed=ed, sizes=sizes)))
+    if not sizes.ed_referenced:
+        return tuple(compose_sequence(_steps(velocities, spacing, ed=ed, sizes=sizes)))
     frames = _frames_from(ed, len(velocities))
     return tuple(
         _field(velocity, spacing, sizes, fixed=frame, moving=ed)
@@ -60,7 +60,7 @@ def field_between(
     Raises:
         GeometryError: There is no such frame.
     """
-    if not sizes.anchored:
+    if not sizes.ed_referenced:
         return carry(_steps(velocities, spacing, ed=ed, sizes=sizes), moving=moving, fixed=fixed)
     of_frame = dict(zip(_frames_from(ed, len(velocities)), velocities, strict=True))
     if not {moving, fixed} <= set(of_frame):
@@ -88,7 +88,7 @@ def _without_folds(
     """One velocity without folds, by itself or behind a displacement that is gone along before it."""
     if after is None and surely_unfolded(velocity, steps=sizes.integration_steps):
         return velocity
-    scale = 2**sizes.finest
+    scale = 2**sizes.output_level
     for _ in range(_MOST_SMOOTHINGS):
         displacement = enlarge_displacement(exponential(velocity[None], steps=sizes.integration_steps), factor=scale)
         folds = volume_change(displacement if after is None else compose_displacements(after, displacement)) <= 0
@@ -119,5 +119,5 @@ def _field(
     velocity: Float[Tensor, "3 z yh xh"], spacing: Spacing, sizes: MotionSizes, *, fixed: int, moving: int
 ) -> MotionField:
     displacement = exponential(velocity[None], steps=sizes.integration_steps)
-    enlarged = enlarge_displacement(displacement, factor=2**sizes.finest)[0]
+    enlarged = enlarge_displacement(displacement, factor=2**sizes.output_level)[0]
     return from_voxels(enlarged, spacing, fixed=fixed, moving=moving)

@@ -46,7 +46,7 @@ class Refinement:
         smoothness: Weight of the bending energy of a step.
         folding: Weight of the penalty on motion that nearly folds.
         pyramid_levels: Planes on which shapes are compared, the finest being that of the velocities.
-        softening: As in training.
+        label_smoothing: As in training.
     """
 
     iterations: int
@@ -56,7 +56,7 @@ class Refinement:
     smoothness: float = 0.02
     folding: float = 10.0
     pyramid_levels: int = 3
-    softening: float = 0.04
+    label_smoothing: float = 0.04
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +145,7 @@ def refine(
     """
     if settings.iterations == 0:
         return velocities
-    scale = 2**sizes.finest
+    scale = 2**sizes.output_level
     # Shares of a tissue in the coarser voxels tell edges to a fraction of them: the full plane costs four times as much
     # and mends no more.
     frames = [functional.avg_pool3d(shape[None], (1, scale, scale)) for shape in shapes]
@@ -154,11 +154,11 @@ def refine(
     before: Tensor | None = None
     refined = []
     for index, velocity in enumerate(velocities):
-        previous, current = frames[0 if sizes.anchored else index], frames[(index + 1) % len(frames)]
+        previous, current = frames[0 if sizes.ed_referenced else index], frames[(index + 1) % len(frames)]
         step = _Step(frames[0], previous, current, None if before is None else _coarser(before, factor=scale))
         correction = _correction(velocity[None], step, box, coarse, sizes, settings)
         better, composed = _unfolded(velocity[None], correction, before, sizes)
-        before = None if sizes.anchored else composed
+        before = None if sizes.ed_referenced else composed
         refined.append(better[0])
     return torch.stack(refined)
 
@@ -214,7 +214,9 @@ def _mismatch(
     settings: Refinement,
 ) -> Float[Tensor, ""]:
     warped, wanted = (volume[0].movedim(1, 0) for volume in (warp(shape, displacement), target))
-    divergence = losses.shape_pyramid(warped, wanted, levels=settings.pyramid_levels, softening=settings.softening)
+    divergence = losses.shape_pyramid(
+        warped, wanted, levels=settings.pyramid_levels, label_smoothing=settings.label_smoothing
+    )
     return divergence + settings.overlap * losses.missed_overlap(warped, wanted)
 
 
@@ -226,7 +228,7 @@ def _unfolded(velocity: Tensor, correction: Tensor, before: Tensor | None, sizes
     """
     for share in (*SHARES, 0.0):
         corrected = velocity + share * correction
-        step = enlarge_displacement(exponential(corrected, steps=sizes.integration_steps), factor=2**sizes.finest)
+        step = enlarge_displacement(exponential(corrected, steps=sizes.integration_steps), factor=2**sizes.output_level)
         composed = step if before is None else compose_displacements(step, before)
         if min(float(volume_change(field).min()) for field in (step, composed)) > 0.0:
             break
@@ -275,7 +277,7 @@ def _composed_without_fold(velocities: Tensor, sizes: MotionSizes) -> list[Tenso
     """The motion from every frame into ED; None as soon as one of them folds."""
     composed = []
     for field in _composed(velocities, sizes):
-        if float(volume_change(enlarge_displacement(field, factor=2**sizes.finest)).min()) <= 0.0:
+        if float(volume_change(enlarge_displacement(field, factor=2**sizes.output_level)).min()) <= 0.0:
             return None
         composed.append(field)
     return composed

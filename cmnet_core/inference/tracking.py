@@ -19,11 +19,11 @@ from cmnet_core.inference.composition import fields_to_ed, without_folds
 from cmnet_core.inference.refinement import Refinement, close_cycle, refine
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, frame_channels
-from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
 from cmnet_core.models.layers import Stacks, enlarge
 from cmnet_core.models.segnet import SegNet, class_probabilities
-from cmnet_core.registration.displacement import jacobian_determinant, propagate_shape
+from cmnet_core.registration.displacement import jacobian_determinant, propagate_probabilities
 from cmnet_core.stats.metrics import folded_voxels
 from cmnet_core.types import CineSequence, LabelSequence, MotionField, Spacing
 from cmnet_core.uncertainty.posterior import Posterior, coarsen
@@ -34,7 +34,7 @@ FRAMES_AT_ONCE = 8
 FRAMES_FOR_CENTRE = 4
 """Frames, spread over the cycle, in which the heart is looked for."""
 
-PIECE_OF_VENTRICLE = 0.1
+MIN_COMPONENT_FRACTION = 0.1
 """A separate piece of a ventricle smaller than this share of the largest is taken for an error."""
 
 CLOSING_ROUNDS = 3
@@ -107,8 +107,8 @@ class Tracking:
         ed_to_es: The ED→ES motion on the subject's own grid: fixed at ES, pointing into ED.
         entropy: Differential entropy of each step's posterior in nats, in voxels of the motion's grid, shown on the
             subject's own grid; frame t holds the step into t.
-        closing_error_mm: Mean distance, inside the heart, by which the estimated motion fails to close, before it is
-            made to.
+        cycle_consistency_error_mm: Mean distance, inside the heart, by which the estimated motion fails to close,
+            before it is made to.
         folded_voxels: Of every frame, how many voxels of the window the motion from ED into it folds; ED's own is the
             motion once round the cycle.
         flags: Quality flags.
@@ -122,7 +122,7 @@ class Tracking:
     ed_to_es: MotionField
     entropy: Float[Tensor, "t z y x"]
     posterior: Posterior
-    closing_error_mm: float
+    cycle_consistency_error_mm: float
     folded_voxels: tuple[int, ...]
     flags: tuple[str, ...]
 
@@ -159,14 +159,16 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
     unfolded = without_folds(followed.velocities, sizes=model.sizes)
     velocities = refine(unfolded, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
     drift_mm = _drift_mm(velocities, from_ed[0], window.spacing, model.sizes)
-    drifts = not model.sizes.anchored and cine.frames >= FRAMES_TO_CLOSE
+    drifts = not model.sizes.ed_referenced and cine.frames >= FRAMES_TO_CLOSE
     rounds = CLOSING_ROUNDS if close and drifts else 0
     velocities = close_cycle(velocities, sizes=model.sizes, rounds=rounds)
     to_ed = {field.fixed: field for field in fields_to_ed(velocities, window.spacing, ed=ed, sizes=model.sizes)}
     labels = LabelSequence(
         preprocess.restore_labels(shapes, window), tuple(range(cine.frames)), cine.spacing, cine.affine
     )
-    carried = (shapes[ed] if frame == ed else propagate_shape(shapes[ed], to_ed[frame]) for frame in range(cine.frames))
+    carried = (
+        shapes[ed] if frame == ed else propagate_probabilities(shapes[ed], to_ed[frame]) for frame in range(cine.frames)
+    )
     return Tracking(
         cine=CineSequence(
             voxels, window.spacing, preprocess.window_affine(cine.affine, window), cine.frame_ms, ed, es, cine.flags
@@ -178,7 +180,7 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
         ed_to_es=preprocess.restore_motion(to_ed[es], window),
         entropy=preprocess.restore(followed.entropy, window, outside=PRIOR_ENTROPY),
         posterior=Posterior(shapes[[ed, es]], followed.log_sd, followed.factor),
-        closing_error_mm=drift_mm,
+        cycle_consistency_error_mm=drift_mm,
         folded_voxels=tuple(folded_voxels(jacobian_determinant(to_ed[frame])).count for frame in range(cine.frames)),
         flags=cine.flags,
     )
@@ -226,15 +228,17 @@ def _heart_centre(model: Model, frames: Float[Tensor, "t z y x"], window: Window
 def _shapes(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t k z y x"]:
     seen = voxels.to(model.device)
     at_once = 1 if model.device.type == "cpu" else FRAMES_AT_ONCE
-    found = halving(lambda frames: class_probabilities(model.segnet, seen, frames_at_once=frames), at_once)
+    found = retry_with_smaller_batch(
+        lambda frames: class_probabilities(model.segnet, seen, frames_at_once=frames), at_once
+    )
     frames = found.movedim(2, 1).cpu()
     shapes = torch.empty(frames.shape)
     for shape, frame in zip(shapes, frames, strict=True):
-        shape.copy_(keep_heart(frame))
+        shape.copy_(keep_largest_component(frame))
     return shapes
 
 
-def halving(run: Callable[[int], Tensor], at_once: int) -> Tensor:
+def retry_with_smaller_batch(run: Callable[[int], Tensor], at_once: int) -> Tensor:
     """What a function of a batch size gives at the largest size that fits into the GPU's memory.
 
     Args:
@@ -259,7 +263,7 @@ def halving(run: Callable[[int], Tensor], at_once: int) -> Tensor:
         at_once //= 2
 
 
-def keep_heart(shape: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:
+def keep_largest_component(shape: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:
     """Take away what cannot be heart, in one frame.
 
     Everything that does not hang together with the largest body is background. Within it, a piece of a ventricle
@@ -270,7 +274,7 @@ def keep_heart(shape: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:
     shape[:, outside] = 0.0
     shape[Label.BACKGROUND, outside] = 1.0
     for ventricle in (Label.LV, Label.RV):
-        shape[ventricle, _strays(_most_probable(shape) == ventricle, smaller_than=PIECE_OF_VENTRICLE)] = 0.0
+        shape[ventricle, _strays(_most_probable(shape) == ventricle, smaller_than=MIN_COMPONENT_FRACTION)] = 0.0
     return shape
 
 
@@ -318,13 +322,13 @@ def _follow(
         for image, shape in zip(voxels, shapes, strict=True)
     )
     frames = [frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last) for frame in seen]
-    velocities, entropies, doubts = [], [], []
-    for stride in closed_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
+    velocities, entropies, image_flags = [], [], []
+    for stride in iterate_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
         step = stride.step
         velocities.append(step.motion.mean.movedim(0, 1).cpu())
         entropies.append(enlarge(step.motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
-        doubts.append(coarsen(step.motion))
-    log_sd, factor = (torch.stack(values).cpu() for values in zip(*doubts, strict=True))
+        image_flags.append(coarsen(step.motion))
+    log_sd, factor = (torch.stack(values).cpu() for values in zip(*image_flags, strict=True))
     in_input_order = torch.stack(entropies).roll(ed + 1, dims=0)
     return _Followed(torch.stack(velocities), in_input_order, log_sd, factor)
 

@@ -10,6 +10,7 @@ from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.labels import Label
 from cmnet_core.models.cardiomorphnet import (
     CardioMorphNet,
+    CascadeConfig,
     DecNet,
     DeformNet,
     FeatNet,
@@ -17,7 +18,6 @@ from cmnet_core.models.cardiomorphnet import (
     MatchNet,
     Parts,
     RecNet,
-    Search,
 )
 from cmnet_core.models.layers import StackConv
 from cmnet_core.models.rotation_net import RotationNet
@@ -30,16 +30,16 @@ class SegNetSizes:
 
     Attributes:
         widths: Channels of each level of a network, finest first.
-        deep_from: The first level that sees neighbouring slices.
+        through_plane_from: The first level that sees neighbouring slices.
         members: Networks whose probabilities are averaged; both training and use cost that many times as much.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 96, 128)
-    deep_from: int = 3
+    through_plane_from: int = 3
     members: int = 1
 
 
-OUR_SEGNET = SegNetSizes(members=3)
+DEFAULT_SEGNET = SegNetSizes(members=3)
 """cmnet's own setting."""
 
 
@@ -54,16 +54,17 @@ class MotionSizes:
         decoder: Channels of DecNet.
         deform: Channels of DeformNet's levels, finest first.
         rank: Columns of V.
-        finest: The level at which the motion leaves DeformNet: 0 full resolution, 1 half.
+        output_level: The level at which the motion leaves DeformNet: 0 full resolution, 1 half.
         integration_steps: 0 for a displacement, n for a velocity and n squarings.
-        sees_shapes: Whether DeformNet sees SegNet's probabilities of both frames beside their images.
-        match_radius: Voxels of half the plane up to which DeformNet looks for a place of one frame in the other; 0
-            leaves the matching out, as the article does.
-        rotation: Whether the rotation of each slice about the long axis is looked for first; it needs ``sees_shapes``.
-        looks: How often DeformNet looks at a step, each time at what is still amiss.
-        fit: Whether the motion is fitted to texture and shapes after the last look; it needs ``sees_shapes`` and the
-            motion at half the plane.
-        anchored: Whether the motion of every frame is asked for from ED itself, instead of from the frame before.
+        use_segmentation: Whether DeformNet sees SegNet's probabilities of both frames beside their images.
+        correlation_radius: Voxels of half the plane up to which DeformNet looks for a place of one frame in the
+            other; 0 leaves the matching out, as the article does.
+        rotation: Whether the rotation of each slice about the long axis is looked for first; it needs
+            ``use_segmentation``.
+        cascade_iterations: How often DeformNet looks at a step, each time at what is still amiss.
+        fit: Whether the motion is fitted to texture and shapes after the last look; it needs ``use_segmentation``
+            and the motion at half the plane.
+        ed_referenced: Whether the motion of every frame is asked for from ED itself, instead of from the frame before.
     """
 
     features: tuple[int, ...] = (16, 32, 32, 32)
@@ -72,32 +73,34 @@ class MotionSizes:
     decoder: tuple[int, ...] = (32, 32, 32, 16)
     deform: tuple[int, ...] = (16, 32, 48, 64, 64)
     rank: int = 1
-    finest: int = 1
+    output_level: int = 1
     integration_steps: int = 7
-    sees_shapes: bool = True
-    match_radius: int = 0
+    use_segmentation: bool = True
+    correlation_radius: int = 0
     rotation: bool = False
-    looks: int = 1
+    cascade_iterations: int = 1
     fit: bool = False
-    anchored: bool = False
+    ed_referenced: bool = False
 
 
-OURS = MotionSizes(match_radius=3, rotation=True, looks=2, fit=True, anchored=True)
+DEFAULT_MOTION = MotionSizes(correlation_radius=3, rotation=True, cascade_iterations=2, fit=True, ed_referenced=True)
 """cmnet's own setting."""
 
-PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), finest=0, integration_steps=0, sees_shapes=False)
+PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), output_level=0, integration_steps=0, use_segmentation=False)
 """The article's own setting: a displacement at full resolution."""
 
 
 def build_segnet(sizes: SegNetSizes) -> SegNet:
     """SegNet with these sizes and random weights."""
-    model = SegNet(widths=sizes.widths, deep_from=sizes.deep_from, members=sizes.members, classes=len(Label))
+    model = SegNet(
+        widths=sizes.widths, through_plane_from=sizes.through_plane_from, members=sizes.members, classes=len(Label)
+    )
     return _channels_last(model)
 
 
 def frame_channels(sizes: MotionSizes) -> int:
     """Channels of a frame as CardioMorphNet takes it: the image, and the structures' probabilities if it sees them."""
-    return len(Label) if sizes.sees_shapes else 1
+    return len(Label) if sizes.use_segmentation else 1
 
 
 def build_motion(sizes: MotionSizes) -> CardioMorphNet:
@@ -106,15 +109,15 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
     Raises:
         ManifestError: The sizes contradict each other.
     """
-    if sizes.rotation and not sizes.sees_shapes:
+    if sizes.rotation and not sizes.use_segmentation:
         raise ManifestError(
-            "sizes.rotation needs sizes.sees_shapes: a rotation is seen from where shapes place the axis.",
-            hint="Set motion.sizes.sees_shapes = true, or motion.sizes.rotation = false.",
+            "sizes.rotation needs sizes.use_segmentation: a rotation is seen from where shapes place the axis.",
+            hint="Set motion.sizes.use_segmentation = true, or motion.sizes.rotation = false.",
             code=ErrorCode.CONFIG,
         )
-    if sizes.fit and not (sizes.sees_shapes and sizes.finest == 1):
+    if sizes.fit and not (sizes.use_segmentation and sizes.output_level == 1):
         raise ManifestError(
-            "sizes.fit needs sizes.sees_shapes and sizes.finest = 1.",
+            "sizes.fit needs sizes.use_segmentation and sizes.output_level = 1.",
             hint="Set these under motion.sizes, or motion.sizes.fit = false.",
             code=ErrorCode.CONFIG,
         )
@@ -131,7 +134,7 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
             channels_in=2 * frame_channels(sizes),
             latent_features=channels,
             rank=sizes.rank,
-            finest=sizes.finest,
+            output_level=sizes.output_level,
             match=_match_net(sizes),
         ),
         rotation_net=RotationNet(channels_in=frame_channels(sizes)) if sizes.rotation else None,
@@ -139,17 +142,17 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
     model = CardioMorphNet(
         parts,
         integration_steps=sizes.integration_steps,
-        finest=sizes.finest,
-        search=Search(sizes.looks, sizes.fit),
-        anchored=sizes.anchored,
+        output_level=sizes.output_level,
+        cascade=CascadeConfig(sizes.cascade_iterations, sizes.fit),
+        ed_referenced=sizes.ed_referenced,
     )
     return _channels_last(model)
 
 
 def _match_net(sizes: MotionSizes) -> MatchNet | None:
-    if not sizes.match_radius:
+    if not sizes.correlation_radius:
         return None
-    return MatchNet(channels_in=frame_channels(sizes), radius=sizes.match_radius, channels_out=sizes.deform[1])
+    return MatchNet(channels_in=frame_channels(sizes), radius=sizes.correlation_radius, channels_out=sizes.deform[1])
 
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -23,7 +23,7 @@ from cmnet_core.models.layers import (
     enlarge_displacement,
     leaky,
 )
-from cmnet_core.models.rotation_net import RotationNet, place_of, spin
+from cmnet_core.models.rotation_net import RotationNet, locate_lv, rotation_velocity
 from cmnet_core.models.velocity_fit import fit_velocity
 from cmnet_core.registration.displacement import compose_displacements, exponential, warp
 
@@ -172,7 +172,7 @@ class DeformNet(nn.Module):
         channels_in: Channels of both frames together.
         latent_features: Channels of φ_Z.
         rank: Columns of V.
-        finest: The level at which the motion leaves: 0 at full resolution, 1 at half of it.
+        output_level: The level at which the motion leaves: 0 at full resolution, 1 at half of it.
         match: Joins what it finds at the second level; None without.
     """
 
@@ -183,7 +183,7 @@ class DeformNet(nn.Module):
         channels_in: int,
         latent_features: int,
         rank: int,
-        finest: int,
+        output_level: int,
         match: MatchNet | None,
     ) -> None:
         super().__init__()
@@ -191,12 +191,12 @@ class DeformNet(nn.Module):
         self.first = StackConv(channels_in, widths[0])
         self.down = nn.ModuleList(StackConv(a, b, stride=2) for a, b in pairwise(widths))
         self.join = StackConv(widths[-1] + latent_features, widths[-1])
-        levels = range(len(widths) - 2, finest - 1, -1)
+        levels = range(len(widths) - 2, output_level - 1, -1)
         self.up = nn.ModuleList(StackConv(widths[level + 1] + widths[level], widths[level]) for level in levels)
-        self.refine = StackConv(widths[finest], widths[finest])
-        self.mean = StackConv(widths[finest], 3)
-        self.log_variance = StackConv(widths[finest], 1)
-        self.factor = StackConv(widths[finest], 3 * rank)
+        self.refine = StackConv(widths[output_level], widths[output_level])
+        self.mean = StackConv(widths[output_level], 3)
+        self.log_variance = StackConv(widths[output_level], 1)
+        self.factor = StackConv(widths[output_level], 3 * rank)
         self.rank = rank
         self._start_still()
 
@@ -264,15 +264,15 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class CascadeConfig:
     """How the motion of a step is looked for.
 
     Attributes:
-        looks: How often DeformNet looks.
+        cascade_iterations: How often DeformNet looks.
         fit: Whether what the looks give is fitted to texture and shapes. While the mean learns it is not.
     """
 
-    looks: int
+    cascade_iterations: int
     fit: bool
 
 
@@ -290,13 +290,15 @@ class CardioMorphNet(nn.Module):
         parts: The networks.
         integration_steps: 0 takes the motion as a displacement, as the article does; n > 0 takes it as a stationary
             velocity and integrates it by n squarings.
-        finest: The level at which the motion leaves DeformNet.
-        search: How the motion of a step is looked for.
-        anchored: Whether a walk round the cycle shows frame 0 in place of frame t−1, so that D_t points from frame t
-            into frame 0: nothing adds up over the cycle.
+        output_level: The level at which the motion leaves DeformNet.
+        cascade: How the motion of a step is looked for.
+        ed_referenced: Whether a walk round the cycle shows frame 0 in place of frame t−1, so that D_t points from
+            frame t into frame 0: nothing adds up over the cycle.
     """
 
-    def __init__(self, parts: Parts, *, integration_steps: int, finest: int, search: Search, anchored: bool) -> None:
+    def __init__(
+        self, parts: Parts, *, integration_steps: int, output_level: int, cascade: CascadeConfig, ed_referenced: bool
+    ) -> None:
         super().__init__()
         self.feat_net = parts.feat_net
         self.infer_z = parts.infer_z
@@ -307,9 +309,9 @@ class CardioMorphNet(nn.Module):
         self.deform_net = parts.deform_net
         self.rotation_net = parts.rotation_net
         self.integration_steps = integration_steps
-        self.scale = 2**finest
-        self.search = search
-        self.anchored = anchored
+        self.scale = 2**output_level
+        self.cascade = cascade
+        self.ed_referenced = ed_referenced
 
     def forward(
         self,
@@ -330,12 +332,12 @@ class CardioMorphNet(nn.Module):
             generator: Draws Z; None takes its mean, as inference does.
         """
         features = self.feat_net(current[:, :1], stacks)
-        latent, latent_features, after = self._remember(features, state, stacks, generator)
-        rotation, spun = self._turn(previous, current, stacks)
+        latent, latent_features, after = self._update_memory(features, state, stacks, generator)
+        rotation, spun = self._estimate_rotation(previous, current, stacks)
         return Step(
             latent=latent,
             latent_prior=self.prior_z(state[-1][0], stacks),
-            motion=self._look(previous, current, spun, latent_features, stacks),
+            motion=self._estimate_velocity(previous, current, spun, latent_features, stacks),
             rotation=rotation,
             reconstruction=self.dec_net(latent_features, stacks) if self.training else None,
             state=after,
@@ -344,9 +346,9 @@ class CardioMorphNet(nn.Module):
     def start(self, frame: Float[Tensor, "n c y x"], stacks: Stacks, generator: torch.Generator | None) -> State:
         """The memory of a sequence that begins with a frame, after that frame."""
         features = self.feat_net(frame[:, :1], stacks)
-        return self._remember(features, self.rec_net.start(features.float()), stacks, generator)[2]
+        return self._update_memory(features, self.rec_net.start(features.float()), stacks, generator)[2]
 
-    def _remember(
+    def _update_memory(
         self, features: Tensor, state: State, stacks: Stacks, generator: torch.Generator | None
     ) -> tuple[Gaussian, Tensor, State]:
         """q(Z_t), φ_Z and h_t, from φ_I and h_{t−1}."""
@@ -355,30 +357,32 @@ class CardioMorphNet(nn.Module):
         latent_features = leaky(self.feat_z(z, stacks))
         return latent, latent_features, self.rec_net(torch.cat([features, latent_features], dim=1), state, stacks)
 
-    def _turn(self, previous: Tensor, current: Tensor, stacks: Stacks) -> tuple[Tensor | None, Tensor | None]:
+    def _estimate_rotation(
+        self, previous: Tensor, current: Tensor, stacks: Stacks
+    ) -> tuple[Tensor | None, Tensor | None]:
         """The rotation of each slice, and the velocity that it makes."""
         if self.rotation_net is None:
             return None, None
-        here = place_of(current, stacks)
+        here = locate_lv(current, stacks)
         rotation = self.rotation_net(previous, current, here, stacks)
         size = (int(current.shape[2]) // self.scale, int(current.shape[3]) // self.scale)
-        return rotation, spin(rotation, here, size, scale=self.scale)
+        return rotation, rotation_velocity(rotation, here, size, scale=self.scale)
 
-    def _look(
+    def _estimate_velocity(
         self, previous: Tensor, current: Tensor, known: Tensor | None, latent_features: Tensor, stacks: Stacks
     ) -> MotionPosterior:
         """The posterior after all looks: the sum of what is known before and of their means, the doubt of the last."""
-        for _ in range(self.search.looks):
-            closer = previous if known is None else self._closer(previous, known, stacks)
+        for _ in range(self.cascade.cascade_iterations):
+            closer = previous if known is None else self._warp_moving(previous, known, stacks)
             motion: MotionPosterior = self.deform_net(closer, current, latent_features, stacks)
             known = motion.mean if known is None else known + motion.mean
         assert known is not None, "a step is looked at once at least"
         # No gradient passes the fit: while the mean learns, it learns without.
-        if self.search.fit and not known.requires_grad:
+        if self.cascade.fit and not known.requires_grad:
             known = fit_velocity(previous, current, known, stacks, integration_steps=self.integration_steps)
         return MotionPosterior(known, motion.log_variance, motion.factor)
 
-    def _closer(self, previous: Tensor, velocity: Tensor, stacks: Stacks) -> Tensor:
+    def _warp_moving(self, previous: Tensor, velocity: Tensor, stacks: Stacks) -> Tensor:
         """Frame t−1, moved to where frame t shows it."""
         return self.warp_frame(previous, self.integrate(velocity.detach(), stacks), stacks)
 
@@ -413,7 +417,7 @@ class CardioMorphNet(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stride:
+class CycleStep:
     """One step of a walk round the cycle.
 
     Attributes:
@@ -432,14 +436,14 @@ class Stride:
     to_start: list[Float[Tensor, "1 3 _ yh xh"]]
 
 
-def closed_cycle(
+def iterate_cycle(
     model: CardioMorphNet,
     frames: list[Float[Tensor, "n c y x"]],
     stacks: Stacks,
     generator: torch.Generator | None,
     *,
-    advance: Callable[..., Step] | None = None,
-) -> Iterator[Stride]:
+    step_function: Callable[..., Step] | None = None,
+) -> Iterator[CycleStep]:
     """Walk once round the cycle, to frames t = 1 … T; the last step leads from frame T−1 back to frame 0.
 
     A pass over frame 0 primes the memory first.
@@ -449,19 +453,19 @@ def closed_cycle(
         frames: As :class:`CardioMorphNet` takes them.
         stacks: Where the stacks of the batch begin.
         generator: Draws Z and the motion; None takes their means, as inference does.
-        advance: What takes a step in the model's place.
+        step_function: What takes a step in the model's place.
     """
-    advance = advance or model
+    step_function = step_function or model
     state = model.start(frames[0], stacks, generator)
     to_start: list[Tensor] = []
     for t in range(1, len(frames) + 1):
-        previous = frames[0] if model.anchored else frames[t - 1]
-        step = advance(previous, frames[t % len(frames)], state, stacks, generator)
+        previous = frames[0] if model.ed_referenced else frames[t - 1]
+        step = step_function(previous, frames[t % len(frames)], state, stacks, generator)
         state = step.state
         motion = step.motion.mean if generator is None else step.motion.sample(generator)
         displacement = model.integrate(motion, stacks)
-        if model.anchored or t == 1:
+        if model.ed_referenced or t == 1:
             to_start = displacement
         else:
             to_start = [compose_displacements(*pair) for pair in zip(displacement, to_start, strict=True)]
-        yield Stride(t, step, motion, displacement, to_start)
+        yield CycleStep(t, step, motion, displacement, to_start)

@@ -32,16 +32,16 @@ def shape_divergence(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, 
 
 
 def shape_pyramid(
-    predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"], *, levels: int, softening: float
+    predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"], *, levels: int, label_smoothing: float
 ) -> Float[Tensor, ""]:
     """:func:`shape_divergence` averaged over ``levels`` planes, each half as fine as the one before.
 
     A mask's edge attracts a displaced edge only from within a voxel; on a coarse plane a voxel is wide. And where a
-    class has almost no probability the slope of its logarithm drowns every other voxel's; with ``softening``, that
-    share of both arguments is spread evenly over the classes. One level without softening is the article's term.
+    class has almost no probability the slope of its logarithm drowns every other voxel's; with ``label_smoothing``,
+    that share of both arguments is spread evenly over the classes. One level without softening is the article's term.
     """
-    even = softening / predicted.shape[1]
-    predicted, target = (1.0 - softening) * predicted + even, (1.0 - softening) * target + even
+    even = label_smoothing / predicted.shape[1]
+    predicted, target = (1.0 - label_smoothing) * predicted + even, (1.0 - label_smoothing) * target + even
     terms = [shape_divergence(predicted, target)]
     for _ in range(levels - 1):
         predicted, target = functional.avg_pool2d(predicted, 2), functional.avg_pool2d(target, 2)

@@ -33,7 +33,7 @@ AT_FIRST = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class LVLocation:
     """Where the left ventricle lies in each slice, in voxels.
 
     Attributes:
@@ -46,19 +46,19 @@ class Place:
     radius: Float[Tensor, " n"]
     presence: Float[Tensor, " n"]
 
-    def of(self, first: int, end: int) -> "Place":
+    def of(self, first: int, end: int) -> "LVLocation":
         """Of the slices from ``first`` to the one before ``end``."""
-        return Place(self.centre[first:end], self.radius[first:end], self.presence[first:end])
+        return LVLocation(self.centre[first:end], self.radius[first:end], self.presence[first:end])
 
 
-def place_of(frame: Float[Tensor, "n c y x"], stacks: Stacks) -> Place:
+def locate_lv(frame: Float[Tensor, "n c y x"], stacks: Stacks) -> LVLocation:
     """Find the left ventricle in a frame whose channels hold SegNet's probabilities behind the image."""
     heart = (frame[:, Label.LV] + frame[:, Label.MYO]).float()
     rows, columns = (torch.arange(size, device=heart.device).float() for size in heart.shape[1:])
     area = heart.sum((1, 2))
     moment = torch.stack([(heart.sum(2) * rows).sum(1), (heart.sum(1) * columns).sum(1)], dim=1)
     whole = torch.cat([_mean_centre(moment[a:b], area[a:b], heart) for a, b in stacks.spans()])
-    return Place(
+    return LVLocation(
         centre=(moment + FEW_VOXELS * whole) / (area + FEW_VOXELS)[:, None],
         radius=(area / math.pi).sqrt().clamp_min(SMALLEST_RADIUS),
         presence=area / (area + FEW_VOXELS),
@@ -72,7 +72,7 @@ def _mean_centre(moment: Float[Tensor, "z 2"], area: Float[Tensor, " z"], plane:
     return centre.expand(len(area), 2)
 
 
-def polar(frame: Float[Tensor, "n c y x"], place: Place) -> Float[Tensor, "n c r a"]:
+def polar(frame: Float[Tensor, "n c y x"], place: LVLocation) -> Float[Tensor, "n c r a"]:
     """A frame as it is seen from the long axis: by distance, as a share of the radius, and direction.
 
     Directions are counted from axis x towards axis y.
@@ -86,7 +86,9 @@ def polar(frame: Float[Tensor, "n c y x"], place: Place) -> Float[Tensor, "n c r
     return functional.grid_sample(frame.float(), grid, padding_mode="border", align_corners=True)
 
 
-def spin(angle: Float[Tensor, " n"], place: Place, size: tuple[int, int], *, scale: int) -> Float[Tensor, "n 3 y x"]:
+def rotation_velocity(
+    angle: Float[Tensor, " n"], place: LVLocation, size: tuple[int, int], *, scale: int
+) -> Float[Tensor, "n 3 y x"]:
     """The velocity that rotates each slice about its centre, and fades outside of the heart.
 
     Args:
@@ -144,10 +146,10 @@ class RotationNet(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(AT_FIRST))
 
     def forward(
-        self, previous: Float[Tensor, "n c y x"], current: Float[Tensor, "n c y x"], here: Place, stacks: Stacks
+        self, previous: Float[Tensor, "n c y x"], current: Float[Tensor, "n c y x"], here: LVLocation, stacks: Stacks
     ) -> Float[Tensor, " n"]:
         """Radians, from axis x towards axis y, by which ``current`` points into ``previous``; ``here`` is of it."""
-        there = place_of(previous, stacks)
+        there = locate_lv(previous, stacks)
         alike = circular_correlation(
             self._features(polar(current, here)), self._features(polar(previous, there)), reach=LARGEST_SHIFT
         )

@@ -45,15 +45,15 @@ class PlanarConv(nn.Module):
 class UNet(nn.Module):
     """One member: its own segmentation of every slice of a batch of stacks."""
 
-    def __init__(self, *, widths: tuple[int, ...], deep_from: int, classes: int) -> None:
+    def __init__(self, *, widths: tuple[int, ...], through_plane_from: int, classes: int) -> None:
         super().__init__()
         ins = (1, *widths[:-1])
         self.down = nn.ModuleList(
-            ConvBlock(before, width, deep=level >= deep_from)
+            ConvBlock(before, width, deep=level >= through_plane_from)
             for level, (before, width) in enumerate(zip(ins, widths, strict=True))
         )
         self.up = nn.ModuleList(
-            ConvBlock(widths[level + 1] + widths[level], widths[level], deep=level >= deep_from)
+            ConvBlock(widths[level + 1] + widths[level], widths[level], deep=level >= through_plane_from)
             for level in reversed(range(len(widths) - 1))
         )
         self.head = nn.Conv2d(widths[0], classes, 1)
@@ -77,14 +77,16 @@ class SegNet(nn.Module):
 
     Args:
         widths: Channels of each level, finest first; the plane is halved between levels.
-        deep_from: The first level (from 0) whose blocks see neighbouring slices.
+        through_plane_from: The first level (from 0) whose blocks see neighbouring slices.
         members: Number of networks.
         classes: Number of classes, background included.
     """
 
-    def __init__(self, *, widths: tuple[int, ...], deep_from: int, members: int, classes: int) -> None:
+    def __init__(self, *, widths: tuple[int, ...], through_plane_from: int, members: int, classes: int) -> None:
         super().__init__()
-        self.members = nn.ModuleList(UNet(widths=widths, deep_from=deep_from, classes=classes) for _ in range(members))
+        self.members = nn.ModuleList(
+            UNet(widths=widths, through_plane_from=through_plane_from, classes=classes) for _ in range(members)
+        )
 
     def logits_of_each(self, slices: Float[Tensor, "n 1 y x"], stacks: Stacks) -> list[Float[Tensor, "n k y x"]]:
         """Logits of each class by each member; the plane's sides can be halved once less than there are levels."""

@@ -27,12 +27,12 @@ from torch.nn import functional
 
 from cmnet_core.labels import Label
 from cmnet_core.models.layers import Stacks, enlarge, enlarge_displacement
-from cmnet_core.models.rotation_net import Place, place_of
+from cmnet_core.models.rotation_net import LVLocation, locate_lv
 from cmnet_core.registration.displacement import exponential, identity_grid, sample_at
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class FitLevel:
     """How one round looks at the frames; lengths are standard deviations of Gaussians, in voxels of half the plane.
 
     Attributes:
@@ -40,8 +40,9 @@ class Round:
         window: Over which a round's equations are averaged.
         blur: Of the shapes.
         shear: γ. What moves through the slices is found within a few rounds only while this is cheap.
-        wary: Whether texture that finds nothing like it is trusted less. At first nothing is like anything.
-        plane: Voxels of the full plane, along each side, in one of those that are seen: 1, 2 or 4. The velocity lives
+        robust: Whether texture that finds nothing like it is trusted less. At first nothing is like anything.
+        downsampling: Voxels of the full plane, along each side, in one of those that are seen: 1, 2 or 4. The
+            velocity lives
             on half the plane; where less is seen, a coarser step is looked for, which conjugate gradients find sooner.
     """
 
@@ -49,30 +50,30 @@ class Round:
     window: float
     blur: float
     shear: float
-    wary: bool
-    plane: int
+    robust: bool
+    downsampling: int
 
     @property
     def step(self) -> int:
         """Voxels of half the plane, along each side, in one of the step that is looked for."""
-        return max(self.plane // 2, 1)
+        return max(self.downsampling // 2, 1)
 
 
-ROUNDS = (
-    4 * (Round(background=6.0, window=1.5, blur=2.0, shear=0.2, wary=False, plane=4),)
-    + 4 * (Round(background=2.5, window=0.7, blur=1.0, shear=0.2, wary=False, plane=2),)
-    + 6 * (Round(background=2.5, window=1.0, blur=1.0, shear=2.0, wary=True, plane=1),)
+FIT_LEVELS = (
+    4 * (FitLevel(background=6.0, window=1.5, blur=2.0, shear=0.2, robust=False, downsampling=4),)
+    + 4 * (FitLevel(background=2.5, window=0.7, blur=1.0, shear=0.2, robust=False, downsampling=2),)
+    + 6 * (FitLevel(background=2.5, window=1.0, blur=1.0, shear=2.0, robust=True, downsampling=1),)
 )
 """Each begins where the one before it led."""
 
 SHAPE = 0.4
 """s: a class probability that is off by 1 counts as much as texture that is off by its contrast."""
 
-UNLIKE = 0.2
+GEMAN_MCCLURE_SCALE = 0.2
 """c: mean square of the mismatch, in contrasts, at which texture counts a quarter (as in Geman and McClure, Bulletin of
 the ISI 52, 1987)."""
 
-REACH = 4.0
+SIMILARITY_WINDOW = 4.0
 """Distance over which the mismatch is averaged, in voxels of half the plane."""
 
 ATTACHMENT = 0.8
@@ -102,7 +103,7 @@ NEIGHBOURS = 0.25
 SLICE = 0.2
 """Of a slice; a step through the plane as dear as one voxel in it."""
 
-LONGEST = 1.5
+MAX_STEP = 1.5
 """Voxels by which one round can move at most."""
 
 FADES_FROM = 2.0
@@ -128,7 +129,7 @@ def fit_velocity(
         stacks: Where the stacks of the batch begin.
         integration_steps: Squarings of its exponential.
     """
-    here = place_of(current, stacks)
+    here = locate_lv(current, stacks)
     return torch.cat(
         [
             _fit_stack(previous[a:b], current[a:b], known[a:b], here.of(a, b), min(integration_steps, SQUARINGS))
@@ -137,7 +138,7 @@ def fit_velocity(
     )
 
 
-def _fit_stack(previous: Tensor, current: Tensor, known: Tensor, place: Place, steps: int) -> Tensor:
+def _fit_stack(previous: Tensor, current: Tensor, known: Tensor, place: LVLocation, steps: int) -> Tensor:
     previous, current = previous.float(), current.float()
     units = torch.tensor([SLICE, 1.0, 1.0], device=known.device).view(3, 1, 1)
     half = _Given(_near_heart(place, known), _ventricle(functional.avg_pool2d(current, 2)), known / units)
@@ -145,12 +146,12 @@ def _fit_stack(previous: Tensor, current: Tensor, known: Tensor, place: Place, s
     # Means: of the current frame over the voxels of a plane, of the previous one over as many around every place.
     seen = {k: (functional.avg_pool2d(previous, k, 1), functional.avg_pool2d(current, k)) for k in (1, 2, 4)}
     velocity = half.start
-    for look in ROUNDS:
-        before, now = seen[look.plane]
-        here = functional.avg_pool2d(velocity, look.step)
-        brought = _carried(before, here * units / _in_plane_voxels(look.step, here), look, steps)
-        step = _limited(_solve(_equations(brought, now, here, look, given[look.plane])))
-        velocity = velocity + enlarge(step, factor=look.step)
+    for level in FIT_LEVELS:
+        before, now = seen[level.downsampling]
+        here = functional.avg_pool2d(velocity, level.step)
+        brought = _warped(before, here * units / _in_plane_voxels(level.step, here), level, steps)
+        step = _limited(_solve(_equations(brought, now, here, level, given[level.downsampling])))
+        velocity = velocity + enlarge(step, factor=level.step)
     return velocity * units
 
 
@@ -179,7 +180,7 @@ class _Given:
         return _Given(near, ventricle, start)
 
 
-def _near_heart(place: Place, like: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
+def _near_heart(place: LVLocation, like: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
     """1 in the heart, fading outside of it, on half the plane."""
     y, x = (
         2.0 * torch.arange(count, device=like.device) + 0.5 - place.centre[:, axis, None]
@@ -196,15 +197,15 @@ def _ventricle(frame: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
     return (2.0 * smooth(inside, BORDER)).clamp_max(1.0)
 
 
-def _carried(
-    frame: Float[Tensor, "n c yf xf"], velocity: Float[Tensor, "n 3 y x"], look: Round, steps: int
+def _warped(
+    frame: Float[Tensor, "n c yf xf"], velocity: Float[Tensor, "n 3 y x"], level: FitLevel, steps: int
 ) -> Float[Tensor, "n c yl xl"]:
     """A stack's frame, known at every place, seen on a round's plane along a velocity in the velocity's voxels."""
     volume = exponential(velocity.movedim(0, 1)[None], steps=steps)
-    if look.plane == 1:
+    if level.downsampling == 1:
         volume = enlarge_displacement(volume, factor=2)
     places = volume + identity_grid((int(volume.shape[2]), int(volume.shape[3]), int(volume.shape[4])), volume)
-    full = _in_plane_voxels(float(look.plane), places)[..., None]
+    full = _in_plane_voxels(float(level.downsampling), places)[..., None]
     return sample_at(frame.movedim(0, 1)[None], places * full)[0].movedim(0, 1)
 
 
@@ -239,25 +240,25 @@ def _equations(
     before: Float[Tensor, "n c yl xl"],
     now: Float[Tensor, "n c yl xl"],
     velocity: Float[Tensor, "n 3 y x"],
-    look: Round,
+    level: FitLevel,
     given: _Given,
 ) -> _Equations:
     """Gauss and Newton's equations of E at a velocity, with the gradient of both frames' mean."""
     # Voxels of the frames in one of the velocity, and in one of half the plane.
-    scale, fineness = look.step * 2 // look.plane, 2.0 / look.plane
-    before, now = _features(before, look, fineness), _features(now, look, fineness)
+    scale, fineness = level.step * 2 // level.downsampling, 2.0 / level.downsampling
+    before, now = _features(before, level, fineness), _features(now, level, fineness)
     unlike = before - now
     z, y, x = _gradient(0.5 * (before + now), fineness)
     weight = torch.cat([_finer(given.near, scale), torch.full_like(now[:, 1:], SHAPE)], dim=1)
     pull = torch.zeros_like(given.near)
-    if look.wary:
-        mismatch = _mismatch(_coarser(unlike[:, :1].square(), scale), given.near, look)
-        weight[:, :1] *= _finer((UNLIKE / (UNLIKE + mismatch)) ** 2, scale)
+    if level.robust:
+        mismatch = _mismatch(_coarser(unlike[:, :1].square(), scale), given.near, level)
+        weight[:, :1] *= _finer((GEMAN_MCCLURE_SCALE / (GEMAN_MCCLURE_SCALE + mismatch)) ** 2, scale)
         pull = ATTACHMENT * mismatch.square()
     products = [(weight * a * b).sum(1) for a, b in ((z, z), (z, y), (z, x), (y, y), (y, x), (x, x))]
     products += [(weight * a * unlike).sum(1) for a in (z, y, x)]
-    sums = smooth(_coarser(torch.stack(products, dim=1), scale), look.window / look.step)
-    smoothness = _Smoothness(BENDING / look.step**4, look.shear / look.step**2 * given.ventricle)
+    sums = smooth(_coarser(torch.stack(products, dim=1), scale), level.window / level.step)
+    smoothness = _Smoothness(BENDING / level.step**4, level.shear / level.step**2 * given.ventricle)
     right = -sums[:, 6:] - pull * (velocity - given.start) - smoothness.slope(velocity)
     return _Equations(sums[:, :6], pull, smoothness, right)
 
@@ -270,18 +271,18 @@ def _coarser(maps: Tensor, scale: int) -> Tensor:
     return maps if scale == 1 else functional.avg_pool2d(maps, scale)
 
 
-def _features(frame: Float[Tensor, "n c y x"], look: Round, fineness: float) -> Float[Tensor, "n c y x"]:
+def _features(frame: Float[Tensor, "n c y x"], level: FitLevel, fineness: float) -> Float[Tensor, "n c y x"]:
     """Texture without its background and at one contrast, and the blurred shapes."""
-    texture = frame[:, :1] - smooth(frame[:, :1], fineness * look.background)
-    contrast = (smooth(texture.square(), fineness * look.background) + SMALLEST_CONTRAST**2).rsqrt()
-    return torch.cat([texture * contrast, smooth(frame[:, 1:], fineness * look.blur)], dim=1)
+    texture = frame[:, :1] - smooth(frame[:, :1], fineness * level.background)
+    contrast = (smooth(texture.square(), fineness * level.background) + SMALLEST_CONTRAST**2).rsqrt()
+    return torch.cat([texture * contrast, smooth(frame[:, 1:], fineness * level.blur)], dim=1)
 
 
 def _mismatch(
-    unlike: Float[Tensor, "n 1 y x"], near: Float[Tensor, "n 1 y x"], look: Round
+    unlike: Float[Tensor, "n 1 y x"], near: Float[Tensor, "n 1 y x"], level: FitLevel
 ) -> Float[Tensor, "n 1 y x"]:
     """m: the mean, round about, of the squares of what is unlike."""
-    sums = _over_slices(smooth(torch.cat([unlike * near, near], dim=1), REACH / look.step))
+    sums = _over_slices(smooth(torch.cat([unlike * near, near], dim=1), SIMILARITY_WINDOW / level.step))
     return sums[:, :1] / sums[:, 1:].clamp_min(1e-3)
 
 
@@ -294,11 +295,11 @@ def _over_slices(maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
 def _gradient(maps: Float[Tensor, "n c y x"], fineness: float) -> list[Float[Tensor, "n c y x"]]:
     """Central differences along z, y and x in units of the solution; half of one-sided ones at the border."""
     z = torch.cat([maps[:1], maps, maps[-1:]])
-    plane = functional.pad(maps, (1, 1, 1, 1), mode="replicate")
+    downsampling = functional.pad(maps, (1, 1, 1, 1), mode="replicate")
     return [
         0.5 * SLICE * (z[2:] - z[:-2]),
-        0.5 * fineness * (plane[:, :, 2:, 1:-1] - plane[:, :, :-2, 1:-1]),
-        0.5 * fineness * (plane[:, :, 1:-1, 2:] - plane[:, :, 1:-1, :-2]),
+        0.5 * fineness * (downsampling[:, :, 2:, 1:-1] - downsampling[:, :, :-2, 1:-1]),
+        0.5 * fineness * (downsampling[:, :, 1:-1, 2:] - downsampling[:, :, 1:-1, :-2]),
     ]
 
 
@@ -331,8 +332,11 @@ class _Smoothness:
 
 
 def _in_plane(maps: Tensor) -> Tensor:
-    plane = functional.pad(maps, (1, 1, 1, 1), mode="replicate")
-    along_y, along_x = plane[:, :, 2:, 1:-1] + plane[:, :, :-2, 1:-1], plane[:, :, 1:-1, 2:] + plane[:, :, 1:-1, :-2]
+    downsampling = functional.pad(maps, (1, 1, 1, 1), mode="replicate")
+    along_y, along_x = (
+        downsampling[:, :, 2:, 1:-1] + downsampling[:, :, :-2, 1:-1],
+        downsampling[:, :, 1:-1, 2:] + downsampling[:, :, 1:-1, :-2],
+    )
     return 4.0 * maps - along_y - along_x
 
 
@@ -379,7 +383,7 @@ def _inverse(matrix: Float[Tensor, "n 6 y x"], more: Float[Tensor, "n 1 y x"]) -
 
 def _limited(step: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 3 y x"]:
     length = step.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
-    return step * (LONGEST * torch.tanh(length / LONGEST) / length)
+    return step * (MAX_STEP * torch.tanh(length / MAX_STEP) / length)
 
 
 def smooth(maps: Float[Tensor, "n c y x"], deviation: float) -> Float[Tensor, "n c y x"]:

@@ -115,7 +115,7 @@ def coil_shading(spec: PhantomSpec) -> Float[Tensor, "y x"]:
     scan = spec.scan
     points = grid_points(scan, torch.tensor([0.5 * (scan.slices - 1) * scan.slice_mm]))
     away = ((points.x - 120.0) ** 2 + (points.y - 40.0) ** 2).sqrt()[0]
-    return 1.0 + spec.look.shading * (1.6 * torch.exp(-away / 110.0) - 0.55)
+    return 1.0 + spec.look.bias_field * (1.6 * torch.exp(-away / 110.0) - 0.55)
 
 
 def _k_window(size: int, share: float) -> Float[Tensor, " k"]:

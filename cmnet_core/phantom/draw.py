@@ -121,7 +121,7 @@ def _draw_look(generator: torch.Generator) -> LookSpec:
         lung=_uniform(generator, 0.03, 0.10),
         gain=_uniform(generator, 120.0, 420.0),
         noise=_uniform(generator, 0.012, 0.05),
-        shading=_uniform(generator, 0.2, 0.8),
+        bias_field=_uniform(generator, 0.2, 0.8),
         resolution=_uniform(generator, 0.7, 1.0),
         texture=_uniform(generator, 0.04, 0.10),
     )

@@ -49,12 +49,12 @@ def make_phantom(spec: PhantomSpec, generator: torch.Generator) -> Phantom:
         generator: Where textures and noise come from.
     """
     scan, truth = spec.scan, truth_of(spec)
-    camera, shading = make_camera(spec, truth.beat, generator), coil_shading(spec)
+    camera, bias_field = make_camera(spec, truth.beat, generator), coil_shading(spec)
     voxels = torch.empty(scan.frames, scan.slices, scan.rows, scan.columns)
     labels = torch.empty(voxels.shape, dtype=torch.uint8)
     for frame in range(scan.frames):
         signal, labels[frame] = camera.see(truth.at(frame))
-        voxels[frame] = spec.look.gain * expose(signal * shading, spec.look, generator)
+        voxels[frame] = spec.look.gain * expose(signal * bias_field, spec.look, generator)
     affine, spacing = affine_of(scan), spacing_of(scan)
     frame_ms = 60_000.0 / spec.beat.heart_rate_bpm / scan.frames
     es = int(truth.volumes().lv_ml.argmin())

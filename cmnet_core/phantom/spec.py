@@ -160,7 +160,7 @@ class LookSpec:
         lung: Lung.
         gain: What the scanner multiplies with.
         noise: Standard deviation of either part of the complex noise.
-        shading: How strongly the coils' sensitivity falls away from the chest wall, 0 to 1.
+        bias_field: How strongly the coils' sensitivity falls away from the chest wall, 0 to 1.
         resolution: Share of k-space that was measured along y and x.
         texture: Relative variation inside one tissue.
     """
@@ -171,7 +171,7 @@ class LookSpec:
     lung: float
     gain: float
     noise: float
-    shading: float
+    bias_field: float
     resolution: float
     texture: float
 

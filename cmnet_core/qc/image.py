@@ -21,7 +21,7 @@ _GRID_MM, _FURTHEST_STEPS = 2.5, 6
 _FRAMES_OF_A_CYCLE = 3
 
 
-def doubts(cine: CineSequence) -> Iterator[str]:
+def image_flags(cine: CineSequence) -> Iterator[str]:
     """Say in words what is doubtful about an image; slices and frames are counted from 0."""
     empty = _empty_slices(cine.voxels)
     if empty:

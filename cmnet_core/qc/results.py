@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.signal import find_peaks
 from torch import Tensor
 
-from cmnet_core.function.volumes import ClinicalIndices, smoothed_over_the_cycle
+from cmnet_core.function.volumes import ClinicalIndices, smooth_cyclic
 from cmnet_core.labels import Label
 from cmnet_core.qc import flags
 
@@ -40,7 +40,7 @@ class Contours:
         return self.ed, self.es
 
 
-def judge_contours(own: Contours, window: Contours) -> Iterator[str]:
+def check_contours(own: Contours, window: Contours) -> Iterator[str]:
     """Flags about slices, coverage and borders. A structure that is missing altogether has flags of its own.
 
     Args:
@@ -97,7 +97,7 @@ def _touches_border(mask: Bool[Tensor, "z y x"], *, rows: int) -> bool:
     return any(bool(edge.any()) for edge in edges)
 
 
-def judge_function(found: ClinicalIndices) -> Iterator[str]:
+def check_function(found: ClinicalIndices) -> Iterator[str]:
     """Flags about ejection fractions and stroke volumes."""
     for name, (low, high) in flags.EF_PCT.items():
         value = found.lvef_pct if name == "lv" else found.rvef_pct
@@ -110,7 +110,7 @@ def judge_function(found: ClinicalIndices) -> Iterator[str]:
             yield "stroke-volumes-differ"
 
 
-def judge_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, given_es: int | None) -> Iterator[str]:
+def check_volume_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, given_es: int | None) -> Iterator[str]:
     """Flags about the LV's volume over the cycle.
 
     Args:
@@ -132,7 +132,7 @@ def judge_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, given_es: i
 
 def _main_minima(lv_ml: Float[Tensor, " t"]) -> int:
     """Minima of the closed curve that are deeper than a share of its range."""
-    curve = smoothed_over_the_cycle(lv_ml.double()).numpy()
+    curve = smooth_cyclic(lv_ml.double()).numpy()
     # Starting at the maximum, the closed cycle lies open between its two ends, and no minimum is cut.
     opened = np.roll(curve, -int(curve.argmax()))
     opened = np.append(opened, opened[0])
@@ -140,32 +140,32 @@ def _main_minima(lv_ml: Float[Tensor, " t"]) -> int:
     return len(minima)
 
 
-def judge_motion(
+def check_motion(
     *,
     folded_voxels: int,
-    closing_error_mm: float,
+    cycle_consistency_error_mm: float,
     entropy_heart_nats: float | None,
-    muscle_change_pct: float | None,
+    myocardial_volume_change_pct: float | None,
 ) -> Iterator[str]:
     """Flags about the motion as a whole."""
     if folded_voxels > 0:
         yield "motion-folds"
-    if closing_error_mm > flags.CLOSING_MM:
+    if cycle_consistency_error_mm > flags.CLOSING_MM:
         yield "cycle-does-not-close"
     if entropy_heart_nats is not None and entropy_heart_nats > flags.ENTROPY_NATS:
         yield "low-confidence-motion"
-    if muscle_change_pct is not None and abs(muscle_change_pct) > flags.MUSCLE_CHANGE_PCT:
+    if myocardial_volume_change_pct is not None and abs(myocardial_volume_change_pct) > flags.MUSCLE_CHANGE_PCT:
         yield "muscle-volume-changes"
 
 
-def judge_strain(peaks_pct: Mapping[str, float | None]) -> Iterator[str]:
+def check_strain(peaks_pct: Mapping[str, float | None]) -> Iterator[str]:
     """The flag about global peak strains, by the names of :data:`cmnet_core.qc.flags.STRAIN_PCT`."""
     known = ((flags.STRAIN_PCT[name], value) for name, value in peaks_pct.items() if value is not None)
     if any(not low <= value <= high for (low, high), value in known):
         yield "strain-implausible"
 
 
-def is_doubtful(probabilities: Float[Tensor, "n 4 z y x"]) -> bool:
+def is_low_confidence(probabilities: Float[Tensor, "n 4 z y x"]) -> bool:
     """Whether, at one of the phases, too many voxels of the heart have no tissue that is probable enough."""
     best, label = probabilities.max(dim=1)
     heart = (label != Label.BACKGROUND).flatten(1)
@@ -174,7 +174,7 @@ def is_doubtful(probabilities: Float[Tensor, "n 4 z y x"]) -> bool:
     return bool((share > flags.DOUBTFUL_SHARE).any())
 
 
-def without_what_is_cut(found: ClinicalIndices, raised: set[str]) -> ClinicalIndices:
+def withhold_truncated(found: ClinicalIndices, raised: set[str]) -> ClinicalIndices:
     """Leave out the volumes that are known to miss a part of their ventricle; the flags say why."""
     if raised & _WITHOUT_LV_VOLUME:
         found = replace(found, lvedv_ml=None, lvesv_ml=None, lvsv_ml=None, lvef_pct=None, lvm_g=None)

@@ -125,7 +125,7 @@ def propagate(values: Float[Tensor, "c z y x"], field: MotionField) -> Float[Ten
     return warp(values[None], to_voxels(field))[0]
 
 
-def propagate_shape(shape: Float[Tensor, "k z y x"], field: MotionField) -> Float[Tensor, "k z y x"]:
+def propagate_probabilities(shape: Float[Tensor, "k z y x"], field: MotionField) -> Float[Tensor, "k z y x"]:
     """Carry class probabilities from the field's moving frame to its fixed frame.
 
     As the base comes down, the first slice shows at ES what lay above the stack at ED. What comes from where a next
@@ -160,7 +160,7 @@ def compose(first: MotionField, then: MotionField) -> MotionField:
     return from_voxels(displacement, first.spacing, fixed=first.fixed, moving=then.moving)
 
 
-def chain(steps: Sequence[MotionField]) -> list[MotionField]:
+def compose_sequence(steps: Sequence[MotionField]) -> list[MotionField]:
     """Compose consecutive steps, each pointing into the frame where the one before it is fixed.
 
     Returns:
@@ -193,7 +193,7 @@ def carry(steps: Sequence[MotionField], *, moving: int, fixed: int) -> MotionFie
             hint="Run 'cmnet infer' again for this subject with its motion kept in full.",
             code=ErrorCode.GEOMETRY,
         )
-    return chain(round_the_cycle[: stop + 1])[-1]
+    return compose_sequence(round_the_cycle[: stop + 1])[-1]
 
 
 def invert(field: MotionField, *, iterations: int = 30) -> MotionField:

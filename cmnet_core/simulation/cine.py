@@ -21,7 +21,7 @@ from cmnet_core.registration.displacement import compose_displacements, exponent
 from cmnet_core.simulation.mask_registration import FitSettings, fit_velocity
 from cmnet_core.types import MotionField, Spacing
 
-SIZES = MotionSizes(integration_steps=7, finest=1)
+SIZES = MotionSizes(integration_steps=7, output_level=1)
 """The fitted velocity lives on half the plane and is integrated as the networks' are."""
 
 SYSTOLE = 0.37
@@ -35,7 +35,7 @@ OUTSIDE_MM = 25.0
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
+class TangentialMotion:
     """Motion along the wall, at ES: what shape does not show.
 
     Attributes:
@@ -51,7 +51,7 @@ class Hidden:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MadeCine:
+class SimulatedCine:
     """A real heart on a known path; frame 0 is ED.
 
     Attributes:
@@ -66,7 +66,7 @@ class MadeCine:
     labels: UInt8[Tensor, "t z y x"]
     to_ed: tuple[MotionField, ...]
     es: int
-    hidden: Hidden
+    hidden: TangentialMotion
 
 
 def fit_motion(
@@ -91,14 +91,14 @@ def fit_motion(
     return torch.cat([torch.zeros_like(in_plane[:1]), in_plane])
 
 
-def draw_hidden(generator: torch.Generator, *, length_mm: float) -> Hidden:
+def draw_tangential_motion(generator: torch.Generator, *, length_mm: float) -> TangentialMotion:
     """Draw twist and descent: a normal heart's mean, and more spread than normal hearts have.
 
     Means after Lorenz et al., J. Cardiovasc. Magn. Reson. 2(2), 2000: the apex turns about 10° one way, the base about
     4° the other. No base descends by more than a quarter of the ventricle's length.
     """
     basal, apical, descent = torch.randn(3, generator=generator).clamp(-2.5, 2.5).tolist()
-    return Hidden(
+    return TangentialMotion(
         basal_deg=-4.0 + 4.0 * basal,
         apical_deg=10.0 + 6.0 * apical,
         descent_mm=min(max(8.0 + 4.0 * descent, 0.0), LARGEST_DESCENT * length_mm),
@@ -126,7 +126,7 @@ def _ramp(share: float) -> float:
     return 0.5 * (1.0 - math.cos(math.pi * min(max(share, 0.0), 1.0)))
 
 
-def make_cine(
+def simulate_cine(
     image: Float[Tensor, "z y x"],
     mask: UInt8[Tensor, "z y x"],
     velocity: Float[Tensor, "3 z yh xh"],
@@ -134,7 +134,7 @@ def make_cine(
     *,
     frames: int,
     generator: torch.Generator,
-) -> MadeCine:
+) -> SimulatedCine:
     """Move one ED image round a cycle.
 
     Args:
@@ -146,7 +146,7 @@ def make_cine(
         generator: Draws the hidden motion and the noise of each frame.
     """
     axis = long_axis(mask)
-    hidden = draw_hidden(generator, length_mm=abs(axis.apex - axis.base) * spacing.z)
+    hidden = draw_tangential_motion(generator, length_mm=abs(axis.apex - axis.base) * spacing.z)
     course, es = volume_course(frames)
     still, one_hot = image[None, None], functional.one_hot(mask.long(), len(Label)).movedim(-1, 0)[None].float()
     noise = 0.5 * _noise_of(image)
@@ -159,13 +159,13 @@ def make_cine(
         voxels.append((moved + noise * torch.randn(moved.shape, generator=generator)).clamp_min(0.0))
         labels.append(warp(one_hot, displacement)[0].argmax(0).to(torch.uint8))
         fields.append(from_voxels(displacement[0], spacing, fixed=frame, moving=0))
-    return MadeCine(torch.stack(voxels), torch.stack(labels), tuple(fields), es, hidden)
+    return SimulatedCine(torch.stack(voxels), torch.stack(labels), tuple(fields), es, hidden)
 
 
 def _to_ed(
     mask: UInt8[Tensor, "z y x"],
     velocity: Float[Tensor, "3 z yh xh"],
-    hidden: Hidden,
+    hidden: TangentialMotion,
     spacing: Spacing,
     *,
     share: float,
@@ -177,7 +177,7 @@ def _to_ed(
 
 
 def _hidden_motion(
-    mask: UInt8[Tensor, "z y x"], hidden: Hidden, spacing: Spacing, *, share: float, twist: float
+    mask: UInt8[Tensor, "z y x"], hidden: TangentialMotion, spacing: Spacing, *, share: float, twist: float
 ) -> Float[Tensor, "1 3 z y x"]:
     """Back to ED, in voxels: a rotation in each slice about the long axis, and a slide along it."""
     depth, height, width = mask.shape

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cmnet_core.labels import Label
 from cmnet_core.registration.displacement import deformation_gradient
-from cmnet_core.simulation.cine import LongAxis, MadeCine, long_axis
+from cmnet_core.simulation.cine import LongAxis, SimulatedCine, long_axis
 from cmnet_core.types import MotionField
 
 
@@ -30,7 +30,7 @@ class WallStrain:
     ell: Float[Tensor, " t"]
 
 
-def wall_strain(made: MadeCine) -> WallStrain:
+def wall_strain(made: SimulatedCine) -> WallStrain:
     """The strain of every frame."""
     axis = long_axis(made.labels[0])
     frames = zip(made.to_ed, made.labels, strict=True)

@@ -130,7 +130,7 @@ def _descend(source: Tensor, target: Tensor, told: Tensor, spacing: Spacing, set
             group["lr"] = _RATE * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
         velocity = still * _sum_of(parts, half)
         moved = warp_planes(source[told], twice_as_fine(plane_exponential(velocity[told])))
-        shape = shape_pyramid(moved, target[told], levels=_PYRAMID_LEVELS, softening=_SOFTENING)
+        shape = shape_pyramid(moved, target[told], levels=_PYRAMID_LEVELS, label_smoothing=_SOFTENING)
         loss = shape + settings.smoothness * bending_energy(_as_volume(velocity), coarse)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

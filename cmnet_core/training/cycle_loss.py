@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from cmnet_core.labels import Label
 from cmnet_core.models import losses
-from cmnet_core.models.cardiomorphnet import CardioMorphNet, Step, Stride, closed_cycle
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, CycleStep, Step, iterate_cycle
 from cmnet_core.models.layers import Stacks
-from cmnet_core.models.rotation_net import mean_rotation, place_of
+from cmnet_core.models.rotation_net import locate_lv, mean_rotation
 from cmnet_core.registration.displacement import warp
 from cmnet_core.training.loop import fast_convolutions
 from cmnet_core.training.motion_settings import MotionTraining
@@ -67,16 +67,16 @@ def cycle_loss(
         generator: Draws Z and the motion.
         extra: A term to try beside them; :func:`train_motion` has none.
     """
-    advance = recomputed(model) if settings.recompute else model
+    step_function = recomputed(model) if settings.gradient_checkpointing else model
     terms: list[dict[str, Tensor]] = []
     with fast_convolutions(cycle.frames[0].device):
-        strides = list(closed_cycle(model, cycle.frames, cycle.stacks, generator, advance=advance))
+        strides = list(iterate_cycle(model, cycle.frames, cycle.stacks, generator, step_function=step_function))
     for stride in strides:
         t = stride.t
         (displacement,), (composed,) = (model.enlarged(field) for field in (stride.displacement, stride.to_start))
         target, from_ed = cycle.shapes[t % len(strides)], _carried(cycle, 0, composed)
         whole = _mismatch(from_ed, target, settings)
-        step = whole if model.anchored else _mismatch(_carried(cycle, t - 1, displacement), target, settings)
+        step = whole if model.ed_referenced else _mismatch(_carried(cycle, t - 1, displacement), target, settings)
         shape_terms = {
             "shape": step,
             "composed": whole,
@@ -85,7 +85,7 @@ def cycle_loss(
             "rotation": _rotation_error(cycle, t, stride.step.rotation),
             "closing": _distance_in_heart(cycle, t, composed) if t == len(strides) else torch.zeros(()),
         }
-        if model.anchored and (settings.weights.inverse or settings.weights.folding):
+        if model.ed_referenced and (settings.weights.inverse or settings.weights.folding):
             shape_terms |= _inverse_terms(model, cycle, stride, composed, settings)
         tried = {"extra": extra(cycle, t, displacement, composed)} if extra else {}
         terms.append(shape_terms | _model_terms(cycle, stride, model.scale) | tried)
@@ -99,7 +99,7 @@ def rotation_loss(model: CardioMorphNet, cycle: Cycle) -> dict[str, Tensor]:
     assert model.rotation_net is not None, "the settings were looked at before"
     errors = []
     for t, frame in enumerate(cycle.frames[1:], start=1):
-        found = model.rotation_net(cycle.frames[0], frame, place_of(frame, cycle.stacks), cycle.stacks)
+        found = model.rotation_net(cycle.frames[0], frame, locate_lv(frame, cycle.stacks), cycle.stacks)
         errors.append(_rotation_error(cycle, t, found))
     error = torch.stack(errors).mean()
     return {"rotation": error, "loss": error}
@@ -110,7 +110,7 @@ def _rotation_error(cycle: Cycle, t: int, found: Float[Tensor, " n"] | None) -> 
     if cycle.motion is None or found is None:
         return torch.zeros(())
     t = t % len(cycle.frames)
-    here = place_of(cycle.frames[t], cycle.stacks)
+    here = locate_lv(cycle.frames[t], cycle.stacks)
     heart = cycle.shapes[t][:, Label.LV] + cycle.shapes[t][:, Label.MYO]
     error = (found - mean_rotation(cycle.motion[t], heart)).abs() * here.radius * cycle.spacing.x
     weight = heart.sum((1, 2))
@@ -118,7 +118,7 @@ def _rotation_error(cycle: Cycle, t: int, found: Float[Tensor, " n"] | None) -> 
 
 
 def _inverse_terms(
-    model: CardioMorphNet, cycle: Cycle, stride: Stride, displacement: Tensor, settings: MotionTraining
+    model: CardioMorphNet, cycle: Cycle, stride: CycleStep, displacement: Tensor, settings: MotionTraining
 ) -> dict[str, Tensor]:
     """What the inverse of an anchored step makes of its frame, beside ED; and where either of the two folds."""
     (inverse,) = model.displacements(stride.motion, cycle.stacks, backward=True)
@@ -134,7 +134,7 @@ def _inverse_terms(
 def recomputed(model: CardioMorphNet) -> Callable[..., Step]:
     """The model's step, of which only what goes in and comes out is kept; the way back works it out again."""
 
-    def advance(*seen: Any) -> Step:
+    def step_function(*seen: Any) -> Step:
         generator: torch.Generator | None = seen[-1]
         drawn = generator.get_state() if generator else None
 
@@ -148,11 +148,13 @@ def recomputed(model: CardioMorphNet) -> Callable[..., Step]:
         step: Step = checkpoint(again, *seen, use_reentrant=False, preserve_rng_state=False)
         return step
 
-    return advance
+    return step_function
 
 
 def _mismatch(carried: Tensor, target: Tensor, settings: MotionTraining) -> Tensor:
-    return losses.shape_pyramid(carried, target, levels=settings.pyramid_levels, softening=settings.softening)
+    return losses.shape_pyramid(
+        carried, target, levels=settings.pyramid_levels, label_smoothing=settings.label_smoothing
+    )
 
 
 def _carried(cycle: Cycle, origin: int, displacement: Float[Tensor, "1 3 z y x"]) -> Float[Tensor, "z k y x"]:
@@ -176,7 +178,7 @@ def _distance_in_heart(cycle: Cycle, t: int, displacement: Float[Tensor, "1 3 z 
     return (length * heart).sum() / heart.sum().clamp_min(1.0)
 
 
-def _model_terms(cycle: Cycle, stride: Stride, scale: int) -> dict[str, Tensor]:
+def _model_terms(cycle: Cycle, stride: CycleStep, scale: int) -> dict[str, Tensor]:
     step = stride.step
     assert step.reconstruction is not None, "the loss is that of a model in training"
     (mean,) = cycle.stacks.volumes(step.motion.mean)

@@ -51,11 +51,11 @@ class Schedule:
         learning_rate: Its peak.
         weight_decay: Of AdamW, which with 0 is Adam; both in their AMSGrad form.
         seed: Of every random draw.
-        averaging: Share that the running average of the weights keeps at each step; the average is what is
+        ema_decay: Share that the running average of the weights keeps at each step; the average is what is
             validated and what training gives (Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992). 0 for none.
         decay: ``cosine`` rises over the first epoch and then falls as a cosine; ``plateau`` stays, and falls to a tenth
             when the watched figure has not become better for ten epochs.
-        watched: The validation figure that decides which epoch's weights are kept; the last epoch's where empty.
+        monitored: The validation figure that decides which epoch's weights are kept; the last epoch's where empty.
         patience: Epochs without a better watched figure after which training ends; 0 never ends early.
     """
 
@@ -63,9 +63,9 @@ class Schedule:
     learning_rate: float
     weight_decay: float
     seed: int
-    averaging: float = 0.998
+    ema_decay: float = 0.998
     decay: Decay = Decay.COSINE
-    watched: str = ""
+    monitored: str = ""
     patience: int = 0
 
 
@@ -89,7 +89,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Watch:
+class TrainingMonitor:
     """Where a training runs and keeps its state, and whom it tells.
 
     Attributes:
@@ -154,7 +154,7 @@ class _Learner(nn.Module):
         return self._loss(batch)
 
 
-def run(model: nn.Module, stage: Stage, *, schedule: Schedule, watch: Watch) -> None:
+def run(model: nn.Module, stage: Stage, *, schedule: Schedule, watch: TrainingMonitor) -> None:
     """Train the model in place, from the beginning or from the saved state.
 
     It ends on the CPU, with the averaged weights of the last epoch, or of the best one where a figure is watched.
@@ -166,7 +166,7 @@ def run(model: nn.Module, stage: Stage, *, schedule: Schedule, watch: Watch) -> 
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, amsgrad=True
     )
-    average = AveragedModel(model, avg_fn=_running_average(schedule.averaging), use_buffers=True)
+    average = AveragedModel(model, avg_fn=_running_average(schedule.ema_decay), use_buffers=True)
     learning, progress = Learning(model, optimiser, average), Progress()
     if watch.resume and watch.state.exists():
         progress = load_state(watch.state, learning, watch.identity)
@@ -191,7 +191,13 @@ def _running_average(share: float) -> Callable[[Tensor, Tensor, Tensor | int], T
 
 
 def _epoch(
-    learning: Learning, learner: nn.Module, stage: Stage, *, schedule: Schedule, watch: Watch, progress: Progress
+    learning: Learning,
+    learner: nn.Module,
+    stage: Stage,
+    *,
+    schedule: Schedule,
+    watch: TrainingMonitor,
+    progress: Progress,
 ) -> None:
     """Learn from all batches of the epoch that are not done yet."""
     learning.model.train()
@@ -244,51 +250,51 @@ def _step(learning: Learning, learner: nn.Module, batch: list[Draw], rate: float
 
 
 def _finish_epoch(
-    learning: Learning, progress: Progress, figures: dict[str, float], *, schedule: Schedule, watch: Watch
+    learning: Learning, progress: Progress, figures: dict[str, float], *, schedule: Schedule, watch: TrainingMonitor
 ) -> None:
     """Keep what is best, save, and tell."""
     rate = float(learning.optimiser.param_groups[0]["lr"])
     means = processes.mean_over_all(progress.means(), watch.device)
     record = EpochRecord(progress.epoch, means, figures, progress.seconds, rate)
     progress.finish_epoch(figures)
-    if schedule.watched and best_epoch(progress.history, schedule.watched) == record.epoch:
+    if schedule.monitored and best_epoch(progress.history, schedule.monitored) == record.epoch:
         learning.best = {name: tensor.clone() for name, tensor in learning.averaged.state_dict().items()}
     # Told first: who is told twice can tell so by the epoch's number, who is never told cannot.
     watch.on_epoch(record)
     _save(learning, progress, watch)
 
 
-def _save(learning: Learning, progress: Progress, watch: Watch) -> None:
+def _save(learning: Learning, progress: Progress, watch: TrainingMonitor) -> None:
     if processes.rank() == 0:
         save_state(watch.state, learning, progress, watch.identity)
 
 
-def _height(figures: Mapping[str, float], watched: str) -> float:
+def _height(figures: Mapping[str, float], monitored: str) -> float:
     """A figure as something that should grow: shares should, distances and counts should not."""
-    value = figures.get(watched, math.nan)
-    height = value if watched.endswith("_pct") else -value
+    value = figures.get(monitored, math.nan)
+    height = value if monitored.endswith("_pct") else -value
     return -math.inf if math.isnan(height) else height
 
 
-def best_epoch(history: Sequence[Mapping[str, float]], watched: str) -> int:
+def best_epoch(history: Sequence[Mapping[str, float]], monitored: str) -> int:
     """The first epoch with the best watched figure; the last one where none is watched."""
-    if not watched:
+    if not monitored:
         return len(history) - 1
-    return max(range(len(history)), key=lambda epoch: (_height(history[epoch], watched), -epoch))
+    return max(range(len(history)), key=lambda epoch: (_height(history[epoch], monitored), -epoch))
 
 
 def out_of_patience(history: Sequence[Mapping[str, float]], schedule: Schedule) -> bool:
     """Whether the watched figure has not become better for too many epochs."""
-    if not (schedule.patience and schedule.watched and history):
+    if not (schedule.patience and schedule.monitored and history):
         return False
-    return len(history) - 1 - best_epoch(history, schedule.watched) >= schedule.patience
+    return len(history) - 1 - best_epoch(history, schedule.monitored) >= schedule.patience
 
 
 def plateau_drops(history: Sequence[Mapping[str, float]], schedule: Schedule) -> int:
     """How often a plateau's learning rate has fallen, as PyTorch's ReduceLROnPlateau counts."""
     best, waited, drops = -math.inf, 0, 0
     for figures in history if schedule.decay == Decay.PLATEAU else ():
-        height = _height(figures, schedule.watched)
+        height = _height(figures, schedule.monitored)
         best, waited = (height, 0) if height > best else (best, waited + 1)
         if waited > PLATEAU_EPOCHS:
             drops, waited = drops + 1, 0

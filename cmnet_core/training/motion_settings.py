@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cmnet_core.imaging.augmentation import AugmentationRanges
-from cmnet_core.models.build import OURS, MotionSizes
+from cmnet_core.models.build import DEFAULT_MOTION, MotionSizes
 from cmnet_core.training.loop import Schedule
 
 
-class Learns(StrEnum):
+class Trainable(StrEnum):
     """What the second stage changes."""
 
     ALL = "all"
     ROTATION = "rotation"
-    DOUBT = "doubt"
+    POSTERIOR_VARIANCE = "posterior_variance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +59,18 @@ class MotionTraining:
 
     Attributes:
         schedule: How long and how fast to learn.
-        learns: ``all``; or ``rotation``: RotationNet alone, from the cases whose motion is known, quick enough for many
+        trainable: ``all``; or ``rotation``: RotationNet alone, from the cases whose motion is known, quick enough
+            for many
             epochs before everything learns together; or ``doubt``: σ and V of the posterior alone, while its mean stays
             as it is. They come to rest slowly, long after the motion, and on their own can learn fast.
         frames: Frames drawn from a cine: ED, ES and equally many on each arc between them.
-        pauses: Share of draws in which one frame is shown twice.
+        repeat_frame_probability: Share of draws in which one frame is shown twice.
         pyramid_levels: Planes on which shapes are compared; 1 in the article.
-        softening: Share of every class probability that is spread evenly before shapes are compared; 0 in the article.
+        label_smoothing: Share of every class probability that is spread evenly before shapes are compared; 0 in the
+            article.
         cycles_per_step: Cycles that share one step of the optimiser.
-        recompute: Work each step of the cycle out again on the way back instead of keeping all that it saw: for GPUs,
-            whose memory is small, at the price of a second forward pass.
+        gradient_checkpointing: Work each step of the cycle out again on the way back instead of keeping all that it
+            saw: for GPUs, whose memory is small, at the price of a second forward pass.
         window: Size (y, x) of a view.
         weights: Of the terms of the loss.
         sizes: Sizes of the network.
@@ -76,14 +78,14 @@ class MotionTraining:
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(40, 6e-4, 1e-5, seed=1))
-    learns: Learns = Learns.ALL
+    trainable: Trainable = Trainable.ALL
     frames: int = 6
-    pauses: float = 0.25
+    repeat_frame_probability: float = 0.25
     pyramid_levels: int = 4
-    softening: float = 0.04
+    label_smoothing: float = 0.04
     cycles_per_step: int = 1
-    recompute: bool = False
+    gradient_checkpointing: bool = False
     window: tuple[int, int] = (128, 128)
     weights: LossWeights = field(default_factory=LossWeights)
-    sizes: MotionSizes = field(default_factory=lambda: OURS)
+    sizes: MotionSizes = field(default_factory=lambda: DEFAULT_MOTION)
     augmentation: AugmentationRanges = field(default_factory=lambda: AugmentationRanges(shift_voxels=8.0))

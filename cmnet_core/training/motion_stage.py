@@ -11,24 +11,24 @@ from cmnet_core.imaging import augmentation
 from cmnet_core.imaging.augmentation import View
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, build_motion, frame_channels
-from cmnet_core.models.cardiomorphnet import CardioMorphNet, closed_cycle
+from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.registration.displacement import from_voxels, jacobian_determinant, warp
 from cmnet_core.training.cycle_loss import Cycle, cycle_loss, rotation_loss
-from cmnet_core.training.loop import Draw, Stage, Watch, fast_convolutions, mean_of_each, run
-from cmnet_core.training.motion_settings import Learns, MotionTraining
+from cmnet_core.training.loop import Draw, Stage, TrainingMonitor, fast_convolutions, mean_of_each, run
+from cmnet_core.training.motion_settings import MotionTraining, Trainable
 from cmnet_core.training.training_case import (
     CLASSES,
     TrainingCase,
-    dice_figures,
-    drop_slices,
-    figure_names,
-    surface_figures,
+    dice_metrics,
+    drop_end_slices,
+    metric_names,
+    surface_metrics,
 )
 from cmnet_core.types import Spacing
 
-FIGURES = (*figure_names("ed2es"), "folded_voxels")
+METRICS = (*metric_names("ed2es"), "folded_voxels")
 """What can be watched while this stage trains."""
 
 
@@ -38,13 +38,13 @@ def train_motion(
     *,
     segnet: SegNet,
     settings: MotionTraining,
-    watch: Watch,
+    watch: TrainingMonitor,
     start: CardioMorphNet | None,
 ) -> CardioMorphNet:
     """Train on whole cycles of the cases, from ``start`` or from random weights."""
     torch.manual_seed(settings.schedule.seed)
     model = start or build_motion(settings.sizes)
-    _let_learn(model, settings.learns)
+    _let_learn(model, settings.trainable)
     cases = _of_use(cases, settings)
     segnet.to(watch.device)
 
@@ -59,18 +59,18 @@ def train_motion(
     stage = Stage(len(cases), settings.cycles_per_step, loss, validate)
     run(model, stage, schedule=settings.schedule, watch=watch)
     segnet.cpu()
-    _let_learn(model, Learns.ALL)
+    _let_learn(model, Trainable.ALL)
     return model
 
 
-def _let_learn(model: CardioMorphNet, learns: Learns) -> None:
-    model.requires_grad_(learns == Learns.ALL)
-    chosen: dict[Learns, list[nn.Module | None]] = {
-        Learns.ALL: [],
-        Learns.ROTATION: [model.rotation_net],
-        Learns.DOUBT: [model.deform_net.log_variance, model.deform_net.factor],
+def _let_learn(model: CardioMorphNet, trainable: Trainable) -> None:
+    model.requires_grad_(trainable == Trainable.ALL)
+    chosen: dict[Trainable, list[nn.Module | None]] = {
+        Trainable.ALL: [],
+        Trainable.ROTATION: [model.rotation_net],
+        Trainable.POSTERIOR_VARIANCE: [model.deform_net.log_variance, model.deform_net.factor],
     }
-    for network in chosen[learns]:
+    for network in chosen[trainable]:
         if network is not None:
             network.requires_grad_(True)
 
@@ -81,14 +81,14 @@ def _of_use(cases: Sequence[TrainingCase], settings: MotionTraining) -> Sequence
     Raises:
         ManifestError: There are none, or there is nothing to learn.
     """
-    if settings.learns != Learns.ROTATION:
+    if settings.trainable != Trainable.ROTATION:
         return cases
     known = [case for case in cases if case.motion is not None]
     if not settings.sizes.rotation or not known:
         missing = "sizes.rotation is false" if known else "no case's motion is known"
         raise ManifestError(
             f"Rotation is to be learnt, but {missing}.",
-            hint="Add made cines (cmnet phantom --from) and set sizes.rotation, or set learns to 'all'.",
+            hint="Add made cines (cmnet phantom --from) and set sizes.rotation, or set trainable to 'all'.",
             code=ErrorCode.TRAINING_CASES,
         )
     return known
@@ -99,7 +99,7 @@ def _draw_loss(
 ) -> dict[str, Tensor]:
     """Terms of the loss of one cycle, drawn from a case."""
     cycle = _draw_cycle(case, segnet, settings, generator)
-    if settings.learns == Learns.ROTATION:
+    if settings.trainable == Trainable.ROTATION:
         return rotation_loss(model, cycle)
     return cycle_loss(model, cycle, settings=settings, generator=_beside(cycle.frames[0].device, generator))
 
@@ -136,13 +136,13 @@ def _some(arc: list[int], count: int, generator: torch.Generator) -> list[int]:
 
 def _draw_cycle(case: TrainingCase, segnet: SegNet, settings: MotionTraining, generator: torch.Generator) -> Cycle:
     frames = arc_frames(len(case.voxels), ed=case.ed, es=case.es, count=settings.frames, generator=generator)
-    frames = pause(frames, share=settings.pauses, generator=generator)
+    frames = pause(frames, share=settings.repeat_frame_probability, generator=generator)
     view = augmentation.draw_view(case.centre, int(case.voxels.shape[1]), settings.augmentation, generator)
     voxels = augmentation.view_image(case.voxels[frames], view, settings.window)
-    voxels = augmentation.change_look(voxels, settings.augmentation, generator).to(_device_of(segnet))
+    voxels = augmentation.augment_intensity(voxels, settings.augmentation, generator).to(_device_of(segnet))
     found = find_shapes(segnet, voxels)
     shapes = _targets(case, frames, found, view)
-    keep = drop_slices(int(voxels.shape[1]), settings.augmentation.missing_slices, generator)
+    keep = drop_end_slices(int(voxels.shape[1]), settings.augmentation.missing_slice_probability, generator)
     seen = see(voxels[:, keep], found[:, keep], settings.sizes)
     motion = _known_motion(case, frames, view, settings.window)
     return Cycle(
@@ -217,7 +217,7 @@ def _case_figures(
         for frame in (case.ed, case.es)
     )
     stacks = Stacks((len(ed),))
-    stride = next(closed_cycle(model, frames, stacks, None))
+    stride = next(iterate_cycle(model, frames, stacks, None))
     (displacement,) = model.enlarged([stride.displacement[0].cpu()])
     carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     field = from_voxels(displacement[0], case.spacing, fixed=1, moving=0)
@@ -226,9 +226,9 @@ def _case_figures(
         known = augmentation.view_motion(case.motion[[case.es]], view, settings.window)
         figures |= _endpoint_figures(displacement - known, es[:, Label.MYO] > 0.5, case.spacing)
     return (
-        surface_figures(carried, es, case.spacing, phase="ed2es")
-        | dice_figures(carried, es, phase="ed2es")
-        | dice_figures(ed, es, phase="still")
+        surface_metrics(carried, es, case.spacing, phase="ed2es")
+        | dice_metrics(carried, es, phase="ed2es")
+        | dice_metrics(ed, es, phase="still")
         | figures
     )
 

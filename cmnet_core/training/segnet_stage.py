@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from cmnet_core.imaging import augmentation
 from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models import losses
-from cmnet_core.models.build import OUR_SEGNET, SegNetSizes, build_segnet
+from cmnet_core.models.build import DEFAULT_SEGNET, SegNetSizes, build_segnet
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
-from cmnet_core.training.loop import Draw, Schedule, Stage, Watch, fast_convolutions, mean_of_each, run
+from cmnet_core.training.loop import Draw, Schedule, Stage, TrainingMonitor, fast_convolutions, mean_of_each, run
 from cmnet_core.training.training_case import (
     CLASSES,
     TrainingCase,
-    dice_figures,
-    drop_slices,
-    figure_names,
-    surface_figures,
+    dice_metrics,
+    drop_end_slices,
+    metric_names,
+    surface_metrics,
 )
 
-FIGURES = (*figure_names("ed"), *figure_names("es"), "dice_pct")
+METRICS = (*metric_names("ed"), *metric_names("es"), "dice_pct")
 """What can be watched while this stage trains."""
 
 
@@ -34,7 +34,7 @@ class SegNetTraining:
     Attributes:
         schedule: How long and how fast to learn.
         stacks_per_batch: Stacks that share one step of the optimiser.
-        anywhere: Share of views that look anywhere in the field rather than at the heart.
+        random_crop_probability: Share of views that look anywhere in the field rather than at the heart.
         window: Size (y, x) of a view.
         spacing_mm: In-plane spacing of a view.
         sizes: Sizes of the network.
@@ -43,10 +43,10 @@ class SegNetTraining:
 
     schedule: Schedule = field(default_factory=lambda: Schedule(60, 2e-3, 1e-4, seed=1))
     stacks_per_batch: int = 2
-    anywhere: float = 0.15
+    random_crop_probability: float = 0.15
     window: tuple[int, int] = (128, 128)
     spacing_mm: float = 1.5
-    sizes: SegNetSizes = OUR_SEGNET
+    sizes: SegNetSizes = DEFAULT_SEGNET
     augmentation: AugmentationRanges = field(default_factory=AugmentationRanges)
 
 
@@ -55,7 +55,7 @@ def train_segnet(
     validation: Sequence[TrainingCase],
     *,
     settings: SegNetTraining,
-    watch: Watch,
+    watch: TrainingMonitor,
     start: SegNet | None,
 ) -> SegNet:
     """Train on the ED and ES frames of the cases, from ``start`` or from random weights."""
@@ -80,14 +80,14 @@ def _view(
     case: TrainingCase, frame: int, settings: SegNetTraining, generator: torch.Generator
 ) -> tuple[Float[Tensor, "z 1 y x"], Float[Tensor, "z k y x"]]:
     centre = case.centre
-    if float(torch.rand((), generator=generator)) < settings.anywhere:
+    if float(torch.rand((), generator=generator)) < settings.random_crop_probability:
         y, x = torch.rand(2, generator=generator).tolist()
         centre = (y * case.voxels.shape[2], x * case.voxels.shape[3])
     view = augmentation.draw_view(centre, int(case.voxels.shape[1]), settings.augmentation, generator)
     image = augmentation.view_image(case.voxels[frame : frame + 1], view, settings.window)
-    image = augmentation.change_look(image, settings.augmentation, generator)
+    image = augmentation.augment_intensity(image, settings.augmentation, generator)
     target = augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)
-    keep = drop_slices(int(image.shape[1]), settings.augmentation.missing_slices, generator)
+    keep = drop_end_slices(int(image.shape[1]), settings.augmentation.missing_slice_probability, generator)
     return image[0, keep, None], target[0, keep]
 
 
@@ -112,6 +112,6 @@ def _case_figures(model: SegNet, case: TrainingCase, window: tuple[int, int]) ->
         image = augmentation.view_image(case.voxels[frame : frame + 1], view, window)
         target = augmentation.view_labels(case.mask(frame)[None], view, window, classes=CLASSES)[0]
         found = class_probabilities(model, image.to(device), frames_at_once=1)[0].cpu()
-        figures |= surface_figures(found, target, case.spacing, phase=phase)
-        figures |= dice_figures(found, target, phase=phase)
+        figures |= surface_metrics(found, target, case.spacing, phase=phase)
+        figures |= dice_metrics(found, target, phase=phase)
     return figures | {"dice_pct": (figures["dice_ed_pct"] + figures["dice_es_pct"]) / 2}

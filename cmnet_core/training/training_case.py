@@ -74,7 +74,7 @@ def training_case(
     window = wide_window(cine, spacing_mm=spacing_mm)
     maps = extract_labels(labels.labels, window)
     for phase, frame in (("ED", cine.ed), ("ES", cine.es)):
-        refuse_missing_structures(labels.at(frame)[None], f"The mask at {phase} lacks")
+        require_structures(labels.at(frame)[None], f"The mask at {phase} lacks")
     heart = (maps != Label.BACKGROUND).flatten(0, 1).any(0).nonzero().float()
     y, x = heart.mean(0).tolist()
     voxels = extract(normalise(cine.voxels), window)
@@ -89,7 +89,7 @@ def _kept_motion(motion_mm: Float[Tensor, "t 3 z y x"], window: Window) -> Float
     return torch.stack(frames)
 
 
-def refuse_missing_structures(masks: UInt8[Tensor, "n z y x"], lacks: str) -> None:
+def require_structures(masks: UInt8[Tensor, "n z y x"], lacks: str) -> None:
     """Refuse masks without one of the structures.
 
     Args:
@@ -108,7 +108,7 @@ def refuse_missing_structures(masks: UInt8[Tensor, "n z y x"], lacks: str) -> No
         )
 
 
-def drop_slices(depth: int, share: float, generator: torch.Generator) -> slice:
+def drop_end_slices(depth: int, share: float, generator: torch.Generator) -> slice:
     """In this share of draws a stack lacks slices at its ends: the slices to keep."""
     if depth < 4 or float(torch.rand((), generator=generator)) >= share:
         return slice(0, depth)
@@ -123,14 +123,14 @@ def hard(shape: Float[Tensor, "z k y x"]) -> UInt8[Tensor, "z y x"]:
     return winner.to(torch.uint8)
 
 
-def figure_names(phase: str) -> tuple[str, ...]:
-    """Names of what :func:`dice_figures` and :func:`surface_figures` give together."""
+def metric_names(phase: str) -> tuple[str, ...]:
+    """Names of what :func:`dice_metrics` and :func:`surface_metrics` give together."""
     names = [label.name.lower() for label in STRUCTURES]
     dice, hd95 = [f"dice_{name}_{phase}_pct" for name in names], [f"hd95_{name}_{phase}_mm" for name in names]
     return (f"dice_{phase}_pct", *dice, *hd95, f"not_found_{phase}")
 
 
-def dice_figures(
+def dice_metrics(
     found: Float[Tensor, "z k y x"], reference: Float[Tensor, "z k y x"], *, phase: str
 ) -> dict[str, float]:
     """Dice in % of each structure that the reference has, and their mean."""
@@ -139,7 +139,7 @@ def dice_figures(
     return known | ({f"dice_{phase}_pct": sum(known.values()) / len(known)} if known else {})
 
 
-def surface_figures(
+def surface_metrics(
     found: Float[Tensor, "z k y x"], reference: Float[Tensor, "z k y x"], spacing: Spacing, *, phase: str
 ) -> dict[str, float]:
     """HD95 in mm of each structure, and how many were not found: these have no distance."""

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cmnet_cli.app import app
 from cmnet_cli.cohort.case import Problem
 from cmnet_cli.commands.validate import check_cohort
-from cmnet_cli.console import Screen
+from cmnet_cli.console import Messages
 
 ROOT = Path(__file__).parents[2]
 _AN_ID = re.compile(r"(?<![0-9A-Za-z])99\d{5}(?![0-9A-Za-z])")
@@ -62,4 +62,4 @@ def finals(folder: Path) -> Sequence[Path]:
 
 def errors_of(manifest: Path, *, deep: bool) -> list[Problem]:
     """What validate finds that keeps a row from being used."""
-    return [problem for problem in check_cohort(manifest, Screen(quiet=True), deep=deep)[0] if not problem.warning]
+    return [problem for problem in check_cohort(manifest, Messages(quiet=True), deep=deep)[0] if not problem.warning]

@@ -11,7 +11,7 @@ import torch
 from benchmarks import accuracy
 from benchmarks.accuracy import BARS, Bar, Found, gcs_pct, judge, known_motion_errors, turns_rad
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.derivatives.tracking import open_stored, read_field
+from cmnet_cli.derivatives.tracking import open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_core.imaging.preprocess import restore_motion
 from cmnet_core.io.nifti import read_cine, write_motion
@@ -107,7 +107,7 @@ def test_errors_are_measured_against_the_motion_beside_the_image(tmp_path: Path,
     assert cmnet(*infer).exit_code == 0
     case = replace(read_manifest(manifest).cases[0], ed=0, es=2)
     folder = RunFolder(tmp_path / "run").case(case.case_id)
-    facts = open_stored(folder).facts
+    facts = open_tracking(folder).facts
     own = restore_motion(read_field(folder, facts, moving=0, fixed=2), facts.window)
     affine = read_cine(case.image[0], frame_ms=None).affine
     # The truth is the estimate, moved by 3 mm down the rows, 4 mm along the columns and 2 mm through the slices.

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.report_scale import FLAGS, write_run
-from cmnet_cli.privacy.deidentify import Sharing
+from cmnet_cli.privacy.deidentify import Deidentifier
 from cmnet_cli.report.cohort.group_bullseyes import moments_by
 from cmnet_cli.report.cohort.scatters import MOST_DOTS, sample_of
 from cmnet_cli.report.data.cohort_context import Showing
@@ -24,7 +24,7 @@ from cmnet_core.errors import ErrorCode, ManifestError
 from tests.cli.commanding import cmnet
 from tests.report_runs import NASTY, index_row, make_run, who
 
-OPEN, SAFE = Sharing(share_safe=False, key=b"k"), Sharing(share_safe=True, key=b"k")
+OPEN, SAFE = Deidentifier(share_safe=False, key=b"k"), Deidentifier(share_safe=True, key=b"k")
 FORMULA = "=cmd()|' /C calc'!A0"
 
 

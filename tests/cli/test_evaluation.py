@@ -10,7 +10,7 @@ from scipy import stats
 
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.config import EvaluateConfig
-from cmnet_cli.derivatives.tracking import open_stored, write_entropy
+from cmnet_cli.derivatives.tracking import open_tracking, write_entropy
 from cmnet_cli.evaluation.page import MOST_SUBJECTS, Summaries, markdown
 from cmnet_cli.evaluation.summary import compare_methods, subject_row, summarise_overlaps, summarise_subjects
 from cmnet_cli.runs.paths import RunFolder
@@ -76,7 +76,7 @@ def test_entropy_is_judged_by_whether_it_tells_background_from_heart(analysis: P
     run = RunFolder(analysis / "run")
     case = read_manifest(analysis / "cohort.csv").cases[0]
     folder = run.case(case.case_id)
-    stored = open_stored(folder)
+    stored = open_tracking(folder)
     before = folder.entropy.read_bytes()
     found = []
     for inside, outside in ((1.0, 3.0), (3.0, 1.0), (2.0, 2.0)):
@@ -94,7 +94,7 @@ def test_an_empty_prediction_is_a_failure_and_never_a_distance_of_zero(analysis:
     run = RunFolder(analysis / "run")
     case = read_manifest(analysis / "cohort.csv").cases[1]
     folder = run.case(case.case_id)
-    stored = open_stored(folder)
+    stored = open_tracking(folder)
     before = folder.segnet_labels.read_bytes()
     without_rv = stored.segmented * (stored.segmented != Label.RV)
     labels = LabelSequence(without_rv, tuple(range(len(without_rv))), stored.spacing, stored.affine)
@@ -143,8 +143,10 @@ def test_medians_and_groups() -> None:
     listed = [overlap(case, "segnet", dsc, group="A" if case < 3 else "B") for case, dsc in enumerate((90, 92, 97, 50))]
     found = {row["group"]: row for row in summarise_overlaps(listed)}
     assert (found["A"]["dsc_median_pct"], found["all"]["dsc_median_pct"], found["B"]["dsc_sd_pct"]) == (92, 91, None)
-    subjects = [{"case_id": str(n), "group": "", "closing_error_mm": value} for n, value in enumerate((0.5, 1.0, 6.0))]
-    closing = next(row for row in summarise_subjects(subjects) if row["quantity"] == "closing_error_mm")
+    subjects = [
+        {"case_id": str(n), "group": "", "cycle_consistency_error_mm": value} for n, value in enumerate((0.5, 1.0, 6.0))
+    ]
+    closing = next(row for row in summarise_subjects(subjects) if row["quantity"] == "cycle_consistency_error_mm")
     assert (closing["n"], closing["mean"], closing["median"], closing["highest"]) == (3, 2.5, 1.0, 6.0)
     assert math.isclose(closing["sd"], 3.0413812651491097)
 
@@ -164,6 +166,6 @@ def test_a_page_of_many_subjects_says_where_the_others_are() -> None:
 def test_an_evaluation_has_a_row_of_motion(analysis: Path) -> None:
     case = read_manifest(analysis / "cohort.csv").cases[2]
     found: Evaluation = evaluate_case(case, RunFolder(analysis / "run"), EvaluateConfig())
-    facts = open_stored(RunFolder(analysis / "run").case(case.case_id)).facts
-    assert found.motion["closing_error_mm"] == facts.closing_error_mm
+    facts = open_tracking(RunFolder(analysis / "run").case(case.case_id)).facts
+    assert found.motion["cycle_consistency_error_mm"] == facts.cycle_consistency_error_mm
     assert 0 <= found.motion["entropy_auroc"] <= 1

@@ -17,7 +17,7 @@ from cmnet_cli.engines import dask_engine
 from cmnet_cli.engines.base import EngineSpec
 from cmnet_cli.engines.select import open_engine
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.runs.run_lock import take_lease
+from cmnet_cli.runs.run_lock import acquire_lock
 from cmnet_core.errors import EngineError, ErrorCode
 from tests.cli.commanding import ROOT, cmnet, column, command, finals, named_in_logs, rows, traceback_of
 from tests.cli.deadly import TreacherousStage
@@ -60,11 +60,11 @@ def test_twenty_of_sixty_are_bad_in_eleven_ways(
 
 def test_a_second_command_on_a_run_folder_says_who_works_there(tmp_path: Path, tiny_model: Path) -> None:
     manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
-    lease = take_lease(RunFolder(run).lease("run"), "cmnet infer", busy=lambda: None, refuse=_fail)
+    lock = acquire_lock(RunFolder(run).lock("run"), "cmnet infer", busy=lambda: None, refuse=_fail)
     again = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
     assert again.exit_code == 3
     assert "in use: cmnet infer, process" in again.output
-    lease.release()
+    lock.release()
     assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model).exit_code == 0
 
 
@@ -90,10 +90,10 @@ def test_of_two_commands_at_once_one_works_and_the_other_says_so(tmp_path: Path,
 
 def test_a_command_leaves_a_task_of_an_array_alone(tmp_path: Path, tiny_model: Path) -> None:
     manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
-    lease = take_lease(RunFolder(run).lease("task-00001-00000"), "task 7_0", busy=lambda: None, refuse=_fail)
+    lock = acquire_lock(RunFolder(run).lock("task-00001-00000"), "task 7_0", busy=lambda: None, refuse=_fail)
     refused = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
     assert (refused.exit_code, "in use: task 7_0" in refused.output) == (3, True)
-    lease.release()
+    lock.release()
 
 
 def _until(true: Callable[[], bool]) -> None:

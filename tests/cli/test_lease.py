@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.runs import run_lock as leases
-from cmnet_cli.runs.run_lock import Holder, Lease, holder_of, take_lease
+from cmnet_cli.runs import run_lock as locks
+from cmnet_cli.runs.run_lock import LockHolder, RunLock, acquire_lock, lock_holder
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,35 +18,35 @@ class RefusedError(Exception):
     """Somebody else holds the lease."""
 
 
-def _refuse(holder: Holder) -> None:
+def _refuse(holder: LockHolder) -> None:
     raise RefusedError(str(holder))
 
 
-def _take(path: Path) -> Lease:
-    return take_lease(path, "a test", busy=lambda: None, refuse=_refuse)
+def _take(path: Path) -> RunLock:
+    return acquire_lock(path, "a test", busy=lambda: None, refuse=_refuse)
 
 
 def test_one_of_many_gets_it(tmp_path: Path) -> None:
-    def attempt(_: int) -> Lease | None:
+    def attempt(_: int) -> RunLock | None:
         try:
             return _take(tmp_path / "run")
         except RefusedError:
             return None
 
     with ThreadPoolExecutor(16) as pool:
-        got = [lease for lease in pool.map(attempt, range(64)) if lease]
+        got = [lock for lock in pool.map(attempt, range(64)) if lock]
     assert len(got) == 1
     got[0].release()
 
 
 def test_given_back_it_is_free_and_its_name_never_comes_back(tmp_path: Path) -> None:
     for _ in range(3):
-        lease = _take(tmp_path / "run")
-        assert holder_of(tmp_path / "run") is not None
+        lock = _take(tmp_path / "run")
+        assert lock_holder(tmp_path / "run") is not None
         with pytest.raises(RefusedError, match="a test, process"):
             _take(tmp_path / "run")
-        lease.release()
-        assert holder_of(tmp_path / "run") is None
+        lock.release()
+        assert lock_holder(tmp_path / "run") is None
     assert [path.name for path in tmp_path.iterdir()] == ["run.3"]
 
 
@@ -65,31 +65,31 @@ def test_a_holder_that_was_killed_on_this_machine_holds_nothing(tmp_path: Path) 
 def test_a_holder_elsewhere_that_stands_still_loses_it_and_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "BEAT_S", 0.05)
-    monkeypatch.setattr(leases.platform, "node", lambda: "elsewhere")
+    monkeypatch.setattr(locks, "BEAT_S", 0.05)
+    monkeypatch.setattr(locks.platform, "node", lambda: "elsewhere")
     theirs = _take(tmp_path / "run")
     monkeypatch.undo()
     with pytest.raises(RefusedError, match="elsewhere"):
         _take(tmp_path / "run")
-    monkeypatch.setattr(leases, "EXPIRES_S", -1.0)
+    monkeypatch.setattr(locks, "EXPIRES_S", -1.0)
     ours = _take(tmp_path / "run")
     theirs._beating.join(timeout=10)
-    with pytest.raises(leases.EngineError, match="another took over"):
+    with pytest.raises(locks.EngineError, match="another took over"):
         theirs.require()
     ours.require()
     theirs.release()
-    assert holder_of(tmp_path / "run") is None or os.stat(tmp_path / "run.2").st_mtime > 1
+    assert lock_holder(tmp_path / "run") is None or os.stat(tmp_path / "run.2").st_mtime > 1
     ours.release()
 
 
 def test_who_excludes_each_other_is_asked_after_the_lease_is_taken(tmp_path: Path) -> None:
     held = []
 
-    def busy() -> Holder | None:
-        held.append(holder_of(tmp_path / "run"))
-        return Holder("another", "here", 1, "", "now")
+    def busy() -> LockHolder | None:
+        held.append(lock_holder(tmp_path / "run"))
+        return LockHolder("another", "here", 1, "", "now")
 
     with pytest.raises(RefusedError, match="another"):
-        take_lease(tmp_path / "run", "a test", busy=busy, refuse=_refuse)
+        acquire_lock(tmp_path / "run", "a test", busy=busy, refuse=_refuse)
     assert held[0] is not None
-    assert holder_of(tmp_path / "run") is None
+    assert lock_holder(tmp_path / "run") is None

@@ -71,7 +71,7 @@ def test_frames_and_motion_have_their_rows(analysis: Path) -> None:
     ]
     first = rows(run, "frames")[0]
     assert (first["time_ms"], first["mean_displacement_myo_mm"]) == (0, 0)
-    assert all(row["closing_error_mm"] < 1 for row in rows(run, "motion"))
+    assert all(row["cycle_consistency_error_mm"] < 1 for row in rows(run, "motion"))
 
 
 def test_label_maps_and_motion_lie_on_the_subjects_own_grid(analysis: Path) -> None:

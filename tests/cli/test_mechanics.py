@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_cli.derivatives.crop import Cutout
-from cmnet_cli.derivatives.tracking import StoredCase, TrackingFacts
+from cmnet_cli.derivatives.crop import Crop
+from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts
 from cmnet_cli.stages.mechanics import (
     WITHOUT_WALL,
     MechanicsRows,
@@ -71,7 +71,7 @@ def to_ed_of() -> tuple[MotionField, ...]:
     return tuple(fields)
 
 
-def stored_of(labels: Tensor, spacing: Spacing, affine: Tensor, *, es: int, frame_ms: float | None) -> StoredCase:
+def stored_of(labels: Tensor, spacing: Spacing, affine: Tensor, *, es: int, frame_ms: float | None) -> StoredTracking:
     """What infer stores, with a window that is the subject's own grid."""
     _, depth, rows, columns = labels.shape
     facts = TrackingFacts(
@@ -79,13 +79,13 @@ def stored_of(labels: Tensor, spacing: Spacing, affine: Tensor, *, es: int, fram
         frame_ms=frame_ms,
         ed=0,
         es=es,
-        closing_error_mm=0.0,
+        cycle_consistency_error_mm=0.0,
         folded_voxels=(0,) * len(labels),
         window=Window((depth, rows, columns), spacing, spacing, (0.0, 0.0), (rows, columns)),
-        motion=MotionSizes(integration_steps=0, finest=0),
+        motion=MotionSizes(integration_steps=0, output_level=0),
         flags=(),
     )
-    return StoredCase(facts, labels, labels, torch.zeros(labels.shape), spacing, affine, has_steps=True)
+    return StoredTracking(facts, labels, labels, torch.zeros(labels.shape), spacing, affine, has_steps=True)
 
 
 def rows_of(
@@ -108,7 +108,7 @@ def rows_of(
 def read(to_ed: Sequence[MotionField]) -> NearHeart:
     """The motion as it is read from a folder, on all of the window."""
     rows, columns = (slice(0, size) for size in to_ed[0].displacement_mm.shape[2:])
-    return NearHeart(Cutout(rows, columns, 1), tuple(to_ed))
+    return NearHeart(Crop(rows, columns, 1), tuple(to_ed))
 
 
 @cache

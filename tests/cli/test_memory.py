@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cmnet_cli.malloc import keep_freed_memory
+from cmnet_cli.malloc import reuse_freed_memory
 
 FRESH_PAGES = """
 import resource, sys
@@ -48,5 +48,5 @@ def test_an_older_library_keeps_what_it_can(
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
     monkeypatch.setattr(sys, "platform", "linux")
-    keep_freed_memory()
+    reuse_freed_memory()
     assert taken == settings

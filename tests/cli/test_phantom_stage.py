@@ -28,7 +28,7 @@ def small_spec(generator: torch.Generator, *, frames: int, defect: bool) -> Phan
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "draw_spec", small_spec)
-        return write_cohort(tmp_path_factory.mktemp("cohort"), subjects=2, frames=5, seed=3, defect_share=1.0)
+        return write_cohort(tmp_path_factory.mktemp("cohort"), subjects=2, frames=5, seed=3, defect_fraction=1.0)
 
 
 def truth_rows(cohort: Path) -> list[dict[str, str]]:
@@ -88,7 +88,7 @@ def test_a_subject_does_not_depend_on_the_cohorts_size(
 ) -> None:
     monkeypatch.setattr(stage, "draw_spec", small_spec)
     done: list[int] = []
-    one = write_cohort(tmp_path, subjects=1, frames=5, seed=3, defect_share=1.0, progress=lambda: done.append(1))
+    one = write_cohort(tmp_path, subjects=1, frames=5, seed=3, defect_fraction=1.0, progress=lambda: done.append(1))
     name = "sub-phantom-001/sub-phantom-001_cine.nii.gz"
     assert (one.parent / name).read_bytes() == (cohort.parent / name).read_bytes()
     assert done == [1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.privacy.deidentify import hide_ids, open_sharing
+from cmnet_cli.privacy.deidentify import open_deidentifier, redact_ids
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
 
@@ -24,12 +24,12 @@ from tests.phantoms import write_cohort
     ],
 )
 def test_ids_are_taken_out_of_texts(text: str, ids: list[str], hidden: str) -> None:
-    assert hide_ids(text, ids) == hidden
+    assert redact_ids(text, ids) == hidden
 
 
 def test_pseudonyms_belong_to_a_run(tmp_path: Path) -> None:
-    first, again = (open_sharing(tmp_path / "run" / "key", share_safe=True) for _ in range(2))
-    other = open_sharing(None, share_safe=True)
+    first, again = (open_deidentifier(tmp_path / "run" / "key", share_safe=True) for _ in range(2))
+    other = open_deidentifier(None, share_safe=True)
     name = first.name("sub-9900001_ses-2")
     assert name == again.name("sub-9900001_ses-2") != other.name("sub-9900001_ses-2")
     assert name.endswith("_ses-2")
@@ -40,7 +40,7 @@ def test_pseudonyms_belong_to_a_run(tmp_path: Path) -> None:
 
 
 def test_nothing_changes_unless_asked_for() -> None:
-    plain, safe = open_sharing(None, share_safe=False), open_sharing(None, share_safe=True)
+    plain, safe = open_deidentifier(None, share_safe=False), open_deidentifier(None, share_safe=True)
     told = f"sub-9900001 on {platform.node()}: /home/somebody/9900001_sa.nii.gz is not there"
     assert (plain.text(told), plain.name("sub-9900001"), plain.count(3)) == (told, "sub-9900001", "3")
     assert safe.text(told) == f"{safe.name('sub-9900001')} on host-1: .../<id>_sa.nii.gz is not there"
@@ -59,7 +59,7 @@ def test_a_run_is_told_of_without_naming_anybody(tmp_path: Path, tiny_model: Pat
     shown = cmnet("status", "-r", run, "--json", "--share-safe").stdout
     shared = json.loads(shown)
     assert [row["state"] for row in shared] == [row["state"] for row in plain] == ["done", "failed"]
-    pseudonyms = open_sharing(run / ".share-key", share_safe=True)
+    pseudonyms = open_deidentifier(run / ".share-key", share_safe=True)
     assert [row["case_id"] for row in shared] == [pseudonyms.name(row["case_id"]) for row in plain]
     assert not any(told in shown for told in ("99000", str(tmp_path), platform.node()))
     words = cmnet("status", "-r", run, "--share-safe").stdout

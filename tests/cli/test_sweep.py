@@ -12,9 +12,9 @@ from torch.nn import functional
 from benchmarks import sweep
 from benchmarks.pages import replace_section
 from benchmarks.refinement import Outcome, lines
-from benchmarks.sweep import OURS, VARIANTS, Budget, Heart, draw_cycle, figures_of, intensity_term, start
+from benchmarks.sweep import DEFAULT_MOTION, VARIANTS, Budget, Heart, draw_cycle, figures_of, intensity_term, start
 from benchmarks.sweep_page import gain, over_seeds, picture, section
-from cmnet_core.models.cardiomorphnet import closed_cycle
+from cmnet_core.models.cardiomorphnet import iterate_cycle
 from cmnet_core.training.motion_settings import LossWeights
 from cmnet_core.types import Spacing
 
@@ -42,38 +42,38 @@ def drawn(variant: sweep.Variant) -> sweep.Cycle:
 def test_variants_differ_from_ours_in_what_they_are_named_for() -> None:
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     assert {variant.weights.smoothness for variant in VARIANTS} == {0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1.0}
-    assert replace(LossWeights(), endpoint=0.0, overlap=0.0, folding=0.0, smoothness=0.05) == OURS.weights
+    assert replace(LossWeights(), endpoint=0.0, overlap=0.0, folding=0.0, smoothness=0.05) == DEFAULT_MOTION.weights
     named = {variant.name: variant for variant in VARIANTS}
     blind = named["without SegNet: intensity loss, images alone seen"]
     assert (blind.weights.shape, blind.weights.composed, blind.weights.closing) == (0.0, 0.0, 0.0)
     assert drawn(blind).frames[0].shape == (3, 1, 48, 48)
-    assert named["displacement (`integration_steps = 0`)"].sizes == replace(OURS.sizes, integration_steps=0)
-    hard, soft = (drawn(replace(OURS, references=references)).shapes[0] for references in (True, False))
+    assert named["displacement (`integration_steps = 0`)"].sizes == replace(DEFAULT_MOTION.sizes, integration_steps=0)
+    hard, soft = (drawn(replace(DEFAULT_MOTION, references=references)).shapes[0] for references in (True, False))
     assert set(hard.unique().tolist()) == {0.0, 1.0}
     assert 0.1 < float(soft.max(1).values.min()) < 0.9
     assert torch.allclose(soft.sum(1), torch.ones(3, 48, 48), atol=1e-5)
 
 
 def test_without_the_rvae_the_latent_says_nothing() -> None:
-    model = start(replace(OURS, latent=False), 1)
+    model = start(replace(DEFAULT_MOTION, latent=False), 1)
     frames = [torch.rand(3, 4, 48, 48) for _ in range(2)]
     motions = []
     for seed in (1, 2):
         generator = torch.Generator().manual_seed(seed)
-        step = next(closed_cycle(model, frames, sweep.Stacks((3,)), generator)).step
+        step = next(iterate_cycle(model, frames, sweep.Stacks((3,)), generator)).step
         motions.append(step.motion.mean)
     assert torch.equal(*motions)
 
 
 def test_intensities_are_compared_after_the_warp() -> None:
-    cycle = drawn(OURS)
+    cycle = drawn(DEFAULT_MOTION)
     still = torch.zeros(1, 3, 3, 48, 48)
     expected = 2.0 * float((cycle.frames[0][:, 0] - cycle.frames[1][:, 0]).square().mean())
     assert float(intensity_term(3.0)(cycle, 1, still, still)) == pytest.approx(3.0 * expected, rel=1e-4)
 
 
 def test_a_sweep_trains_what_is_missing_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = (OURS, replace(VARIANTS[3], name="both"))
+    chosen = (DEFAULT_MOTION, replace(VARIANTS[3], name="both"))
     monkeypatch.setattr(sweep, "VARIANTS", chosen)
     monkeypatch.setattr(sweep, "load_hearts", lambda *_, **__: ([heart("one"), heart("two")], [heart("three")]))
     first = sweep.sweep(tmp_path, tmp_path, seeds=[1], budget=FEW)
@@ -81,7 +81,7 @@ def test_a_sweep_trains_what_is_missing_and_no_more(tmp_path: Path, monkeypatch:
     figures = first.lines[0]["subjects"]["three"]
     assert (
         figures["dice_lv_still_pct"]
-        == figures_of(start(OURS, 1).eval(), heart("three"), OURS.sizes)["dice_lv_still_pct"]
+        == figures_of(start(DEFAULT_MOTION, 1).eval(), heart("three"), DEFAULT_MOTION.sizes)["dice_lv_still_pct"]
     )
     assert 50 < figures["dice_lv_still_pct"] < 90
     monkeypatch.setattr(sweep, "load_hearts", None)
@@ -150,8 +150,8 @@ def test_refinement_costs_what_it_takes_beyond_none() -> None:
 
 
 def test_a_ledger_is_lines_of_json(tmp_path: Path) -> None:
-    ledger = sweep.Ledger.open(tmp_path / "sweep.jsonl")
-    ledger.add(LINES[0])
+    attempt_log = sweep.AttemptLog.open(tmp_path / "sweep.jsonl")
+    attempt_log.add(LINES[0])
     assert json.loads((tmp_path / "sweep.jsonl").read_text()) == LINES[0]
-    assert sweep.Ledger.open(tmp_path / "sweep.jsonl").has(OURS, 1, FEW)
-    assert not sweep.Ledger.open(tmp_path / "sweep.jsonl").has(OURS, 2, FEW)
+    assert sweep.AttemptLog.open(tmp_path / "sweep.jsonl").has(DEFAULT_MOTION, 1, FEW)
+    assert not sweep.AttemptLog.open(tmp_path / "sweep.jsonl").has(DEFAULT_MOTION, 2, FEW)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cmnet_cli.commands.train import TrainConfig
 from cmnet_cli.config import find_config, load_config
-from cmnet_cli.console import Screen, board
+from cmnet_cli.console import Messages, live_table
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import read_rows
 from cmnet_cli.training.log import tell
@@ -25,8 +25,8 @@ from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.build import PAPER
 from cmnet_core.models.checkpoint import load_tensors, read_card
 from cmnet_core.training.loop import EpochRecord
-from cmnet_core.training.motion_stage import FIGURES as MOTION_FIGURES
-from cmnet_core.training.segnet_stage import FIGURES as SEGNET_FIGURES
+from cmnet_core.training.motion_stage import METRICS as MOTION_FIGURES
+from cmnet_core.training.segnet_stage import METRICS as SEGNET_FIGURES
 from cmnet_core.training.state import read_progress
 from tests.cli.commanding import cmnet, column
 from tests.phantoms import write_cohort
@@ -288,12 +288,16 @@ def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
     ours_alone = dict.fromkeys(ours, 0.0)
     of_the_article = {"shape": 0.8, "kl_motion": 1e-4, "kl_latent": 2e-4, "reconstruction": 0.01, "smoothness": 0.3}
     assert asdict(paper.motion.weights) == of_the_article | ours_alone
-    assert (paper.motion.pyramid_levels, paper.motion.softening, paper.motion.pauses) == (1, 0.0, 0.0)
+    assert (paper.motion.pyramid_levels, paper.motion.label_smoothing, paper.motion.repeat_frame_probability) == (
+        1,
+        0.0,
+        0.0,
+    )
     assert (paper.motion.schedule.learning_rate, paper.motion.schedule.weight_decay) == (1e-4, 0.0)
     turns_only = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
     for stage in (paper.segnet, paper.motion):
         assert stage.augmentation == replace(turns_only, quarter_turns=1.0, coarsening=1.0)
-        assert stage.schedule.watched in (*SEGNET_FIGURES, *MOTION_FIGURES)
+        assert stage.schedule.monitored in (*SEGNET_FIGURES, *MOTION_FIGURES)
 
 
 def test_the_log_has_a_row_an_epoch_in_mm_and_percent(cohort: Path, tmp_path: Path) -> None:
@@ -316,9 +320,9 @@ def test_without_tensorboard_its_option_says_how_to_get_it(
 
 def test_a_terminal_sees_a_table_that_grows() -> None:
     text = io.StringIO()
-    screen = Screen(notes=Console(file=text, force_terminal=True, width=100, height=30))
+    messages = Messages(notes=Console(file=text, force_terminal=True, width=100, height=30))
     figures = {f"dice_{name}_ed2es_pct": 90.0 + n for n, name in enumerate(("lv", "myo", "rv"))}
-    with board(screen, "train motion", total=2) as shown:
+    with live_table(messages, "train motion", total=2) as shown:
         for epoch in range(2):
             tell(EpochRecord(epoch, {"loss": 0.5}, {**figures, "folded_voxels": 0.0}, 3.0, 1e-3), shown)
     assert "90.0 / 91.0 / 92.0" in text.getvalue()

@@ -19,10 +19,10 @@ TO_ED_MM = {2: 3.0, 3: 9.0, 0: 6.0, 1: 0.6}
 """How far along x the material of each frame was at ED; once round the cycle, 0.6 mm are missing."""
 
 
-def velocities(*, anchored: bool) -> Tensor:
+def velocities(*, ed_referenced: bool) -> Tensor:
     """Of frames 2, 3, 0 and 1: along x, in voxels of half the plane."""
     order = list(TO_ED_MM.values())
-    along = order if anchored else [now - before for now, before in zip(order, [0.0, *order], strict=False)]
+    along = order if ed_referenced else [now - before for now, before in zip(order, [0.0, *order], strict=False)]
     moved = torch.zeros(FRAMES, 3, 2, 8, 8)
     moved[:, 2] = torch.tensor(along).view(-1, 1, 1, 1) / (2 * SPACING.x)
     return moved
@@ -35,9 +35,9 @@ def along_x(field: MotionField) -> float:
     return float(x.mean())
 
 
-@pytest.mark.parametrize("anchored", [True, False])
-def test_a_motion_that_is_known_comes_out_between_any_two_frames(*, anchored: bool) -> None:
-    sizes, given = replace(SIZES, anchored=anchored), velocities(anchored=anchored)
+@pytest.mark.parametrize("ed_referenced", [True, False])
+def test_a_motion_that_is_known_comes_out_between_any_two_frames(*, ed_referenced: bool) -> None:
+    sizes, given = replace(SIZES, ed_referenced=ed_referenced), velocities(ed_referenced=ed_referenced)
     fields = fields_to_ed(given, SPACING, ed=ED, sizes=sizes)
     assert [(field.fixed, field.moving) for field in fields] == [(2, ED), (3, ED), (0, ED), (1, ED)]
     assert [along_x(field) for field in fields] == pytest.approx(list(TO_ED_MM.values()), abs=1e-5)
@@ -56,7 +56,7 @@ def test_the_way_out_of_ed_and_back_is_no_way() -> None:
     knots = torch.randn(FRAMES, 3, 2, 3, 3, generator=generator)
     smooth = torch.nn.functional.interpolate(knots, (4, 24, 24), mode="trilinear", align_corners=True)
     given = smooth * torch.tensor([0.1, 1.0, 1.0]).view(1, 3, 1, 1, 1)
-    sizes = replace(SIZES, anchored=True, integration_steps=7)
+    sizes = replace(SIZES, ed_referenced=True, integration_steps=7)
     there = field_between(given, SPACING, ed=ED, sizes=sizes, moving=2, fixed=2).displacement_mm
     assert float(there[..., 8:-8, 8:-8].norm(dim=0).max()) < 0.2
 
@@ -65,7 +65,7 @@ def test_a_motion_that_folds_on_the_grid_is_smoothed_there_alone() -> None:
     steep = torch.zeros(2, 3, 6, 24, 24)
     steep[0, :, :, 4:12, 4:12] = 2.0 * torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(1))
     steep[1, 2] = 0.5
-    sizes = replace(SIZES, anchored=True)
+    sizes = replace(SIZES, ed_referenced=True)
     found = without_folds(steep, sizes=sizes)
     before, after = (fields_to_ed(part, SPACING, ed=ED, sizes=sizes)[0] for part in (steep, found))
     assert int((jacobian_determinant(before) <= 0).sum()) > 0
@@ -78,7 +78,7 @@ def test_a_motion_that_folds_on_the_grid_is_smoothed_there_alone() -> None:
 def test_the_inverse_does_not_fold_either() -> None:
     steep = torch.zeros(FRAMES, 3, 6, 24, 24)
     steep[0, :, :, 4:12, 4:12] = 2.0 * torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(1))
-    sizes = replace(SIZES, anchored=True)
+    sizes = replace(SIZES, ed_referenced=True)
     unfolded = without_folds(steep, sizes=sizes)
     bare = fields_to_ed(-unfolded, SPACING, ed=ED, sizes=sizes)[0]
     assert int((jacobian_determinant(bare) <= 0).sum()) > 0

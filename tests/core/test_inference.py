@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from cmnet_core.errors import CaseError, CheckpointError, ErrorCode, ImageError
-from cmnet_core.inference.tracking import PRIOR_ENTROPY, Model, halving, keep_heart, load_model, track
+from cmnet_core.inference.tracking import (
+    PRIOR_ENTROPY,
+    Model,
+    keep_largest_component,
+    load_model,
+    retry_with_smaller_batch,
+    track,
+)
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.checkpoint import (
@@ -33,7 +40,7 @@ class ByBrightness(SegNet):
     """Stands for a perfect SegNet where every class has a brightness of its own."""
 
     def __init__(self) -> None:
-        super().__init__(widths=(4, 4), deep_from=1, members=1, classes=4)
+        super().__init__(widths=(4, 4), through_plane_from=1, members=1, classes=4)
 
     def forward(self, slices: Tensor, stacks: object) -> Tensor:
         return (-80.0 * (slices - LOOK.view(1, 4, 1, 1)).square()).softmax(1)
@@ -85,7 +92,7 @@ def test_a_model_that_stands_still_carries_the_mask_unmoved() -> None:
     tracked = track(model(), cine)
     assert float(tracked.ed_to_es.displacement_mm.abs().max()) == 0
     assert (tracked.ed_to_es.fixed, tracked.ed_to_es.moving) == (5, 3)
-    assert tracked.closing_error_mm == 0
+    assert tracked.cycle_consistency_error_mm == 0
     assert tracked.folded_voxels == (0,) * cine.frames
     for frame in range(cine.frames):
         assert torch.equal(tracked.propagated.at(frame), tracked.segmentation.at(3))
@@ -97,7 +104,7 @@ def test_what_lies_apart_from_the_heart_is_background() -> None:
     expected = labels.clone()
     labels[0, 15:17, 15:17] = 3
     shape = nn.functional.one_hot(labels, 4).movedim(-1, 0).float()
-    assert torch.equal(keep_heart(shape).argmax(0), expected)
+    assert torch.equal(keep_largest_component(shape).argmax(0), expected)
 
 
 def test_a_speck_within_the_heart_gives_way_to_the_next_class() -> None:
@@ -108,7 +115,7 @@ def test_a_speck_within_the_heart_gives_way_to_the_next_class() -> None:
     shape = nn.functional.one_hot(labels, 4).movedim(-1, 0).float() + 0.1 * nn.functional.one_hot(expected, 4).movedim(
         -1, 0
     )
-    assert torch.equal(keep_heart(shape).argmax(0), expected)
+    assert torch.equal(keep_largest_component(shape).argmax(0), expected)
 
 
 def test_phases_of_the_manifest_are_kept() -> None:
@@ -174,7 +181,7 @@ def test_a_batch_is_halved_until_it_fits_into_memory() -> None:
             raise torch.cuda.OutOfMemoryError("full")
         return torch.tensor(at_once)
 
-    assert int(halving(run, 8)) == 2
+    assert int(retry_with_smaller_batch(run, 8)) == 2
     assert tried == [8, 4, 2]
 
 
@@ -183,5 +190,5 @@ def test_a_frame_that_never_fits_is_said() -> None:
         raise torch.cuda.OutOfMemoryError("full")
 
     with pytest.raises(CaseError) as raised:
-        halving(run, 8)
+        retry_with_smaller_batch(run, 8)
     assert raised.value.code == ErrorCode.OUT_OF_MEMORY

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cmnet_core.errors import ManifestError
 from cmnet_core.models.build import PAPER, MotionSizes, SegNetSizes, build_motion, build_segnet
-from cmnet_core.models.cardiomorphnet import closed_cycle, correlations
+from cmnet_core.models.cardiomorphnet import correlations, iterate_cycle
 from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.models.layers import StackConv, Stacks, StackUpConv
 
@@ -68,7 +68,7 @@ def test_any_depth_passes(depth: int) -> None:
     with torch.no_grad():
         assert build_segnet(SegNetSizes()).eval()(frames[0][:, :1], stacks).shape == (depth, 4, 32, 32)
         model = build_motion(MotionSizes())
-        strides = list(closed_cycle(model, frames, stacks, None))
+        strides = list(iterate_cycle(model, frames, stacks, None))
     assert [stride.t for stride in strides] == [1, 2]
     (displacement,) = model.displacements(strides[0].step.motion.mean, stacks)
     assert displacement.shape == (1, 3, depth, 32, 32)
@@ -77,7 +77,7 @@ def test_any_depth_passes(depth: int) -> None:
 
 def test_segnet_is_the_mean_of_its_members() -> None:
     torch.manual_seed(0)
-    segnet = build_segnet(SegNetSizes(widths=(4, 8), deep_from=1, members=3)).eval()
+    segnet = build_segnet(SegNetSizes(widths=(4, 8), through_plane_from=1, members=3)).eval()
     slices, stacks = random_slices(1, depths=(3,), size=16, seed=0), Stacks((3,))
     with torch.no_grad():
         each = [logits.softmax(1) for logits in segnet.logits_of_each(slices, stacks)]
@@ -91,14 +91,14 @@ def test_a_batch_equals_its_elements() -> None:
     segnet, motion = build_segnet(SegNetSizes()).eval(), build_motion(MotionSizes()).eval()
     frames = [random_slices(4, depths=depths, size=32, seed=seed) for seed in range(3)]
     with torch.no_grad():
-        together = [stride.step.motion.mean for stride in closed_cycle(motion, frames, Stacks(depths), None)]
+        together = [stride.step.motion.mean for stride in iterate_cycle(motion, frames, Stacks(depths), None)]
         labels = segnet(frames[0][:, :1], Stacks(depths))
         for part, depth in enumerate(depths):
             alone = [frame.split(depths)[part] for frame in frames]
             torch.testing.assert_close(
                 segnet(alone[0][:, :1], Stacks((depth,))), labels.split(depths)[part], atol=1e-4, rtol=1e-4
             )
-            for stride, mean in zip(closed_cycle(motion, alone, Stacks((depth,)), None), together, strict=True):
+            for stride, mean in zip(iterate_cycle(motion, alone, Stacks((depth,)), None), together, strict=True):
                 torch.testing.assert_close(stride.step.motion.mean, mean.split(depths)[part], atol=1e-6, rtol=1e-3)
 
 
@@ -115,18 +115,18 @@ def test_a_shifted_place_is_found_where_it_went() -> None:
 
 def test_a_network_that_learns_to_match_begins_as_one_that_does_not() -> None:
     torch.manual_seed(6)
-    matching = build_motion(MotionSizes(match_radius=2)).eval()
-    plain = build_motion(MotionSizes(match_radius=0)).eval()
+    matching = build_motion(MotionSizes(correlation_radius=2)).eval()
+    plain = build_motion(MotionSizes(correlation_radius=0)).eval()
     plain.load_state_dict({name: value for name, value in matching.state_dict().items() if ".match." not in name})
     frames = [random_slices(4, depths=(3,), size=32, seed=seed) for seed in (1, 2)]
     with torch.no_grad():
-        one, other = (next(closed_cycle(model, frames, Stacks((3,)), None)).step for model in (matching, plain))
+        one, other = (next(iterate_cycle(model, frames, Stacks((3,)), None)).step for model in (matching, plain))
     torch.testing.assert_close(one.motion.mean, other.motion.mean)
 
 
 def test_a_rotation_without_shapes_to_see_it_from_is_refused() -> None:
-    with pytest.raises(ManifestError, match=r"rotation needs sizes\.sees_shapes"):
-        build_motion(MotionSizes(rotation=True, sees_shapes=False))
+    with pytest.raises(ManifestError, match=r"rotation needs sizes\.use_segmentation"):
+        build_motion(MotionSizes(rotation=True, use_segmentation=False))
 
 
 class FollowsCentre(nn.Module):
@@ -164,21 +164,21 @@ def _walk(share: float, places: list[float], **sizes: object) -> tuple[list[floa
     model.deform_net = FollowsCentre(share)
     stacks, frames = Stacks((2,)), [_spot(place) for place in places]
     with torch.no_grad():
-        to_start = [stride.to_start for stride in closed_cycle(model, frames, stacks, None)]
+        to_start = [stride.to_start for stride in iterate_cycle(model, frames, stacks, None)]
     return [_centre_x(model.warp_frame(frames[0], field, stacks)) for field in to_start], model.deform_net
 
 
 def test_every_look_takes_away_its_share_of_what_is_left() -> None:
-    for looks in (1, 2, 3):
-        (reached, _), _ = _walk(0.5, [12.0, 18.0], looks=looks)
-        assert reached == pytest.approx(18.0 - 6.0 * 0.5**looks, abs=0.05)
+    for cascade_iterations in (1, 2, 3):
+        (reached, _), _ = _walk(0.5, [12.0, 18.0], cascade_iterations=cascade_iterations)
+        assert reached == pytest.approx(18.0 - 6.0 * 0.5**cascade_iterations, abs=0.05)
 
 
 def test_in_an_anchored_walk_nothing_adds_up() -> None:
     places = [12.0, 15.0, 18.0, 18.0, 18.0, 12.0]
-    from_frame_to_frame, _ = _walk(0.5, places, anchored=False)
-    anchored, deform_net = _walk(0.5, places, anchored=True)
+    from_frame_to_frame, _ = _walk(0.5, places, ed_referenced=False)
+    ed_referenced, deform_net = _walk(0.5, places, ed_referenced=True)
     # Half of what is apart at each step: −3, −3, 0, 0, +6 and 0.
     assert from_frame_to_frame == pytest.approx([13.5, 15.0, 15.0, 15.0, 12.0, 12.0], abs=0.05)
-    assert anchored == pytest.approx([13.5, 15.0, 15.0, 15.0, 12.0, 12.0], abs=0.05)
+    assert ed_referenced == pytest.approx([13.5, 15.0, 15.0, 15.0, 12.0, 12.0], abs=0.05)
     assert all(_centre_x(seen) == pytest.approx(12.0, abs=0.01) for seen in deform_net.saw)

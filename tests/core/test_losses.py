@@ -63,7 +63,7 @@ def test_a_perfect_prediction_costs_nothing() -> None:
     soft = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1)).softmax(1)
     for target in (shapes, soft):
         assert float(losses.shape_divergence(target, target)) == 0.0
-        assert float(losses.shape_pyramid(target, target, levels=3, softening=0.04)) == 0.0
+        assert float(losses.shape_pyramid(target, target, levels=3, label_smoothing=0.04)) == 0.0
 
 
 def test_supervised_shape_loss_is_the_cross_entropy() -> None:

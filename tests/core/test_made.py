@@ -10,7 +10,7 @@ from cmnet_core.function.volumes import volumes_ml
 from cmnet_core.labels import Label
 from cmnet_core.registration.displacement import jacobian_determinant, propagate
 from cmnet_core.simulation import cine as making
-from cmnet_core.simulation.cine import Hidden, MadeCine, fit_motion, long_axis, make_cine
+from cmnet_core.simulation.cine import SimulatedCine, TangentialMotion, fit_motion, long_axis, simulate_cine
 from cmnet_core.simulation.ground_truth import wall_strain
 from cmnet_core.simulation.mask_registration import plane_exponential, twice_as_fine, warp_planes
 from cmnet_core.stats.metrics import dice_pct
@@ -19,7 +19,7 @@ from tests.phantoms import beating_circles
 
 SPACING = Spacing(z=8.0, y=2.0, x=2.0)
 FRAMES = 8
-HIDDEN = Hidden(basal_deg=-5.0, apical_deg=11.0, descent_mm=5.0)
+HIDDEN = TangentialMotion(basal_deg=-5.0, apical_deg=11.0, descent_mm=5.0)
 
 
 def heart(frame: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,18 +38,18 @@ def velocity() -> torch.Tensor:
     return fit_motion(heart(0)[1], heart(1)[1], SPACING)
 
 
-def make(velocity: torch.Tensor, seed: int = 3) -> MadeCine:
-    return make_cine(*heart(0), velocity, SPACING, frames=FRAMES, generator=torch.Generator().manual_seed(seed))
+def make(velocity: torch.Tensor, seed: int = 3) -> SimulatedCine:
+    return simulate_cine(*heart(0), velocity, SPACING, frames=FRAMES, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
-def made(velocity: torch.Tensor) -> MadeCine:
+def made(velocity: torch.Tensor) -> SimulatedCine:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "draw_hidden", lambda *_, **__: HIDDEN)
+        patch.setattr(making, "draw_tangential_motion", lambda *_, **__: HIDDEN)
         return make(velocity)
 
 
-def test_ed_has_not_moved_and_the_way_back_ends_there(made: MadeCine) -> None:
+def test_ed_has_not_moved_and_the_way_back_ends_there(made: SimulatedCine) -> None:
     assert float(made.to_ed[0].displacement_mm.abs().max()) < 1e-4
     assert torch.equal(made.labels[0], heart(0)[1])
     course, es = making.volume_course(50)
@@ -59,7 +59,7 @@ def test_ed_has_not_moved_and_the_way_back_ends_there(made: MadeCine) -> None:
 
 
 def test_the_heart_contracts_to_the_masks_of_es(velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "draw_hidden", lambda *_, **__: Hidden(0.0, 0.0, 0.0))
+    monkeypatch.setattr(making, "draw_tangential_motion", lambda *_, **__: TangentialMotion(0.0, 0.0, 0.0))
     made, es_mask = make(velocity), heart(1)[1]
     for label in (Label.LV, Label.MYO, Label.RV):
         still, moved = (dice_pct(labels, es_mask, label) for labels in (made.labels[0], made.labels[made.es]))
@@ -69,11 +69,11 @@ def test_the_heart_contracts_to_the_masks_of_es(velocity: torch.Tensor, monkeypa
     assert int(volumes_ml(made.labels, SPACING).lv_ml.argmin()) == made.es
 
 
-def test_nothing_folds(made: MadeCine) -> None:
+def test_nothing_folds(made: SimulatedCine) -> None:
     assert min(float(jacobian_determinant(field).min()) for field in made.to_ed) > 0
 
 
-def test_masks_and_images_move_together(made: MadeCine) -> None:
+def test_masks_and_images_move_together(made: SimulatedCine) -> None:
     image, mask = heart(0)
     for field, voxels, labels in zip(made.to_ed, made.voxels, made.labels, strict=True):
         assert float((propagate(image[None], field)[0] - voxels).abs().max()) < 1e-4
@@ -92,9 +92,11 @@ def test_the_way_back_undoes_the_way_there_but_for_the_grid(velocity: torch.Tens
     assert float(there.abs().max()) > 1.0
 
 
-def test_the_twist_is_in_the_field(made: MadeCine, velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_twist_is_in_the_field(
+    made: SimulatedCine, velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The apex turns counter-clockwise on the display: what was below comes to the right."""
-    monkeypatch.setattr(making, "draw_hidden", lambda *_, **__: Hidden(0.0, 0.0, 0.0))
+    monkeypatch.setattr(making, "draw_tangential_motion", lambda *_, **__: TangentialMotion(0.0, 0.0, 0.0))
     untwisted = make(velocity)
     axis = long_axis(made.labels[0])
     for z, expected in ((axis.base + 1, -5.0 + 16.0 / 3), (axis.apex, 11.0)):
@@ -102,7 +104,7 @@ def test_the_twist_is_in_the_field(made: MadeCine, velocity: torch.Tensor, monke
         assert turned == pytest.approx(expected, abs=1.0)
 
 
-def turn_deg(made: MadeCine, z: int) -> float:
+def turn_deg(made: SimulatedCine, z: int) -> float:
     """Mean turn of the wall of one slice from ED to ES, from y towards x."""
     wall = (made.labels[made.es][z] == Label.MYO).nonzero().float()
     u = made.to_ed[made.es].displacement_mm[1:, z, wall[:, 0].long(), wall[:, 1].long()].T / 2.0
@@ -124,7 +126,7 @@ def test_the_base_moves_towards_the_apex_whichever_way_slices_are_counted() -> N
         assert float(field[axis.apex, y, x]) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_strain_of_the_wall_is_that_of_a_known_stretch(made: MadeCine) -> None:
+def test_strain_of_the_wall_is_that_of_a_known_stretch(made: SimulatedCine) -> None:
     """The wall of a heart that shrinks by a tenth about its axis, in the plane, is strained alike in two directions."""
     axis, mask = long_axis(made.labels[0]), made.labels[0]
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
@@ -138,7 +140,7 @@ def test_strain_of_the_wall_is_that_of_a_known_stretch(made: MadeCine) -> None:
     assert strain.ell.tolist() == pytest.approx([0.0, 0.0], abs=1e-4)
 
 
-def test_a_contracting_heart_has_the_strains_signs(made: MadeCine) -> None:
+def test_a_contracting_heart_has_the_strains_signs(made: SimulatedCine) -> None:
     strain = wall_strain(made)
     assert float(strain.ecc[made.es]) < -0.05
     assert float(strain.err[made.es]) > 0.05

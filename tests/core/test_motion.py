@@ -20,7 +20,7 @@ from cmnet_core.registration.displacement import (
     invert,
     jacobian_determinant,
     propagate,
-    propagate_shape,
+    propagate_probabilities,
     surely_unfolded,
     to_voxels,
     volume_change,
@@ -149,7 +149,7 @@ def test_what_was_not_imaged_is_not_carried(slices: float, left: list[int]) -> N
     shape[Label.RV] = 1.0
     displacement = torch.zeros(3, 4, 3, 3)
     displacement[0] = slices * SPACING.z
-    carried = propagate_shape(shape, MotionField(displacement, SPACING, fixed=1, moving=0))
+    carried = propagate_probabilities(shape, MotionField(displacement, SPACING, fixed=1, moving=0))
     assert torch.equal(carried.sum(0), torch.ones(4, 3, 3))
     assert [z for z in range(4) if bool((carried[Label.RV, z] > 0.5).all())] == left
     assert [z for z in range(4) if bool((carried[Label.BACKGROUND, z] > 0.5).all())] == sorted({0, 1, 2, 3} - {*left})

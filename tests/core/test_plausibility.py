@@ -11,13 +11,13 @@ from cmnet_core.labels import Label
 from cmnet_core.qc.flags import FLAGS, GROUPS
 from cmnet_core.qc.results import (
     Contours,
-    is_doubtful,
-    judge_contours,
-    judge_curve,
-    judge_function,
-    judge_motion,
-    judge_strain,
-    without_what_is_cut,
+    check_contours,
+    check_function,
+    check_motion,
+    check_strain,
+    check_volume_curve,
+    is_low_confidence,
+    withhold_truncated,
 )
 
 RADII_ED = (9, 10, 9, 8, 6, 3, 0)
@@ -50,7 +50,7 @@ def _heart(radii: tuple[int, ...], *, size: int = 64, shift: int = 0) -> Tensor:
 
 def _flags_of(ed: Tensor, es: Tensor) -> list[str]:
     contours = Contours(ed, es)
-    return list(judge_contours(contours, contours))
+    return list(check_contours(contours, contours))
 
 
 def test_a_whole_heart_has_no_flag() -> None:
@@ -81,21 +81,21 @@ def test_a_heart_at_the_border_is_cut() -> None:
 
 def test_one_slice_has_no_volume() -> None:
     assert "too-few-slices" in _flags_of(_heart((9,)), _heart((6,)))
-    believed = without_what_is_cut(NORMAL, {"too-few-slices"})
+    believed = withhold_truncated(NORMAL, {"too-few-slices"})
     assert (believed.lvedv_ml, believed.lvm_g, believed.rvef_pct) == (None, None, None)
-    assert without_what_is_cut(NORMAL, {"rv-gap-in-stack"}).lvef_pct == 60.0
-    assert without_what_is_cut(NORMAL, {"base-not-covered", "few-slices"}) == NORMAL
+    assert withhold_truncated(NORMAL, {"rv-gap-in-stack"}).lvef_pct == 60.0
+    assert withhold_truncated(NORMAL, {"base-not-covered", "few-slices"}) == NORMAL
 
 
 def test_ejection_fractions_and_stroke_volumes_are_judged() -> None:
-    assert list(judge_function(NORMAL)) == []
-    assert list(judge_function(replace(NORMAL, rvef_pct=2.0))) == ["rvef-implausible"]
-    assert list(judge_function(replace(NORMAL, lvef_pct=91.0))) == ["lvef-implausible"]
-    assert list(judge_function(replace(NORMAL, rvsv_ml=40.0))) == ["stroke-volumes-differ"]
+    assert list(check_function(NORMAL)) == []
+    assert list(check_function(replace(NORMAL, rvef_pct=2.0))) == ["rvef-implausible"]
+    assert list(check_function(replace(NORMAL, lvef_pct=91.0))) == ["lvef-implausible"]
+    assert list(check_function(replace(NORMAL, rvsv_ml=40.0))) == ["stroke-volumes-differ"]
     # Small ventricles may differ by half, large ones by 20 mL.
-    assert list(judge_function(replace(NORMAL, lvsv_ml=30.0, rvsv_ml=12.0))) == []
-    assert list(judge_function(replace(NORMAL, rvsv_ml=60.0))) == []
-    assert list(judge_function(replace(NORMAL, rvsv_ml=None, rvef_pct=None))) == []
+    assert list(check_function(replace(NORMAL, lvsv_ml=30.0, rvsv_ml=12.0))) == []
+    assert list(check_function(replace(NORMAL, rvsv_ml=60.0))) == []
+    assert list(check_function(replace(NORMAL, rvsv_ml=None, rvef_pct=None))) == []
 
 
 def _curve(*, beats: float = 1.0, frames: int = 20) -> Tensor:
@@ -104,23 +104,23 @@ def _curve(*, beats: float = 1.0, frames: int = 20) -> Tensor:
 
 
 def test_a_curve_of_two_beats_is_flagged_and_one_with_a_plateau_is_not() -> None:
-    assert list(judge_curve(_curve(beats=2.0), given_ed=None, given_es=None)) == ["several-volume-minima"]
+    assert list(check_volume_curve(_curve(beats=2.0), given_ed=None, given_es=None)) == ["several-volume-minima"]
     plateau = _curve()
     plateau[14:17] = plateau[14:17].mean() - torch.tensor([2.0, 4.0, 2.0])
     for start in (0, 5, 10):
-        assert list(judge_curve(plateau.roll(start), given_ed=None, given_es=None)) == []
+        assert list(check_volume_curve(plateau.roll(start), given_ed=None, given_es=None)) == []
     # A frame out of place is forgiven by the median; a still heart has no curve.
     spoiled = _curve()
     spoiled[3] = 70.0
-    assert list(judge_curve(spoiled, given_ed=None, given_es=None)) == []
-    assert list(judge_curve(torch.full((20,), 100.0), given_ed=3, given_es=5)) == []
+    assert list(check_volume_curve(spoiled, given_ed=None, given_es=None)) == []
+    assert list(check_volume_curve(torch.full((20,), 100.0), given_ed=3, given_es=5)) == []
 
 
 def test_phases_that_the_manifest_misplaces_are_flagged() -> None:
-    assert list(judge_curve(_curve(), given_ed=1, given_es=10)) == []
-    assert list(judge_curve(_curve(), given_ed=5, given_es=9)) == ["ed-not-as-given"]
-    assert list(judge_curve(_curve(), given_ed=0, given_es=0)) == ["es-not-as-given"]
-    assert list(judge_curve(torch.tensor([60.0, 140.0]), given_ed=0, given_es=1)) == [
+    assert list(check_volume_curve(_curve(), given_ed=1, given_es=10)) == []
+    assert list(check_volume_curve(_curve(), given_ed=5, given_es=9)) == ["ed-not-as-given"]
+    assert list(check_volume_curve(_curve(), given_ed=0, given_es=0)) == ["es-not-as-given"]
+    assert list(check_volume_curve(torch.tensor([60.0, 140.0]), given_ed=0, given_es=1)) == [
         "ed-not-as-given",
         "es-not-as-given",
     ]
@@ -128,13 +128,31 @@ def test_phases_that_the_manifest_misplaces_are_flagged() -> None:
 
 def test_motion_is_judged() -> None:
     assert (
-        list(judge_motion(folded_voxels=0, closing_error_mm=3.0, entropy_heart_nats=-6.0, muscle_change_pct=9.0)) == []
+        list(
+            check_motion(
+                folded_voxels=0,
+                cycle_consistency_error_mm=3.0,
+                entropy_heart_nats=-6.0,
+                myocardial_volume_change_pct=9.0,
+            )
+        )
+        == []
     )
     assert (
-        list(judge_motion(folded_voxels=0, closing_error_mm=3.0, entropy_heart_nats=None, muscle_change_pct=None)) == []
+        list(
+            check_motion(
+                folded_voxels=0,
+                cycle_consistency_error_mm=3.0,
+                entropy_heart_nats=None,
+                myocardial_volume_change_pct=None,
+            )
+        )
+        == []
     )
     assert list(
-        judge_motion(folded_voxels=1, closing_error_mm=8.6, entropy_heart_nats=0.0, muscle_change_pct=-24.0)
+        check_motion(
+            folded_voxels=1, cycle_consistency_error_mm=8.6, entropy_heart_nats=0.0, myocardial_volume_change_pct=-24.0
+        )
     ) == [
         "motion-folds",
         "cycle-does-not-close",
@@ -144,18 +162,18 @@ def test_motion_is_judged() -> None:
 
 
 def test_strain_of_no_heart_is_told() -> None:
-    assert list(judge_strain({"gcs": -18.0, "grs": 45.0, "gls_sax": -12.0})) == []
-    assert list(judge_strain({"gcs": None, "grs": None, "gls_sax": None})) == []
-    assert list(judge_strain({"gcs": -18.0, "grs": 159.0, "gls_sax": -12.0})) == ["strain-implausible"]
-    assert list(judge_strain({"gcs": 45.0, "grs": 45.0, "gls_sax": -12.0})) == ["strain-implausible"]
+    assert list(check_strain({"gcs": -18.0, "grs": 45.0, "gls_sax": -12.0})) == []
+    assert list(check_strain({"gcs": None, "grs": None, "gls_sax": None})) == []
+    assert list(check_strain({"gcs": -18.0, "grs": 159.0, "gls_sax": -12.0})) == ["strain-implausible"]
+    assert list(check_strain({"gcs": 45.0, "grs": 45.0, "gls_sax": -12.0})) == ["strain-implausible"]
 
 
 def test_probabilities_that_decide_nothing_are_doubtful() -> None:
     sure = torch.nn.functional.one_hot(_heart(RADII_ED).long(), 4).movedim(-1, 0).float()[None]
-    assert not is_doubtful(sure)
-    assert not is_doubtful(0.8 * sure + 0.05)
-    assert is_doubtful(0.4 * sure + 0.15)
-    assert is_doubtful(torch.cat([sure, 0.4 * sure + 0.15]))
+    assert not is_low_confidence(sure)
+    assert not is_low_confidence(0.8 * sure + 0.05)
+    assert is_low_confidence(0.4 * sure + 0.15)
+    assert is_low_confidence(torch.cat([sure, 0.4 * sure + 0.15]))
 
 
 def test_flags_are_words_and_say_when_they_are_raised() -> None:

@@ -29,13 +29,13 @@ Shape = tuple[int, int, int]
 Pair = tuple[float, float]
 
 
-def make_cine(voxels: torch.Tensor, spacing: Spacing) -> CineSequence:
+def simulate_cine(voxels: torch.Tensor, spacing: Spacing) -> CineSequence:
     affine = torch.diag(torch.tensor([*spacing.zyx, 1.0], dtype=torch.float64))
     return CineSequence(voxels, spacing, affine, frame_ms=None, ed=None, es=None)
 
 
 def blank_cine(shape: Shape, spacing: Spacing) -> CineSequence:
-    return make_cine(torch.zeros(1, *shape), spacing)
+    return simulate_cine(torch.zeros(1, *shape), spacing)
 
 
 def in_plane_mm(rows: int, columns: int, spacing: Spacing, origin_mm: Pair = (0.0, 0.0)) -> tuple[torch.Tensor, ...]:
@@ -94,7 +94,7 @@ def test_a_linear_ramp_is_exact_in_millimetres_at_any_shape_and_spacing(
     y, x = in_plane_mm(shape[1], shape[2], spacing)
     ramp = (3.0 + 0.5 * y - 0.25 * x).double().expand(1, *shape)
     centre_mm = (centre[0] * shape[1] * spacing.y, centre[1] * shape[2] * spacing.x)
-    window = window_around(make_cine(ramp.float(), spacing), centre_mm, spacing_mm=spacing_mm, size=(9, 7))
+    window = window_around(simulate_cine(ramp.float(), spacing), centre_mm, spacing_mm=spacing_mm, size=(9, 7))
     found = extract(ramp, window)
     y, x = in_plane_mm(9, 7, window.spacing, window.origin_mm)
     reach = 1.5 * spacing_mm  # of the averaging of a coarse voxel
@@ -107,7 +107,7 @@ def test_a_linear_ramp_is_exact_in_millimetres_at_any_shape_and_spacing(
 
 def test_beyond_the_image_is_zero_and_the_outer_half_voxel_is_image() -> None:
     spacing = Spacing(10.0, 2.0, 2.0)
-    cine = make_cine(torch.ones(1, 1, 4, 4), spacing)
+    cine = simulate_cine(torch.ones(1, 1, 4, 4), spacing)
     window = window_around(cine, (3.0, 3.0), spacing_mm=0.5, size=(32, 32))
     y, x = in_plane_mm(32, 32, window.spacing, window.origin_mm)
     expected = (y >= -1) & (y <= 7) & (x >= -1) & (x <= 7)
@@ -116,13 +116,13 @@ def test_beyond_the_image_is_zero_and_the_outer_half_voxel_is_image() -> None:
 
 def test_a_coarse_window_does_not_alias() -> None:
     stripes = (torch.arange(96) % 2).float().expand(1, 1, 96, 96)
-    window = window_around(make_cine(stripes, Spacing(8.0, 0.5, 0.5)), (24.0, 24.0), spacing_mm=2.0, size=(12, 12))
+    window = window_around(simulate_cine(stripes, Spacing(8.0, 0.5, 0.5)), (24.0, 24.0), spacing_mm=2.0, size=(12, 12))
     torch.testing.assert_close(extract(stripes, window), torch.full((1, 1, 12, 12), 0.5))
 
 
 def test_a_batch_equals_its_elements() -> None:
     voxels = torch.rand(4, 3, 20, 24, generator=torch.Generator().manual_seed(1))
-    window = window_around(make_cine(voxels, Spacing(8.0, 1.2, 1.8)), (12.0, 20.0), spacing_mm=1.5, size=(16, 16))
+    window = window_around(simulate_cine(voxels, Spacing(8.0, 1.2, 1.8)), (12.0, 20.0), spacing_mm=1.5, size=(16, 16))
     together = extract(voxels, window)
     torch.testing.assert_close(together, torch.cat([extract(frame[None], window) for frame in voxels]))
     back = restore(together, window, outside=0.0)
@@ -207,7 +207,7 @@ def beating_cine(frames: int, shape: Shape, spacing: Spacing, centre_mm: Pair) -
     size = 30 + 8 * phase.cos()
     disc = (radius[None, None] < size[:, None, None, None]).float().expand(frames, *shape)
     noise = 0.1 * torch.randn(frames, *shape, generator=torch.Generator().manual_seed(3))
-    return make_cine(disc + noise + (x < 60).float(), spacing)
+    return simulate_cine(disc + noise + (x < 60).float(), spacing)
 
 
 @pytest.mark.parametrize("frames", [2, 3, 12])
@@ -222,7 +222,7 @@ def test_the_heart_is_found_by_its_motion(frames: int, depth: int) -> None:
 def test_a_still_image_has_no_heart(frames: int) -> None:
     still = torch.rand(1, 2, 16, 16, generator=torch.Generator().manual_seed(4)).expand(frames, -1, -1, -1)
     with pytest.raises(ImageError) as error:
-        heart_centre_from_motion(make_cine(still, Spacing(8.0, 1.5, 1.5)))
+        heart_centre_from_motion(simulate_cine(still, Spacing(8.0, 1.5, 1.5)))
     assert error.value.code == ErrorCode.HEART_NOT_FOUND
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cmnet_core.models.layers import Stacks
-from cmnet_core.models.rotation_net import RotationNet, mean_rotation, place_of, spin
+from cmnet_core.models.rotation_net import RotationNet, locate_lv, mean_rotation, rotation_velocity
 from cmnet_core.registration.displacement import exponential, warp
 
 STACKS = Stacks((3,))
@@ -27,8 +27,8 @@ def _frame(depth: int = 3, size: int = 64) -> torch.Tensor:
 def test_a_spin_turns_by_its_angle_about_the_ventricle():
     frame = _frame()
     angle = torch.tensor([0.3, -0.2, 0.0])
-    place = place_of(frame, STACKS)
-    (volume,) = STACKS.volumes(spin(angle, place, (64, 64), scale=1))
+    place = locate_lv(frame, STACKS)
+    (volume,) = STACKS.volumes(rotation_velocity(angle, place, (64, 64), scale=1))
     displacement = exponential(volume, steps=7)[0]
     heart = frame[:, 1] + frame[:, 2]
     assert torch.allclose(mean_rotation(displacement, heart), angle * place.presence, atol=2e-3)
@@ -48,22 +48,22 @@ def test_a_rotation_is_known_whatever_contracts_and_moves_with_it():
 def test_without_training_a_rotation_of_the_image_is_found(degrees):
     torch.manual_seed(0)
     frame = _frame()
-    place = place_of(frame, STACKS)
+    place = locate_lv(frame, STACKS)
     angle = torch.full((3,), math.radians(degrees))
-    (velocity,) = STACKS.volumes(spin(angle, place, (64, 64), scale=1))
+    (velocity,) = STACKS.volumes(rotation_velocity(angle, place, (64, 64), scale=1))
     (volume,) = STACKS.volumes(frame)
     # Seen from `turned`, the content of `frame` lies at p + u(p): the network is asked for that u.
     turned = STACKS.slices([warp(volume, exponential(velocity, steps=7))])
     network = RotationNet(channels_in=4)
     torch.nn.init.zeros_(network.shifts.weight)
     torch.nn.init.constant_(network.sharpness, 60.0)
-    found = network(frame, turned, place_of(turned, STACKS), STACKS)
+    found = network(frame, turned, locate_lv(turned, STACKS), STACKS)
     assert torch.allclose(found, angle, atol=math.radians(4.0))
 
 
 def test_a_stack_without_a_ventricle_neither_turns_nor_fails():
     frame = torch.zeros(3, 4, 32, 32)
-    place = place_of(frame, STACKS)
+    place = locate_lv(frame, STACKS)
     found = RotationNet(channels_in=4)(frame, frame, place, STACKS)
     assert bool(found.isfinite().all())
-    assert float(spin(found.detach(), place, (16, 16), scale=2).abs().max()) == 0.0
+    assert float(rotation_velocity(found.detach(), place, (16, 16), scale=2).abs().max()) == 0.0

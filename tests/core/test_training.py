@@ -12,23 +12,23 @@ from cmnet_core.errors import LabelError, ManifestError
 from cmnet_core.imaging.augmentation import AugmentationRanges, draw_view, view_image
 from cmnet_core.models import losses
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
-from cmnet_core.models.cardiomorphnet import MOTION_VOXELS, CardioMorphNet, closed_cycle
+from cmnet_core.models.cardiomorphnet import MOTION_VOXELS, CardioMorphNet, iterate_cycle
 from cmnet_core.models.layers import Stacks
-from cmnet_core.models.rotation_net import place_of, spin
+from cmnet_core.models.rotation_net import locate_lv, rotation_velocity
 from cmnet_core.registration.displacement import exponential, warp
 from cmnet_core.training.cycle_loss import Cycle, ExtraTerm, cycle_loss, rotation_loss
-from cmnet_core.training.loop import Decay, Draw, EpochRecord, Schedule, Stage, Watch, run
-from cmnet_core.training.motion_settings import Learns, LossWeights, MotionTraining
-from cmnet_core.training.motion_stage import FIGURES as MOTION_FIGURES
+from cmnet_core.training.loop import Decay, Draw, EpochRecord, Schedule, Stage, TrainingMonitor, run
+from cmnet_core.training.motion_settings import LossWeights, MotionTraining, Trainable
+from cmnet_core.training.motion_stage import METRICS as MOTION_FIGURES
 from cmnet_core.training.motion_stage import arc_frames, see, train_motion
-from cmnet_core.training.segnet_stage import FIGURES as SEGNET_FIGURES
+from cmnet_core.training.segnet_stage import METRICS as SEGNET_FIGURES
 from cmnet_core.training.segnet_stage import SegNetTraining, train_segnet, validate_segnet
 from cmnet_core.training.state import read_progress
 from cmnet_core.training.training_case import TrainingCase, training_case
 from cmnet_core.types import CineSequence, LabelSequence, Spacing
 
 STILL = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
-SMALL_SEGNET = SegNetSizes(widths=(8, 16, 16), deep_from=1)
+SMALL_SEGNET = SegNetSizes(widths=(8, 16, 16), through_plane_from=1)
 SMALL_MOTION = MotionSizes(
     features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(8, 16, 16, 16, 16), integration_steps=4
 )
@@ -60,8 +60,8 @@ def beating_case(*, cavities: tuple[float, ...], size: int = 64) -> TrainingCase
     )
 
 
-def watch(folder: Path, records: list[EpochRecord], *, resume: bool = False) -> Watch:
-    return Watch(folder / "state.safetensors", resume, lambda done, of: None, records.append)
+def watch(folder: Path, records: list[EpochRecord], *, resume: bool = False) -> TrainingMonitor:
+    return TrainingMonitor(folder / "state.safetensors", resume, lambda done, of: None, records.append)
 
 
 def motion_settings(epochs: int, *, weights: LossWeights | None = None) -> MotionTraining:
@@ -78,7 +78,7 @@ def motion_settings(epochs: int, *, weights: LossWeights | None = None) -> Motio
 def segnet_settings(epochs: int) -> SegNetTraining:
     return SegNetTraining(
         schedule=Schedule(epochs, 1e-2, 0.0, seed=3),
-        anywhere=0.0,
+        random_crop_probability=0.0,
         window=(64, 64),
         sizes=SMALL_SEGNET,
         augmentation=STILL,
@@ -125,7 +125,9 @@ def test_motion_overfits_one_batch(tmp_path: Path) -> None:
 def test_doubt_can_learn_alone(tmp_path: Path) -> None:
     case = beating_case(cavities=(14.0, 9.0))
     plain = motion_settings(4, weights=LossWeights(kl_motion=3e-3))
-    settings = replace(plain, learns=Learns.DOUBT, schedule=Schedule(4, 0.1, 0.0, seed=3, averaging=0.0))
+    settings = replace(
+        plain, trainable=Trainable.POSTERIOR_VARIANCE, schedule=Schedule(4, 0.1, 0.0, seed=3, ema_decay=0.0)
+    )
     torch.manual_seed(4)
     model = build_motion(SMALL_MOTION)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -138,7 +140,7 @@ def test_doubt_can_learn_alone(tmp_path: Path) -> None:
     # It began almost without doubt; where shapes leave the motion open, the prior asks for some.
     shapes = torch.nn.functional.one_hot(case.labels.long(), 4).movedim(-1, 2).float()
     with torch.no_grad():
-        stride = next(closed_cycle(trained, see(case.voxels, shapes, SMALL_MOTION), Stacks((3,)), None))
+        stride = next(iterate_cycle(trained, see(case.voxels, shapes, SMALL_MOTION), Stacks((3,)), None))
     assert float(stride.step.motion.variance.mean()) > 5.0 * math.exp(-5.0)
 
 
@@ -187,9 +189,9 @@ def counted(schedule: Schedule, figures: list[float], folder: Path) -> tuple[nn.
 
 
 def test_training_ends_when_patience_does_and_keeps_the_best_weights(tmp_path: Path) -> None:
-    plain = Schedule(9, 0.1, 0.0, seed=1, averaging=0.0, decay=Decay.PLATEAU)
-    watched = replace(plain, watched="dice_pct", patience=3)
-    model, records = counted(watched, [50.0, 70.0, 69.0, 70.0, 60.0, 90.0], tmp_path / "watched")
+    plain = Schedule(9, 0.1, 0.0, seed=1, ema_decay=0.0, decay=Decay.PLATEAU)
+    monitored = replace(plain, monitored="dice_pct", patience=3)
+    model, records = counted(monitored, [50.0, 70.0, 69.0, 70.0, 60.0, 90.0], tmp_path / "monitored")
     assert len(records) == 5
     best, _ = counted(replace(plain, epochs=2), [0.0] * 2, tmp_path / "two")
     last, _ = counted(replace(plain, epochs=5), [0.0] * 5, tmp_path / "five")
@@ -199,7 +201,7 @@ def test_training_ends_when_patience_does_and_keeps_the_best_weights(tmp_path: P
 def test_a_step_without_a_finite_gradient_is_left_out(tmp_path: Path) -> None:
     model, turns = nn.Linear(1, 1, bias=False), iter([1.0, math.inf, 1.0])
     nn.init.zeros_(model.weight)
-    schedule = Schedule(3, 0.1, 0.0, seed=1, averaging=0.0, decay=Decay.PLATEAU)
+    schedule = Schedule(3, 0.1, 0.0, seed=1, ema_decay=0.0, decay=Decay.PLATEAU)
 
     def loss(_: list[Draw]) -> dict[str, Tensor]:
         return {"loss": -model.weight.sum() * next(turns)}
@@ -210,7 +212,7 @@ def test_a_step_without_a_finite_gradient_is_left_out(tmp_path: Path) -> None:
 
 def test_a_plateau_lowers_the_learning_rate_as_pytorch_does(tmp_path: Path) -> None:
     figures = [50.0, *[40.0] * 12, 60.0, *[55.0] * 12]
-    schedule = Schedule(len(figures), 0.1, 0.0, seed=1, decay=Decay.PLATEAU, watched="dice_pct")
+    schedule = Schedule(len(figures), 0.1, 0.0, seed=1, decay=Decay.PLATEAU, monitored="dice_pct")
     _, records = counted(schedule, figures, tmp_path)
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     judge = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, "max", threshold=0.0)
@@ -225,9 +227,9 @@ def test_steps_that_are_worked_out_again_have_the_same_gradients() -> None:
     shapes = [torch.nn.functional.one_hot(case.mask(t).long(), 4).movedim(-1, 1).float() for t in range(3)]
     cycle = Cycle(see(case.voxels, torch.stack(shapes), SMALL_MOTION), shapes, None, case.spacing)
     found = []
-    for recompute in (False, True):
+    for gradient_checkpointing in (False, True):
         model.zero_grad()
-        settings = replace(motion_settings(1), recompute=recompute)
+        settings = replace(motion_settings(1), gradient_checkpointing=gradient_checkpointing)
         parts = cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(4))
         parts["loss"].backward()
         found.append((parts["loss"].item(), [weight.grad.clone() for weight in model.parameters()]))
@@ -265,7 +267,7 @@ def soft_cycle(frames: list[Tensor]) -> Cycle:
 def terms_of(
     model: CardioMorphNet, cycle: Cycle, *, extra: ExtraTerm | None = None, weights: LossWeights | None = None
 ) -> dict[str, Tensor]:
-    settings = replace(motion_settings(1, weights=weights), pyramid_levels=1, softening=0.0)
+    settings = replace(motion_settings(1, weights=weights), pyramid_levels=1, label_smoothing=0.0)
     return cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(0), extra=extra)
 
 
@@ -302,7 +304,7 @@ def test_no_term_compares_the_images_of_two_frames_but_one_that_is_brought_along
 
 def test_the_inverse_of_an_anchored_motion_is_asked_to_bring_each_frame_back() -> None:
     cycle = soft_cycle([torch.zeros(1, 4, 64, 64)] * 3)
-    model, asked = still_model(replace(SMALL_MOTION, anchored=True)), LossWeights(inverse=1.0, folding=1.0)
+    model, asked = still_model(replace(SMALL_MOTION, ed_referenced=True)), LossWeights(inverse=1.0, folding=1.0)
     parts = terms_of(model, cycle, weights=asked)
     at_ed = [cycle.shapes[0]] * 3
     pairs = list(zip([cycle.shapes[1], cycle.shapes[2], cycle.shapes[0]], at_ed, strict=True))
@@ -315,8 +317,8 @@ def test_the_inverse_of_an_anchored_motion_is_asked_to_bring_each_frame_back() -
 
 
 def test_rotation_can_learn_alone(tmp_path: Path) -> None:
-    sizes = replace(SMALL_MOTION, rotation=True, anchored=True)
-    settings = replace(motion_settings(1), sizes=sizes, learns=Learns.ROTATION)
+    sizes = replace(SMALL_MOTION, rotation=True, ed_referenced=True)
+    settings = replace(motion_settings(1), sizes=sizes, trainable=Trainable.ROTATION)
     unknown = beating_case(cavities=(14.0, 11.0, 9.0))
     known = replace(unknown, motion=torch.zeros(3, 3, 3, 32, 32, dtype=torch.float16))
 
@@ -342,8 +344,8 @@ def test_a_missed_rotation_costs_its_arc_of_the_epicardium() -> None:
         torch.nn.init.zeros_(weight)
     shape = one_hot(ring(cavity=14.0, wall=5.0, size=64))
     frame = torch.cat([torch.zeros(1, 1, 64, 64), shape[:, 1:]], dim=1)
-    place = place_of(frame, Stacks((1,)))
-    (turned,) = Stacks((1,)).volumes(spin(torch.tensor([0.2]), place, (64, 64), scale=1))
+    place = locate_lv(frame, Stacks((1,)))
+    (turned,) = Stacks((1,)).volumes(rotation_velocity(torch.tensor([0.2]), place, (64, 64), scale=1))
     motion = [torch.zeros(3, 1, 64, 64), exponential(turned, steps=7)[0]]
     moved = Cycle([frame, frame], [shape, shape], motion, Spacing(8.0, 1.5, 1.5))
     assert rotation_loss(model, moved)["loss"].item() == pytest.approx(0.2 * 19 * 1.5, rel=0.03)

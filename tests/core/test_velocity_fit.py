@@ -9,9 +9,9 @@ from torch import Tensor
 from cmnet_core.errors import ManifestError
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, build_motion
-from cmnet_core.models.cardiomorphnet import closed_cycle
+from cmnet_core.models.cardiomorphnet import iterate_cycle
 from cmnet_core.models.layers import Stacks, enlarge_displacement
-from cmnet_core.models.rotation_net import Place, spin
+from cmnet_core.models.rotation_net import LVLocation, rotation_velocity
 from cmnet_core.models.velocity_fit import fit_velocity, smooth
 from cmnet_core.registration.displacement import exponential, warp
 from tests.textures import texture
@@ -48,8 +48,8 @@ def _linear(*, degrees: float = 0.0, stretch: float = 0.0) -> Tensor:
 
 def _turn(degrees: float) -> Tensor:
     """The velocity by which the heart alone turns about its middle."""
-    place = Place(torch.full((DEPTH, 2), (SIZE - 1) / 2), torch.full((DEPTH,), HEART), torch.ones(DEPTH))
-    return spin(torch.full((DEPTH,), degrees).deg2rad(), place, (SIZE // 2, SIZE // 2), scale=2)
+    place = LVLocation(torch.full((DEPTH, 2), (SIZE - 1) / 2), torch.full((DEPTH,), HEART), torch.ones(DEPTH))
+    return rotation_velocity(torch.full((DEPTH,), degrees).deg2rad(), place, (SIZE // 2, SIZE // 2), scale=2)
 
 
 def _brought(frame: Tensor, velocity: Tensor) -> Tensor:
@@ -140,17 +140,17 @@ def test_a_stack_is_fitted_as_it_would_be_alone() -> None:
 
 
 def test_a_fit_without_shapes_is_refused() -> None:
-    with pytest.raises(ManifestError, match=r"fit needs .*sees_shapes"):
-        build_motion(MotionSizes(fit=True, sees_shapes=False))
+    with pytest.raises(ManifestError, match=r"fit needs .*use_segmentation"):
+        build_motion(MotionSizes(fit=True, use_segmentation=False))
 
 
 def test_the_mean_learns_without_the_fit_and_is_used_with_it() -> None:
-    model, stacks = build_motion(replace(MOTION, fit=True, looks=1)), Stacks((DEPTH,))
+    model, stacks = build_motion(replace(MOTION, fit=True, cascade_iterations=1)), Stacks((DEPTH,))
     previous = _frame(_texture(1))
     current = _brought(previous, _turn(10.0))
-    learning = next(closed_cycle(model, [previous, current], stacks, None)).step.motion.mean
+    learning = next(iterate_cycle(model, [previous, current], stacks, None)).step.motion.mean
     with torch.no_grad():
-        used = next(closed_cycle(model, [previous, current], stacks, None)).step.motion.mean
+        used = next(iterate_cycle(model, [previous, current], stacks, None)).step.motion.mean
     assert learning.requires_grad
     assert _left(learning.detach(), STILL) < 0.1
     assert _left(used, _turn(10.0)) < 0.1

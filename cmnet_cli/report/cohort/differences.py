@@ -46,7 +46,7 @@ def _pairs(showing: Showing, wanted: Sequence[Quantity], number: int) -> list[Pa
     for quantity in wanted:
         values = showing.population.numbers(quantity.column)
         moments = moments_of(values[first]), moments_of(values[second])
-        if not any(showing.sharing.hides(one.n) for one in moments):
+        if not any(showing.deidentifier.hides(one.n) for one in moments):
             pairs.append(Pair(quantity.column, showing.compared.names[number], *moments))
     return pairs
 

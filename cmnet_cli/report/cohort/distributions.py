@@ -106,9 +106,9 @@ def _card(showing: Showing, quantity: Quantity, ranges: Sequence[ReferenceRange]
     rows, lines = [], []
     for part in _parts(showing, quantity, ranges):
         known = values[part.places]
-        if showing.sharing.hides(int(np.isfinite(known).sum())):
+        if showing.deidentifier.hides(int(np.isfinite(known).sum())):
             continue
-        told = tell(part.name, known, edges, one_by_one=0 if showing.sharing.share_safe else ONE_BY_ONE)
+        told = tell(part.name, known, edges, one_by_one=0 if showing.deidentifier.share_safe else ONE_BY_ONE)
         if told is not None:
             rows.append(_row(showing, told, part.normal))
             lines.append(_line(rows[-1], _outside(showing, quantity.column, part.places)))
@@ -127,7 +127,7 @@ def _parts(showing: Showing, quantity: Quantity, ranges: Sequence[ReferenceRange
 
 
 def _row(showing: Showing, told: Told, normal: tuple[float, float] | None) -> RidgeRow:
-    hidden = [showing.sharing.hides(count) for count in told.counts.tolist()]
+    hidden = [showing.deidentifier.hides(count) for count in told.counts.tolist()]
     return RidgeRow(told, showing.counting.told(told.moments.n), np.where(hidden, 0, told.counts), normal)
 
 

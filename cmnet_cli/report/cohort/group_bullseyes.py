@@ -106,7 +106,7 @@ def _cells_of(stratum: int) -> Iterator[tuple[int, int]]:
 
 
 def _allowed(showing: Showing, means: Means) -> Means:
-    hides = showing.sharing.hides
+    hides = showing.deidentifier.hides
     return {name: {s: one for s, one in found.items() if not hides(one.n)} for name, found in means.items()}
 
 

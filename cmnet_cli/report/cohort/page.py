@@ -79,11 +79,11 @@ def render_cohort(pages: Environment, showing: Showing) -> str:
     total = sum(states.values())
     told = {state: showing.counting.told(number) for state, number in states.items()}
     everything = {
-        "share_safe": showing.sharing.share_safe,
-        "hidden": showing.sharing.hides(total),
+        "share_safe": showing.deidentifier.share_safe,
+        "hidden": showing.deidentifier.hides(total),
         "total": showing.counting.told(total),
         "states": told,
-        "provenance": read_provenance(showing.population.folder, showing.sharing),
+        "provenance": read_provenance(showing.population.folder, showing.deidentifier),
     }
     if not everything["hidden"]:
         everything |= _troubles(showing) | _figures(showing) | _rows(showing)
@@ -113,7 +113,7 @@ def _tiles(showing: Showing) -> list[Tile]:
     for quantity in _known(showing, _TILES):
         values = showing.population.numbers(quantity.column)
         known = values[np.isfinite(values)]
-        if not showing.sharing.hides(len(known)):
+        if not showing.deidentifier.hides(len(known)):
             decimals = 0 if quantity.unit in ("mL", "g") else 1
             tiles.append(
                 Tile(f"median {quantity.title}", shown(float(np.median(known)), decimals=decimals), quantity.unit)
@@ -141,7 +141,7 @@ def _figures(showing: Showing) -> dict[str, Any]:
         "scatters": scatter_plots(showing, sample),
         "has_gcs": showing.population.has("gcs_peak_pct"),
         "key": key_of(showing),
-        "evaluation": [] if showing.sharing.share_safe else illustrate(showing.population.folder),
+        "evaluation": [] if showing.deidentifier.share_safe else illustrate(showing.population.folder),
     }
 
 
@@ -155,7 +155,7 @@ def _chapters(showing: Showing, ranges: Sequence[ReferenceRange]) -> list[tuple[
 
 def _cycles(showing: Showing) -> list[CycleFigure]:
     found = mean_cycles(showing.population, [column for curves in _CYCLES.values() for column, _, _ in curves])
-    told = {column: cycle for column, cycle in found.items() if not showing.sharing.hides(cycle.subjects)}
+    told = {column: cycle for column, cycle in found.items() if not showing.deidentifier.hides(cycle.subjects)}
     drawn = []
     for up, listed in _CYCLES.items():
         curves = [(name, kind, told[column].mean, told[column].sd) for column, name, kind in listed if column in told]
@@ -171,7 +171,7 @@ def _rows(showing: Showing) -> dict[str, Any]:
     columns = _known(showing, _COLUMNS)
     order = np.argsort(-population.warnings, kind="stable")
     has_page = np.isin(order, np.array(list(showing.pages), dtype=np.int64))
-    without = order[:0] if showing.sharing.share_safe else order[~has_page]
+    without = order[:0] if showing.deidentifier.share_safe else order[~has_page]
     chosen = np.concatenate([order[has_page], without])[:MOST_ROWS]
     words = [_words(showing, population.strata(column), chosen) for column in ("sex", "group")]
     numbers = [_cells(population.numbers(quantity.column)[chosen]) for quantity in columns]
@@ -184,7 +184,7 @@ def _rows(showing: Showing) -> dict[str, Any]:
 
 def _words(showing: Showing, strata: Strata, chosen: Places) -> list[str]:
     """The stratum of each subject, unless it is too small to be told of."""
-    named = ["" if showing.sharing.hides(n) else name for name, n in zip(strata.names, strata.sizes, strict=True)]
+    named = ["" if showing.deidentifier.hides(n) else name for name, n in zip(strata.names, strata.sizes, strict=True)]
     return [("" if code == NOBODY else named[code]) for code in strata.of[chosen].tolist()]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from cmnet_cli.privacy.deidentify import SMALLEST_GROUP
+from cmnet_cli.privacy.deidentify import MIN_GROUP_SIZE
 from cmnet_cli.report.data.cohort_context import Showing
 from cmnet_cli.report.data.cohort_table import NOBODY, Numbers, Places
 from cmnet_cli.report.data.strata import scale_of
@@ -76,7 +76,7 @@ class ScatterPlot:
 def sample_of(showing: Showing) -> Sample:
     """Draw subjects at random, the same ones each time, and add the flagged ones that have a page."""
     size = showing.population.size
-    if showing.sharing.share_safe:
+    if showing.deidentifier.share_safe:
         return Sample(np.zeros(0, np.int64), is_everyone=False)
     if size <= MOST_DOTS:
         return Sample(np.arange(size), is_everyone=True)
@@ -97,14 +97,14 @@ def _scatter(showing: Showing, sample: Sample, pair: Pairing) -> ScatterPlot | N
     across, up = named("indices", (pair.across, pair.up))
     x, y = (showing.population.numbers(column) for column in (pair.across, pair.up))
     both = np.isfinite(x) & np.isfinite(y)
-    if not both.any() or showing.sharing.hides(int(both.sum())):
+    if not both.any() or showing.deidentifier.hides(int(both.sum())):
         return None
     plot = svg.Plot(scale_of(_named(across), x[both]), scale_of(_named(up), y[both]), height=320)
     caption = f"{across.meaning} and {up.meaning}: {_relation(x[both], y[both], showing)}"
     dots = _dots(showing, sample, plot, (x, y), (across, up))
     cells = np.zeros(_GRID, np.int64) if sample.is_everyone else _cells(plot, x[both], y[both])
-    if showing.sharing.share_safe:
-        cells = np.where(cells < SMALLEST_GROUP, 0, cells)
+    if showing.deidentifier.share_safe:
+        cells = np.where(cells < MIN_GROUP_SIZE, 0, cells)
     return ScatterPlot(scatter(plot, dots, cells, level=pair.level, text=caption), caption)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cmnet_cli.privacy.deidentify import Sharing
-from cmnet_cli.privacy.small_counts import Counting
+from cmnet_cli.privacy.deidentify import Deidentifier
+from cmnet_cli.privacy.small_counts import CountSuppression
 from cmnet_cli.report.data.cohort_table import NOBODY, Population
 from cmnet_cli.report.data.strata import Stratification, stratify
 
@@ -31,28 +31,28 @@ class Showing:
 
     Attributes:
         population: Everyone.
-        sharing: What may be told of whom.
+        deidentifier: What may be told of whom.
         pages: File name of the page of each subject that has one, by the subject's place.
     """
 
     population: Population
-    sharing: Sharing
+    deidentifier: Deidentifier
     pages: Mapping[int, str]
 
     @property
-    def counting(self) -> Counting:
+    def counting(self) -> CountSuppression:
         """How counts are told."""
-        return Counting(self.sharing)
+        return CountSuppression(self.deidentifier)
 
     @cached_property
     def by_sex(self) -> Stratification:
         """The sexes that are shown."""
-        return stratify(self.population.strata("sex"), self.sharing)
+        return stratify(self.population.strata("sex"), self.deidentifier)
 
     @cached_property
     def by_group(self) -> Stratification:
         """The groups that are shown."""
-        return stratify(self.population.strata("group"), self.sharing)
+        return stratify(self.population.strata("group"), self.deidentifier)
 
     @cached_property
     def compared(self) -> Stratification:
@@ -62,4 +62,6 @@ class Showing:
     def links(self, places: Iterable[int]) -> list[Link]:
         """Subjects with their pages."""
         ids = self.population.case_ids
-        return [Link(self.sharing.name(ids[place]), self.pages.get(place, "")) for place in places if place != NOBODY]
+        return [
+            Link(self.deidentifier.name(ids[place]), self.pages.get(place, "")) for place in places if place != NOBODY
+        ]

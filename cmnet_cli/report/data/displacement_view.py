@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 
-from cmnet_cli.derivatives.crop import cutout_around
+from cmnet_cli.derivatives.crop import crop_around
 from cmnet_cli.derivatives.tracking import read_facts, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_core.inference.composition import fields_to_ed
@@ -53,7 +53,7 @@ def _to_ed_mm(
 ) -> dict[int, Float[np.ndarray, "t 3 y x"]]:
     facts = read_facts(folder)
     # The whole window would take twice as long and show the same.
-    cut = cutout_around(torch.from_numpy(heart), 2**facts.motion.finest)
+    cut = crop_around(torch.from_numpy(heart), 2**facts.motion.output_level)
     first, last = (int(end) for end in np.flatnonzero(heart.any(axis=(1, 2)))[[0, -1]])
     first, last = max(0, first - _MARGIN_SLICES), last + _MARGIN_SLICES
     part = cut.of_velocities(read_velocities(folder.motion))[:, :, first : last + 1]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float64, Shaped, UInt8
 
-from cmnet_cli.privacy.deidentify import Sharing
+from cmnet_cli.privacy.deidentify import Deidentifier
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_core.io.nifti import read_own
@@ -33,7 +33,7 @@ class Run:
 
     Attributes:
         folder: Where everything lies.
-        sharing: What may be told of whom.
+        deidentifier: What may be told of whom.
         indices: One row a subject.
         frames: The rows of each subject, in the order of its frames.
         segments: The rows of each subject's AHA segments, in their order.
@@ -42,7 +42,7 @@ class Run:
     """
 
     folder: RunFolder
-    sharing: Sharing
+    deidentifier: Deidentifier
     indices: Sequence[Row]
     frames: Mapping[str, Sequence[Row]]
     segments: Mapping[str, Sequence[Row]]
@@ -69,23 +69,23 @@ class Hearts:
     labels_affine: Float64[np.ndarray, "4 4"]
 
 
-def read_run(folder: RunFolder, case_ids: Sequence[str], sharing: Sharing) -> Run:
+def read_run(folder: RunFolder, case_ids: Sequence[str], deidentifier: Deidentifier) -> Run:
     """Read what the tables say of some subjects, in the order given; tables that were not written yet are empty.
 
     Args:
         folder: The run.
         case_ids: The subjects.
-        sharing: What may be told of whom.
+        deidentifier: What may be told of whom.
     """
     indices = {row["case_id"]: row for row in _rows(folder, "indices", case_ids)}
     return Run(
         folder=folder,
-        sharing=sharing,
+        deidentifier=deidentifier,
         indices=[indices[case_id] for case_id in case_ids],
         frames=_grouped(_rows(folder, "frames", case_ids), "frame"),
         segments=_grouped(_rows(folder, "segments", case_ids), "segment"),
         motion={row["case_id"]: row for row in _rows(folder, "motion", case_ids)},
-        provenance=read_provenance(folder, sharing),
+        provenance=read_provenance(folder, deidentifier),
     )
 
 
@@ -105,13 +105,15 @@ def _rows(folder: RunFolder, table: str, case_ids: Sequence[str]) -> list[dict[s
     return rows
 
 
-def read_provenance(folder: RunFolder, sharing: Sharing) -> tuple[Fact, ...]:
+def read_provenance(folder: RunFolder, deidentifier: Deidentifier) -> tuple[Fact, ...]:
     """What ``run.json`` says: versions, settings and digests; in a share-safe report without folders."""
     if not folder.record.exists():
         return ()
     record = json.loads(folder.record.read_text(encoding="utf-8"))
     commands = record.pop("commands", {})
-    return tuple(Fact(fact.name, sharing.text(fact.value)) for fact in (*_facts(record, ""), *_facts(commands, "")))
+    return tuple(
+        Fact(fact.name, deidentifier.text(fact.value)) for fact in (*_facts(record, ""), *_facts(commands, ""))
+    )
 
 
 def read_origin(folder: CaseFolder) -> tuple[Fact, ...]:

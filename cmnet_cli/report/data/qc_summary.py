@@ -82,7 +82,7 @@ def _failure(showing: Showing, failed: Any, row: dict[str, Any], total: int) -> 
         Link(case["case_id"], showing.pages.get(place, ""), case["message"])
         for case, place in zip(first.to_pylist(), places, strict=True)
     ]
-    advice = showing.sharing.text(row["hint"])
+    advice = showing.deidentifier.text(row["hint"])
     return _reason(showing, row["error_code"], ("", advice), number=number, total=total, links=links)
 
 
@@ -101,14 +101,14 @@ def flags_of(showing: Showing) -> list[Reason]:
 def _reason(
     showing: Showing, code: str, words: tuple[str, str], *, number: int, total: int, links: Sequence[Link]
 ) -> Reason:
-    named = () if showing.sharing.share_safe else tuple(links)
+    named = () if showing.deidentifier.share_safe else tuple(links)
     return Reason(
         code=code,
         told=f"{words[0][:1].upper()}{words[0][1:]}",
         advice=words[1],
         count=showing.counting.told(number),
         share=showing.counting.share(number, total),
-        width=0.0 if showing.sharing.hides(number) else round(100 * number / max(total, 1), 1),
+        width=0.0 if showing.deidentifier.hides(number) else round(100 * number / max(total, 1), 1),
         links=named,
         more=number - len(named) if named else 0,
     )

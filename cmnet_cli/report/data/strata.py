@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from cmnet_cli.privacy.deidentify import Sharing
+from cmnet_cli.privacy.deidentify import Deidentifier
 from cmnet_cli.report.data.cohort_table import NOBODY, Numbers, Places, Strata
 from cmnet_cli.report.plot import svg
 from cmnet_core.stats.groups import Difference, Moments, difference_between, false_discovery, moments_of
@@ -79,11 +79,11 @@ class Stratification:
         return moved[self.strata.of]
 
 
-def stratify(strata: Strata, sharing: Sharing) -> Stratification:
+def stratify(strata: Strata, deidentifier: Deidentifier) -> Stratification:
     """Choose the strata that are shown: the healthy first, then the largest; none that may not be told of."""
-    allowed = [n for n, size in enumerate(strata.sizes) if size and not sharing.hides(size)]
+    allowed = [n for n, size in enumerate(strata.sizes) if size and not deidentifier.hides(size)]
     allowed.sort(key=lambda n: strata.names[n].lower() not in _HEALTHY)
-    small = sum(sharing.hides(size) for size in strata.sizes)
+    small = sum(deidentifier.hides(size) for size in strata.sizes)
     return Stratification(strata, tuple(allowed[:MOST_STRATA]), small, max(0, len(allowed) - MOST_STRATA))
 
 

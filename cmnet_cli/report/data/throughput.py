@@ -43,7 +43,7 @@ def stage_times(showing: Showing) -> list[StageTime]:
         column = f"seconds_{stage}"
         seconds = as_numbers(status[column]) if column in status.column_names else np.zeros(0)
         seconds = seconds[np.isfinite(seconds)]
-        if len(seconds) and not showing.sharing.hides(len(seconds)):
+        if len(seconds) and not showing.deidentifier.hides(len(seconds)):
             middle, most = np.percentile(seconds, (50, 95)).tolist()
             timed.append(
                 StageTime(
@@ -68,10 +68,10 @@ def host_times(showing: Showing) -> list[tuple[str, str, str]]:
     rows = sorted(counted.to_pylist(), key=lambda row: -row["count_all"])
     return [
         (
-            showing.sharing.host(row["host"]) or "",
+            showing.deidentifier.host(row["host"]) or "",
             showing.counting.told(row["count_all"]),
             shown(row["peak_memory_mb_max"], decimals=0),
         )
         for row in rows
-        if not showing.sharing.hides(row["count_all"])
+        if not showing.deidentifier.hides(row["count_all"])
     ]

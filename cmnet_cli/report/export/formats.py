@@ -14,7 +14,7 @@ from cmnet_cli.report.export.chromium import Vector, draw_pngs, find_chromium, p
 from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
 from cmnet_cli.report.plot import svg
 from cmnet_cli.report.plot.cycle_charts import Entry
-from cmnet_cli.runs.paths import beside, figure_beside
+from cmnet_cli.runs.paths import export_path, figure_path
 from cmnet_core.io.atomic import write_text
 
 # Around a figure, above it for its title, and below it for each line of its key.
@@ -76,7 +76,7 @@ def save_figures(pages: Environment, page: Path, drawings: Mapping[str, Figure],
     """
     if not wanted or not drawings:
         return
-    figures = {figure_beside(page, name, wanted): standalone(pages, drawing) for name, drawing in drawings.items()}
+    figures = {figure_path(page, name, wanted): standalone(pages, drawing) for name, drawing in drawings.items()}
     if wanted is FigureFormat.PNG:
         draw_pngs(figures)
         return
@@ -120,7 +120,7 @@ def save_animation(sights: Sequence[Sight], page: Path, *, frame_ms: float | Non
     Raises:
         ManifestError: ffmpeg is missing or failed.
     """
-    write_animation(sights, frame_ms=frame_ms, out=beside(page, wanted))
+    write_animation(sights, frame_ms=frame_ms, out=export_path(page, wanted))
 
 
 def save_pdf(page: Path) -> None:
@@ -129,4 +129,4 @@ def save_pdf(page: Path) -> None:
     Raises:
         ManifestError: Chromium is missing or failed.
     """
-    print_pdf(page, beside(page, "pdf"))
+    print_pdf(page, export_path(page, "pdf"))

@@ -105,21 +105,21 @@ def make_subject_page(pages: Environment, run: Run, row: Row) -> SubjectPage:
 
 def _words(run: Run, row: Row) -> dict[str, Any]:
     """Everything on the page that is no picture."""
-    flags, ranges, sharing = flags_of(run, row), read_ranges(run.folder), run.sharing
+    flags, ranges, deidentifier = flags_of(run, row), read_ranges(run.folder), run.deidentifier
     described = [
         form.format(row[column])
         for column, form in _DESCRIBED
-        if row.get(column) is not None and not (sharing.share_safe and column in _MAY_BE_SMALL)
+        if row.get(column) is not None and not (deidentifier.share_safe and column in _MAY_BE_SMALL)
     ]
     return {
-        "case_id": sharing.name(row["case_id"]),
+        "case_id": deidentifier.name(row["case_id"]),
         "described": described,
         "headlines": _headlines(row),
         "warnings": [flag_in_words(flag) for flag in flags if is_warning(flag)],
         "remarks": [flag_in_words(flag) for flag in flags if not is_warning(flag)],
         "indices": index_lines(row, ranges),
         "reference": reference_source(row, ranges),
-        "citation": sharing.text(text_to_cite(run.folder, row)),
+        "citation": deidentifier.text(text_to_cite(run.folder, row)),
         "provenance": (*read_origin(run.folder.case(row["case_id"])), *run.provenance),
     }
 
@@ -168,14 +168,14 @@ def _look(run: Run, row: Row) -> Seen:
         hearts = read_hearts(folder)
     except CaseError as error:
         # A page without pictures still holds the subject's numbers, and says what is wrong with its files.
-        return Seen((), None, None, run.sharing.text(str(error)))
+        return Seen((), None, None, run.deidentifier.text(str(error)))
     framing = frame_heart(hearts, ed=ed)
     if framing is None:
         return Seen((), None, None, "no left ventricle was found at end-diastole.")
     moving, still = _motion_or_why_not(folder, framing)
     sights = look(hearts, moving, framing)
     player = draw_player(sights, framing, ed=ed, es=es, frame_ms=row.get("frame_ms"))
-    return Seen(sights, draw_pictures(sights, ed=ed, es=es), player, still=run.sharing.text(still))
+    return Seen(sights, draw_pictures(sights, ed=ed, es=es), player, still=run.deidentifier.text(still))
 
 
 def _motion_or_why_not(folder: CaseFolder, framing: Framing) -> tuple[Moving | None, str]:
