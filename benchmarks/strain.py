@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cmnet_core.geometry.lv_coordinates import lv_coordinates
 from cmnet_core.labels import Label
+from cmnet_core.mechanics.analysis import analyse_wall
 from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material
-from cmnet_core.mechanics.rotation import rotation
-from cmnet_core.mechanics.strain import SIGN, Direction, deform, lay_out_wall, regional_strain
+from cmnet_core.mechanics.strain import SIGN, Direction
 from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.phantom import PhantomSpec, Truth, draw_spec, truth_of
 from cmnet_core.phantom.kinematics import carry
@@ -102,18 +101,19 @@ def es_of(truth: Truth) -> int:
 
 def _measure(truth: Truth, labels: Tensor, motion: MaterialMotion, es: int) -> Measured:
     scan, frames = truth.spec.scan, list(motion.frames)
-    wall = lay_out_wall(lv_coordinates(labels, motion.spacing, affine_of(scan)), motion.mask, motion.spacing)
-    strain = regional_strain(wall, deform(wall, motion))
-    timing = Timing(frames.index(scan.ed), frames.index(es), frame_ms=None)
-    torsion = float(rotation(wall, motion).torsion_deg_cm[timing.es])
-    ecc, defect = 100.0 * truth.segment_strain().ecc[frames], truth.spec.beat.defect
-    true = peaks_of(100.0 * truth.global_strain()[:, frames], timing)
+    wall = analyse_wall(
+        labels, motion, spacing=motion.spacing, affine=affine_of(scan), ed=scan.ed, es=es, frame_ms=None
+    )
+    true_ecc = 100.0 * truth.segment_strain().ecc[frames]
+    true = peaks_of(100.0 * truth.global_strain()[:, frames], wall.timing)
+    defect = truth.spec.beat.defect
     return Measured(
-        found=peaks_of(strain.wall, timing) | {"torsion": torsion},
+        found=peaks_of(wall.strain.whole, wall.timing)
+        | {"torsion": float(wall.rotation.torsion_deg_cm[wall.timing.es])},
         true=true | {"torsion": true_torsion(truth, es)},
         defect=0 if defect is None else defect.segment,
-        weakest=weakest_segment(strain.segments[Direction.CIRCUMFERENTIAL], timing),
-        weakest_true=weakest_segment(ecc, timing),
+        weakest=weakest_segment(wall.strain.segments[Direction.CIRCUMFERENTIAL], wall.timing),
+        weakest_true=weakest_segment(true_ecc, wall.timing),
     )
 
 

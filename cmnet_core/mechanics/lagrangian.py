@@ -52,7 +52,7 @@ class MaterialMotion:
             )
 
     @property
-    def places_mm(self) -> Float[Tensor, "n 3"]:
+    def position_mm(self) -> Float[Tensor, "n 3"]:
         """Where the material is at ED, from the centre of voxel (0, 0, 0)."""
         return self.mask.nonzero().double() * torch.tensor(self.spacing.zyx, dtype=torch.float64)
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cmnet_core.mechanics.lagrangian import MaterialMotion
-from cmnet_core.mechanics.strain import Deformation, Wall
+from cmnet_core.mechanics.strain import Deformation, WallVoxels
 
 _POINTS = 72
 _HARMONICS = 4  # of a contour's radius around the slice: more would follow the corners of voxels
@@ -36,7 +36,7 @@ class LineStrain:
     epi_pct: Float[Tensor, " t"]
 
 
-def line_strain(wall: Wall, motion: MaterialMotion, deformation: Deformation) -> LineStrain:
+def line_strain(wall: WallVoxels, motion: MaterialMotion, deformation: Deformation) -> LineStrain:
     """Lengths of the three contours of every closed slice, all slices together, against those at ED."""
     lengths = [_lengths_mm(wall, motion, deformation, ring) for ring in _closed_rings(wall)]
     frames = len(motion.frames)
@@ -45,10 +45,10 @@ def line_strain(wall: Wall, motion: MaterialMotion, deformation: Deformation) ->
     return LineStrain(*strain.T)
 
 
-def _closed_rings(wall: Wall) -> list[Bool[Tensor, " n"]]:
+def _closed_rings(wall: WallVoxels) -> list[Bool[Tensor, " n"]]:
     """The wall's voxels of each slice that has some in every direction."""
-    numbers = wall.slices[wall.inside].bincount().nonzero()[:, 0]
-    rings = [wall.inside & (wall.slices == number) for number in numbers]
+    numbers = wall.slice_index[wall.ventricular].bincount().nonzero()[:, 0]
+    rings = [wall.ventricular & (wall.slice_index == number) for number in numbers]
     return [ring for ring in rings if _is_closed(_angles(wall, ring)[0])]
 
 
@@ -58,20 +58,20 @@ def _is_closed(angle: Float[Tensor, " n"]) -> bool:
 
 
 def _angles(
-    wall: Wall, ring: Bool[Tensor, " n"]
+    wall: WallVoxels, ring: Bool[Tensor, " n"]
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Float[Tensor, "2"]]:
     """Angle and radius in mm of a ring's voxels about its centre in the plane of the slice, and that centre."""
-    plane = wall.places_mm[ring, 1:]
+    plane = wall.position_mm[ring, 1:]
     centre = plane.mean(0)
     y, x = (plane - centre).T
     return torch.atan2(y, x), torch.hypot(y, x), centre
 
 
 def _lengths_mm(
-    wall: Wall, motion: MaterialMotion, deformation: Deformation, ring: Bool[Tensor, " n"]
+    wall: WallVoxels, motion: MaterialMotion, deformation: Deformation, ring: Bool[Tensor, " n"]
 ) -> Float[Tensor, "t 3"]:
     """Length of the three contours of one slice in every frame, in space."""
-    places = wall.places_mm[ring]
+    places = wall.position_mm[ring]
     lengths = []
     for contour in _contours(wall, ring):
         nearest = torch.cdist(contour, places, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
@@ -83,7 +83,7 @@ def _lengths_mm(
     return torch.stack(lengths, dim=1)
 
 
-def _contours(wall: Wall, ring: Bool[Tensor, " n"]) -> tuple[Float[Tensor, "k 3"], ...]:
+def _contours(wall: WallVoxels, ring: Bool[Tensor, " n"]) -> tuple[Float[Tensor, "k 3"], ...]:
     """Endocardium, mid-wall and epicardium of a slice at ED, as closed polygons.
 
     Each voxel knows how far it is from either surface, and so where the surfaces are in its direction; a short Fourier
@@ -95,7 +95,7 @@ def _contours(wall: Wall, ring: Bool[Tensor, " n"]) -> tuple[Float[Tensor, "k 3"
     around = torch.arange(_POINTS, dtype=torch.float64) * (2.0 * math.pi / _POINTS)
     fit = torch.linalg.lstsq(_harmonics(angle), torch.stack([inner, 0.5 * (inner + outer), outer], dim=1)).solution
     direction = torch.stack([torch.zeros_like(around), around.sin(), around.cos()], dim=1)
-    middle = torch.cat([wall.places_mm[ring, 0].mean()[None], centre])
+    middle = torch.cat([wall.position_mm[ring, 0].mean()[None], centre])
     # Libraries of linear algebra differ in the last digits from call to call. Rounded, a point of a contour always has
     # the same nearest voxel, and a subject always the same tables.
     radii = (_harmonics(around) @ fit).T.round(decimals=6)

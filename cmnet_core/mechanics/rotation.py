@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cmnet_core.mechanics.lagrangian import MaterialMotion
-from cmnet_core.mechanics.strain import THIRDS, Direction, Wall
+from cmnet_core.mechanics.strain import THIRDS, Direction, WallVoxels
 
 MM_PER_CM = 10.0
 _FEWEST_VOXELS = 12  # of a slice's wall, to tell how it turned
@@ -39,7 +39,7 @@ class Rotation:
     torsion_deg_cm: Float[Tensor, " t"]
 
 
-def rotation(wall: Wall, motion: MaterialMotion) -> Rotation:
+def rotation(wall: WallVoxels, motion: MaterialMotion) -> Rotation:
     """Rotation of the basal and the apical third, each slice about its own moving centre."""
     basal, apical = (_level(wall, motion, third) for third in (0, THIRDS - 1))
     twist = apical.turned_deg - basal.turned_deg
@@ -55,10 +55,10 @@ class _Level:
     height_mm: float
 
 
-def _level(wall: Wall, motion: MaterialMotion, third: int) -> _Level:
-    along = (wall.places_mm * wall.directions[:, Direction.LONGITUDINAL]).sum(-1)
-    enough = (wall.slices[wall.inside].bincount() >= _FEWEST_VOXELS).nonzero()[:, 0]
-    rings = [wall.inside & (wall.slices == number) for number in enough]
+def _level(wall: WallVoxels, motion: MaterialMotion, third: int) -> _Level:
+    along = (wall.position_mm * wall.directions[:, Direction.LONGITUDINAL]).sum(-1)
+    enough = (wall.slice_index[wall.ventricular].bincount() >= _FEWEST_VOXELS).nonzero()[:, 0]
+    rings = [wall.ventricular & (wall.slice_index == number) for number in enough]
     rings = [ring for ring in rings if min(int(wall.longitudinal[ring].mean() * THIRDS), THIRDS - 1) == third]
     if not rings:
         return _Level(torch.full((len(motion.frames),), torch.nan, dtype=torch.float64), math.nan)
@@ -66,13 +66,13 @@ def _level(wall: Wall, motion: MaterialMotion, third: int) -> _Level:
     return _Level(turned, float(torch.stack([along[ring].mean() for ring in rings]).mean()))
 
 
-def _turn_deg(wall: Wall, motion: MaterialMotion, ring: Bool[Tensor, " n"]) -> Float[Tensor, " t"]:
+def _turn_deg(wall: WallVoxels, motion: MaterialMotion, ring: Bool[Tensor, " n"]) -> Float[Tensor, " t"]:
     """The rotation about the axis that fits a ring's motion best, in the least squares (Kabsch 1976, in the plane).
 
     Rigid motion is found exactly, whatever part of the ring there is.
     """
     axis = wall.directions[ring, Direction.LONGITUDINAL][0]
-    before = wall.places_mm[ring]
+    before = wall.position_mm[ring]
     after = before + motion.displacement_mm[:, ring]
     before, after = (_across(points - points.mean(-2, keepdim=True), axis) for points in (before, after))
     turned = torch.linalg.cross(axis.expand_as(before), before)
@@ -85,7 +85,7 @@ def _across(points: Float[Tensor, "*r 3"], axis: Float[Tensor, "3"]) -> Float[Te
     return across
 
 
-def _sense(wall: Wall, ring: Bool[Tensor, " n"], axis: Float[Tensor, "3"]) -> float:
+def _sense(wall: WallVoxels, ring: Bool[Tensor, " n"], axis: Float[Tensor, "3"]) -> float:
     """1 where turning right-handed about the axis is what the circumferential direction calls forward, else -1."""
     radial, around = (wall.directions[ring][:, d] for d in (Direction.RADIAL, Direction.CIRCUMFERENTIAL))
     forward = (torch.linalg.cross(axis.expand_as(radial), radial) * around).sum()

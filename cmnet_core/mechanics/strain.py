@@ -6,7 +6,7 @@ How the parts go together::
     wall = lay_out_wall(coordinates, motion.mask, motion.spacing)     # once a subject; draws share it
     deformation = deform(wall, motion)
     strain = regional_strain(wall, deformation)                       # [direction frame region], in %
-    gcs = strain.wall[Direction.CIRCUMFERENTIAL]                      # one curve
+    gcs = strain.whole[Direction.CIRCUMFERENTIAL]                      # one curve
     summary = summarise(gcs, timing, sign=SIGN[Direction.CIRCUMFERENTIAL])    # cmnet_core.mechanics.strain_curves
 
 Rotation and line strain (:mod:`cmnet_core.mechanics.rotation`, :mod:`cmnet_core.mechanics.line_strain`) start from
@@ -42,38 +42,38 @@ SIGN = {Direction.RADIAL: 1.0, Direction.CIRCUMFERENTIAL: -1.0, Direction.LONGIT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Wall:
+class WallVoxels:
     """A myocardial mask as a list of voxels, in the order of ``mask.nonzero()``.
 
     Voxels outside the ventricle (the cap beyond the cavity's tip, what lies above the base) help to differentiate, but
     count in no average.
 
     Attributes:
-        places_mm: From the centre of voxel (0, 0, 0), along the grid's axes (z, y, x).
-        slices: Number of the slice.
+        position_mm: From the centre of voxel (0, 0, 0), along the grid's axes (z, y, x).
+        slice_index: Number of the slice.
         directions: Unit vectors, rows in the order of :class:`Direction`.
         longitudinal: 0 at the base to 1 at the cavity's tip; NaN outside the ventricle, as are the next two.
         circumferential_deg: From the anterior RV insertion; NaN also where that is not known.
         transmural: 0 at the endocardium to 1 at the epicardium.
         thickness_mm: Of the wall.
         segment: AHA segment 1 to 16, or 0.
-        inside: Whether the voxel belongs to the ventricle.
+        ventricular: Whether the voxel belongs to the ventricle.
         gradient: Differentiates what the voxels carry.
     """
 
-    places_mm: Float[Tensor, "n 3"]
-    slices: Int64[Tensor, " n"]
+    position_mm: Float[Tensor, "n 3"]
+    slice_index: Int64[Tensor, " n"]
     directions: Float[Tensor, "n 3 3"]
     longitudinal: Float[Tensor, " n"]
     circumferential_deg: Float[Tensor, " n"]
     transmural: Float[Tensor, " n"]
     thickness_mm: Float[Tensor, " n"]
     segment: Int64[Tensor, " n"]
-    inside: Bool[Tensor, " n"]
+    ventricular: Bool[Tensor, " n"]
     gradient: GradientOperator
 
 
-def lay_out_wall(coordinates: LVCoordinates, mask: Bool[Tensor, "z y x"], spacing: Spacing) -> Wall:
+def wall_voxels(coordinates: LVCoordinates, mask: Bool[Tensor, "z y x"], spacing: Spacing) -> WallVoxels:
     """Read the coordinates of a mask's voxels and prepare to differentiate on them.
 
     Args:
@@ -92,16 +92,16 @@ def lay_out_wall(coordinates: LVCoordinates, mask: Bool[Tensor, "z y x"], spacin
         )
     voxels = mask.nonzero()
     units = (coordinates.radial_unit, coordinates.circumferential_unit, coordinates.longitudinal_unit)
-    return Wall(
-        places_mm=voxels.double() * torch.tensor(spacing.zyx, dtype=torch.float64),
-        slices=voxels[:, 0],
+    return WallVoxels(
+        position_mm=voxels.double() * torch.tensor(spacing.zyx, dtype=torch.float64),
+        slice_index=voxels[:, 0],
         directions=torch.stack([unit[:, mask].T for unit in units], dim=1).double(),
         longitudinal=coordinates.longitudinal[mask].double(),
         circumferential_deg=coordinates.circumferential_deg[mask].double(),
         transmural=coordinates.transmural[mask].double(),
         thickness_mm=coordinates.thickness_mm[mask].double(),
         segment=coordinates.segment[mask].long(),
-        inside=coordinates.wall[mask],
+        ventricular=coordinates.wall[mask],
         gradient=gradient_operator(mask, spacing),
     )
 
@@ -120,15 +120,16 @@ class Deformation:
     strain: Float[Tensor, "3 t n"]
 
 
-def deform(wall: Wall, motion: MaterialMotion) -> Deformation:
+def deform(wall: WallVoxels, motion: MaterialMotion) -> Deformation:
     """F and strain in every frame. Along a unit vector n, ``nᵀEn = ½(|Fn|² - 1)`` with ``E = ½(FᵀF - I)``.
 
     Raises:
         GeometryError: The motion is that of another mask.
     """
-    if motion.displacement_mm.shape[1] != len(wall.inside):
+    voxels, displacements = len(wall.ventricular), motion.displacement_mm.shape[1]
+    if displacements != voxels:
         raise GeometryError(
-            f"A wall of {len(wall.inside)} voxels cannot be moved by {motion.displacement_mm.shape[1]} displacements.",
+            f"A wall of {voxels} voxels cannot be moved by {displacements} displacements.",
             hint="Follow the material of the mask that the wall was laid out from.",
             code=ErrorCode.GEOMETRY,
         )
@@ -147,25 +148,25 @@ class RegionalStrain:
     what is called GLS-SAX.
 
     Attributes:
-        wall: All of it: the curves of GRS, GCS and GLS-SAX.
+        whole: All of it: the curves of GRS, GCS and GLS-SAX.
         layers: Endocardial, middle and epicardial third of the depth.
         levels: Basal, middle and apical third of the length.
         segments: AHA segments 1 to 16.
     """
 
-    wall: Float[Tensor, "3 t"]
+    whole: Float[Tensor, "3 t"]
     layers: Float[Tensor, "3 t 3"]
     levels: Float[Tensor, "3 t 3"]
     segments: Float[Tensor, "3 t 16"]
 
 
-def regional_strain(wall: Wall, deformation: Deformation) -> RegionalStrain:
+def regional_strain(wall: WallVoxels, deformation: Deformation) -> RegionalStrain:
     """Average the strain over the wall and its parts."""
     parts = [
-        wall.inside[None],
-        _thirds(wall.transmural, wall.inside),
-        _thirds(wall.longitudinal, wall.inside),
-        wall.inside & (wall.segment == torch.arange(1, SEGMENTS + 1)[:, None]),
+        wall.ventricular[None],
+        _thirds(wall.transmural, wall.ventricular),
+        _thirds(wall.longitudinal, wall.ventricular),
+        wall.ventricular & (wall.segment == torch.arange(1, SEGMENTS + 1)[:, None]),
     ]
     members = torch.cat(parts).double()
     known = ~deformation.strain[:, 0].isnan()
@@ -177,6 +178,11 @@ def regional_strain(wall: Wall, deformation: Deformation) -> RegionalStrain:
     return RegionalStrain(whole[..., 0], layers, levels, segments)
 
 
-def _thirds(position: Float[Tensor, " n"], inside: Bool[Tensor, " n"]) -> Bool[Tensor, "3 n"]:
+def engineering_strain(strain: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Engineering strain of short lines of material from their Green-Lagrange strain, ``√(1 + 2E) - 1``."""
+    return (1.0 + 2.0 * strain).clamp_min(0.0).sqrt() - 1.0
+
+
+def _thirds(position: Float[Tensor, " n"], ventricular: Bool[Tensor, " n"]) -> Bool[Tensor, "3 n"]:
     third = (position.nan_to_num() * THIRDS).long().clamp(0, THIRDS - 1)
-    return inside & (third == torch.arange(THIRDS)[:, None])
+    return ventricular & (third == torch.arange(THIRDS)[:, None])

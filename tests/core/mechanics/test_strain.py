@@ -14,7 +14,7 @@ from cmnet_core.labels import Label
 from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material, material_of_fields
 from cmnet_core.mechanics.line_strain import LineStrain, line_strain
 from cmnet_core.mechanics.rotation import rotation
-from cmnet_core.mechanics.strain import Direction, Wall, deform, lay_out_wall, regional_strain
+from cmnet_core.mechanics.strain import Direction, WallVoxels, deform, regional_strain, wall_voxels
 from cmnet_core.types import MotionField, Spacing
 
 FINE, COARSE = Spacing(8.0, 0.8, 0.9), Spacing(5.0, 1.6, 1.5)
@@ -37,12 +37,12 @@ def tube(spacing: Spacing, *, axis_first: bool = True) -> tuple[Tensor, LVCoordi
     return labels, lv_coordinates(labels, spacing, affine), places
 
 
-def moved(spacing: Spacing, motion: Callable[[Tensor], Tensor]) -> tuple[Wall, MaterialMotion, Tensor]:
+def moved(spacing: Spacing, motion: Callable[[Tensor], Tensor]) -> tuple[WallVoxels, MaterialMotion, Tensor]:
     """The tube's wall, its material carried by a map of places, and the wall's places from the axis."""
     labels, coordinates, places = tube(spacing)
     field = MotionField((motion(places) - places).float(), spacing, fixed=0, moving=1)
     material = material_of_fields([field], labels == Label.MYO)
-    return lay_out_wall(coordinates, material.mask, spacing), material, places[:, material.mask].T
+    return wall_voxels(coordinates, material.mask, spacing), material, places[:, material.mask].T
 
 
 def homogeneous(matrix: Tensor) -> Callable[[Tensor], Tensor]:
@@ -87,14 +87,14 @@ def test_the_mean_strain_of_a_contracting_ring_is_its_closed_form() -> None:
     squared = places[:, 1].square() + places[:, 2].square()
     expected = torch.stack([0.5 * (squared / (squared - area) - 1.0), -0.5 * area / squared])
     found = deform(wall, material).strain[:, 1]
-    inside = wall.inside
-    torch.testing.assert_close(found[:2, inside].mean(1), expected[:, inside].mean(1), rtol=0, atol=1e-4)
+    ventricular = wall.ventricular
+    torch.testing.assert_close(found[:2, ventricular].mean(1), expected[:, ventricular].mean(1), rtol=0, atol=1e-4)
     assert float((found[:2] - expected).abs().max()) < 4e-3  # of a single voxel at the edge; the strain there is 0.4
     assert float(found[Direction.LONGITUDINAL].abs().max()) < 1e-6
     strain = regional_strain(wall, deform(wall, material))
     radial, circumferential = strain.layers[: Direction.LONGITUDINAL, 1]
     assert radial[0] > radial[1] > radial[2] > 0 > circumferential[2] > circumferential[1] > circumferential[0]
-    assert float((strain.segments[Direction.CIRCUMFERENTIAL, 1] - strain.wall[1, 1]).abs().max()) < 0.5
+    assert float((strain.segments[Direction.CIRCUMFERENTIAL, 1] - strain.whole[1, 1]).abs().max()) < 0.5
 
 
 def test_blood_and_lung_do_not_leak_in() -> None:
@@ -103,7 +103,7 @@ def test_blood_and_lung_do_not_leak_in() -> None:
     displacement = homogeneous(STRETCH)(places) - places
     displacement[:, ~mask] = 500.0
     material = material_of_fields([MotionField(displacement.float(), COARSE, fixed=0, moving=1)], mask)
-    found = deform(lay_out_wall(coordinates, mask, COARSE), material)
+    found = deform(wall_voxels(coordinates, mask, COARSE), material)
     torch.testing.assert_close(found.gradient[1], STRETCH.expand_as(found.gradient[1]), rtol=0, atol=1e-4)
 
 
@@ -112,7 +112,7 @@ def test_the_same_motion_at_another_spacing_gives_the_same_strain() -> None:
     for spacing in (FINE, COARSE):
         wall, material, _ = moved(spacing, lambda p: homogeneous(SHEAR)(contracting(180.0)(p)))
         found.append(regional_strain(wall, deform(wall, material)))
-    assert float((found[0].wall - found[1].wall).abs().max()) < 0.6  # points; the edge voxels are not the same
+    assert float((found[0].whole - found[1].whole).abs().max()) < 0.6  # points; the edge voxels are not the same
     assert float((found[0].segments - found[1].segments)[:, 1].abs().max()) < 2.0
 
 
@@ -198,10 +198,10 @@ def test_steps_that_do_not_meet_are_refused() -> None:
     with pytest.raises(GeometryError, match="do not fit"):
         follow_material([to_1], mask[:-1])
     with pytest.raises(GeometryError, match="do not fit"):
-        lay_out_wall(coordinates, mask[:-1], COARSE)
+        wall_voxels(coordinates, mask[:-1], COARSE)
     other = follow_material([to_1], labels == Label.LV)
     with pytest.raises(GeometryError, match="cannot be moved"):
-        deform(lay_out_wall(coordinates, mask, COARSE), other)
+        deform(wall_voxels(coordinates, mask, COARSE), other)
     with pytest.raises(GeometryError, match="ED included"):
         MaterialMotion(torch.zeros(1, 4, 3).double(), (0,), mask, COARSE, 0)
 
@@ -212,10 +212,10 @@ def test_one_slice_has_no_longitudinal_strain() -> None:
     affine = torch.diag(torch.tensor([*COARSE.zyx, 1.0], dtype=torch.float64))[[2, 1, 0, 3]]
     field = MotionField((homogeneous(STRETCH)(middle) - middle).float(), COARSE, fixed=0, moving=1)
     material = material_of_fields([field], mask)
-    wall = lay_out_wall(lv_coordinates(labels[5:6], COARSE, affine), mask, COARSE)
+    wall = wall_voxels(lv_coordinates(labels[5:6], COARSE, affine), mask, COARSE)
     strain = regional_strain(wall, deform(wall, material))
-    assert strain.wall[Direction.LONGITUDINAL].isnan().all()
-    assert strain.wall[: Direction.LONGITUDINAL].isfinite().all()
+    assert strain.whole[Direction.LONGITUDINAL].isnan().all()
+    assert strain.whole[: Direction.LONGITUDINAL].isfinite().all()
     assert strain.segments.isnan().all()
     assert rotation(wall, material).twist_deg.isnan().all()
 
@@ -226,9 +226,9 @@ def test_a_wall_of_nothing_knows_nothing() -> None:
     affine = torch.eye(4, dtype=torch.float64)
     still = MotionField(torch.zeros(3, *empty.shape), COARSE, fixed=1, moving=0)
     material = follow_material([still], empty == Label.MYO)
-    wall = lay_out_wall(lv_coordinates(empty, COARSE, affine), material.mask, COARSE)
+    wall = wall_voxels(lv_coordinates(empty, COARSE, affine), material.mask, COARSE)
     deformation = deform(wall, material)
-    assert regional_strain(wall, deformation).wall.isnan().all()
+    assert regional_strain(wall, deformation).whole.isnan().all()
     lines: LineStrain = line_strain(wall, material, deformation)
     assert lines.endo_pct.isnan().all()
     assert rotation(wall, material).basal_deg.isnan().all()
