@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.signal import find_peaks
 from torch import Tensor
 
-from cmnet_core.function.volumes import ClinicalIndices, smooth_cyclic
+from cmnet_core.function.volumes import ClinicalIndices, smooth_volume_curve
 from cmnet_core.labels import Label
 from cmnet_core.qc import flags
 
@@ -132,7 +132,7 @@ def check_volume_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, give
 
 def _main_minima(lv_ml: Float[Tensor, " t"]) -> int:
     """Minima of the closed curve that are deeper than a share of its range."""
-    curve = smooth_cyclic(lv_ml.double()).numpy()
+    curve = smooth_volume_curve(lv_ml.double()).numpy()
     # Starting at the maximum, the closed cycle lies open between its two ends, and no minimum is cut.
     opened = np.roll(curve, -int(curve.argmax()))
     opened = np.append(opened, opened[0])
