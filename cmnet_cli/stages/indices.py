@@ -139,13 +139,13 @@ def indices_case(
     return CaseRows(
         indices=indices,
         frames=tuple(frames),
-        segments=tuple(who(case) | row for row in segments),
+        segments=tuple(identity_columns(case) | row for row in segments),
         motion=_motion_row(case, stored, propagated, frames) | _smoothness(facts, motion),
-        bullseye=tuple(who(case) | row for row in wall.bullseye),
+        bullseye=tuple(identity_columns(case) | row for row in wall.bullseye),
     )
 
 
-def who(case: Case) -> Row:
+def identity_columns(case: Case) -> Row:
     """Return the columns that identify the subject and visit of a row."""
     return {"case_id": case.case_id, "subject_id": case.subject_id, "session": case.session}
 
@@ -172,7 +172,7 @@ def _indices_row(
     reasons = [flag for flag, unknown in (("no-heart-rate", rate is None), ("no-body-size", bsa is None)) if unknown]
     described = {name: getattr(case, name) for name in ("group", "site", "scanner", "sex", "age_years")}
     return {
-        **who(case),
+        **identity_columns(case),
         **case.extra,
         **described,
         "height_cm": case.height_cm,
@@ -234,7 +234,7 @@ def _frame_rows(case: Case, stored: StoredTracking, volumes: Volumes, propagated
     frame_ms = stored.facts.frame_ms
     return [
         {
-            **who(case),
+            **identity_columns(case),
             "frame": frame,
             "time_ms": None if frame_ms is None else frame * frame_ms,
             **{f"{name}_ml": float(getattr(volumes, f"{name}_ml")[frame]) for name in _STRUCTURES},
@@ -298,7 +298,7 @@ def _motion_row(case: Case, stored: StoredTracking, propagated: Volumes, frames:
         myocardial_volume_change_pct=change,
     )
     return {
-        **who(case),
+        **identity_columns(case),
         "ed_frame": facts.ed,
         "es_frame": facts.es,
         "mean_displacement_es_myo_mm": frames[facts.es].get("mean_displacement_myo_mm"),

@@ -29,7 +29,7 @@ def tube(spacing: Spacing, *, axis_first: bool = True) -> tuple[Tensor, LVCoordi
     places = places - torch.tensor([0.0, 40.3, 39.6], dtype=torch.float64)[:, None, None, None]
     radius = torch.hypot(places[1], places[2])
     labels = torch.zeros(shape, dtype=torch.uint8)
-    # The RV is larger at the base, so that base and apex can be told.
+    # The RV is larger at the base, so that base and apex can be distinguished.
     labels[(places[2] < -5.0) & (torch.hypot(places[1], places[2] + 14.0) < 28.0 - 0.1 * places[0])] = Label.RV
     labels[radius < OUTER_MM] = Label.MYO
     labels[radius < INNER_MM] = Label.LV
@@ -47,7 +47,7 @@ def pushed_forward(field: MotionField, mask: Tensor) -> MaterialMotion:
 
 
 def moved(spacing: Spacing, motion: Callable[[Tensor], Tensor]) -> tuple[WallVoxels, MaterialMotion, Tensor]:
-    """The tube's wall, its material carried by a map of places, and the wall's places from the axis."""
+    """The tube's wall, its motion by a map of positions, and the wall's positions from the axis."""
     labels, coordinates, places = tube(spacing)
     field = MotionField((motion(places) - places).float(), spacing, fixed=0, moving=1)
     material = pushed_forward(field, labels == Label.MYO)
@@ -61,12 +61,12 @@ def homogeneous(matrix: Tensor) -> Callable[[Tensor], Tensor]:
 def contracting(area_mm2: float) -> Callable[[Tensor], Tensor]:
     """A ring that keeps its volume: r² = R² - c."""
 
-    def carry(places: Tensor) -> Tensor:
+    def contracted(places: Tensor) -> Tensor:
         squared = (places[1] ** 2 + places[2] ** 2).clamp_min(1.2 * area_mm2)
         scale = (1.0 - area_mm2 / squared).sqrt()
         return torch.stack([places[0], scale * places[1], scale * places[2]])
 
-    return carry
+    return contracted
 
 
 STRETCH = torch.diag(torch.tensor([0.85, 1.2, 0.9], dtype=torch.float64))
@@ -80,7 +80,7 @@ TIP = torch.tensor([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, 1.0]], dty
     [STRETCH, SHEAR, TURN, TURN @ TIP, SHEAR @ STRETCH],
     ids=["stretch", "shear", "turn", "turned twice", "stretch and shear"],
 )
-def test_homogeneous_deformations_have_their_closed_form(matrix: Tensor) -> None:
+def test_strain_of_homogeneous_deformations_has_its_closed_form(matrix: Tensor) -> None:
     wall, material, _ = moved(COARSE, homogeneous(matrix))
     found = deform(wall, material)
     tensor = 0.5 * (matrix.T @ matrix - torch.eye(3, dtype=torch.float64))
@@ -90,7 +90,7 @@ def test_homogeneous_deformations_have_their_closed_form(matrix: Tensor) -> None
     assert float(found.strain[:, 0].abs().max()) < 1e-6
 
 
-def test_the_mean_strain_of_a_contracting_ring_is_its_closed_form() -> None:
+def test_mean_strain_of_a_contracting_ring_has_its_closed_form() -> None:
     area = 220.0
     wall, material, places = moved(FINE, contracting(area))
     squared = places[:, 1].square() + places[:, 2].square()
@@ -106,7 +106,7 @@ def test_the_mean_strain_of_a_contracting_ring_is_its_closed_form() -> None:
     assert float((strain.segments[Direction.CIRCUMFERENTIAL, 1] - strain.whole[1, 1]).abs().max()) < 0.5
 
 
-def test_blood_and_lung_do_not_leak_in() -> None:
+def test_displacement_outside_the_wall_does_not_change_strain() -> None:
     labels, coordinates, places = tube(COARSE)
     mask = labels == Label.MYO
     displacement = homogeneous(STRETCH)(places) - places
@@ -116,16 +116,18 @@ def test_blood_and_lung_do_not_leak_in() -> None:
     torch.testing.assert_close(found.gradient[1], STRETCH.expand_as(found.gradient[1]), rtol=0, atol=1e-4)
 
 
-def test_the_same_motion_at_another_spacing_gives_the_same_strain() -> None:
+def test_strain_does_not_depend_on_voxel_spacing() -> None:
     found = []
     for spacing in (FINE, COARSE):
         wall, material, _ = moved(spacing, lambda p: homogeneous(SHEAR)(contracting(180.0)(p)))
         found.append(regional_strain(wall, deform(wall, material)))
-    assert float((found[0].whole - found[1].whole).abs().max()) < 0.6  # points; the edge voxels are not the same
+    assert (
+        float((found[0].whole - found[1].whole).abs().max()) < 0.6
+    )  # percentage points; the edge voxels are not the same
     assert float((found[0].segments - found[1].segments)[:, 1].abs().max()) < 2.0
 
 
-def test_rigid_motion_is_no_strain_and_the_right_rotation() -> None:
+def test_rigid_motion_has_no_strain_and_its_own_rotation() -> None:
     wall, material, _ = moved(COARSE, lambda p: homogeneous(TURN)(p) + 3.0)
     assert float(deform(wall, material).strain.abs().max()) < 1e-4
     found = rotation(wall, material)
@@ -143,7 +145,7 @@ def twisted(places: Tensor, *, deg_cm: float) -> Tensor:
     return torch.stack([places[0], y * angle.cos() - x * angle.sin(), y * angle.sin() + x * angle.cos()])
 
 
-def test_torsion_is_the_slope_of_the_rotation() -> None:
+def test_torsion_is_the_slope_of_the_rotation_along_the_axis() -> None:
     wall, material, _ = moved(COARSE, lambda p: twisted(p, deg_cm=1.5))
     found = rotation(wall, material)
     assert abs(float(found.torsion_deg_cm[1])) == pytest.approx(1.5, abs=1e-3)
@@ -154,7 +156,7 @@ def test_torsion_is_the_slope_of_the_rotation() -> None:
     assert float(found.twist_deg[1]) == pytest.approx(float(found.apical_deg[1] - found.basal_deg[1]))
 
 
-def test_lines_shorten_as_their_material_does() -> None:
+def test_line_strain_of_contours_is_their_change_of_length() -> None:
     shrunk = torch.diag(torch.tensor([1.0, 0.8, 0.8], dtype=torch.float64))
     wall, material, _ = moved(COARSE, homogeneous(shrunk))
     lines = line_strain(wall, material, deform(wall, material))
@@ -167,7 +169,7 @@ def test_lines_shorten_as_their_material_does() -> None:
         assert float(line[1]) == pytest.approx(100.0 * (math.sqrt(radius**2 - area) / radius - 1.0), abs=0.3)
 
 
-def test_material_is_followed_through_pull_backs() -> None:
+def test_lagrangian_motion_inverts_consecutive_pull_backs() -> None:
     """Two steps of different stretches: ED material ends where the inverse of both pull-backs leads."""
     labels, _, places = tube(COARSE)
     mask = labels == Label.MYO
@@ -185,7 +187,7 @@ def test_material_is_followed_through_pull_backs() -> None:
     torch.testing.assert_close(found.displacement_mm[2][kept], expected[kept], rtol=0, atol=0.02)
 
 
-def test_material_is_followed_where_a_cavity_all_but_closes_in_one_step() -> None:
+def test_lagrangian_motion_converges_where_a_cavity_nearly_closes_in_one_step() -> None:
     """The pull-back stretches fourfold around the endocardium and presses to a quarter across it."""
     labels, _, places = tube(COARSE)
     mask = labels == Label.MYO
@@ -195,7 +197,7 @@ def test_material_is_followed_where_a_cavity_all_but_closes_in_one_step() -> Non
     torch.testing.assert_close(found, (homogeneous(shrunk)(places) - places)[:, mask].T, rtol=0, atol=0.01)
 
 
-def test_steps_that_do_not_meet_are_refused() -> None:
+def test_fields_that_do_not_meet_are_refused() -> None:
     labels, coordinates, _ = tube(COARSE)
     mask = labels == Label.MYO
     still = torch.zeros(3, *mask.shape)
@@ -227,7 +229,7 @@ def test_one_slice_has_no_longitudinal_strain() -> None:
     assert rotation(wall, material).twist_deg.isnan().all()
 
 
-def test_a_wall_of_nothing_knows_nothing() -> None:
+def test_empty_wall_has_only_nan() -> None:
     labels, _, _ = tube(COARSE)
     empty = torch.zeros_like(labels)
     affine = torch.eye(4, dtype=torch.float64)
@@ -241,7 +243,7 @@ def test_a_wall_of_nothing_knows_nothing() -> None:
     assert rotation(wall, material).basal_deg.isnan().all()
 
 
-def test_random_phantoms_through_their_true_motion() -> None:
+def test_strain_of_random_phantoms_through_their_true_motion() -> None:
     """Four of the forty of ``benchmarks/strain.py``, which prints what all of them give."""
     for number in range(4):
         one = benchmark.measure(benchmark.draw(4, number, 6))
