@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.derivatives.crop import HeartMotion, read_heart_motion
+from cmnet_cli.derivatives.heart_motion import HeartMotion, read_heart_motion
 from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, open_tracking
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.intervals import SamplingSettings, add_intervals
@@ -131,7 +131,7 @@ def indices_case(
 
     indices = _compared(_indices_row(case, facts, volumes, function, function_flags), reference)
     indices |= wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
-    indices, segments = add_intervals(indices, wall.segments, folder, stored, labels[0], wall.analysis, draws)
+    indices, segments = add_intervals(indices, wall.segments, folder, stored, labels[0], wall.voxels, draws)
 
     frames = _frame_rows(case, stored, volumes, propagated)
     for more in (wall.frames, _displacement_rows(stored, motion)):

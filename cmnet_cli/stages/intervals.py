@@ -9,7 +9,6 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from cmnet_cli.derivatives.crop import crop_around
 from cmnet_cli.derivatives.posterior import read_posterior
 from cmnet_cli.derivatives.tracking import StoredTracking, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
@@ -22,12 +21,14 @@ from cmnet_cli.stages.mechanics import (
 )
 from cmnet_core.geometry.lv_coordinates import lv_coordinates
 from cmnet_core.geometry.wall_thickness import wall_thickness
+from cmnet_core.imaging.crop import crop_around
 from cmnet_core.imaging.preprocess import window_affine
 from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.labels import Label
-from cmnet_core.mechanics.analysis import WallAnalysis, summarise_strain
+from cmnet_core.mechanics.analysis import summarise_strain
 from cmnet_core.mechanics.lagrangian import follow_material
-from cmnet_core.mechanics.strain import deform, regional_strain
+from cmnet_core.mechanics.strain import WallVoxels, deform, regional_strain
+from cmnet_core.mechanics.strain_curves import Timing
 from cmnet_core.types import Spacing
 from cmnet_core.uncertainty.calibration import Calibration, find_calibration, intervals, spread
 from cmnet_core.uncertainty.posterior import Posterior, draw_shapes, draw_velocities, indices_of_shapes
@@ -61,7 +62,7 @@ def add_intervals(
     folder: CaseFolder,
     stored: StoredTracking,
     labels_ed: UInt8[Tensor, "z y x"],
-    analysis: WallAnalysis | None,
+    voxels: WallVoxels | None,
     draws: SamplingSettings,
 ) -> tuple[Row, list[Row]]:
     """Add intervals to the rows of a case and of its segments, or the reason why there are none.
@@ -72,7 +73,7 @@ def add_intervals(
         folder: Files of the case.
         stored: What infer stored of it.
         labels_ed: Label map at ED on the window's grid.
-        analysis: Analysis of the wall, or None where no motion of the wall is reported.
+        voxels: Voxels of the wall, or None where no motion of the wall is reported.
         draws: Number and seed of the draws.
 
     Raises:
@@ -85,8 +86,8 @@ def add_intervals(
     sidecar = read_sidecar(folder.sidecar("infer"))
     calibration = find_calibration(sidecar.model_digest) if sidecar else None
     sources = [_draw_shape_columns(stored, posterior, draws)]
-    if analysis is not None:
-        sources.append(_draw_motion_columns(folder, stored, labels_ed, analysis, posterior, draws))
+    if voxels is not None:
+        sources.append(_draw_motion_columns(folder, stored, labels_ed, voxels, posterior, draws))
     whole, parts = dict(row), [dict(segment) for segment in segments]
     for source in sources:
         drawn = list(islice(source, draws.samples))
@@ -103,9 +104,9 @@ def _flagged(row: Row, reason: str) -> Row:
 def _ends(values: Row, drawn: Sequence[Row], case: Row, calibration: Calibration | None) -> Row:
     """Both ends of the interval of every value that was drawn."""
     if case["frame_ms"] is None:
-        return dict(intervals(values, spread(drawn), calibration))
+        return intervals(values, spread(drawn), calibration)
     cycle_ms = case["frames"] * case["frame_ms"]
-    return dict(intervals(values, spread(drawn), calibration, frame_ms=case["frame_ms"], cycle_ms=cycle_ms))
+    return intervals(values, spread(drawn), calibration, frame_ms=case["frame_ms"], cycle_ms=cycle_ms)
 
 
 def _draw_shape_columns(
@@ -125,7 +126,7 @@ def _draw_motion_columns(
     folder: CaseFolder,
     stored: StoredTracking,
     labels_ed: UInt8[Tensor, "z y x"],
-    analysis: WallAnalysis,
+    voxels: WallVoxels,
     posterior: Posterior,
     draws: SamplingSettings,
 ) -> Iterator[tuple[Row, list[Row]]]:
@@ -134,6 +135,7 @@ def _draw_motion_columns(
     factor = 2**facts.motion.output_level
     grid = Spacing(facts.window.spacing.z, facts.window.spacing.y * factor, facts.window.spacing.x * factor)
     sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
+    timing = Timing(facts.ed, facts.es, facts.frame_ms)
     velocities, generator = read_velocities(folder.motion), draws.generator()
     myocardium = labels_ed == Label.MYO
     crop = crop_around(myocardium, factor)
@@ -141,6 +143,5 @@ def _draw_motion_columns(
         drawn = crop.of_velocities(draw_velocities(velocities, posterior, grid, generator))
         to_ed = fields_to_ed(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
         motion = follow_material(to_ed, crop.of_window(myocardium))
-        strain = regional_strain(analysis.voxels, deform(analysis.voxels, motion))
-        summary = summarise_strain(strain, analysis.timing)
+        summary = summarise_strain(regional_strain(voxels, deform(voxels, motion)), timing)
         yield global_strain_columns(summary), segment_strain_columns(summary)

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from cmnet_cli.derivatives.crop import HeartMotion
+from cmnet_cli.derivatives.heart_motion import HeartMotion
 from cmnet_cli.derivatives.tracking import TrackingFacts
 from cmnet_cli.tables.columns.mechanics import LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
 from cmnet_core.geometry.lv_coordinates import SEGMENTS, lv_coordinates
@@ -18,7 +18,7 @@ from cmnet_core.imaging.preprocess import window_affine
 from cmnet_core.labels import Label
 from cmnet_core.mechanics.analysis import StrainSummary, WallAnalysis, analyse_wall, flag_segments, timing_flags
 from cmnet_core.mechanics.lagrangian import follow_material
-from cmnet_core.mechanics.strain import Direction
+from cmnet_core.mechanics.strain import Direction, WallVoxels
 from cmnet_core.qc.flags import STRAIN_PCT
 from cmnet_core.qc.results import check_strain
 
@@ -41,7 +41,7 @@ class WallRows:
         segments: One row for each AHA segment.
         bullseye: One row for each bin of the shared space, or none.
         flags: Reasons of null values and of limited reliability.
-        analysis: The analysis that the rows come from; None where no motion of the wall is reported.
+        voxels: Voxels of the wall, for strain by other motions; None where no motion of the wall is reported.
     """
 
     indices: Row
@@ -49,7 +49,7 @@ class WallRows:
     segments: list[Row]
     bullseye: list[Row]
     flags: list[str]
-    analysis: WallAnalysis | None
+    voxels: WallVoxels | None
 
 
 def wall_rows(
@@ -121,7 +121,7 @@ def _analysis_rows(analysis: WallAnalysis, flags: list[str]) -> WallRows:
         segments=_numbered(segments, analysis.segment_flags),
         bullseye=_bullseye_rows(analysis),
         flags=[*flags, *check_strain({name: indices[f"{name}_peak_pct"] for name in STRAIN_PCT})],
-        analysis=analysis,
+        voxels=analysis.voxels,
     )
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_cli.derivatives.crop import Crop, HeartMotion
+from cmnet_cli.derivatives.heart_motion import HeartMotion
 from cmnet_cli.derivatives.tracking import TrackingFacts
 from cmnet_cli.stages.mechanics import WITHOUT_WALL, WallRows, wall_rows
 from cmnet_cli.tables.schema import TABLES, to_arrow
 from cmnet_core.geometry.shared_bins import BINS, bins
+from cmnet_core.imaging.crop import Crop
 from cmnet_core.imaging.preprocess import Window
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes
@@ -151,16 +152,16 @@ def test_every_value_belongs_to_a_column_and_is_known() -> None:
 def test_bullseye_bins_contain_the_wall() -> None:
     found = plain().bullseye
     assert (len(found), len(list(bins()))) == (BINS, BINS)
-    seen = [row for row in found if row["voxels"]]
-    assert len(seen) > 0.8 * BINS
-    assert sum(row["voxels"] for row in seen) > 5000
+    occupied = [row for row in found if row["voxels"]]
+    assert len(occupied) > 0.8 * BINS
+    assert sum(row["voxels"] for row in occupied) > 5000
     inner, outer = (
-        sum(row["ecc_es_pct"] for row in seen if row["layer"] == layer and row["level"] == 3) for layer in (0, 2)
+        sum(row["ecc_es_pct"] for row in occupied if row["layer"] == layer and row["level"] == 3) for layer in (0, 2)
     )
     assert inner < outer < 0
-    assert all(row["outward_mm"] < 2.0 for row in seen)
-    assert all(row["towards_apex_mm"] > 0 for row in seen if row["level"] == 0)
-    assert {row["segment"] for row in seen} == set(range(1, 17))
+    assert all(row["outward_mm"] < 2.0 for row in occupied)
+    assert all(row["towards_apex_mm"] > 0 for row in occupied if row["level"] == 0)
+    assert {row["segment"] for row in occupied} == set(range(1, 17))
 
 
 def oblique() -> Tensor:
