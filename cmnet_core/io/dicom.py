@@ -11,17 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError
+from cmnet_core.flags import QCFlag
 from cmnet_core.io.dicom_cycle import Cycle, on_cycle, onto_one_cycle
 from cmnet_core.io.dicom_file import opened
 from cmnet_core.io.dicom_image import ImageHeader, read_pixels
 from cmnet_core.io.dicom_stack import Recording, find_stack, towards_apex
 from cmnet_core.io.nifti_file import Header
 from cmnet_core.types import CineSequence, Spacing
-
-# Quality flags.
-SLICE_GAP_UNEVEN = "slice-gap-uneven"
-SLICES_SHIFTED = "slices-shifted"
-SLICES_RESAMPLED = "slices-resampled"
 
 _UNEVEN_GAP = 0.1  # share of the mean distance
 _SHIFTED_MM = 1.0
@@ -99,21 +95,21 @@ class _Grid:
         return float(np.abs(self._in_plane_mm(image) - self.origin_mm).max())
 
 
-def _arranged(recordings: Sequence[Recording], found: set[str]) -> tuple[Header, Cycle, _Grid]:
+def _arranged(recordings: Sequence[Recording], found: set[QCFlag]) -> tuple[Header, Cycle, _Grid]:
     cycle = onto_one_cycle(recordings)
     images = [place.images[0] for place in cycle.slices]
     grid = _Grid(images)
     spacing, affine, uneven = _geometry([place.place_mm for place in cycle.slices], images, grid)
     flags = found | cycle.flags | uneven
-    flags |= {SLICES_SHIFTED} if grid.shifted else set()
-    flags |= {SLICES_RESAMPLED} if grid.resampled else set()
+    flags |= {QCFlag.SLICES_SHIFTED} if grid.shifted else set()
+    flags |= {QCFlag.SLICES_RESAMPLED} if grid.resampled else set()
     shape = (len(images), *grid.shape)
     return Header(cycle.frames, shape, spacing, affine, cycle.frame_ms, tuple(sorted(flags))), cycle, grid
 
 
 def _geometry(
     places_mm: Sequence[float], images: Sequence[ImageHeader], grid: _Grid
-) -> tuple[Spacing, Tensor, set[str]]:
+) -> tuple[Spacing, Tensor, set[QCFlag]]:
     """Spacing, affine (RAS mm, columns z, y, x) and flags."""
     first, places = images[0], np.array(places_mm)
     along_x, along_y = first.orientation
@@ -127,7 +123,7 @@ def _geometry(
     return spacing, torch.from_numpy(np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps), flags
 
 
-def _slice_gap(places: NDArray[np.float64], *, told: float | None) -> tuple[float, set[str]]:
+def _slice_gap(places: NDArray[np.float64], *, told: float | None) -> tuple[float, set[QCFlag]]:
     gaps = np.diff(places)
     if len(gaps) == 0:
         if told is None:
@@ -138,4 +134,4 @@ def _slice_gap(places: NDArray[np.float64], *, told: float | None) -> tuple[floa
             )
         return told, set()
     mean = float(gaps.mean())
-    return mean, {SLICE_GAP_UNEVEN} if np.abs(gaps - mean).max() > _UNEVEN_GAP * mean else set()
+    return mean, {QCFlag.SLICE_GAP_UNEVEN} if np.abs(gaps - mean).max() > _UNEVEN_GAP * mean else set()

@@ -14,13 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_core.flags import QCFlag
 from cmnet_core.io.dicom_image import ImageHeader
 from cmnet_core.io.dicom_stack import Recording, timed
-
-# Quality flags.
-TRIGGER_TIMES_DIFFER = "trigger-times-differ"
-PHASES_INTERPOLATED = "phases-interpolated"
-PHASES_DROPPED = "phases-dropped"
 
 _FRAME_MS = (5.0, 500.0)
 _END_OF_CYCLE = 0.999
@@ -55,7 +51,7 @@ class Cycle:
     frames: int
     frame_ms: float | None
     slices: tuple[Slice, ...]
-    flags: frozenset[str]
+    flags: frozenset[QCFlag]
 
 
 def onto_one_cycle(recordings: Sequence[Recording]) -> Cycle:
@@ -74,7 +70,7 @@ def onto_one_cycle(recordings: Sequence[Recording]) -> Cycle:
         slices.append(brought)
         flags |= flag
     if _out_of_step(complete, frame_ms):
-        flags.add(TRIGGER_TIMES_DIFFER)
+        flags.add(QCFlag.TRIGGER_TIMES_DIFFER)
     return Cycle(frames, frame_ms, tuple(slices), frozenset(flags))
 
 
@@ -95,7 +91,7 @@ def on_cycle(pixels: Float[Tensor, "n y x"], place: Slice, *, frames: int) -> Fl
 
 def _bring(
     recording: Recording, complete: Sequence[Recording], *, frames: int, frame_ms: float | None
-) -> tuple[Slice, set[str]]:
+) -> tuple[Slice, set[QCFlag]]:
     place = Slice(recording.images, None, recording.place_mm)
     if len(recording.images) == frames:
         return place, set()
@@ -109,10 +105,10 @@ def _bring(
     shares = _shares_of_cycle(triggers, step, complete, frame_ms=frame_ms)
     inside = shares - shares[0] < _END_OF_CYCLE
     images = tuple(image for image, kept in zip(recording.images, inside, strict=True) if kept)
-    flags = set() if inside.all() else {PHASES_DROPPED}
+    flags = set() if inside.all() else {QCFlag.PHASES_DROPPED}
     if len(images) == frames:
         return replace(place, images=images), flags
-    return replace(place, images=images, shares=shares[inside]), flags | {PHASES_INTERPOLATED}
+    return replace(place, images=images, shares=shares[inside]), flags | {QCFlag.PHASES_INTERPOLATED}
 
 
 def _shares_of_cycle(

@@ -14,15 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_core.flags import QCFlag
 from cmnet_core.io.dicom_file import DAMAGE, Member, base_name, series_names
 from cmnet_core.io.dicom_image import ImageHeader, read_headers
-
-# Quality flags.
-SLICES_DROPPED = "slices-dropped"
-REPEATED_SLICES = "repeated-slices"
-DUPLICATE_IMAGES = "duplicate-images"
-FILES_UNREADABLE = "files-unreadable"
-ORIENTATION_UNUSUAL = "orientation-unusual"
 
 _SHORT_AXIS = re.compile(r"sax|short.?axis|(?<![a-z])(sa|kurz\w*achse)(?![a-z])", re.IGNORECASE)
 _SOMETHING_ELSE = re.compile(
@@ -63,7 +57,7 @@ class Recording:
         return (first.series[0], first.acquired, first.series[1], first.instance)
 
 
-def find_stack(members: Sequence[Member]) -> tuple[list[Recording], set[str]]:
+def find_stack(members: Sequence[Member]) -> tuple[list[Recording], set[QCFlag]]:
     """Find the short-axis cine among the files of a visit.
 
     Returns:
@@ -79,9 +73,9 @@ def find_stack(members: Sequence[Member]) -> tuple[list[Recording], set[str]]:
     kept, superseded = _last_complete(recordings, usual)
     whole = [recording for recording in kept if 2 * len(recording.images) > usual]
     if len(whole) < len(kept):
-        flags.add(SLICES_DROPPED)  # localisers parallel to the stack, recordings broken off
+        flags.add(QCFlag.SLICES_DROPPED)  # localisers parallel to the stack, recordings broken off
     if abs(float(stack[0].normal @ _APEX_FROM_BASE_LPS)) < _SHORT_AXIS_COSINE:
-        flags.add(ORIENTATION_UNUSUAL)
+        flags.add(QCFlag.ORIENTATION_UNUSUAL)
     return sorted(whole, key=lambda recording: recording.place_mm), flags | repeats | superseded
 
 
@@ -99,7 +93,7 @@ def timed(images: Sequence[ImageHeader]) -> bool:
 # ── images ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[str]]:
+def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[QCFlag]]:
     images: list[ImageHeader] = []
     flags = set()
     names = series_names(members)
@@ -107,7 +101,7 @@ def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[str]]:
         try:
             images += [_named(header, names) for header in read_headers(member)]
         except DAMAGE:
-            flags.add(FILES_UNREADABLE)
+            flags.add(QCFlag.FILES_UNREADABLE)
     images = [image for image in images if not _PHASE_IMAGES.intersection(image.image_type)]
     if not images:
         raise ImageError(
@@ -116,7 +110,7 @@ def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[str]]:
             code=ErrorCode.DICOM,
         )
     once = {(image.uid, image.frame, image.trigger_ms, image.instance, *image.position): image for image in images}
-    return list(once.values()), flags | ({DUPLICATE_IMAGES} if len(once) < len(images) else set())
+    return list(once.values()), flags | ({QCFlag.DUPLICATE_IMAGES} if len(once) < len(images) else set())
 
 
 def _named(image: ImageHeader, names: Mapping[str, str]) -> ImageHeader:
@@ -169,7 +163,7 @@ def _same_directions(a: ImageHeader, b: ImageHeader) -> bool:
 # ── recordings ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _recordings(stack: Sequence[ImageHeader]) -> tuple[list[Recording], set[str]]:
+def _recordings(stack: Sequence[ImageHeader]) -> tuple[list[Recording], set[QCFlag]]:
     """Each slice of each series, in the order of its cycle; a slice that a series holds twice gives two."""
     across = towards_apex(stack[0])
     slices = _by_place(stack, across)
@@ -179,7 +173,7 @@ def _recordings(stack: Sequence[ImageHeader]) -> tuple[list[Recording], set[str]
         for tried in _tries(images, usual):
             phases = _each_phase_once(tried)
             if len(phases) < len(tried):
-                flags.add(DUPLICATE_IMAGES)
+                flags.add(QCFlag.DUPLICATE_IMAGES)
             found.append(Recording(tuple(phases), float(np.mean([image.position @ across for image in phases]))))
     return found, flags
 
@@ -243,7 +237,7 @@ def _usual_count(recordings: Sequence[Recording]) -> int:
     return max(counts, key=lambda n: (counts[n] ** 2 * n, n))
 
 
-def _last_complete(recordings: Sequence[Recording], usual: int) -> tuple[list[Recording], set[str]]:
+def _last_complete(recordings: Sequence[Recording], usual: int) -> tuple[list[Recording], set[QCFlag]]:
     """One recording a slice: the last of those that are complete, else the longest."""
 
     def worth(recording: Recording) -> tuple[object, ...]:
@@ -256,7 +250,7 @@ def _last_complete(recordings: Sequence[Recording], usual: int) -> tuple[list[Re
     for recording in sorted(recordings, key=worth, reverse=True):
         again = any(_same_slice(recording, other) for other in kept)
         (replaced if again else kept).append(recording)
-    repeated = {REPEATED_SLICES} if any(len(recording.images) > 1 for recording in replaced) else set()
+    repeated = {QCFlag.REPEATED_SLICES} if any(len(recording.images) > 1 for recording in replaced) else set()
     return [recording for recording in kept if not _left_over(recording, kept, replaced)], repeated
 
 

@@ -12,16 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError
+from cmnet_core.flags import QCFlag
 from cmnet_core.types import Spacing
-
-# Quality flags.
-SPACING_FROM_ZOOMS = "spacing-from-zooms"
-SPACING_FROM_AFFINE = "spacing-from-affine"
-SPACING_UNUSUAL = "spacing-unusual"
-UNIT_GUESSED = "unit-guessed"
-SFORM_QFORM_DIFFER = "sform-qform-differ"
-AXES_REORDERED = "axes-reordered"
-TIME_STEP_IMPLAUSIBLE = "time-step-implausible"
 
 _MILLISECONDS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
@@ -106,16 +98,16 @@ def geometry(raw: Any, axes: Layout) -> tuple[Spacing, Float64[Tensor, "4 4"], t
     told = scales[[axes.zyx[n] for n in known]]
     zooms = np.array([float(raw["pixdim"][axis + 1]) for axis in axes.zyx])
     if len(known) == 3 and _are_lost(zooms, scales):
-        zooms, flags = told, {*flags, SPACING_FROM_AFFINE}
+        zooms, flags = told, {*flags, QCFlag.SPACING_FROM_AFFINE}
     spacing = Spacing(*(float(mm) * to_mm for mm in zooms))
     affine = np.eye(4)
     affine[:3, :3] = _directions(xyz, axes) * np.array(spacing.zyx)
     affine[:3, 3] = form[:3, 3] * to_mm
     if not np.allclose(told, zooms[known], rtol=_SAME_SCALE):
-        flags = {*flags, SPACING_FROM_ZOOMS}
+        flags = {*flags, QCFlag.SPACING_FROM_ZOOMS}
     if not axes.usual:
-        flags = {*flags, AXES_REORDERED}
-    unusual = {SPACING_UNUSUAL} if not _is_usual(spacing) else set()
+        flags = {*flags, QCFlag.AXES_REORDERED}
+    unusual = {QCFlag.SPACING_UNUSUAL} if not _is_usual(spacing) else set()
     return spacing, torch.from_numpy(affine), tuple(sorted({*flags, *form_flags, *unusual}))
 
 
@@ -135,7 +127,7 @@ def time_step_ms(value: float, unit: str, *, frames: int) -> tuple[float | None,
     for step in (value * to_ms for to_ms in units):
         if _within(step, _FRAME_MS) and _within(step * frames, (shortest, _CYCLE_MS[1])):
             return step, ()
-    return None, () if value in _LOST_TIME else (TIME_STEP_IMPLAUSIBLE,)
+    return None, () if value in _LOST_TIME else (QCFlag.TIME_STEP_IMPLAUSIBLE,)
 
 
 def length_unit_mm(raw: Any) -> float:
@@ -176,16 +168,16 @@ def _length_unit(raw: Any) -> tuple[float, set[str]]:
     plane = sorted(float(zoom) for zoom in raw["pixdim"][1:4])[:2]
     fitting = [to_mm for to_mm in (1.0, 1000.0, 0.001) if all(_within(zoom * to_mm, _PLANE_MM) for zoom in plane)]
     guessed = fitting[0] if fitting else 1.0
-    return guessed, {UNIT_GUESSED} if guessed != 1.0 else set()
+    return guessed, {QCFlag.UNIT_GUESSED} if guessed != 1.0 else set()
 
 
 def _best_form(raw: Any) -> tuple[NDArray[np.float64], set[str]]:
     """The sform, or the qform where there is no usable sform; a flag where they name different places."""
     sform, qform = _form(raw.get_sform), _form(raw.get_qform)
     if sform is not None:
-        return sform, {SFORM_QFORM_DIFFER} if qform is not None and _differ(raw, sform, qform) else set()
+        return sform, {QCFlag.SFORM_QFORM_DIFFER} if qform is not None and _differ(raw, sform, qform) else set()
     if qform is not None:
-        return qform, {SFORM_QFORM_DIFFER} if int(raw["sform_code"]) > 0 else set()
+        return qform, {QCFlag.SFORM_QFORM_DIFFER} if int(raw["sform_code"]) > 0 else set()
     best = np.asarray(raw.get_best_affine(), dtype=np.float64)
     if not _is_usable(best):
         raise GeometryError(
