@@ -77,7 +77,7 @@ class Window:
         if min(*self.source_shape, *self.size) < 1 or self.spacing.z != self.source_spacing.z:
             raise GeometryError(
                 f"A window needs at least one voxel and the slice distance of its source, found {self.size} voxels "
-                f"(y, x) at {self.spacing.z} mm from {self.source_shape} voxels (z, y, x) at {self.source_spacing.z} mm.",
+                f"(y, x) at {self.spacing.z} mm from {self.source_shape} (z, y, x) at {self.source_spacing.z} mm.",
                 hint="Use a window of at least one voxel; slices are never resampled.",
                 code=ErrorCode.GEOMETRY,
             )
