@@ -10,7 +10,7 @@ from cmnet_core.errors import ErrorCode
 from docs import generate_outputs
 from docs.generate_commands import PAGE, render
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "manifests").glob("*.md")])
 EXAMPLES = sorted((ROOT / "manifests").glob("*.csv"))
 
