@@ -1,4 +1,4 @@
-"""What the documentation points at exists, and the example manifests are what they say."""
+"""Documentation: links and anchors, paths of modules, generated pages, example manifests."""
 
 import csv
 import re
@@ -6,44 +6,95 @@ from pathlib import Path
 
 import pytest
 
+from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode
-from docs import generate_outputs
-from docs.generate_commands import PAGE, render
+from cmnet_core.qc.flags import FLAGS
+from docs import generate_architecture, generate_commands, generate_outputs
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "manifests").glob("*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "manifests").glob("*.md"),
+        *ROOT.glob("cmnet_*/**/*.md"),
+    ]
+)
 EXAMPLES = sorted((ROOT / "manifests").glob("*.csv"))
+FOLDERS_OF_PATHS = (".", "cmnet_core", "cmnet_cli", "cmnet_core/models")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page):
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def in_order(first: Path) -> str:
+    return str(first.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=in_order)
+def test_links_and_anchors_exist(page: Path) -> None:
+    missing = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if link.startswith("http"):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
     assert missing == []
 
 
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "architecture.md", ROOT / "docs" / "glossary.md", ROOT / "CONTRIBUTING.md"], ids=in_order
+)
+def test_paths_of_code_exist(page: Path) -> None:
+    written, _, _ = page.read_text(encoding="utf-8").partition("<!-- Everything below")
+    paths = set(re.findall(r"`([\w/.]+/[\w.]*)`", written)) | set(re.findall(r"`([\w/]+\.py)`", written))
+    # Tests move with the folders that they test, and pages name output files, too.
+    paths = {path for path in paths if not path.startswith(("tests/", "report/index")) and "sub-" not in path}
+    assert len(paths) > 10
+    folders = [ROOT / folder for folder in FOLDERS_OF_PATHS]
+    assert [path for path in sorted(paths) if not any((folder / path).exists() for folder in folders)] == []
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_an_example_has_whole_rows_of_invented_subjects(example):
+def test_example_manifest_has_whole_rows_of_invented_subjects(example: Path) -> None:
     header, *rows = list(csv.reader(example.read_text(encoding="utf-8").splitlines()))
     assert {len(row) for row in rows} == {len(header)}
     assert all(row[0].startswith("990") for row in rows)
 
 
-def test_the_page_of_commands_is_up_to_date():
-    assert render() == PAGE.read_text(encoding="utf-8"), "run: python docs/generate_commands.py"
+def test_page_of_commands_is_up_to_date() -> None:
+    assert generate_commands.render() == generate_commands.PAGE.read_text(encoding="utf-8"), (
+        "run: python docs/generate_commands.py"
+    )
 
 
-def test_the_page_of_outputs_has_every_column_and_flag_as_the_code_says():
+def test_page_of_outputs_has_the_columns_and_flags_of_the_code() -> None:
     page = generate_outputs.PAGE.read_text(encoding="utf-8")
     assert generate_outputs.render(page) == page, "run: python docs/generate_outputs.py"
-    for told in (
-        "| `lvedv_ml` ± |",
-        "| 24100 |",
-        "| `cycle-inconsistent` | cycle_consistency_error_mm is above 5 mm |",
-    ):
-        assert told in page
+    assert page.count(generate_outputs.MARK) == 1
+    flags = [f"| `{name}` | {flag.raised} |" for name, flag in FLAGS.items()]
+    for expected in ("| `lvedv_ml` ± |", "| 24100 |", *flags):
+        assert expected in page
 
 
-def test_the_page_of_error_codes_is_whole():
+def test_page_of_architecture_has_the_modules_and_layers_of_the_code() -> None:
+    page = generate_architecture.PAGE.read_text(encoding="utf-8")
+    assert generate_architecture.render(page) == page, "run: python docs/generate_architecture.py"
+    assert page.count(generate_architecture.MARK) == 1
+    for expected in ("### `cmnet_core/mechanics/`", "| `strain.py` |", "labels · errors"):
+        assert expected in page
+
+
+def test_page_of_error_codes_has_every_code_once() -> None:
     page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `([a-z-]+)`", page, flags=re.MULTILINE) == [str(code) for code in ErrorCode]
+
+
+def test_citation_and_changelog_have_the_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## [Unreleased] {__version__}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
