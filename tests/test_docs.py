@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cmnet_cli.tables.schema import TABLES
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode
 from cmnet_core.qc.flags import FLAGS
@@ -58,6 +59,25 @@ def test_paths_of_code_exist(page: Path) -> None:
     assert len(paths) > 10
     folders = [ROOT / folder for folder in FOLDERS_OF_PATHS]
     assert [path for path in sorted(paths) if not any((folder / path).exists() for folder in folders)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=in_order)
+def test_quality_flags_and_error_codes_on_pages_exist(page: Path) -> None:
+    named = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page.read_text(encoding="utf-8")))
+    assert named <= {*FLAGS, *map(str, ErrorCode), "cmnet-run", "lint-imports"}
+
+
+def test_identifiers_of_the_glossary_exist() -> None:
+    sources = [
+        path.read_text(encoding="utf-8")
+        for package in ("cmnet_core", "cmnet_cli")
+        for path in (ROOT / package).rglob("*.py")
+    ]
+    identifiers = set(re.findall(r"\w+", "\n".join(sources)))
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    named = {name.rpartition(".")[2] for name in re.findall(r"`([A-Za-z_][\w.]*)`", page) if not name.endswith(".py")}
+    columns = {column.name for columns in TABLES.values() for column in columns}
+    assert named - identifiers - columns - set(TABLES) == set()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
