@@ -185,7 +185,7 @@ def _compare_pairs(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: S
 def _overlap_row(method: str, comparison: str, label: Label, measured: Overlap, distance: SurfaceDistance) -> Row:
     return {
         "method": method,
-        "figure": comparison,
+        "comparison": comparison,
         "structure": label.name.lower(),
         "dsc_pct": measured.dice_pct,
         "jac_pct": measured.jaccard_pct,
@@ -207,10 +207,10 @@ def _folding_row(comparison: str, field: MotionField, fixed: Map, window: Window
     jacobian = jacobian_determinant(field)
     heart = dilated(extract_labels(fixed[None], window)[0] > 0, window.spacing, by_mm=config.heart_margin_mm)
     whole = folded_voxels(jacobian)
-    row: Row = {"figure": comparison, "njd_field": whole.count, "njd_field_pct": whole.share_pct}
+    row: Row = {"comparison": comparison, "njd_field": whole.count, "njd_field_pct": whole.fraction_pct}
     if bool(heart.any()):
         near_heart = folded_voxels(jacobian, heart)
-        row |= {"njd_heart": near_heart.count, "njd_heart_pct": near_heart.share_pct}
+        row |= {"njd_heart": near_heart.count, "njd_heart_pct": near_heart.fraction_pct}
     return row
 
 

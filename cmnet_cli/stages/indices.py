@@ -30,8 +30,8 @@ from cmnet_core.imaging.preprocess import extract_labels
 from cmnet_core.labels import Label
 from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.models.losses import bending_energy
-from cmnet_core.qc.results import (
-    Contours,
+from cmnet_core.qc.result_checks import (
+    PhaseLabels,
     check_contours,
     check_function,
     check_motion,
@@ -126,7 +126,7 @@ def indices_case(
     motion = read_heart_motion(folder, stored, labels[0])
 
     volumes, propagated = (volumes_ml(maps, stored.spacing) for maps in (stored.segmented, stored.propagated))
-    function, function_flags = _assess_function(case, facts, volumes, Contours(*phases), Contours(*labels))
+    function, function_flags = _assess_function(case, facts, volumes, PhaseLabels(*phases), PhaseLabels(*labels))
     wall = wall_rows(labels, motion, facts, stored.affine, {*facts.flags, *function_flags})
 
     indices = _compared(_indices_row(case, facts, volumes, function, function_flags), reference)
@@ -154,7 +154,7 @@ def identity_columns(case: Case) -> Row:
 
 
 def _assess_function(
-    case: Case, facts: TrackingFacts, volumes: Volumes, own: Contours, window: Contours
+    case: Case, facts: TrackingFacts, volumes: Volumes, own: PhaseLabels, window: PhaseLabels
 ) -> tuple[ClinicalIndices, list[str]]:
     """Clinical indices from SegNet's labels without those of a truncated ventricle, and all flags about them."""
     measured = clinical_indices(volumes, ed=facts.ed, es=facts.es)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmnet_cli.derivatives.heart_motion import HeartMotion
 from cmnet_cli.derivatives.tracking import TrackingFacts
-from cmnet_cli.tables.columns.mechanics import LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
+from cmnet_cli.tables.columns.mechanics import DISPLACEMENTS, LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
 from cmnet_core.geometry.lv_coordinates import SEGMENTS, lv_coordinates
 from cmnet_core.geometry.shared_bins import bins
 from cmnet_core.geometry.wall_thickness import WallThickness, thickening_pct, wall_thickness
@@ -20,7 +20,7 @@ from cmnet_core.mechanics.analysis import StrainSummary, WallAnalysis, analyse_w
 from cmnet_core.mechanics.lagrangian import follow_material
 from cmnet_core.mechanics.strain import Direction, WallVoxels
 from cmnet_core.qc.flags import STRAIN_PCT
-from cmnet_core.qc.results import check_strain
+from cmnet_core.qc.result_checks import check_strain
 
 Row = dict[str, Any]
 
@@ -238,11 +238,13 @@ def _bullseye_rows(analysis: WallAnalysis) -> list[Row]:
     found = analysis.bins
     if found is None:
         return []
-    names = (*(f"{name}_es_pct" for name in SEGMENT_STRAINS), "outward_mm", "around_mm", "towards_apex_mm")
-    curves = (*found.strain_es_pct, *found.displacement_es_mm, found.thickness_ed_mm)
-    values = {n: means.tolist() for n, means in zip((*names, "wall_thickness_ed_mm"), curves, strict=True)}
+    means = {f"{name}_es_pct": strain for name, strain in zip(SEGMENT_STRAINS, found.strain_es_pct, strict=True)}
+    for direction, displacement in zip(DISPLACEMENTS, found.displacement_es_mm, strict=True):
+        means[f"{direction}_displacement_es_mm"] = displacement
+    means["wall_thickness_ed_mm"] = found.thickness_ed_mm
+    columns = {name: values.tolist() for name, values in means.items()}
     return [
-        {**asdict(item), "voxels": voxels, **{name: _known(means[number]) for name, means in values.items()}}
+        {**asdict(item), "voxels": voxels, **{name: _known(values[number]) for name, values in columns.items()}}
         for number, (item, voxels) in enumerate(zip(bins(), found.voxels.tolist(), strict=True))
     ]
 

@@ -250,7 +250,7 @@ def lv_coordinates(labels: UInt8[Tensor, "z y x"], spacing: Spacing, affine: Flo
     radial = cylinder.offset_mm / np.maximum(np.linalg.norm(cylinder.offset_mm, axis=0), 1e-9)
     circumferential = origin.sense * np.cross(cylinder.axis, radial, axisb=0, axisc=0)
     along = np.broadcast_to(cylinder.axis[:, None, None, None], radial.shape)
-    reasons = (("rv-insertion-not-found", origin.angle_deg is None), ("orientation-doubtful", origin.is_ambiguous))
+    reasons = (("rv-insertion-not-found", origin.angle_deg is None), ("orientation-ambiguous", origin.is_ambiguous))
     coordinates = LVCoordinates(
         longitudinal=_tensor((cylinder.height_mm / cylinder.length_mm).clip(0.0, 1.0) + nan_outside),
         circumferential_deg=_tensor(around + nan_outside),

@@ -232,8 +232,8 @@ def analyse_wall(
     without_times = timing_flags(frames=len(material.frames), frame_ms=frame_ms)
     reasons = (*coordinates.flags, *without_times)
     remarks = {
-        "twist-rests-on-training": rotation_summary.twist.peak is not None,
-        "third-not-seen": has_thirds and rotation_summary.twist.peak is None,
+        "twist-not-constrained-by-masks": rotation_summary.twist.peak is not None,
+        "level-missing": has_thirds and rotation_summary.twist.peak is None,
         "no-closed-slice": line_summary.mid.peak is None,
         "wall-stretches": has_systolic_stretch(strain_summary.whole, has_times=not without_times),
         "few-segments-with-times": not without_times and dyssynchrony is None,
@@ -334,9 +334,9 @@ def flag_segments(
     flags = []
     for number in range(SEGMENTS):
         if thickness_ed.segments_mm[number] is None:
-            own = ["segment-not-seen-at-ed"]
+            own = ["segment-missing-at-ed"]
         elif thickness_es is not None and thickness_es.segments_mm[number] is None:
-            own = ["segment-not-seen-at-es"]
+            own = ["segment-missing-at-es"]
         elif strain and has_times and any(of[number].time_to_peak_ms is None for of in strain.segments):
             own = ["segment-does-not-contract"]
         else:

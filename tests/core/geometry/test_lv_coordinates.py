@@ -136,7 +136,7 @@ def test_slice_order_and_handedness_do_not_change_coordinates(flips: tuple[int, 
 def test_affine_that_contradicts_the_anatomy_is_flagged() -> None:
     """The grid says that it is a mirror image, as one does whose axes were made up."""
     mirrored = lv_coordinates(annulus(), SPACING, lying("RIP"))
-    assert mirrored.flags == ("orientation-doubtful",)
+    assert mirrored.flags == ("orientation-ambiguous",)
     assert torch.equal(mirrored.segment, lv_coordinates(annulus(), SPACING, NORMAL).segment)
 
 

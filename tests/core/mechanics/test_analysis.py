@@ -79,7 +79,7 @@ def test_regions_have_their_summaries_and_the_hypokinetic_segment_contracts_leas
     assert wall.line_summary.endo.peak < wall.line_summary.epi.peak < 0
     assert wall.rotation_summary.twist.peak > 0
     assert wall.dyssynchrony_ms is not None
-    assert wall.flags == ("twist-rests-on-training",)
+    assert wall.flags == ("twist-not-constrained-by-masks",)
     assert wall.segment_flags == ((),) * 16
 
 
