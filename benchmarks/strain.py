@@ -123,7 +123,7 @@ def _measure(truth: Truth, labels: Tensor, motion: MaterialMotion, es: int) -> M
 def true_torsion(truth: Truth, frame: int) -> float:
     """Return the torsion in closed form in deg/cm; the rotation is linear along the axis."""
     now = truth.at(frame)
-    return math.degrees(now.apical_turn - now.basal_turn) / (truth.spec.heart.length_mm / 10.0)
+    return math.degrees(now.apical_rotation - now.basal_rotation) / (truth.spec.heart.length_mm / 10.0)
 
 
 def draw(seed: int, subject: int, frames: int) -> PhantomSpec:
