@@ -1,4 +1,4 @@
-"""The merge of parts: every case once, the newest rows, in the order of the cohort."""
+"""The merge of parts contains every case once, with its newest rows, in the order of the cohort."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from cmnet_cli.tables.schema import read_rows
 ORDER = {f"sub-99000{n:02d}": n for n in range(20)}
 
 
-def _rows(case_id: str, told: float, *, frames: int = 3) -> dict[str, list[dict[str, object]]]:
+def _rows(case_id: str, value: float, *, frames: int = 3) -> dict[str, list[dict[str, object]]]:
     who = {"case_id": case_id, "subject_id": case_id[4:]}
     return {
-        "indices": [who | {"lvef_pct": told, "clinic": "north"}],
-        "frames": [who | {"frame": frame, "lv_ml": told} for frame in range(frames)],
+        "indices": [who | {"lvef_pct": value, "clinic": "north"}],
+        "frames": [who | {"frame": frame, "lv_ml": value} for frame in range(frames)],
     }
 
 
-def _write(run: RunFolder, told: float, *places: int, cases_a_part: int | None = None) -> None:
+def _write(run: RunFolder, value: float, *places: int, cases_a_part: int | None = None) -> None:
     ids = list(ORDER)
     writer = PartWriter(new_part_folder(run), "test", extra=["clinic"], cases_a_part=cases_a_part)
     for place in places:
-        writer.add(_rows(ids[place], told))
+        writer.add(_rows(ids[place], value))
     writer.close()
 
 
@@ -39,7 +39,7 @@ def _merged(run: RunFolder) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("rows_a_group", [2, 50_000])
-def test_overlapping_parts_and_an_older_table(
+def test_newest_rows_of_overlapping_parts_and_an_older_table_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_a_group: int
 ) -> None:
     monkeypatch.setattr(parts, "_ROWS_A_GROUP", rows_a_group)
@@ -55,14 +55,14 @@ def test_overlapping_parts_and_an_older_table(
     assert pq.read_schema(run.table("indices")).field("clinic") is not None
 
 
-def test_a_case_that_left_the_cohort_leaves_the_tables(tmp_path: Path) -> None:
+def test_rows_of_cases_outside_the_cohort_are_dropped(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     _write(run, 1.0, 0, 1)
     merge_parts(run, {"sub-9900001": 0}, extra=[])
     assert [row["case_id"] for row in read_rows(run.table("indices"))] == ["sub-9900001"]
 
 
-def test_an_unknown_column_is_refused(tmp_path: Path) -> None:
+def test_unknown_column_is_refused(tmp_path: Path) -> None:
     writer = PartWriter(tmp_path, "test", extra=[])
     writer.add({"motion": [{"case_id": "sub-9900001", "speed": 1.0}]})
     with pytest.raises(ValueError, match="speed"):
