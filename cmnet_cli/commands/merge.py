@@ -4,9 +4,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from cmnet_cli.commands.task import build_submitted_indices, write_shard_part
 from cmnet_cli.console import Messages
 from cmnet_cli.engines.serial import SerialEngine
+from cmnet_cli.execution.build_stage import build_submitted_indices
+from cmnet_cli.execution.indices_parts import write_shard_part
 from cmnet_cli.execution.runner import ExecutionContext, FailedCase, write_status
 from cmnet_cli.execution.summary import CommandSummary
 from cmnet_cli.runs.provenance import State

@@ -7,16 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig, load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.engines.base import EngineSpec
 from cmnet_cli.engines.devices import gpus_for_workers
 from cmnet_cli.engines.select import open_engine
-from cmnet_cli.execution.build_stage import build_indices_stage, build_infer_stage
-from cmnet_cli.execution.indices_parts import write_indices_parts
-from cmnet_cli.execution.plan import CasePlan, ExecutionSettings, StoredStage, plan_after_stage, plan_stage
+from cmnet_cli.execution.build_stage import build_submitted_indices, build_submitted_stage
+from cmnet_cli.execution.indices_parts import write_shard_part
+from cmnet_cli.execution.plan import CasePlan, ExecutionSettings, plan_stage
 from cmnet_cli.execution.runner import ExecutionContext, StageResult, run_stage
 from cmnet_cli.execution.summary import print_plan
 from cmnet_cli.exit_code import ExitCode
@@ -26,11 +24,9 @@ from cmnet_cli.runs.run_folder import OpenRun
 from cmnet_cli.runs.run_lock import RUN_LOCK, LockOwner, RunLock, acquire_lock, lock_owner
 from cmnet_cli.slurm import sbatch
 from cmnet_cli.slurm.array_tasks import task_lock_name
-from cmnet_cli.slurm.shards import frozen_reference, read_shard
+from cmnet_cli.slurm.shards import read_shard
 from cmnet_cli.slurm.submission import StopReason, Submission, TaskEvent, add_event, read_submission
-from cmnet_cli.stages import infer, preprocess
-from cmnet_cli.stages.indices import IndicesStage
-from cmnet_cli.stages.preprocess import PreprocessStage
+from cmnet_cli.stages import infer
 
 _NEAR_TIME_LIMIT_S = 600.0
 _DRIVER_MEMORY_MB = 700
@@ -83,44 +79,6 @@ def run_task(run: Path, name: str, shard: int, messages: Messages) -> ExitCode:
     if reason:
         return ExitCode.INTERRUPTED
     return ExitCode.SOME_FAILED if result.failed else ExitCode.SUCCESS
-
-
-def build_submitted_stage(folder: RunFolder, submission: Submission) -> StoredStage[Any] | None:
-    """Build the stage of a submission that stores files from its frozen settings; None for a submission of indices."""
-    if submission.stage == infer.NAME:
-        config = load_config(InferConfig, None, **submission.settings)
-        return build_infer_stage(folder.root, config, submission.device)
-    if submission.stage == preprocess.NAME:
-        return PreprocessStage(folder.root, load_config(PreprocessConfig, None, **submission.settings))
-    return None
-
-
-def build_submitted_indices(folder: RunFolder, submission: Submission) -> IndicesStage | None:
-    """Build the stage indices of a submission from its frozen settings; None for a submission of preprocess.
-
-    Raises:
-        ManifestError: The frozen reference ranges are missing or were changed.
-    """
-    if submission.reference is None:
-        return None
-    reference = frozen_reference(folder.submission(submission.name), submission.reference)
-    config = load_config(IndicesConfig, None, **{**submission.indices, "reference": str(reference)})
-    return build_indices_stage(folder.root, config)
-
-
-def write_shard_part(
-    stage: IndicesStage, submission: Submission, opened: OpenRun, context: ExecutionContext, shard: int
-) -> StageResult:
-    """Compute the index rows of every case of a shard that infer has finished, and write them as one part."""
-    return write_indices_parts(
-        stage,
-        plan_after_stage(infer.NAME, opened, opened.cases),
-        opened,
-        context,
-        folder=opened.folder.parts / submission.name,
-        name=f"{shard:05d}",
-        extra=submission.extra,
-    )
 
 
 def _engine_spec(submission: Submission, folder: RunFolder) -> EngineSpec:

@@ -6,7 +6,12 @@ from typing import Any
 
 import torch
 
-from cmnet_cli.config import IndicesConfig, InferConfig
+from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig, load_config
+from cmnet_cli.execution.plan import StoredStage
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.slurm.shards import frozen_reference
+from cmnet_cli.slurm.submission import Submission
+from cmnet_cli.stages import infer, preprocess
 from cmnet_cli.stages.indices import IndicesStage
 from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.intervals import SamplingSettings
@@ -42,6 +47,29 @@ def build_indices_stage(root: Path, config: IndicesConfig) -> IndicesStage:
     """
     ranges = read_reference(reference_path(config))
     return IndicesStage(root, ranges, SamplingSettings(config.samples, config.seed))
+
+
+def build_submitted_stage(folder: RunFolder, submission: Submission) -> StoredStage[Any] | None:
+    """Build the stage of a submission that stores files from its frozen settings; None for a submission of indices."""
+    if submission.stage == infer.NAME:
+        config = load_config(InferConfig, None, **submission.settings)
+        return build_infer_stage(folder.root, config, submission.device)
+    if submission.stage == preprocess.NAME:
+        return PreprocessStage(folder.root, load_config(PreprocessConfig, None, **submission.settings))
+    return None
+
+
+def build_submitted_indices(folder: RunFolder, submission: Submission) -> IndicesStage | None:
+    """Build the stage indices of a submission from its frozen settings; None for a submission of preprocess.
+
+    Raises:
+        ManifestError: The frozen reference ranges are missing or were changed.
+    """
+    if submission.reference is None:
+        return None
+    reference = frozen_reference(folder.submission(submission.name), submission.reference)
+    config = load_config(IndicesConfig, None, **{**submission.indices, "reference": str(reference)})
+    return build_indices_stage(folder.root, config)
 
 
 def stage_facts(stage: PreprocessStage | InferStage) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmnet_cli.execution.plan import CasePlan
+from cmnet_cli.execution.plan import CasePlan, plan_after_stage
 from cmnet_cli.execution.runner import ExecutionContext, StageResult, run_stage
 from cmnet_cli.runs.run_folder import OpenRun
+from cmnet_cli.slurm.submission import Submission
+from cmnet_cli.stages import infer
 from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.tables.parts import PartWriter
 
@@ -39,3 +41,18 @@ def write_indices_parts(
     result = run_stage(stage, plan, opened, context, on_receipt=lambda case_rows: rows.add(case_rows.tables()))
     rows.close()
     return result
+
+
+def write_shard_part(
+    stage: IndicesStage, submission: Submission, opened: OpenRun, context: ExecutionContext, shard: int
+) -> StageResult:
+    """Compute the index rows of every case of a shard that infer has finished, and write them as one part."""
+    return write_indices_parts(
+        stage,
+        plan_after_stage(infer.NAME, opened, opened.cases),
+        opened,
+        context,
+        folder=opened.folder.parts / submission.name,
+        name=f"{shard:05d}",
+        extra=submission.extra,
+    )

@@ -16,7 +16,7 @@ ReceiptT_co = TypeVar("ReceiptT_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class ExecutionSettings:
-    """What the user chose about how a command works through a cohort. None of it changes a result.
+    """What the user chose about how a command works through a cohort. None of it changes the results of a case.
 
     Attributes:
         participant_label: Subjects to work on, with or without ``sub-``; empty for all.
