@@ -28,15 +28,13 @@ from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, read_ground_truth_motion
 from cmnet_cli.derivatives.tracking import open_tracking, read_field
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.stages.evaluate import carry_labels
+from cmnet_cli.stages.evaluate import propagate_labels
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_cli.tables.schema import read_rows
-from cmnet_core.geometry.lv_coordinates import lv_coordinates
 from cmnet_core.imaging.preprocess import restore_motion
 from cmnet_core.io.nifti import read_motion
 from cmnet_core.labels import Label
-from cmnet_core.mechanics.lagrangian import follow_material
-from cmnet_core.mechanics.strain import Direction, deform, lay_out_wall, regional_strain
+from cmnet_core.mechanics.analysis import analyse_wall
 from cmnet_core.stats.metrics import dice_pct
 from cmnet_core.types import LabelSequence, MotionField
 
@@ -72,14 +70,14 @@ BARS = (
     *_three("SegNet Dice, mean of ED and ES", "%", (94, 88, 90), (95.5, 91, 93), higher=True),
     *_three("ED to ES Dice", "%", (90, 83, 83), (95, 88, 92), higher=True),
     *_three("ED to ES HD95", "mm", (6, 5, 9), (3, 3, 5), higher=False),
-    Bar("folded voxels in the field, largest", "", 0, 0, higher=False),
-    Bar("LVEF RMSE", "points", 5, 3, higher=False),
-    Bar("RVEF RMSE", "points", 8, 4, higher=False),
+    Bar("folded voxels on the network's grid, largest", "", 0, 0, higher=False),
+    Bar("LVEF RMSE", "percentage points", 5, 3, higher=False),
+    Bar("RVEF RMSE", "percentage points", 8, 4, higher=False),
     Bar("entropy, AUROC of background", "", 0.8, 0.95, higher=True),
-    Bar("hearts whose wall does not shorten, by GCS", "", 0, 0, higher=False),
-    Bar("made cines, endpoint error in-plane", "mm", 1.2, 0.6, higher=False),
-    Bar("made cines, GCS error", "points", 2, 1, higher=False),
-    Bar("long cine, ED mask back at ED, LV Dice", "%", 93, 97, higher=True),
+    Bar("subjects whose GCS at ES is positive", "", 0, 0, higher=False),
+    Bar("simulated cines, endpoint error in-plane", "mm", 1.2, 0.6, higher=False),
+    Bar("simulated cines, GCS error", "percentage points", 2, 1, higher=False),
+    Bar("long cine, cycle consistency, LV Dice", "%", 93, 97, higher=True),
 )
 
 
@@ -131,7 +129,7 @@ def real_figures(run: RunFolder) -> dict[str, Found | None]:
         figures[f"ED to ES Dice, {s}"] = over_subjects([row[f"motion_ed_to_es_{s}_dsc_pct"] for row in subjects])
         figures[f"ED to ES HD95, {s}"] = over_subjects(distances, failures=distances.count(None))
     folds = [max(row["njd_field_ed_to_es"], row["njd_field_es_to_ed"]) for row in subjects]
-    figures["folded voxels in the field, largest"] = Found(max(folds), None, len(folds))
+    figures["folded voxels on the network's grid, largest"] = Found(max(folds), None, len(folds))
     for name, index in (("LVEF RMSE", "lvef_pct"), ("RVEF RMSE", "rvef_pct")):
         row = agreement[index]
         figures[name] = None if row["rmse"] is None else Found(row["rmse"], None, row["n"])
@@ -181,7 +179,7 @@ def circles_gcs_pct(at_ed: Tensor, at_es: Tensor) -> float | None:
 def strain_figures(strains: Sequence[RealStrain]) -> dict[str, Found | None]:
     """The figure of real strain, by the name of its bar."""
     stretching = sum(strain.found >= 0.0 for strain in strains)
-    return {"hearts whose wall does not shorten, by GCS": Found(stretching, None, len(strains)) if strains else None}
+    return {"subjects whose GCS at ES is positive": Found(stretching, None, len(strains)) if strains else None}
 
 
 def strain_remarks(strains: Sequence[RealStrain]) -> list[str]:
@@ -189,9 +187,9 @@ def strain_remarks(strains: Sequence[RealStrain]) -> list[str]:
     apart = over_subjects([strain.found - strain.circles for strain in strains if strain.circles is not None])
     listed = {
         "GCS at ES, %": over_subjects([strain.found for strain in strains]),
-        "GCS at ES less that of the masks' circles, points": apart,
+        "GCS at ES minus that of the masks' circles, percentage points": apart,
     }
-    return [f"real hearts, {name}: {shown(item)}" for name, item in listed.items() if item]
+    return [f"ACDC, {name}: {shown(item)}" for name, item in listed.items() if item]
 
 
 def _mean_of(first: float | None, second: float | None) -> float | None:
@@ -241,8 +239,8 @@ def known_to_ed(case: Case) -> MotionField:
     made = ground_truth_motion_path(case.image[0])
     if made.exists():
         cine = load_cine(case)
-        assert case.ed is not None, "the manifest of made cines names both phases"
-        assert case.es is not None, "the manifest of made cines names both phases"
+        assert case.ed is not None, "the manifest of simulated cines names both phases"
+        assert case.es is not None, "the manifest of simulated cines names both phases"
         to_ed = read_ground_truth_motion(made, size=(int(cine.voxels.shape[2]), int(cine.voxels.shape[3])))
         return MotionField(to_ed[case.es], cine.spacing, fixed=case.es, moving=case.ed)
     return read_motion(case.image[0].parent / f"{case.case_id}_desc-ed2es_motion.nii.gz")
@@ -256,11 +254,16 @@ def _masks(case: Case) -> LabelSequence:
 
 def gcs_pct(to_ed: MotionField, at_ed: LabelSequence) -> float:
     """Global circumferential strain of the ED mask's wall, in %, as the tables have it."""
-    mask = at_ed.at(to_ed.moving)
-    motion = follow_material([to_ed], mask == Label.MYO)
-    wall = lay_out_wall(lv_coordinates(mask, at_ed.spacing, at_ed.affine), motion.mask, motion.spacing)
-    strain = regional_strain(wall, deform(wall, motion))
-    return float(strain.wall[Direction.CIRCUMFERENTIAL, motion.frames.index(to_ed.fixed)])
+    wall = analyse_wall(
+        at_ed.at(to_ed.moving),
+        [to_ed],
+        spacing=at_ed.spacing,
+        affine=at_ed.affine,
+        ed=to_ed.moving,
+        es=to_ed.fixed,
+        frame_ms=None,
+    )
+    return float(wall.gcs_pct[wall.timing.es])
 
 
 def turns_rad(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> Tensor:
@@ -303,23 +306,23 @@ def round_trip_dice_pct(case: Case, folder: CaseFolder) -> float | None:
     stored, labels = open_tracking(folder), _masks(case)
     ed = stored.facts.ed
     round_trip = read_field(folder, stored.facts, moving=ed, fixed=ed)
-    return dice_pct(carry_labels(labels.at(ed), round_trip, stored.facts.window), labels.at(ed), Label.LV)
+    return dice_pct(propagate_labels(labels.at(ed), round_trip, stored.facts.window), labels.at(ed), Label.LV)
 
 
 def made_figures(errors: Sequence[KnownMotionErrors]) -> dict[str, Found | None]:
     """The figures of cines with known motion, by the names of their bars."""
     return {
-        "made cines, endpoint error in-plane": over_subjects([error.plane_mm for error in errors]),
-        "made cines, GCS error": over_subjects([error.gcs_points for error in errors]),
+        "simulated cines, endpoint error in-plane": over_subjects([error.plane_mm for error in errors]),
+        "simulated cines, GCS error": over_subjects([error.gcs_points for error in errors]),
     }
 
 
 def remarks(errors: Sequence[KnownMotionErrors]) -> list[str]:
     """What has no bar, but should be known."""
     listed = {
-        "made cines, endpoint error through-plane, mm": [error.through_mm for error in errors],
-        "made cines, in-plane error of no motion, mm": [error.still_mm for error in errors],
-        "made cines, twist recovered, %": [error.twist_recovered_pct for error in errors],
+        "simulated cines, endpoint error through-plane, mm": [error.through_mm for error in errors],
+        "simulated cines, in-plane error of no motion, mm": [error.still_mm for error in errors],
+        "simulated cines, twist recovered, %": [error.twist_recovered_pct for error in errors],
     }
     found = {name: over_subjects(values) for name, values in listed.items()}
     return [f"{name}: {shown(item)}" for name, item in found.items() if item]
@@ -369,7 +372,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[dict[str, Found | No
         cmnet(command, "--run", run.root)
     figures, told = real_figures(run), list[str]()
     evaluated = {row["case_id"] for row in read_rows(run.table("evaluation_subjects"))}
-    told += [f"{case.case_id} failed and is in no figure" for case in _cases(real) if case.case_id not in evaluated]
+    told += [f"{case.case_id} failed and is not included" for case in _cases(real) if case.case_id not in evaluated]
     strains = [real_strain(case, run.case(case.case_id)) for case in _cases(real) if case.case_id in evaluated]
     figures |= strain_figures(strains)
     told += strain_remarks(strains)
@@ -378,7 +381,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[dict[str, Found | No
         errors = [known_motion_errors(case, made.case(case.case_id)) for case in _tracked(given.made, made, told)]
         figures |= made_figures(errors)
         told += remarks(errors)
-    figures["long cine, ED mask back at ED, LV Dice"] = _round_trips(given, work, told)
+    figures["long cine, cycle consistency, LV Dice"] = _round_trips(given, work, told)
     return figures, told
 
 
@@ -389,7 +392,7 @@ def _cases(manifest: Path) -> tuple[Case, ...]:
 def _tracked(manifest: Path, run: RunFolder, told: list[str]) -> list[Case]:
     """The cases that infer has done; the others are told of."""
     done = [case for case in _cases(manifest) if run.case(case.case_id).sidecar("infer").exists()]
-    told += [f"{case.case_id} failed and is in no figure" for case in _cases(manifest) if case not in done]
+    told += [f"{case.case_id} failed and is not included" for case in _cases(manifest) if case not in done]
     return done
 
 
@@ -415,7 +418,7 @@ def shown(found: Found | None) -> str:
 
 def table(figures: dict[str, Found | None]) -> str:
     """Every bar in a line."""
-    head = f"{'figure':<42}{'measured':>28}{'floor':>8}{'goal':>8}  "
+    head = f"{'metric':<42}{'measured':>28}{'floor':>8}{'goal':>8}  "
     lines = [head, "-" * len(head)]
     for bar in BARS:
         found = figures.get(bar.name)
@@ -426,7 +429,7 @@ def table(figures: dict[str, Found | None]) -> str:
 
 def markdown(figures: dict[str, Found | None], told: Sequence[str]) -> str:
     """The same for a page, remarks below it."""
-    lines = ["| figure | measured | floor | goal | reached |", "|---|---:|---:|---:|---|"]
+    lines = ["| metric | measured | floor | goal | reached |", "|---|---:|---:|---:|---|"]
     for bar in BARS:
         found = figures.get(bar.name)
         name = f"{bar.name}{f', {bar.unit}' if bar.unit else ''}"
@@ -448,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     beside = Path(__file__).parents[2] / "shared" / "data"
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CMNET_REAL_DATA") or beside))
-    parser.add_argument("--manifest", type=Path, help="real hearts with masks; default: ACDC's validation split")
+    parser.add_argument("--manifest", type=Path, help="subjects with reference masks; default: ACDC's validation split")
     parser.add_argument("--made", type=Path, help="manifest of cines with known motion beside their images")
     parser.add_argument("--long", type=Path, help=f"manifest of long cines; default: {LONG_FRAMES}-frame phantoms")
     parser.add_argument("--model", help="a name or a safetensors file; default: the shipped weights")
@@ -459,7 +462,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, for docs/validation.md")
     given = parser.parse_args(arguments)
     if not given.manifest and not (given.data / "acdc").is_dir():
-        raise SystemExit(f"no real hearts: expected acdc in {given.data}; give --data FOLDER or --manifest FILE")
+        raise SystemExit(f"no reference data: expected acdc in {given.data}; give --data FOLDER or --manifest FILE")
     with tempfile.TemporaryDirectory() as folder:
         work = given.out or Path(folder)
         work.mkdir(parents=True, exist_ok=True)

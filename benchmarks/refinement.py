@@ -29,8 +29,8 @@ HEAD = [
     *(f"{name} Dice ED to ES, %" for name in ("LV", "myocardium", "RV")),
     *(f"{name} HD95 ED to ES, mm" for name in ("LV", "myocardium", "RV")),
     "folded voxels, largest",
-    "processor seconds a step",
-    f"more for {LONG} frames",
+    "CPU seconds per frame",
+    f"additional time for {LONG} frames",
 ]
 
 

@@ -92,7 +92,7 @@ HEAD = [
     "",
     "seeds",
     *(f"{name} Dice, %" for name in STRUCTURES.values()),
-    "against ours, points (95 % interval over subjects)",
+    "difference to the reference setting, percentage points (95 % interval over subjects)",
     *(f"{name} HD95, mm" for name in STRUCTURES.values()),
     "folded voxels: mean, largest",
 ]
@@ -167,24 +167,27 @@ def section(lines: Sequence[Line], missing: Sequence[str] = ()) -> str:
 def _budget(lines: Sequence[Line]) -> str:
     budget, seconds = lines[0]["budget"], [line["cpu_seconds"] for line in lines]
     return (
-        f"Each of the {len(lines)} trainings saw {budget['training']} patients {budget['epochs']} times in "
+        f"Each of the {len(lines)} trainings used {budget['training']} patients {budget['epochs']} times in "
         f"{fmean(seconds):.0f} s of one processor (all together {sum(seconds) / 60:.0f} min); "
-        f"{len(lines[0]['subjects'])} other patients judge. Figures are means ± standard deviations over these "
-        "subjects, of each subject's mean over seeds; * says that some structure was not found, which has no distance."
+        f"the metrics are those of {len(lines[0]['subjects'])} other patients: means ± standard deviations over "
+        "subjects of each subject's mean over seeds. * marks that some structure was not found, which has no distance."
     )
 
 
 def _noise(lines: Sequence[Line]) -> str:
     """What the intensity terms weigh, and how much a figure changes by chance alone."""
     worth = lines[0]["worth_of_intensity"]
-    told = f"The intensity terms weigh {worth:.1f}: as much as the shape terms while nothing moves."
+    told = f"The intensity terms have the weight {worth:.1f}, at which they equal the shape terms for zero motion."
     means = [
         fmean(values(over_seeds(lines, DEFAULT_MOTION, [seed]), MEAN_DICE)) for seed in seeds_of(lines, DEFAULT_MOTION)
     ]
     if len(means) < 2:
-        return f"{told} One seed was run: differences of about a point may be chance."
+        return f"{told} One seed was run: differences of about one percentage point may be due to chance."
     each = " and ".join(f"{mean:.1f} %" for mean in means)
-    return f"{told} The mean Dice of ours is {each} from its seeds: what differs by no more may be chance."
+    return (
+        f"{told} The mean Dice of the reference setting is {each} for its seeds; smaller differences may be due to "
+        "chance."
+    )
 
 
 def write_page(page: Path, lines: Sequence[Line], missing: Sequence[str]) -> None:

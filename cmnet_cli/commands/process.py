@@ -20,7 +20,7 @@ from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables.parts import merge_parts, new_part_folder
 
-_CASES_A_PART = 500
+_CASES_PER_PART = 500
 
 
 def preprocess(
@@ -127,7 +127,7 @@ def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messa
             folder=new_part_folder(folder),
             name="local",
             extra=opened.extra,
-            cases_a_part=_CASES_A_PART,
+            cases_per_part=_CASES_PER_PART,
         )
         merge_parts(folder, opened.order, extra=opened.extra)
     left_out = len(selected) - len(plan.to_run)

@@ -21,7 +21,7 @@ def write_indices_parts(
     folder: Path,
     name: str,
     extra: Sequence[str],
-    cases_a_part: int | None = None,
+    cases_per_part: int | None = None,
 ) -> StageResult:
     """Compute the rows of the planned cases and write them as parts.
 
@@ -33,9 +33,9 @@ def write_indices_parts(
         folder: Folder of the parts.
         name: Name of the parts; an earlier part of this name is replaced.
         extra: The manifest's additional columns, which are copied into the table of indices.
-        cases_a_part: Number of cases per part; None writes one part.
+        cases_per_part: Number of cases per part; None writes one part.
     """
-    rows = PartWriter(folder, name, extra=extra, cases_a_part=cases_a_part)
+    rows = PartWriter(folder, name, extra=extra, cases_per_part=cases_per_part)
     # Every table exists, even where no case has a row in it.
     rows.add(dict.fromkeys(TABLES_OF_INDICES, ()))
     result = run_stage(stage, plan, opened, context, on_receipt=lambda case_rows: rows.add(case_rows.tables()))

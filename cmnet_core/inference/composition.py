@@ -13,8 +13,8 @@ from torch.nn import functional
 from cmnet_core.models.build import MotionSizes
 from cmnet_core.models.layers import enlarge_displacement
 from cmnet_core.registration.displacement import (
-    carry,
     compose,
+    compose_between,
     compose_displacements,
     compose_sequence,
     exponential,
@@ -61,11 +61,11 @@ def field_between(
         GeometryError: There is no such frame.
     """
     if not sizes.ed_referenced:
-        return carry(_steps(velocities, spacing, ed=ed, sizes=sizes), moving=moving, fixed=fixed)
+        return compose_between(_steps(velocities, spacing, ed=ed, sizes=sizes), moving=moving, fixed=fixed)
     of_frame = dict(zip(_frames_from(ed, len(velocities)), velocities, strict=True))
     if not {moving, fixed} <= set(of_frame):
         # It says the same of a chain that lacks the frame.
-        return carry((), moving=moving, fixed=fixed)
+        return compose_between((), moving=moving, fixed=fixed)
     to_ed = _field(of_frame[fixed], spacing, sizes, fixed=fixed, moving=ed)
     if moving == ed:
         return to_ed

@@ -18,13 +18,13 @@ Nothing here is learnt and no gradient passes. No loss compares images.
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from cmnet_core.imaging.filters import smooth_in_plane
 from cmnet_core.labels import Label
 from cmnet_core.models.layers import Stacks, enlarge, enlarge_displacement
 from cmnet_core.models.rotation_net import LVLocation, locate_lv
@@ -194,7 +194,7 @@ def _near_heart(place: LVLocation, like: Float[Tensor, "n c y x"]) -> Float[Tens
 def _ventricle(frame: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 1 y x"]:
     """1 in the left ventricle up to its border, fading outside of it."""
     inside = frame[:, Label.LV, None] + frame[:, Label.MYO, None]
-    return (2.0 * smooth(inside, BORDER)).clamp_max(1.0)
+    return (2.0 * smooth_in_plane(inside, BORDER)).clamp_max(1.0)
 
 
 def _warped(
@@ -257,7 +257,7 @@ def _equations(
         pull = ATTACHMENT * mismatch.square()
     products = [(weight * a * b).sum(1) for a, b in ((z, z), (z, y), (z, x), (y, y), (y, x), (x, x))]
     products += [(weight * a * unlike).sum(1) for a in (z, y, x)]
-    sums = smooth(_coarser(torch.stack(products, dim=1), scale), level.window / level.step)
+    sums = smooth_in_plane(_coarser(torch.stack(products, dim=1), scale), level.window / level.step)
     smoothness = _Smoothness(BENDING / level.step**4, level.shear / level.step**2 * given.ventricle)
     right = -sums[:, 6:] - pull * (velocity - given.start) - smoothness.slope(velocity)
     return _Equations(sums[:, :6], pull, smoothness, right)
@@ -273,16 +273,16 @@ def _coarser(maps: Tensor, scale: int) -> Tensor:
 
 def _features(frame: Float[Tensor, "n c y x"], level: FitLevel, fineness: float) -> Float[Tensor, "n c y x"]:
     """Texture without its background and at one contrast, and the blurred shapes."""
-    texture = frame[:, :1] - smooth(frame[:, :1], fineness * level.background)
-    contrast = (smooth(texture.square(), fineness * level.background) + SMALLEST_CONTRAST**2).rsqrt()
-    return torch.cat([texture * contrast, smooth(frame[:, 1:], fineness * level.blur)], dim=1)
+    texture = frame[:, :1] - smooth_in_plane(frame[:, :1], fineness * level.background)
+    contrast = (smooth_in_plane(texture.square(), fineness * level.background) + SMALLEST_CONTRAST**2).rsqrt()
+    return torch.cat([texture * contrast, smooth_in_plane(frame[:, 1:], fineness * level.blur)], dim=1)
 
 
 def _mismatch(
     unlike: Float[Tensor, "n 1 y x"], near: Float[Tensor, "n 1 y x"], level: FitLevel
 ) -> Float[Tensor, "n 1 y x"]:
     """m: the mean, round about, of the squares of what is unlike."""
-    sums = _over_slices(smooth(torch.cat([unlike * near, near], dim=1), SIMILARITY_WINDOW / level.step))
+    sums = _over_slices(smooth_in_plane(torch.cat([unlike * near, near], dim=1), SIMILARITY_WINDOW / level.step))
     return sums[:, :1] / sums[:, 1:].clamp_min(1e-3)
 
 
@@ -384,19 +384,3 @@ def _inverse(matrix: Float[Tensor, "n 6 y x"], more: Float[Tensor, "n 1 y x"]) -
 def _limited(step: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 3 y x"]:
     length = step.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
     return step * (MAX_STEP * torch.tanh(length / MAX_STEP) / length)
-
-
-def smooth(maps: Float[Tensor, "n c y x"], deviation: float) -> Float[Tensor, "n c y x"]:
-    """A Gaussian average in the plane; beyond the border the border's value goes on."""
-    down, across = (_averaging(int(size), deviation).to(maps.device) for size in maps.shape[2:])
-    return down @ maps @ across.T
-
-
-@cache
-def _averaging(size: int, deviation: float) -> Float[Tensor, "s s"]:
-    """What a Gaussian average takes from where along an axis; a product of matrices is the fastest convolution here."""
-    reach = round(3.0 * deviation)
-    offsets = torch.arange(-reach, reach + 1)
-    kernel = torch.exp(-0.5 * (offsets / deviation).square())
-    sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
-    return torch.zeros(size, size).scatter_add_(1, sources, (kernel / kernel.sum()).expand(size, -1))

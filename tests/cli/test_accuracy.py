@@ -96,7 +96,7 @@ def test_the_table_for_a_page_says_what_the_one_for_a_terminal_says() -> None:
     figures = {"LVEF RMSE": Found(3.21, None, 20), "ED to ES Dice, lv": Found(95.5, 2.0, 19, failures=1)}
     lines = accuracy.markdown(figures, ["one failed"]).splitlines()
     assert len(lines) == 2 + len(BARS) + 2
-    assert "| LVEF RMSE, points | 3.21 (n = 20) | 5 | 3 | floor |" in lines
+    assert "| LVEF RMSE, percentage points | 3.21 (n = 20) | 5 | 3 | floor |" in lines
     assert "| ED to ES Dice, lv, % | 95.50 ± 2.00 (n = 19, 1 failed) | 90 | 95 | below |" in lines
     assert lines[-1] == "* one failed"
 
@@ -133,6 +133,6 @@ def test_the_whole_benchmark_on_a_small_cohort(
     assert all(bar.name in told for bar in BARS)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["SegNet Dice, mean of ED and ES, lv"]["reached"] == "goal"
-    assert figures["made cines, GCS error"]["reached"] == "not measured"
+    assert figures["simulated cines, GCS error"]["reached"] == "not measured"
     # The tiny model hardly moves anything: round the cycle a mask stays where it is.
-    assert figures["long cine, ED mask back at ED, LV Dice"]["measured"]["value"] > 95
+    assert figures["long cine, cycle consistency, LV Dice"]["measured"]["value"] > 95

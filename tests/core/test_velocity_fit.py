@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from cmnet_core.errors import ManifestError
+from cmnet_core.imaging.filters import smooth_in_plane
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, build_motion
 from cmnet_core.models.cardiomorphnet import iterate_cycle
 from cmnet_core.models.layers import Stacks, enlarge_displacement
 from cmnet_core.models.rotation_net import LVLocation, rotation_velocity
-from cmnet_core.models.velocity_fit import fit_velocity, smooth
+from cmnet_core.models.velocity_fit import fit_velocity
 from cmnet_core.registration.displacement import exponential, warp
 from tests.textures import texture
 from tests.tiny_model import MOTION
@@ -124,7 +125,7 @@ def test_motion_through_the_slices_that_no_image_shows_becomes_even_within_the_v
 
 def test_texture_finer_than_half_the_plane_is_followed() -> None:
     generator = torch.Generator().manual_seed(11)
-    fine = smooth(torch.randn(DEPTH, 1, SIZE, SIZE, generator=generator), 1.0)
+    fine = smooth_in_plane(torch.randn(DEPTH, 1, SIZE, SIZE, generator=generator), 1.0)
     previous, truth = _frame(fine / fine.std()), _turn(3.0)
     assert _left(_fitted(previous, _brought(previous, truth)), truth) < 0.01
 
