@@ -1,5 +1,6 @@
 """The command line: parse, call, print, exit code. Nothing slow is imported before a command needs it."""
 
+import dataclasses
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
+from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.malloc import reuse_freed_memory
 from cmnet_cli.options import (
     DEFAULT_RUN,
@@ -26,6 +28,7 @@ from cmnet_cli.options import (
     Figures,
     Frames,
     FreshMotion,
+    IndicesConfigFile,
     InitWeights,
     KeepMotion,
     ManifestFile,
@@ -63,11 +66,9 @@ from cmnet_core.training.stages import TrainingStage
 
 if TYPE_CHECKING:
     from cmnet_cli.console import Messages
-    from cmnet_cli.execution.runner import Job, Summary
+    from cmnet_cli.execution.plan import ExecutionSettings
+    from cmnet_cli.execution.summary import CommandSummary
 
-BAD_INPUT = 3
-SOME_FAILED = 4
-INTERRUPTED = 130
 HERE = Path(".")
 
 # The panels of the help page, in the order of the work.
@@ -88,18 +89,18 @@ class _ErrorsAreAnswers(TyperGroup):
             from cmnet_cli.console import Messages
 
             Messages().error(error)
-            raise typer.Exit(INTERRUPTED if isinstance(error, EngineError) else BAD_INPUT) from error
+            raise typer.Exit(ExitCode.INTERRUPTED if isinstance(error, EngineError) else ExitCode.BAD_INPUT) from error
         except OSError as error:
             from cmnet_cli.console import Messages
-            from cmnet_cli.engines.base import FULL, disk_is_full
+            from cmnet_cli.engines.base import DISK_FULL_ERRNOS, disk_full_error
 
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            Messages().error(disk_is_full(error))
-            raise typer.Exit(INTERRUPTED) from error
+            Messages().error(disk_full_error(error))
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted. What is done stays; the same command goes on from here.", err=True)
-            raise typer.Exit(INTERRUPTED) from error
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
 
 
 app = typer.Typer(
@@ -215,7 +216,7 @@ def validate(
     from cmnet_cli.commands import validate as command
 
     usable = command.validate(manifest, _screen(say), deep=deep, workers=workers, as_json=as_json)
-    raise typer.Exit(0 if usable else BAD_INPUT)
+    raise typer.Exit(0 if usable else ExitCode.BAD_INPUT)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -235,7 +236,8 @@ def preprocess(
     from cmnet_cli.config import PreprocessConfig, load_config
 
     settings = load_config(PreprocessConfig, config)
-    _finish(command.preprocess(manifest, out, settings, _job(who, how, where, say)), say, as_json=as_json)
+    summary = command.preprocess(manifest, out, settings, _execution_settings(who, how, where), _screen(say))
+    _finish(summary, say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -260,7 +262,8 @@ def infer(
     from cmnet_cli.config import InferConfig, load_config
 
     settings = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
-    _finish(command.infer(manifest, out, settings, device=device, job=_job(who, how, where, say)), say, as_json=as_json)
+    execution = _execution_settings(who, how, where)
+    _finish(command.infer(manifest, out, settings, execution, _screen(say), device=device), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -283,7 +286,7 @@ def indices(
 
     named = None if reference is None else str(reference)
     settings = load_config(IndicesConfig, config, reference=named, samples=samples, seed=seed)
-    _finish(command.indices(run, settings, _job(who, how.as_how(), where, say)), say, as_json=as_json)
+    _finish(command.indices(run, settings, _execution_settings(who, how, where), _screen(say)), say, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -330,7 +333,8 @@ def evaluate(
     from cmnet_cli.config import EvaluateConfig, load_config
 
     settings = load_config(EvaluateConfig, config)
-    _finish(command.evaluate(run, manifest, settings, _job(who, how.as_how(), where, say)), say, as_json=as_json)
+    summary = command.evaluate(run, manifest, settings, _execution_settings(who, how, where), _screen(say))
+    _finish(summary, say, as_json=as_json)
 
 
 @app.command(
@@ -351,21 +355,32 @@ def submit(
     refine: RefineSteps = None,
     close: CloseCycle = None,
     device: Device = "auto",
+    samples: Samples = None,
+    seed: DrawSeed = None,
+    reference: ReferenceRanges = None,
     config: ConfigFile = None,
+    indices_config: IndicesConfigFile = None,
 ) -> None:
     """Send a cohort to SLURM as array jobs with a merge after them; any other option goes to sbatch."""
     from cmnet_cli.commands import submit as command
-    from cmnet_cli.config import InferConfig, PreprocessConfig, load_config
     from cmnet_cli.slurm.sbatch import read_sbatch_options
 
-    settings = (
-        load_config(PreprocessConfig, config)
-        if stage == CohortStage.PREPROCESS
-        else load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
+    settings, of_indices = command.load_submission_settings(
+        stage,
+        config,
+        indices_config,
+        infer_options={"model": model, "save_motion": save_motion, "refine": refine, "close": close},
+        indices_options={
+            "reference": None if reference is None else str(reference),
+            "samples": samples,
+            "seed": seed,
+        },
     )
-    words = read_sbatch_options(context.args)
-    order = command.Order(stage, manifest, out, settings, device, how.chunk, how.max_parallel, words)
-    command.submit(order, _job(who, how.as_how(), how.as_engine(), say))
+    sbatch = read_sbatch_options(context.args)
+    request = command.SubmissionRequest(
+        manifest, out, settings, of_indices, device, how.chunk, how.max_parallel, sbatch
+    )
+    command.submit(request, _execution_settings(who, how), _screen(say))
 
 
 @app.command(rich_help_panel=CLUSTER)
@@ -427,7 +442,7 @@ def train(
     job = command.TrainJob(
         manifest, out, init, resume, _screen(say), device=device, fresh_motion=fresh_motion, tensorboard=tensorboard
     )
-    raise typer.Exit(SOME_FAILED if command.train(stage, settings, job).left_out else 0)
+    raise typer.Exit(ExitCode.SOME_FAILED if command.train(stage, settings, job).left_out else 0)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -446,7 +461,7 @@ def verify(say: PrivacyOptions, run: RunPath = DEFAULT_RUN) -> None:
     from cmnet_cli.commands import verify as command
 
     found = command.verify_run(run, _screen(say))
-    raise typer.Exit(SOME_FAILED if found.damaged else 0)
+    raise typer.Exit(ExitCode.SOME_FAILED if found.damaged else 0)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -507,20 +522,27 @@ def _screen(say: VerbosityOptions, run: Path | None = None) -> "Messages":
     )
 
 
-def _job(who: SelectionOptions, how: ExecutionOptions, where: EngineOptions, say: VerbosityOptions) -> "Job":
-    from cmnet_cli.execution.runner import Job
+def _execution_settings(*options: Any) -> "ExecutionSettings":
+    """Combine the groups of options that choose the subjects, the engine and its limits."""
+    from cmnet_cli.execution.plan import ExecutionSettings
 
-    return Job(who, how, _screen(say), where)
+    known = {field.name for field in dataclasses.fields(ExecutionSettings)}
+    given: dict[str, Any] = {}
+    for group in options:
+        for name, value in dataclasses.asdict(group).items():
+            if name in known and value is not None:
+                given[name] = tuple(value) if isinstance(value, list) else value
+    return ExecutionSettings(**given)
 
 
-def _finish(summary: "Summary", say: VerbosityOptions, *, as_json: bool) -> None:
+def _finish(summary: "CommandSummary", say: VerbosityOptions, *, as_json: bool) -> None:
     """Say how a command over a cohort went, and leave with its exit code."""
-    from cmnet_cli.execution.runner import tell_summary, to_json
+    from cmnet_cli.execution.summary import print_summary, summary_as_json
 
     if as_json:
-        typer.echo(to_json(summary, _screen(say, Path(summary.run)).deidentifier))
+        typer.echo(summary_as_json(summary, _screen(say, Path(summary.run)).deidentifier))
     else:
-        tell_summary(summary, _screen(say))
+        print_summary(summary, _screen(say))
     raise typer.Exit(summary.exit_code)
 
 

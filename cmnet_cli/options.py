@@ -61,6 +61,15 @@ Device = Annotated[str, _option("--device", shown="NAME", text="auto, cpu, cuda 
 ConfigFile = Annotated[
     Path | None, _option("--config", shown="FILE", text="Settings in TOML; an unknown key is an error.", panel=_HOW)
 ]
+IndicesConfigFile = Annotated[
+    Path | None,
+    _option(
+        "--indices-config",
+        shown="FILE",
+        text="infer: settings of indices in TOML, for the rows that its tasks write.",
+        panel=_HOW,
+    ),
+]
 TrainSettings = Annotated[
     str | None,
     _option(
@@ -219,10 +228,6 @@ class RecomputeOptions:
     workers: Workers = 0
     dry_run: DryRun = False
 
-    def as_how(self) -> ExecutionOptions:
-        """The same, with what does not matter here left at its default."""
-        return ExecutionOptions(workers=self.workers, dry_run=self.dry_run)
-
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -245,14 +250,6 @@ class SubmitOptions:
     memory_limit: MemoryLimit = None
     subject_timeout: SubjectTimeout = None
     dry_run: DryRun = False
-
-    def as_how(self) -> ExecutionOptions:
-        """What decides who is sent."""
-        return ExecutionOptions(workers=self.workers, on_stale=self.on_stale, dry_run=self.dry_run)
-
-    def as_engine(self) -> EngineOptions:
-        """What a worker of a task may take."""
-        return EngineOptions(memory_limit=self.memory_limit, subject_timeout=self.subject_timeout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The commands phantom and demo: synthetic hearts, and the whole main job on them."""
 
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_cli.commands.evaluate import evaluate
@@ -9,8 +9,8 @@ from cmnet_cli.commands.process import indices, infer
 from cmnet_cli.commands.report import report
 from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, load_config
 from cmnet_cli.console import Messages, progress
-from cmnet_cli.execution.runner import Job, Summary
-from cmnet_cli.options import ExecutionOptions, SelectionOptions
+from cmnet_cli.execution.plan import ExecutionSettings
+from cmnet_cli.execution.summary import CommandSummary
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.phantom import write_cohort
 from cmnet_cli.tables.schema import read_rows
@@ -58,7 +58,9 @@ def write_hearts(out: Path, hearts: Hearts, messages: Messages) -> Path:
         )
 
 
-def demo(out: Path, hearts: Hearts, messages: Messages, *, model: str | None, device: str, workers: int) -> Summary:
+def demo(
+    out: Path, hearts: Hearts, messages: Messages, *, model: str | None, device: str, workers: int
+) -> CommandSummary:
     """Run the whole main job on synthetic hearts and print the indices beside the truth.
 
     Returns:
@@ -68,10 +70,11 @@ def demo(out: Path, hearts: Hearts, messages: Messages, *, model: str | None, de
         CheckpointError: The weights cannot be used.
     """
     manifest, run = write_hearts(out / "hearts", hearts, messages), out / "run"
-    job = Job(SelectionOptions(), ExecutionOptions(workers=workers), messages)
-    summary = infer(manifest, run, load_config(InferConfig, None, model=model), device=device, job=job)
-    indices(run, IndicesConfig(), job)
-    evaluate(run, None, EvaluateConfig(), replace(job, messages=Messages(quiet=True)))
+    settings = ExecutionSettings(workers=workers)
+    config = load_config(InferConfig, None, model=model)
+    summary = infer(manifest, run, config, settings, messages, device=device)
+    indices(run, IndicesConfig(), settings, messages)
+    evaluate(run, None, EvaluateConfig(), settings, Messages(quiet=True))
     page = report(run, messages)
     show_beside_truth(run, out / "hearts" / "truth_indices.csv", messages)
     messages.result(f"Report: {page.resolve()}")

@@ -6,7 +6,8 @@ from pathlib import Path
 from cmnet_cli.cohort.manifest import Case, read_manifest, write_manifest
 from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.select import map_cases
-from cmnet_cli.execution.runner import Failed, Summary
+from cmnet_cli.execution.runner import FailedCase
+from cmnet_cli.execution.summary import CommandSummary
 from cmnet_cli.stages.simulate import SimulateStage
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
@@ -32,7 +33,7 @@ class Making:
     variants: int
 
 
-def make_hearts(source: Path, out: Path, making: Making, messages: Messages) -> Summary:
+def make_hearts(source: Path, out: Path, making: Making, messages: Messages) -> CommandSummary:
     """Make cines of every labelled case of a manifest; those that are there already are kept.
 
     Args:
@@ -48,19 +49,17 @@ def make_hearts(source: Path, out: Path, making: Making, messages: Messages) -> 
     stage = SimulateStage(out.resolve(), making.frames, making.variants, making.seed)
     _describe(out, source)
     made: list[Case] = []
-    failed: list[Failed] = []
+    failed: list[FailedCase] = []
     rows = {case.case_id: case.row for case in cases}
     with progress(messages, stage.name, total=len(cases)) as ticker:
         for outcome in map_cases(stage, cases, workers=0):
             made += outcome.receipt or []
             if outcome.failure:
-                failure = outcome.failure
-                row = rows[outcome.case_id]
-                failed.append(Failed(outcome.case_id, row, str(failure.code), failure.message, failure.hint))
+                failed.append(FailedCase.of(outcome.case_id, rows[outcome.case_id], outcome.failure))
             ticker.tick(failed=outcome.failure is not None)
     if made:
         write_manifest(out.resolve() / "cohort.csv", made)
-    return Summary(
+    return CommandSummary(
         command=stage.name,
         run=str(out),
         done=len(cases) - len(failed),

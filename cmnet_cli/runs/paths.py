@@ -102,6 +102,10 @@ class SubmissionFolder:
         """Some rows of the manifest, frozen."""
         return self.folder / "shards" / f"{number:05d}.parquet"
 
+    def reference(self, name: str) -> Path:
+        """The reference ranges, frozen under the name of their file."""
+        return self.folder / "reference" / name
+
     def events(self, number: int) -> Path:
         """When the task of a shard began and ended, one JSON line each."""
         return self.folder / "events" / f"{number:05d}.jsonl"
@@ -220,8 +224,8 @@ class RunFolder:
         return self.root / "logs" / "workers"
 
     def lock(self, name: str) -> Path:
-        """Who works on the run, or on a shard of it."""
-        return self.root / ".leases" / name
+        """The lock of the run, or of a shard of it, see :mod:`cmnet_cli.runs.run_lock`."""
+        return self.root / ".locks" / name
 
     @property
     def parts(self) -> Path:
