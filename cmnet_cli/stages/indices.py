@@ -15,6 +15,7 @@ from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, open_t
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.intervals import SamplingSettings, add_intervals
 from cmnet_cli.stages.mechanics import wall_rows
+from cmnet_core.flags import QCFlag
 from cmnet_core.function.reference_ranges import Z_COLUMNS, ReferenceRange, compare_with_reference
 from cmnet_core.function.volumes import (
     BodySurfaceFormula,
@@ -169,7 +170,9 @@ def _indices_row(
     values: Row = {item.name: getattr(function, item.name) for item in fields(ClinicalIndices) if item.name != "flags"}
     rate = _heart_rate(case, facts)
     bsa = _body_surface(case, BodySurfaceFormula.MOSTELLER)
-    reasons = [flag for flag, unknown in (("no-heart-rate", rate is None), ("no-body-size", bsa is None)) if unknown]
+    reasons = [
+        flag for flag, unknown in ((QCFlag.NO_HEART_RATE, rate is None), (QCFlag.NO_BODY_SIZE, bsa is None)) if unknown
+    ]
     described = {name: getattr(case, name) for name in ("group", "site", "scanner", "sex", "age_years")}
     return {
         **identity_columns(case),
@@ -309,7 +312,7 @@ def _motion_row(case: Case, stored: StoredTracking, propagated: Volumes, frames:
         "cycle_consistency_error_mm": facts.cycle_consistency_error_mm,
         "entropy_heart_nats": entropy,
         "entropy_outside_nats": float(outside.mean()),
-        "qc_flags": [*facts.flags, *motion_flags, *(() if stored.has_steps else ("motion-not-stored",))],
+        "qc_flags": [*facts.flags, *motion_flags, *(() if stored.has_steps else (QCFlag.MOTION_NOT_STORED,))],
     }
 
 

@@ -19,6 +19,7 @@ from cmnet_cli.stages.mechanics import (
     segment_thickness_columns,
     thickness_columns,
 )
+from cmnet_core.flags import QCFlag
 from cmnet_core.geometry.lv_coordinates import lv_coordinates
 from cmnet_core.geometry.wall_thickness import wall_thickness
 from cmnet_core.imaging.crop import crop_around
@@ -80,7 +81,7 @@ def add_intervals(
         ImageError: The stored posterior is damaged.
     """
     if not draws.samples or not folder.posterior.exists():
-        reason = "posterior-not-stored" if draws.samples else "no-samples"
+        reason = QCFlag.POSTERIOR_NOT_STORED if draws.samples else QCFlag.NO_SAMPLES
         return _flagged(row, reason), [_flagged(segment, reason) for segment in segments]
     posterior = read_posterior(folder.posterior)
     sidecar = read_sidecar(folder.sidecar("infer"))
@@ -94,7 +95,7 @@ def add_intervals(
         whole |= _ends(row, [case for case, _ in drawn], row, calibration)
         for number, part in enumerate(parts):
             part |= _ends(segments[number], [rows[number] for _, rows in drawn], row, calibration)
-    return (whole if calibration else _flagged(whole, "intervals-not-calibrated")), parts
+    return (whole if calibration else _flagged(whole, QCFlag.INTERVALS_NOT_CALIBRATED)), parts
 
 
 def _flagged(row: Row, reason: str) -> Row:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cmnet_cli.derivatives.heart_motion import HeartMotion
 from cmnet_cli.derivatives.tracking import TrackingFacts
 from cmnet_cli.tables.columns.mechanics import DISPLACEMENTS, LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
+from cmnet_core.flags import QCFlag
 from cmnet_core.geometry.lv_coordinates import SEGMENTS, lv_coordinates
 from cmnet_core.geometry.shared_bins import bins
 from cmnet_core.geometry.wall_thickness import WallThickness, thickening_pct, wall_thickness
@@ -25,8 +26,8 @@ from cmnet_core.qc.result_checks import check_strain
 Row = dict[str, Any]
 
 WITHOUT_WALL = {
-    *("lv-missing-at-ed", "myo-missing-at-ed", "no-lv-wall"),
-    *("too-few-slices", "lv-gap-in-stack", "lv-cut-at-border"),
+    *(QCFlag.LV_MISSING_AT_ED, QCFlag.MYO_MISSING_AT_ED, QCFlag.NO_LV_WALL),
+    *(QCFlag.TOO_FEW_SLICES, QCFlag.LV_GAP_IN_STACK, QCFlag.LV_CUT_AT_BORDER),
 }
 """Flags with which nothing is reported about the wall, because a part of it or all of it is missing."""
 
@@ -48,7 +49,7 @@ class WallRows:
     frames: list[Row]
     segments: list[Row]
     bullseye: list[Row]
-    flags: list[str]
+    flags: Sequence[str]
     voxels: WallVoxels | None
 
 
@@ -77,7 +78,7 @@ def wall_rows(
         if withheld:
             return withheld
         ed, es = wall_thickness(coordinates), wall_thickness(lv_coordinates(labels[1], spacing, affine))
-        reasons = flag_segments([*coordinates.flags, "motion-not-stored"], ed, es)
+        reasons = flag_segments([*coordinates.flags, QCFlag.MOTION_NOT_STORED], ed, es)
         segments = _numbered(segment_thickness_columns(ed, es), reasons)
         return WallRows(thickness_columns(ed.whole_mm, es.whole_mm), [], segments, [], flags, None)
     analysis = analyse_wall(
@@ -94,14 +95,14 @@ def wall_rows(
     return _withheld(raised, flags) or _analysis_rows(analysis, flags)
 
 
-def _withheld(raised: Collection[str], flags: list[str]) -> WallRows | None:
+def _withheld(raised: Collection[str], flags: Sequence[str]) -> WallRows | None:
     """The rows of a wall that is not complete: segments without values, each with the reasons; else None."""
     reasons = tuple(sorted({*raised, *flags} & WITHOUT_WALL))
     segments = _numbered([{} for _ in range(SEGMENTS)], (reasons,) * SEGMENTS)
     return WallRows({}, [], segments, [], flags, None) if reasons else None
 
 
-def _analysis_rows(analysis: WallAnalysis, flags: list[str]) -> WallRows:
+def _analysis_rows(analysis: WallAnalysis, flags: Sequence[str]) -> WallRows:
     ed, es = analysis.thickness_ed, analysis.thickness_es
     assert es is not None, "the stage gives a label map of ES"
     indices = {

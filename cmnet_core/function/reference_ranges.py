@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.flags import QCFlag
 
 SHIPPED = Path(__file__).with_name("reference_ranges.csv")
 """The shipped table of reference ranges."""
@@ -97,14 +98,14 @@ def compare_with_reference(
     """
     z: dict[str, float | None] = dict.fromkeys(Z_COLUMNS.values())
     if sex is None:
-        return ReferenceComparison(z, (), ("no-sex",))
+        return ReferenceComparison(z, (), (QCFlag.NO_SEX,))
     outside, flags = [], []
     for quantity, column in Z_COLUMNS.items():
         value, chosen = values.get(quantity), choose_range(ranges, quantity, sex=sex, age_years=age_years)
         if any(r.quantity == quantity and r.sex == sex for r in ranges) and not (
             chosen and chosen.covers_age(age_years)
         ):
-            flags.append("age-outside-reference")
+            flags.append(QCFlag.AGE_OUTSIDE_REFERENCE)
         if value is None or chosen is None:
             continue
         score = z[column] = (value - chosen.mean) / chosen.sd

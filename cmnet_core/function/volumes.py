@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError
+from cmnet_core.flags import QCFlag
 from cmnet_core.labels import Label
 from cmnet_core.types import Spacing
 
@@ -125,7 +126,7 @@ class ClinicalIndices:
     rvesv_ml: float | None
     rvsv_ml: float | None
     rvef_pct: float | None
-    flags: tuple[str, ...] = ()
+    flags: tuple[QCFlag, ...] = ()
 
 
 def clinical_indices(volumes: Volumes, *, ed: int, es: int) -> ClinicalIndices:
@@ -159,8 +160,15 @@ def clinical_indices(volumes: Volumes, *, ed: int, es: int) -> ClinicalIndices:
         rvesv_ml=rv.esv_ml,
         rvsv_ml=rv.sv_ml,
         rvef_pct=rv.ef_pct,
-        flags=(*lv.flags, *(("myo-missing-at-ed",) if myo_ml is None else ()), *rv.flags),
+        flags=(*lv.flags, *((QCFlag.MYO_MISSING_AT_ED,) if myo_ml is None else ()), *rv.flags),
     )
+
+
+_MISSING = {
+    "lv": (QCFlag.LV_MISSING_AT_ED, QCFlag.LV_MISSING_AT_ES),
+    "rv": (QCFlag.RV_MISSING_AT_ED, QCFlag.RV_MISSING_AT_ES),
+}
+_DOES_NOT_CONTRACT = {"lv": QCFlag.LV_DOES_NOT_CONTRACT, "rv": QCFlag.RV_DOES_NOT_CONTRACT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +179,7 @@ class _PumpFunction:
     esv_ml: float | None
     sv_ml: float | None
     ef_pct: float | None
-    flags: tuple[str, ...]
+    flags: tuple[QCFlag, ...]
 
 
 def _volume_or_none(volume_ml: Float[Tensor, " t"], frame: int) -> float | None:
@@ -182,9 +190,10 @@ def _volume_or_none(volume_ml: Float[Tensor, " t"], frame: int) -> float | None:
 def _pump_function(volume_ml: Float[Tensor, " t"], *, ed: int, es: int, name: str) -> _PumpFunction:
     edv, esv = _volume_or_none(volume_ml, ed), _volume_or_none(volume_ml, es)
     if edv is None or esv is None:
-        missing = tuple(f"{name}-missing-at-{phase}" for phase, ml in (("ed", edv), ("es", esv)) if ml is None)
+        at_ed, at_es = _MISSING[name]
+        missing = tuple(flag for flag, ml in ((at_ed, edv), (at_es, esv)) if ml is None)
         return _PumpFunction(edv, esv, None, None, missing)
-    flags = () if esv < edv else (f"{name}-does-not-contract",)
+    flags = () if esv < edv else (_DOES_NOT_CONTRACT[name],)
     return _PumpFunction(edv, esv, edv - esv, 100 * (edv - esv) / edv, flags)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from cmnet_core.flags import QCFlag
 from cmnet_core.geometry.long_axis import LongAxis, SliceGeometry, fit_axis, measure_slices
 from cmnet_core.geometry.transmural_depth import wall_depth
 from cmnet_core.labels import Label
@@ -62,7 +63,7 @@ class LVCoordinates:
     longitudinal_unit: Float[Tensor, "3 z y x"]
     wall: Bool[Tensor, "z y x"]
     segment: UInt8[Tensor, "z y x"]
-    flags: tuple[str, ...] = ()
+    flags: tuple[QCFlag, ...] = ()
 
 
 def aha_segment(longitudinal: Float[Tensor, "*n"], circumferential_deg: Float[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
@@ -250,7 +251,10 @@ def lv_coordinates(labels: UInt8[Tensor, "z y x"], spacing: Spacing, affine: Flo
     radial = cylinder.offset_mm / np.maximum(np.linalg.norm(cylinder.offset_mm, axis=0), 1e-9)
     circumferential = origin.sense * np.cross(cylinder.axis, radial, axisb=0, axisc=0)
     along = np.broadcast_to(cylinder.axis[:, None, None, None], radial.shape)
-    reasons = (("rv-insertion-not-found", origin.angle_deg is None), ("orientation-ambiguous", origin.is_ambiguous))
+    reasons = (
+        (QCFlag.RV_INSERTION_NOT_FOUND, origin.angle_deg is None),
+        (QCFlag.ORIENTATION_AMBIGUOUS, origin.is_ambiguous),
+    )
     coordinates = LVCoordinates(
         longitudinal=_tensor((cylinder.height_mm / cylinder.length_mm).clip(0.0, 1.0) + nan_outside),
         circumferential_deg=_tensor(around + nan_outside),
@@ -273,7 +277,7 @@ def _tensor(values: NDArray[np.float64]) -> Tensor:
 def _with_segments(coordinates: LVCoordinates, *, slices: int) -> LVCoordinates:
     """Coordinates with AHA segments, or with a flag where there are too few slices for thirds of the length."""
     if slices < SLICES_FOR_SEGMENTS:
-        return replace(coordinates, flags=(*coordinates.flags, "too-few-slices-for-segments"))
+        return replace(coordinates, flags=(*coordinates.flags, QCFlag.TOO_FEW_SLICES_FOR_SEGMENTS))
     # The tip of the cavity itself belongs to the apical third.
     longitudinal = coordinates.longitudinal.clamp_max(1.0 - 1e-6)
     return replace(coordinates, segment=aha_segment(longitudinal, coordinates.circumferential_deg).to(torch.uint8))
@@ -286,5 +290,5 @@ def _without_wall(labels: UInt8[Tensor, "z y x"]) -> LVCoordinates:
         *(no_direction,) * 3,
         wall=torch.zeros(labels.shape, dtype=torch.bool),
         segment=torch.zeros(labels.shape, dtype=torch.uint8),
-        flags=("no-lv-wall",),
+        flags=(QCFlag.NO_LV_WALL,),
     )

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError
+from cmnet_core.flags import QCFlag
 from cmnet_core.geometry.lv_coordinates import SEGMENTS, LVCoordinates, lv_coordinates
 from cmnet_core.geometry.shared_bins import bin_means, bin_of
 from cmnet_core.geometry.wall_thickness import WallThickness, wall_thickness
@@ -37,12 +38,6 @@ from cmnet_core.mechanics.strain_curves import (
     summarise,
 )
 from cmnet_core.types import MotionField, Spacing
-
-THIRDS_UNKNOWN = "too-few-slices-for-segments"
-"""Flag with which levels, segments, rotation and bins are not defined."""
-
-_NO_FRAME_TIME, _TOO_FEW_FRAMES = "no-frame-time", "too-few-frames"
-_RV_INSERTION_UNKNOWN = "rv-insertion-not-found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +139,8 @@ class WallAnalysis:
     rotation_summary: RotationSummary
     dyssynchrony_ms: float | None
     bins: WallBins | None
-    flags: tuple[str, ...]
-    segment_flags: tuple[tuple[str, ...], ...]
+    flags: tuple[QCFlag, ...]
+    segment_flags: tuple[tuple[QCFlag, ...], ...]
 
     @property
     def grs_pct(self) -> Float[Tensor, " t"]:
@@ -211,7 +206,7 @@ def analyse_wall(
     timing = Timing(material.frames.index(ed), material.frames.index(es), frame_ms)
 
     coordinates = lv_coordinates(labels_ed, spacing, affine)
-    has_thirds = THIRDS_UNKNOWN not in coordinates.flags
+    has_thirds = QCFlag.TOO_FEW_SLICES_FOR_SEGMENTS not in coordinates.flags
     thickness_ed = wall_thickness(coordinates)
     thickness_es = None if labels_es is None else wall_thickness(lv_coordinates(labels_es, spacing, affine))
 
@@ -232,11 +227,11 @@ def analyse_wall(
     without_times = timing_flags(frames=len(material.frames), frame_ms=frame_ms)
     reasons = (*coordinates.flags, *without_times)
     remarks = {
-        "twist-not-constrained-by-masks": rotation_summary.twist.peak is not None,
-        "level-missing": has_thirds and rotation_summary.twist.peak is None,
-        "no-closed-slice": line_summary.mid.peak is None,
-        "wall-stretches": has_systolic_stretch(strain_summary.whole, has_times=not without_times),
-        "few-segments-with-times": not without_times and dyssynchrony is None,
+        QCFlag.TWIST_NOT_CONSTRAINED_BY_MASKS: rotation_summary.twist.peak is not None,
+        QCFlag.LEVEL_MISSING: has_thirds and rotation_summary.twist.peak is None,
+        QCFlag.NO_CLOSED_SLICE: line_summary.mid.peak is None,
+        QCFlag.WALL_STRETCHES: has_systolic_stretch(strain_summary.whole, has_times=not without_times),
+        QCFlag.FEW_SEGMENTS_WITH_TIMES: not without_times and dyssynchrony is None,
     }
     return WallAnalysis(
         coordinates=coordinates,
@@ -294,9 +289,9 @@ def summarise_rotation(turned: Rotation, timing: Timing) -> RotationSummary:
 # ── flags ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def timing_flags(*, frames: int, frame_ms: float | None) -> tuple[str, ...]:
+def timing_flags(*, frames: int, frame_ms: float | None) -> tuple[QCFlag, ...]:
     """Reasons why a cycle of so many frames has no times and no rates; none where it has them."""
-    reasons = ((_NO_FRAME_TIME, frame_ms is None), (_TOO_FEW_FRAMES, frames < FRAMES_FOR_TIMES))
+    reasons = ((QCFlag.NO_FRAME_TIME, frame_ms is None), (QCFlag.TOO_FEW_FRAMES, frames < FRAMES_FOR_TIMES))
     return tuple(flag for flag, raised in reasons if raised)
 
 
@@ -315,11 +310,11 @@ def has_systolic_stretch(whole: Sequence[CurveSummary], *, has_times: bool) -> b
 
 
 def flag_segments(
-    reasons: Sequence[str],
+    reasons: Sequence[QCFlag],
     thickness_ed: WallThickness,
     thickness_es: WallThickness | None,
     strain: StrainSummary | None = None,
-) -> tuple[tuple[str, ...], ...]:
+) -> tuple[tuple[QCFlag, ...], ...]:
     """Flags of each AHA segment: those of the whole wall, then the one that gives the reason of its own gaps.
 
     Args:
@@ -328,17 +323,17 @@ def flag_segments(
         thickness_es: Thickness at ES, or None where it was not measured.
         strain: Summaries of the strain, or None without motion.
     """
-    if {_RV_INSERTION_UNKNOWN, THIRDS_UNKNOWN} & set(reasons):
+    if {QCFlag.RV_INSERTION_NOT_FOUND, QCFlag.TOO_FEW_SLICES_FOR_SEGMENTS} & set(reasons):
         return (tuple(reasons),) * SEGMENTS
-    has_times = not {_NO_FRAME_TIME, _TOO_FEW_FRAMES} & set(reasons)
+    has_times = not {QCFlag.NO_FRAME_TIME, QCFlag.TOO_FEW_FRAMES} & set(reasons)
     flags = []
     for number in range(SEGMENTS):
         if thickness_ed.segments_mm[number] is None:
-            own = ["segment-missing-at-ed"]
+            own = [QCFlag.SEGMENT_MISSING_AT_ED]
         elif thickness_es is not None and thickness_es.segments_mm[number] is None:
-            own = ["segment-missing-at-es"]
+            own = [QCFlag.SEGMENT_MISSING_AT_ES]
         elif strain and has_times and any(of[number].time_to_peak_ms is None for of in strain.segments):
-            own = ["segment-does-not-contract"]
+            own = [QCFlag.SEGMENT_DOES_NOT_CONTRACT]
         else:
             own = []
         flags.append((*reasons, *own))
