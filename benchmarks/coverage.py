@@ -35,7 +35,7 @@ from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.mechanics.strain import SIGN, Direction
 from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
-from cmnet_core.uncertainty.calibration import ENDING, Family, family_of, find_calibration
+from cmnet_core.uncertainty.calibration import CALIBRATION_SUFFIX, Family, family_of, find_calibration
 
 REAL_DATA = Path(os.environ.get("CMNET_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FIT_SEED, TEST_SEED = 1071, 1072  # no shipped weights have seen hearts of these
@@ -228,7 +228,7 @@ def store(model: str, digest: str, factors: dict[str, float], fitted: Sequence[P
             "held_after_pct": round(held(members, factors), 1),
             "held_after_without_self_pct": round(held_without_self(fitted, cohort), 1),
         }
-    path = find_weights(model).with_suffix(ENDING)
+    path = find_weights(model).with_suffix(CALIBRATION_SUFFIX)
     told = {"digest": digest, "factors": factors, "provenance": provenance}
     path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     return path

@@ -33,13 +33,13 @@ from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.build import MotionSizes, build_motion
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
-from cmnet_core.models.layers import Stacks, enlarge_displacement
+from cmnet_core.models.layers import Stacks, upsample_displacement
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.registration.displacement import from_voxels, jacobian_determinant, warp
-from cmnet_core.training.cycle_loss import Cycle, ExtraTerm, cycle_loss
-from cmnet_core.training.loop import Draw, EpochRecord, Schedule, Stage, TrainingMonitor, run
+from cmnet_core.training.cycle_loss import ExtraTerm, TrainingCycle, cycle_loss
+from cmnet_core.training.loop import EpochRecord, Schedule, TrainingMonitor, TrainingSample, TrainingTask, run_training
 from cmnet_core.training.motion_settings import LossWeights, MotionTraining
-from cmnet_core.training.motion_stage import see
+from cmnet_core.training.motion_stage import network_inputs
 from cmnet_core.training.training_case import CLASSES, TrainingCase, dice_metrics, surface_metrics
 from cmnet_core.types import Spacing
 
@@ -190,7 +190,7 @@ def load_hearts(acdc: Path, segnet: SegNet, *, training: int) -> tuple[list[Hear
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def draw_cycle(heart: Heart, variant: Variant, generator: torch.Generator) -> Cycle:
+def draw_cycle(heart: Heart, variant: Variant, generator: torch.Generator) -> TrainingCycle:
     """ED and ES through a view drawn at random; SegNet's probabilities are those of the unchanged images."""
     depth = int(heart.voxels.shape[1])
     first = int(torch.randint(0, max(depth - SLICES, 0) + 1, (), generator=generator))
@@ -202,13 +202,15 @@ def draw_cycle(heart: Heart, variant: Variant, generator: torch.Generator) -> Cy
     found = torch.cat([1.0 - structures.sum(2, keepdim=True), structures], dim=2)
     seen = augmentation.augment_intensity(augmentation.view_image(voxels, view, (SEEN, SEEN)), AUGMENTATION, generator)
     masks = augmentation.view_labels(heart.coarse_labels[:, shown], view, (SEEN, SEEN), classes=CLASSES)
-    return Cycle(see(seen, found, variant.sizes), list(masks if variant.references else found), None, heart.coarse)
+    return TrainingCycle(
+        network_inputs(seen, found, variant.sizes), list(masks if variant.references else found), None, heart.coarse
+    )
 
 
 def intensity_term(weight: float) -> ExtraTerm:
     """Squared difference of a frame from the one before, and from ED, both warped onto it."""
 
-    def term(cycle: Cycle, t: int, displacement: Tensor, composed: Tensor) -> Tensor:
+    def term(cycle: TrainingCycle, t: int, displacement: Tensor, composed: Tensor) -> Tensor:
         now = cycle.frames[t % len(cycle.frames)][:, :1]
         warped = (
             warp(cycle.stacks.volumes(cycle.frames[origin][:, :1])[0], field)
@@ -280,17 +282,21 @@ def train(trial: Trial) -> CardioMorphNet:
     model = start(variant, trial.seed)
     extra = intensity_term(variant.intensity * trial.worth) if variant.intensity else None
 
-    def loss(batch: list[Draw]) -> dict[str, Tensor]:
+    def loss(batch: list[TrainingSample]) -> dict[str, Tensor]:
         (draw,) = batch
-        cycle = draw_cycle(trial.hearts[draw.number], variant, draw.generator)
+        cycle = draw_cycle(trial.hearts[draw.index], variant, draw.generator)
         return cycle_loss(model, cycle, settings=settings, generator=draw.generator, extra=extra)
 
     def told(record: EpochRecord) -> None:
         print(f"  epoch {record.epoch + 1}: loss {record.loss['loss']:.4f} ({record.seconds:.0f} s)", flush=True)
 
     identity = {"trial": json.dumps([asdict(variant), trial.seed, asdict(trial.budget)], sort_keys=True)}
-    watch = TrainingMonitor(trial.state, resume=True, on_batch=lambda done, of: None, on_epoch=told, identity=identity)
-    run(model, Stage(len(trial.hearts), 1, loss, lambda _: {}), schedule=settings.schedule, watch=watch)
+    monitor = TrainingMonitor(
+        trial.state, resume=True, on_batch=lambda done, of: None, on_epoch=told, identity=identity
+    )
+    run_training(
+        model, TrainingTask(len(trial.hearts), 1, loss, lambda _: {}), schedule=settings.schedule, monitor=monitor
+    )
     trial.state.unlink(missing_ok=True)
     return model
 
@@ -303,11 +309,11 @@ def figures_of(model: CardioMorphNet, heart: Heart, sizes: MotionSizes) -> dict[
     """Figures of the reference ED mask carried to ES by posterior means, at 1.5 mm."""
     inner = slice((KEPT - SEEN) // 2, (KEPT + SEEN) // 2)
     fine = slice(2 * inner.start, 2 * inner.stop)
-    frames = see(heart.voxels[..., inner, inner], heart.found[..., inner, inner], sizes)
+    frames = network_inputs(heart.voxels[..., inner, inner], heart.found[..., inner, inner], sizes)
     ed, es = heart.masks[..., fine, fine]
     stacks = Stacks((len(ed),))
-    (displacement,) = model.enlarged(next(iterate_cycle(model, frames, stacks, None)).displacement)
-    displacement = enlarge_displacement(displacement, factor=2)
+    (displacement,) = model.upsample_displacements(next(iterate_cycle(model, frames, stacks, None)).displacement)
+    displacement = upsample_displacement(displacement, factor=2)
     carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     folds = jacobian_determinant(from_voxels(displacement[0], heart.spacing, fixed=1, moving=0)) <= 0
     dice = dice_metrics(carried, es, phase="ed2es") | dice_metrics(ed, es, phase="still")

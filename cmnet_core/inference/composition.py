@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.layers import enlarge_displacement
+from cmnet_core.models.layers import upsample_displacement
 from cmnet_core.registration.displacement import (
     carry,
     compose,
@@ -90,7 +90,7 @@ def _without_folds(
         return velocity
     scale = 2**sizes.output_level
     for _ in range(_MOST_SMOOTHINGS):
-        displacement = enlarge_displacement(exponential(velocity[None], steps=sizes.integration_steps), factor=scale)
+        displacement = upsample_displacement(exponential(velocity[None], steps=sizes.integration_steps), factor=scale)
         folds = volume_change(displacement if after is None else compose_displacements(after, displacement)) <= 0
         if not bool(folds.any()):
             break
@@ -119,5 +119,5 @@ def _field(
     velocity: Float[Tensor, "3 z yh xh"], spacing: Spacing, sizes: MotionSizes, *, fixed: int, moving: int
 ) -> MotionField:
     displacement = exponential(velocity[None], steps=sizes.integration_steps)
-    enlarged = enlarge_displacement(displacement, factor=2**sizes.output_level)[0]
+    enlarged = upsample_displacement(displacement, factor=2**sizes.output_level)[0]
     return from_voxels(enlarged, spacing, fixed=fixed, moving=moving)

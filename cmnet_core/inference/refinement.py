@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cmnet_core.models import losses
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.layers import enlarge, enlarge_displacement
+from cmnet_core.models.layers import upsample, upsample_displacement
 from cmnet_core.registration.displacement import compose_displacements, exponential, volume_change, warp
 from cmnet_core.types import Spacing
 
@@ -204,7 +204,7 @@ def _loss(
     else:
         composed = compose_displacements(displacement, step.before)
         loss = loss + _mismatch(step.ed, composed, step.current, settings)
-    return loss + settings.folding * losses.folding(composed)
+    return loss + settings.folding * losses.folding_penalty(composed)
 
 
 def _mismatch(
@@ -214,10 +214,10 @@ def _mismatch(
     settings: Refinement,
 ) -> Float[Tensor, ""]:
     warped, wanted = (volume[0].movedim(1, 0) for volume in (warp(shape, displacement), target))
-    divergence = losses.shape_pyramid(
+    divergence = losses.kl_segmentation_pyramid(
         warped, wanted, levels=settings.pyramid_levels, label_smoothing=settings.label_smoothing
     )
-    return divergence + settings.overlap * losses.missed_overlap(warped, wanted)
+    return divergence + settings.overlap * losses.dice_loss(warped, wanted)
 
 
 def _unfolded(velocity: Tensor, correction: Tensor, before: Tensor | None, sizes: MotionSizes) -> tuple[Tensor, Tensor]:
@@ -228,7 +228,9 @@ def _unfolded(velocity: Tensor, correction: Tensor, before: Tensor | None, sizes
     """
     for share in (*SHARES, 0.0):
         corrected = velocity + share * correction
-        step = enlarge_displacement(exponential(corrected, steps=sizes.integration_steps), factor=2**sizes.output_level)
+        step = upsample_displacement(
+            exponential(corrected, steps=sizes.integration_steps), factor=2**sizes.output_level
+        )
         composed = step if before is None else compose_displacements(step, before)
         if min(float(volume_change(field).min()) for field in (step, composed)) > 0.0:
             break
@@ -236,7 +238,7 @@ def _unfolded(velocity: Tensor, correction: Tensor, before: Tensor | None, sizes
 
 
 def _smooth(change: Float[Tensor, "z 3 yc xc"]) -> Float[Tensor, "1 3 z yh xh"]:
-    return enlarge(change, factor=COARSER).movedim(0, 1)[None]
+    return upsample(change, factor=COARSER).movedim(0, 1)[None]
 
 
 def close_cycle(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSizes, rounds: int) -> Tensor:
@@ -277,7 +279,7 @@ def _composed_without_fold(velocities: Tensor, sizes: MotionSizes) -> list[Tenso
     """The motion from every frame into ED; None as soon as one of them folds."""
     composed = []
     for field in _composed(velocities, sizes):
-        if float(volume_change(enlarge_displacement(field, factor=2**sizes.output_level)).min()) <= 0.0:
+        if float(volume_change(upsample_displacement(field, factor=2**sizes.output_level)).min()) <= 0.0:
             return None
         composed.append(field)
     return composed

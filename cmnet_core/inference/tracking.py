@@ -21,12 +21,12 @@ from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, frame_channels
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
-from cmnet_core.models.layers import Stacks, enlarge
+from cmnet_core.models.layers import Stacks, upsample
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.registration.displacement import jacobian_determinant, propagate_probabilities
 from cmnet_core.stats.metrics import folded_voxels
 from cmnet_core.types import CineSequence, LabelSequence, MotionField, Spacing
-from cmnet_core.uncertainty.posterior import Posterior, coarsen
+from cmnet_core.uncertainty.posterior import Posterior, pool_posterior
 
 FRAMES_AT_ONCE = 8
 """Frames that SegNet takes in one pass on a GPU; a processor is fastest with one, which its caches hold."""
@@ -323,11 +323,11 @@ def _follow(
     )
     frames = [frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last) for frame in seen]
     velocities, entropies, image_flags = [], [], []
-    for stride in iterate_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
-        step = stride.step
+    for cycle_step in iterate_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
+        step = cycle_step.output
         velocities.append(step.motion.mean.movedim(0, 1).cpu())
-        entropies.append(enlarge(step.motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
-        image_flags.append(coarsen(step.motion))
+        entropies.append(upsample(step.motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
+        image_flags.append(pool_posterior(step.motion))
     log_sd, factor = (torch.stack(values).cpu() for values in zip(*image_flags, strict=True))
     in_input_order = torch.stack(entropies).roll(ed + 1, dims=0)
     return _Followed(torch.stack(velocities), in_input_order, log_sd, factor)

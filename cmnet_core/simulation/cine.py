@@ -16,9 +16,9 @@ from torch.nn import functional
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.layers import enlarge_displacement
+from cmnet_core.models.layers import upsample_displacement
 from cmnet_core.registration.displacement import compose_displacements, exponential, from_voxels, warp
-from cmnet_core.simulation.mask_registration import FitSettings, fit_velocity
+from cmnet_core.simulation.mask_registration import MaskRegistrationSettings, register_masks
 from cmnet_core.types import MotionField, Spacing
 
 SIZES = MotionSizes(integration_steps=7, output_level=1)
@@ -59,18 +59,21 @@ class SimulatedCine:
         labels: The ED mask, carried by the motion.
         to_ed: For every frame the motion fixed there and pointing into ED.
         es: End-systolic frame.
-        hidden: What was added to the motion between the masks.
+        tangential: What was added to the motion between the masks.
     """
 
     voxels: Float[Tensor, "t z y x"]
     labels: UInt8[Tensor, "t z y x"]
     to_ed: tuple[MotionField, ...]
     es: int
-    hidden: TangentialMotion
+    tangential: TangentialMotion
 
 
 def fit_motion(
-    ed: UInt8[Tensor, "z y x"], es: UInt8[Tensor, "z y x"], spacing: Spacing, settings: FitSettings | None = None
+    ed: UInt8[Tensor, "z y x"],
+    es: UInt8[Tensor, "z y x"],
+    spacing: Spacing,
+    settings: MaskRegistrationSettings | None = None,
 ) -> Float[Tensor, "3 z yh xh"]:
     """A stationary velocity within the slices that carries one mask onto another, on half the plane and in its voxels.
 
@@ -85,7 +88,7 @@ def fit_motion(
                 code=ErrorCode.LABEL_VALUES,
             )
     source, target = (functional.one_hot(mask.long(), len(Label)).movedim(-1, 1).float() for mask in (ed, es))
-    velocity = fit_velocity(source, target, spacing, settings or FitSettings())
+    velocity = register_masks(source, target, spacing, settings or MaskRegistrationSettings())
     # Two masks do not tell how far tissue moves through the slices: what they cannot show is left to the descent.
     in_plane = velocity.movedim(1, 0)
     return torch.cat([torch.zeros_like(in_plane[:1]), in_plane])
@@ -145,8 +148,8 @@ def simulate_cine(
         frames: In the cycle.
         generator: Draws the hidden motion and the noise of each frame.
     """
-    axis = long_axis(mask)
-    hidden = draw_tangential_motion(generator, length_mm=abs(axis.apex - axis.base) * spacing.z)
+    axis = fit_voxel_axis(mask)
+    tangential = draw_tangential_motion(generator, length_mm=abs(axis.apex - axis.base) * spacing.z)
     course, es = volume_course(frames)
     still, one_hot = image[None, None], functional.one_hot(mask.long(), len(Label)).movedim(-1, 0)[None].float()
     noise = 0.5 * _noise_of(image)
@@ -154,39 +157,39 @@ def simulate_cine(
     for frame, share in enumerate(course):
         # The heart untwists before it fills: the twist runs ahead of the volume after ES.
         twist = share if frame <= es else share**1.5
-        displacement = _to_ed(mask, velocity, hidden, spacing, share=share, twist=twist)
+        displacement = _to_ed(mask, velocity, tangential, spacing, share=share, twist=twist)
         moved = warp(still, displacement)[0, 0]
         voxels.append((moved + noise * torch.randn(moved.shape, generator=generator)).clamp_min(0.0))
         labels.append(warp(one_hot, displacement)[0].argmax(0).to(torch.uint8))
         fields.append(from_voxels(displacement[0], spacing, fixed=frame, moving=0))
-    return SimulatedCine(torch.stack(voxels), torch.stack(labels), tuple(fields), es, hidden)
+    return SimulatedCine(torch.stack(voxels), torch.stack(labels), tuple(fields), es, tangential)
 
 
 def _to_ed(
     mask: UInt8[Tensor, "z y x"],
     velocity: Float[Tensor, "3 z yh xh"],
-    hidden: TangentialMotion,
+    tangential: TangentialMotion,
     spacing: Spacing,
     *,
     share: float,
     twist: float,
 ) -> Float[Tensor, "1 3 z y x"]:
     """From a frame back to ED: first untwist and lift the base, then back along the masks' motion."""
-    inner = enlarge_displacement(exponential(share * velocity[None], steps=SIZES.integration_steps), factor=2)
-    return compose_displacements(_hidden_motion(mask, hidden, spacing, share=share, twist=twist), inner)
+    inner = upsample_displacement(exponential(share * velocity[None], steps=SIZES.integration_steps), factor=2)
+    return compose_displacements(_hidden_motion(mask, tangential, spacing, share=share, twist=twist), inner)
 
 
 def _hidden_motion(
-    mask: UInt8[Tensor, "z y x"], hidden: TangentialMotion, spacing: Spacing, *, share: float, twist: float
+    mask: UInt8[Tensor, "z y x"], tangential: TangentialMotion, spacing: Spacing, *, share: float, twist: float
 ) -> Float[Tensor, "1 3 z y x"]:
     """Back to ED, in voxels: a rotation in each slice about the long axis, and a slide along it."""
     depth, height, width = mask.shape
-    axis = long_axis(mask)
+    axis = fit_voxel_axis(mask)
     along, centre = axis.along(depth), axis.centres(depth)
     y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
     offset = torch.stack([y - centre[:, 0, None, None], x - centre[:, 1, None, None]])
     fading = _fading(mask, offset, spacing)
-    degrees = hidden.basal_deg + along * (hidden.apical_deg - hidden.basal_deg)
+    degrees = tangential.basal_deg + along * (tangential.apical_deg - tangential.basal_deg)
     angle = -torch.deg2rad(twist * degrees).view(depth, 1, 1) * fading
     turned = torch.stack(
         [
@@ -194,13 +197,13 @@ def _hidden_motion(
             angle.sin() * offset[0] + angle.cos() * offset[1],
         ]
     )
-    slide = share * hidden.descent_mm / spacing.z * (1.0 - along).view(depth, 1, 1) * fading
+    slide = share * tangential.descent_mm / spacing.z * (1.0 - along).view(depth, 1, 1) * fading
     towards_apex = 1.0 if axis.apex >= axis.base else -1.0
     return torch.cat([-towards_apex * slide[None], turned - offset])[None]
 
 
 @dataclass(frozen=True, slots=True)
-class LongAxis:
+class VoxelAxis:
     """A straight axis through the LV, in voxels.
 
     Attributes:
@@ -226,7 +229,7 @@ class LongAxis:
         return torch.tensor(self.origin) + every * torch.tensor(self.slope)
 
 
-def long_axis(mask: UInt8[Tensor, "z y x"]) -> LongAxis:
+def fit_voxel_axis(mask: UInt8[Tensor, "z y x"]) -> VoxelAxis:
     """The axis of an ED mask. The heart is larger towards its base, whichever way the slices are counted."""
     heart = (mask == Label.LV) | (mask == Label.MYO)
     slices = heart.flatten(1).any(1).nonzero()[:, 0]
@@ -238,7 +241,7 @@ def long_axis(mask: UInt8[Tensor, "z y x"]) -> LongAxis:
     area = (mask != Label.BACKGROUND).flatten(1).sum(1).double()[slices]
     first, last = int(slices[0]), int(slices[-1])
     upside_down = float((lever * area).sum()) > 0
-    return LongAxis(
+    return VoxelAxis(
         base=last if upside_down else first,
         apex=first if upside_down else last,
         origin=(float(origin[0]), float(origin[1])),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cmnet_core.labels import Label
 from cmnet_core.registration.displacement import deformation_gradient
-from cmnet_core.simulation.cine import LongAxis, SimulatedCine, long_axis
+from cmnet_core.simulation.cine import SimulatedCine, VoxelAxis, fit_voxel_axis
 from cmnet_core.types import MotionField
 
 
@@ -30,15 +30,15 @@ class WallStrain:
     ell: Float[Tensor, " t"]
 
 
-def wall_strain(made: SimulatedCine) -> WallStrain:
+def wall_strain(simulated: SimulatedCine) -> WallStrain:
     """The strain of every frame."""
-    axis = long_axis(made.labels[0])
-    frames = zip(made.to_ed, made.labels, strict=True)
+    axis = fit_voxel_axis(simulated.labels[0])
+    frames = zip(simulated.to_ed, simulated.labels, strict=True)
     means = torch.stack([_mean_strain(field, labels, axis) for field, labels in frames], dim=1)
     return WallStrain(means[0], means[1], means[2])
 
 
-def _mean_strain(to_ed: MotionField, labels: UInt8[Tensor, "z y x"], axis: LongAxis) -> Float[Tensor, "3"]:
+def _mean_strain(to_ed: MotionField, labels: UInt8[Tensor, "z y x"], axis: VoxelAxis) -> Float[Tensor, "3"]:
     """Radial, circumferential and longitudinal strain, mean over the wall.
 
     The pull-back x → X has the gradient G; that of the motion is F = G⁻¹, and a voxel of the frame stands for det G of
@@ -53,7 +53,7 @@ def _mean_strain(to_ed: MotionField, labels: UInt8[Tensor, "z y x"], axis: LongA
 
 
 def _directions(
-    to_ed: MotionField, wall: Bool[Tensor, "z y x"], axis: LongAxis
+    to_ed: MotionField, wall: Bool[Tensor, "z y x"], axis: VoxelAxis
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
     """Unit vectors away from the axis, around it and along it, where the wall's voxels were at ED."""
     size = torch.tensor(to_ed.spacing.zyx, dtype=torch.float64)

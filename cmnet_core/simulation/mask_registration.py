@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.labels import Label
-from cmnet_core.models.losses import bending_energy, shape_pyramid
+from cmnet_core.models.losses import bending_energy, kl_segmentation_pyramid
 from cmnet_core.types import Spacing
 
 SQUARINGS = 6
@@ -31,7 +31,7 @@ _FEW_VOXELS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class FitSettings:
+class MaskRegistrationSettings:
     """How a velocity is fitted.
 
     Attributes:
@@ -43,37 +43,37 @@ class FitSettings:
     smoothness: float = _SMOOTHNESS
 
 
-def plane_grid(rows: int, columns: int) -> Float[Tensor, "2 y x"]:
+def slice_grid(rows: int, columns: int) -> Float[Tensor, "2 y x"]:
     """Coordinates (y, x) of every voxel centre of a plane, in voxels."""
     return torch.stack(torch.meshgrid(torch.arange(rows).float(), torch.arange(columns).float(), indexing="ij"))
 
 
-def sample_planes(planes: Float[Tensor, "z c y x"], points: Float[Tensor, "z 2 y2 x2"]) -> Float[Tensor, "z c y2 x2"]:
+def sample_slices(planes: Float[Tensor, "z c y x"], points: Float[Tensor, "z 2 y2 x2"]) -> Float[Tensor, "z c y2 x2"]:
     """Read every plane at points given in its voxels (y, x), linearly; beyond the border the border's value goes on."""
     last = torch.tensor([planes.shape[2] - 1, planes.shape[3] - 1], dtype=points.dtype).clamp_min(1).view(1, 2, 1, 1)
     grid = (2.0 * points / last - 1.0).flip(1).movedim(1, -1)
     return functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def warp_planes(planes: Float[Tensor, "z c y x"], displacement: Float[Tensor, "z 2 y x"]) -> Float[Tensor, "z c y x"]:
+def warp_slices(planes: Float[Tensor, "z c y x"], displacement: Float[Tensor, "z 2 y x"]) -> Float[Tensor, "z c y x"]:
     """Pull every plane back: ``out(p) = plane(p + u(p))``, displacement in voxels."""
-    return sample_planes(planes, plane_grid(planes.shape[2], planes.shape[3]) + displacement)
+    return sample_slices(planes, slice_grid(planes.shape[2], planes.shape[3]) + displacement)
 
 
-def plane_exponential(velocity: Float[Tensor, "z 2 y x"]) -> Float[Tensor, "z 2 y x"]:
+def exponential_in_plane(velocity: Float[Tensor, "z 2 y x"]) -> Float[Tensor, "z 2 y x"]:
     """Integrate an in-plane stationary velocity over unit time, as ``registration.displacement.exponential`` does."""
     displacement: Tensor = velocity / 2.0**SQUARINGS
     for _ in range(SQUARINGS):
-        displacement = displacement + warp_planes(displacement, displacement)
+        displacement = displacement + warp_slices(displacement, displacement)
     return displacement
 
 
-def twice_as_fine(field: Float[Tensor, "z 2 yh xh"]) -> Float[Tensor, "z 2 y x"]:
+def upsample_field(field: Float[Tensor, "z 2 yh xh"]) -> Float[Tensor, "z 2 y x"]:
     """A vector field in voxels, on a plane grid of half the voxel size."""
     return 2.0 * functional.interpolate(field, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def smallest_determinant(displacement: Float[Tensor, "z 2 y x"]) -> float:
+def min_determinant(displacement: Float[Tensor, "z 2 y x"]) -> float:
     """Smallest local change of area, from forward differences in every cell; at or below 0 a plane folds."""
     across = torch.diff(displacement, dim=3)[:, :, :-1]
     down = torch.diff(displacement, dim=2)[..., :-1]
@@ -81,8 +81,11 @@ def smallest_determinant(displacement: Float[Tensor, "z 2 y x"]) -> float:
     return float(determinant.min())
 
 
-def fit_velocity(
-    source: Float[Tensor, "z k y x"], target: Float[Tensor, "z k y x"], spacing: Spacing, settings: FitSettings
+def register_masks(
+    source: Float[Tensor, "z k y x"],
+    target: Float[Tensor, "z k y x"],
+    spacing: Spacing,
+    settings: MaskRegistrationSettings,
 ) -> Float[Tensor, "z 2 yh xh"]:
     """The velocity that carries ``source`` to ``target`` without folding, at half the in-plane resolution.
 
@@ -104,8 +107,8 @@ def fit_velocity(
         return torch.zeros(len(source), 2, source.shape[2] // 2, source.shape[3] // 2)
     smoothness = settings.smoothness
     for _ in range(_ATTEMPTS):
-        velocity = _descend(source, target, told, spacing, FitSettings(settings.steps, smoothness))
-        worst = smallest_determinant(plane_exponential(velocity))
+        velocity = _descend(source, target, told, spacing, MaskRegistrationSettings(settings.steps, smoothness))
+        worst = min_determinant(exponential_in_plane(velocity))
         if worst > _SMALLEST_DETERMINANT:
             break
         smoothness *= _STRONGER
@@ -118,7 +121,9 @@ def _comparable(source: Float[Tensor, "z k y x"], target: Float[Tensor, "z k y x
     return (before == after)[:, Label.LV :].all(1) & before[:, Label.LV] & before[:, Label.MYO]
 
 
-def _descend(source: Tensor, target: Tensor, told: Tensor, spacing: Spacing, settings: FitSettings) -> Tensor:
+def _descend(
+    source: Tensor, target: Tensor, told: Tensor, spacing: Spacing, settings: MaskRegistrationSettings
+) -> Tensor:
     half = (source.shape[2] // 2, source.shape[3] // 2)
     still, coarse = _still_border(half), Spacing(spacing.z, 2 * spacing.y, 2 * spacing.x)
     parts = [torch.zeros(len(source), 2, *(max(n // 2**k, 2) for n in half)) for k in range(_LEVELS)]
@@ -129,8 +134,8 @@ def _descend(source: Tensor, target: Tensor, told: Tensor, spacing: Spacing, set
         for group in optimiser.param_groups:
             group["lr"] = _RATE * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
         velocity = still * _sum_of(parts, half)
-        moved = warp_planes(source[told], twice_as_fine(plane_exponential(velocity[told])))
-        shape = shape_pyramid(moved, target[told], levels=_PYRAMID_LEVELS, label_smoothing=_SOFTENING)
+        moved = warp_slices(source[told], upsample_field(exponential_in_plane(velocity[told])))
+        shape = kl_segmentation_pyramid(moved, target[told], levels=_PYRAMID_LEVELS, label_smoothing=_SOFTENING)
         loss = shape + settings.smoothness * bending_energy(_as_volume(velocity), coarse)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from cmnet_core.models.checkpoint import WEIGHTS
 Z_95 = 1.959964
 """Half the width of a 95 % interval in standard deviations."""
 
-ENDING = ".calibration.json"
+CALIBRATION_SUFFIX = ".calibration.json"
 _THICKNESS = ("wall_thickness_ed_mm", "wall_thickness_es_mm", "wall_thickening_pct")
 _NEVER_BELOW_0 = ("lvedv_ml", "lvesv_ml", "lvm_g", "rvedv_ml", "rvesv_ml", *_THICKNESS[:2])
 _TIMES = "time_to_peak_"
@@ -80,7 +80,7 @@ class Calibration:
 
 def find_calibration(digest: str) -> Calibration | None:
     """The calibration of shipped weights, or None for weights that have none."""
-    for path in sorted(WEIGHTS.glob(f"*{ENDING}")):
+    for path in sorted(WEIGHTS.glob(f"*{CALIBRATION_SUFFIX}")):
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["digest"] == digest:
             return Calibration(digest, values["factors"], values["provenance"])

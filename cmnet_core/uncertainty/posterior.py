@@ -6,7 +6,7 @@ motion's: the posterior N(μ, σ²I + VVᵀ) of every step.
 The networks say how sure they are in each voxel and nothing of how voxels err together. Taken as independent, the
 errors of thousands of voxels would cancel in every mean, and intervals would be absurdly narrow. A contour is too wide
 over a whole wall, though, or a slice too many is taken for heart. So the noise of a draw is smooth in space and lasts
-over steps (:class:`Correlation`). What remains wrong with the width of the intervals, one factor per family of
+over steps (:class:`NoiseCorrelation`). What remains wrong with the width of the intervals, one factor per family of
 quantities corrects; it is fitted on hearts whose truth is known (:mod:`cmnet_core.uncertainty.calibration`).
 """
 
@@ -23,7 +23,7 @@ from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, volum
 from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.types import Spacing
 
-POOLED = 4
+POOLING_FACTOR = 4
 """Voxels of the motion's grid, along y and x, that share one value of the stored posterior."""
 
 LEAST_PROBABILITY = 3e-4
@@ -31,7 +31,7 @@ LEAST_PROBABILITY = 3e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Correlation:
+class NoiseCorrelation:
     """How errors hang together. Their correlation at a distance d is exp(−d² / 2L²).
 
     Attributes:
@@ -45,11 +45,11 @@ class Correlation:
     in_time: float
 
 
-SHAPE_ERRORS = Correlation(in_plane_mm=60.0, across_mm=30.0, in_time=0.0)
+SHAPE_ERRORS = NoiseCorrelation(in_plane_mm=60.0, across_mm=30.0, in_time=0.0)
 """SegNet's. Of 20, 40 and 60 mm the last made the factors that single indices need most alike on the validation hearts:
 contours err as a whole, and a slice is heart as a whole or not. ED and ES are segmented each for itself."""
 
-MOTION_ERRORS = Correlation(in_plane_mm=20.0, across_mm=20.0, in_time=0.9)
+MOTION_ERRORS = NoiseCorrelation(in_plane_mm=20.0, across_mm=20.0, in_time=0.9)
 """The motion's: a wall's width or two, below which the bending energy leaves no freedom, and drift that lasts: cycles
 fail to close by far more than errors that are drawn afresh at each step would add up to."""
 
@@ -69,7 +69,7 @@ class Posterior:
     factor: Float[Tensor, "t 3 r z yc xc"]
 
 
-def coarsen(motion: MotionPosterior) -> tuple[Float[Tensor, "z yc xc"], Float[Tensor, "3 r z yc xc"]]:
+def pool_posterior(motion: MotionPosterior) -> tuple[Float[Tensor, "z yc xc"], Float[Tensor, "3 r z yc xc"]]:
     """Log σ and V of one step of one stack, pooled in the plane.
 
     σ is pooled as its logarithm. V is pooled as a vector and brought to the root mean square of its lengths, since
@@ -83,11 +83,11 @@ def coarsen(motion: MotionPosterior) -> tuple[Float[Tensor, "z yc xc"], Float[Te
 
 
 def _pool(planes: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c yc xc"]:
-    return functional.avg_pool2d(planes, POOLED, ceil_mode=True)
+    return functional.avg_pool2d(planes, POOLING_FACTOR, ceil_mode=True)
 
 
 def smooth_noise(
-    shape: tuple[int, ...], spacing: Spacing, correlation: Correlation, generator: torch.Generator
+    shape: tuple[int, ...], spacing: Spacing, correlation: NoiseCorrelation, generator: torch.Generator
 ) -> Float[Tensor, "*n z y x"]:
     """Gaussian noise of variance 1 whose neighbours hang together; one field for each of the leading axes."""
     noise = torch.randn(shape, generator=generator)
@@ -112,7 +112,7 @@ def draw_velocities(
     posterior: Posterior,
     spacing: Spacing,
     generator: torch.Generator,
-    correlation: Correlation = MOTION_ERRORS,
+    correlation: NoiseCorrelation = MOTION_ERRORS,
 ) -> Float[Tensor, "t 3 z y x"]:
     """One draw ``μ + σε₁ + Vε₂`` of the velocities of all steps, from smooth ε that last over steps.
 
@@ -124,7 +124,7 @@ def draw_velocities(
         correlation: How ε hangs together.
     """
     steps, rank = posterior.factor.shape[0], posterior.factor.shape[2]
-    coarse = Spacing(z=spacing.z, y=spacing.y * POOLED, x=spacing.x * POOLED)
+    coarse = Spacing(z=spacing.z, y=spacing.y * POOLING_FACTOR, x=spacing.x * POOLING_FACTOR)
     fresh = smooth_noise((steps, 3 + rank, *posterior.log_sd.shape[1:]), coarse, correlation, generator)
     noise = _lasting(fresh, correlation.in_time)
     deviation = posterior.log_sd.exp()[:, None] * noise[:, :3]
@@ -133,7 +133,7 @@ def draw_velocities(
 
 
 def _enlarged(volumes: Float[Tensor, "t c z y x"]) -> Float[Tensor, "t c z yo xo"]:
-    planes = functional.interpolate(volumes.flatten(0, 1), scale_factor=POOLED, mode="bilinear")
+    planes = functional.interpolate(volumes.flatten(0, 1), scale_factor=POOLING_FACTOR, mode="bilinear")
     return torch.unflatten(planes, 0, tuple(volumes.shape[:2]))
 
 
@@ -146,7 +146,7 @@ def _lasting(fresh: Float[Tensor, "t c z y x"], memory: float) -> Float[Tensor, 
 
 
 def draw_shapes(
-    posterior: Posterior, spacing: Spacing, generator: torch.Generator, correlation: Correlation = SHAPE_ERRORS
+    posterior: Posterior, spacing: Spacing, generator: torch.Generator, correlation: NoiseCorrelation = SHAPE_ERRORS
 ) -> Iterator[UInt8[Tensor, "2 z y x"]]:
     """Draws of the label maps of ED and ES from SegNet's doubt, without end.
 
@@ -161,8 +161,8 @@ def draw_shapes(
     log_odds = posterior.shapes.clamp_min(LEAST_PROBABILITY).log()
     log_odds = log_odds - log_odds[:, :1]
     _, tissues, depth, rows, columns = log_odds.shape
-    coarse = Spacing(z=spacing.z, y=spacing.y * POOLED, x=spacing.x * POOLED)
-    shape = (2, tissues - 1, depth, math.ceil(rows / POOLED), math.ceil(columns / POOLED))
+    coarse = Spacing(z=spacing.z, y=spacing.y * POOLING_FACTOR, x=spacing.x * POOLING_FACTOR)
+    shape = (2, tissues - 1, depth, math.ceil(rows / POOLING_FACTOR), math.ceil(columns / POOLING_FACTOR))
     while True:
         noise = _enlarged(_lasting(smooth_noise(shape, coarse, correlation, generator), correlation.in_time))
         noisy = log_odds[:, 1:] + noise[..., :rows, :columns]

@@ -35,7 +35,7 @@ def heart(subject: str) -> Heart:
     return Heart(subject, look, found, masks, Spacing(8.0, 1.5, 1.5))
 
 
-def drawn(variant: sweep.Variant) -> sweep.Cycle:
+def drawn(variant: sweep.Variant) -> sweep.TrainingCycle:
     return draw_cycle(heart("one"), variant, torch.Generator().manual_seed(1))
 
 
@@ -48,7 +48,9 @@ def test_variants_differ_from_ours_in_what_they_are_named_for() -> None:
     assert (blind.weights.shape, blind.weights.composed, blind.weights.closing) == (0.0, 0.0, 0.0)
     assert drawn(blind).frames[0].shape == (3, 1, 48, 48)
     assert named["displacement (`integration_steps = 0`)"].sizes == replace(DEFAULT_MOTION.sizes, integration_steps=0)
-    hard, soft = (drawn(replace(DEFAULT_MOTION, references=references)).shapes[0] for references in (True, False))
+    hard, soft = (
+        drawn(replace(DEFAULT_MOTION, references=references)).segmentations[0] for references in (True, False)
+    )
     assert set(hard.unique().tolist()) == {0.0, 1.0}
     assert 0.1 < float(soft.max(1).values.min()) < 0.9
     assert torch.allclose(soft.sum(1), torch.ones(3, 48, 48), atol=1e-5)
@@ -60,7 +62,7 @@ def test_without_the_rvae_the_latent_says_nothing() -> None:
     motions = []
     for seed in (1, 2):
         generator = torch.Generator().manual_seed(seed)
-        step = next(iterate_cycle(model, frames, sweep.Stacks((3,)), generator)).step
+        step = next(iterate_cycle(model, frames, sweep.Stacks((3,)), generator)).output
         motions.append(step.motion.mean)
     assert torch.equal(*motions)
 

@@ -159,7 +159,7 @@ def test_unusable_weights_are_refused(tmp_path: Path) -> None:
     whole = saved(tmp_path / "model.safetensors", with_motion=True)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="not a whole"):
+    with pytest.raises(CheckpointError, match="not a complete"):
         load_checkpoint(cut)
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model("no-such-model", torch.device("cpu"))

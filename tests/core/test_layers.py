@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from cmnet_core.errors import ManifestError
-from cmnet_core.models.build import PAPER, MotionSizes, SegNetSizes, build_motion, build_segnet
-from cmnet_core.models.cardiomorphnet import correlations, iterate_cycle
+from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
+from cmnet_core.models.cardiomorphnet import cost_volume, iterate_cycle
 from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.models.layers import StackConv, Stacks, StackUpConv
+from tests.tiny_model import ARTICLE_MOTION
 
 DEPTHS = (3, 1, 4)
 
@@ -48,7 +49,7 @@ def test_stack_convolution_has_right_gradients() -> None:
 
 
 def test_parts_have_the_sizes_of_the_article() -> None:
-    model = build_motion(PAPER)
+    model = build_motion(ARTICLE_MOTION)
 
     def parameters(part: nn.Module) -> int:
         return sum(weight.numel() for weight in part.parameters())
@@ -68,11 +69,11 @@ def test_any_depth_passes(depth: int) -> None:
     with torch.no_grad():
         assert build_segnet(SegNetSizes()).eval()(frames[0][:, :1], stacks).shape == (depth, 4, 32, 32)
         model = build_motion(MotionSizes())
-        strides = list(iterate_cycle(model, frames, stacks, None))
-    assert [stride.t for stride in strides] == [1, 2]
-    (displacement,) = model.displacements(strides[0].step.motion.mean, stacks)
+        cycle_steps = list(iterate_cycle(model, frames, stacks, None))
+    assert [cycle_step.t for cycle_step in cycle_steps] == [1, 2]
+    (displacement,) = model.displacements(cycle_steps[0].output.motion.mean, stacks)
     assert displacement.shape == (1, 3, depth, 32, 32)
-    assert strides[0].step.reconstruction.shape == (depth, 1, 32, 32)
+    assert cycle_steps[0].output.reconstruction.shape == (depth, 1, 32, 32)
 
 
 def test_segnet_is_the_mean_of_its_members() -> None:
@@ -80,7 +81,7 @@ def test_segnet_is_the_mean_of_its_members() -> None:
     segnet = build_segnet(SegNetSizes(widths=(4, 8), through_plane_from=1, members=3)).eval()
     slices, stacks = random_slices(1, depths=(3,), size=16, seed=0), Stacks((3,))
     with torch.no_grad():
-        each = [logits.softmax(1) for logits in segnet.logits_of_each(slices, stacks)]
+        each = [logits.softmax(1) for logits in segnet.member_logits(slices, stacks)]
         assert (each[0] - each[1]).abs().max() > 0.01
         torch.testing.assert_close(segnet(slices, stacks), (each[0] + each[1] + each[2]) / 3)
 
@@ -91,21 +92,23 @@ def test_a_batch_equals_its_elements() -> None:
     segnet, motion = build_segnet(SegNetSizes()).eval(), build_motion(MotionSizes()).eval()
     frames = [random_slices(4, depths=depths, size=32, seed=seed) for seed in range(3)]
     with torch.no_grad():
-        together = [stride.step.motion.mean for stride in iterate_cycle(motion, frames, Stacks(depths), None)]
+        together = [cycle_step.output.motion.mean for cycle_step in iterate_cycle(motion, frames, Stacks(depths), None)]
         labels = segnet(frames[0][:, :1], Stacks(depths))
         for part, depth in enumerate(depths):
             alone = [frame.split(depths)[part] for frame in frames]
             torch.testing.assert_close(
                 segnet(alone[0][:, :1], Stacks((depth,))), labels.split(depths)[part], atol=1e-4, rtol=1e-4
             )
-            for stride, mean in zip(iterate_cycle(motion, alone, Stacks((depth,)), None), together, strict=True):
-                torch.testing.assert_close(stride.step.motion.mean, mean.split(depths)[part], atol=1e-6, rtol=1e-3)
+            for cycle_step, mean in zip(iterate_cycle(motion, alone, Stacks((depth,)), None), together, strict=True):
+                torch.testing.assert_close(
+                    cycle_step.output.motion.mean, mean.split(depths)[part], atol=1e-6, rtol=1e-3
+                )
 
 
 def test_a_shifted_place_is_found_where_it_went() -> None:
     before = random_slices(6, depths=(2,), size=12, seed=4)
     now = before.roll((-2, 1), dims=(2, 3))
-    found = correlations(now, before, radius=3)
+    found = cost_volume(now, before, radius=3)
     inside = found[:, :, 3:-3, 3:-3]
     # What is here now was two voxels further down and one to the left: row 3 + 2, column 3 - 1 of the shifts.
     assert bool((inside.argmax(1) == 7 * (3 + 2) + (3 - 1)).all())
@@ -120,7 +123,7 @@ def test_a_network_that_learns_to_match_begins_as_one_that_does_not() -> None:
     plain.load_state_dict({name: value for name, value in matching.state_dict().items() if ".match." not in name})
     frames = [random_slices(4, depths=(3,), size=32, seed=seed) for seed in (1, 2)]
     with torch.no_grad():
-        one, other = (next(iterate_cycle(model, frames, Stacks((3,)), None)).step for model in (matching, plain))
+        one, other = (next(iterate_cycle(model, frames, Stacks((3,)), None)).output for model in (matching, plain))
     torch.testing.assert_close(one.motion.mean, other.motion.mean)
 
 
@@ -164,8 +167,8 @@ def _walk(share: float, places: list[float], **sizes: object) -> tuple[list[floa
     model.deform_net = FollowsCentre(share)
     stacks, frames = Stacks((2,)), [_spot(place) for place in places]
     with torch.no_grad():
-        to_start = [stride.to_start for stride in iterate_cycle(model, frames, stacks, None)]
-    return [_centre_x(model.warp_frame(frames[0], field, stacks)) for field in to_start], model.deform_net
+        to_ed = [cycle_step.to_ed for cycle_step in iterate_cycle(model, frames, stacks, None)]
+    return [_centre_x(model.warp_frame(frames[0], field, stacks)) for field in to_ed], model.deform_net
 
 
 def test_every_look_takes_away_its_share_of_what_is_left() -> None:

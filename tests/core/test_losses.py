@@ -62,15 +62,15 @@ def test_a_perfect_prediction_costs_nothing() -> None:
     shapes = one_hot_shapes(seed=0)
     soft = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1)).softmax(1)
     for target in (shapes, soft):
-        assert float(losses.shape_divergence(target, target)) == 0.0
-        assert float(losses.shape_pyramid(target, target, levels=3, label_smoothing=0.04)) == 0.0
+        assert float(losses.kl_segmentation(target, target)) == 0.0
+        assert float(losses.kl_segmentation_pyramid(target, target, levels=3, label_smoothing=0.04)) == 0.0
 
 
 def test_supervised_shape_loss_is_the_cross_entropy() -> None:
     shapes = one_hot_shapes(seed=0)
     logits = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     expected = functional.cross_entropy(logits, shapes.argmax(1))
-    torch.testing.assert_close(losses.shape_divergence(logits.softmax(1), shapes), expected)
+    torch.testing.assert_close(losses.kl_segmentation(logits.softmax(1), shapes), expected)
 
 
 def test_bending_energy_of_known_fields() -> None:

@@ -9,17 +9,17 @@ from cmnet_core.errors import LabelError
 from cmnet_core.function.volumes import volumes_ml
 from cmnet_core.labels import Label
 from cmnet_core.registration.displacement import jacobian_determinant, propagate
-from cmnet_core.simulation import cine as making
-from cmnet_core.simulation.cine import SimulatedCine, TangentialMotion, fit_motion, long_axis, simulate_cine
+from cmnet_core.simulation import cine as cine_module
+from cmnet_core.simulation.cine import SimulatedCine, TangentialMotion, fit_motion, fit_voxel_axis, simulate_cine
 from cmnet_core.simulation.ground_truth import wall_strain
-from cmnet_core.simulation.mask_registration import plane_exponential, twice_as_fine, warp_planes
+from cmnet_core.simulation.mask_registration import exponential_in_plane, upsample_field, warp_slices
 from cmnet_core.stats.metrics import dice_pct
 from cmnet_core.types import Spacing
 from tests.phantoms import beating_circles
 
 SPACING = Spacing(z=8.0, y=2.0, x=2.0)
 FRAMES = 8
-HIDDEN = TangentialMotion(basal_deg=-5.0, apical_deg=11.0, descent_mm=5.0)
+TANGENTIAL = TangentialMotion(basal_deg=-5.0, apical_deg=11.0, descent_mm=5.0)
 
 
 def heart(frame: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,39 +43,41 @@ def make(velocity: torch.Tensor, seed: int = 3) -> SimulatedCine:
 
 
 @pytest.fixture(scope="module")
-def made(velocity: torch.Tensor) -> SimulatedCine:
+def simulated(velocity: torch.Tensor) -> SimulatedCine:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "draw_tangential_motion", lambda *_, **__: HIDDEN)
+        patch.setattr(cine_module, "draw_tangential_motion", lambda *_, **__: TANGENTIAL)
         return make(velocity)
 
 
-def test_ed_has_not_moved_and_the_way_back_ends_there(made: SimulatedCine) -> None:
-    assert float(made.to_ed[0].displacement_mm.abs().max()) < 1e-4
-    assert torch.equal(made.labels[0], heart(0)[1])
-    course, es = making.volume_course(50)
+def test_ed_has_not_moved_and_the_way_back_ends_there(simulated: SimulatedCine) -> None:
+    assert float(simulated.to_ed[0].displacement_mm.abs().max()) < 1e-4
+    assert torch.equal(simulated.labels[0], heart(0)[1])
+    course, es = cine_module.volume_course(50)
     assert course[0] == 0.0
     assert course[es] == max(course) == 1.0
     assert course[-1] < 0.05
 
 
 def test_the_heart_contracts_to_the_masks_of_es(velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "draw_tangential_motion", lambda *_, **__: TangentialMotion(0.0, 0.0, 0.0))
-    made, es_mask = make(velocity), heart(1)[1]
+    monkeypatch.setattr(cine_module, "draw_tangential_motion", lambda *_, **__: TangentialMotion(0.0, 0.0, 0.0))
+    simulated, es_mask = make(velocity), heart(1)[1]
     for label in (Label.LV, Label.MYO, Label.RV):
-        still, moved = (dice_pct(labels, es_mask, label) for labels in (made.labels[0], made.labels[made.es]))
+        still, moved = (
+            dice_pct(labels, es_mask, label) for labels in (simulated.labels[0], simulated.labels[simulated.es])
+        )
         assert still is not None
         assert moved is not None
         assert moved > max(still, 85.0)
-    assert int(volumes_ml(made.labels, SPACING).lv_ml.argmin()) == made.es
+    assert int(volumes_ml(simulated.labels, SPACING).lv_ml.argmin()) == simulated.es
 
 
-def test_nothing_folds(made: SimulatedCine) -> None:
-    assert min(float(jacobian_determinant(field).min()) for field in made.to_ed) > 0
+def test_nothing_folds(simulated: SimulatedCine) -> None:
+    assert min(float(jacobian_determinant(field).min()) for field in simulated.to_ed) > 0
 
 
-def test_masks_and_images_move_together(made: SimulatedCine) -> None:
+def test_masks_and_images_move_together(simulated: SimulatedCine) -> None:
     image, mask = heart(0)
-    for field, voxels, labels in zip(made.to_ed, made.voxels, made.labels, strict=True):
+    for field, voxels, labels in zip(simulated.to_ed, simulated.voxels, simulated.labels, strict=True):
         assert float((propagate(image[None], field)[0] - voxels).abs().max()) < 1e-4
         shares = torch.stack([mask == label for label in Label]).float()
         assert torch.equal(propagate(shares, field).argmax(0).to(torch.uint8), labels)
@@ -83,9 +85,9 @@ def test_masks_and_images_move_together(made: SimulatedCine) -> None:
 
 def test_the_way_back_undoes_the_way_there_but_for_the_grid(velocity: torch.Tensor) -> None:
     """Two interpolated exponentials part by a small share of a voxel; where the cavity shrinks most, less than half."""
-    fine = twice_as_fine(velocity[1:].movedim(1, 0))
-    there, back = plane_exponential(fine), plane_exponential(-fine)
-    round_trip = there + warp_planes(back, there)
+    fine = upsample_field(velocity[1:].movedim(1, 0))
+    there, back = exponential_in_plane(fine), exponential_in_plane(-fine)
+    round_trip = there + warp_slices(back, there)
     error = round_trip.norm(dim=1)[heart(0)[1] != Label.BACKGROUND]
     assert float(error.mean()) < 0.1
     assert float(error.max()) < 0.5
@@ -93,22 +95,22 @@ def test_the_way_back_undoes_the_way_there_but_for_the_grid(velocity: torch.Tens
 
 
 def test_the_twist_is_in_the_field(
-    made: SimulatedCine, velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    simulated: SimulatedCine, velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The apex turns counter-clockwise on the display: what was below comes to the right."""
-    monkeypatch.setattr(making, "draw_tangential_motion", lambda *_, **__: TangentialMotion(0.0, 0.0, 0.0))
+    monkeypatch.setattr(cine_module, "draw_tangential_motion", lambda *_, **__: TangentialMotion(0.0, 0.0, 0.0))
     untwisted = make(velocity)
-    axis = long_axis(made.labels[0])
+    axis = fit_voxel_axis(simulated.labels[0])
     for z, expected in ((axis.base + 1, -5.0 + 16.0 / 3), (axis.apex, 11.0)):
-        turned = turn_deg(made, z) - turn_deg(untwisted, z)
+        turned = turn_deg(simulated, z) - turn_deg(untwisted, z)
         assert turned == pytest.approx(expected, abs=1.0)
 
 
-def turn_deg(made: SimulatedCine, z: int) -> float:
+def turn_deg(simulated: SimulatedCine, z: int) -> float:
     """Mean turn of the wall of one slice from ED to ES, from y towards x."""
-    wall = (made.labels[made.es][z] == Label.MYO).nonzero().float()
-    u = made.to_ed[made.es].displacement_mm[1:, z, wall[:, 0].long(), wall[:, 1].long()].T / 2.0
-    centre = long_axis(made.labels[0]).centres(made.labels.shape[1])[z]
+    wall = (simulated.labels[simulated.es][z] == Label.MYO).nonzero().float()
+    u = simulated.to_ed[simulated.es].displacement_mm[1:, z, wall[:, 0].long(), wall[:, 1].long()].T / 2.0
+    centre = fit_voxel_axis(simulated.labels[0]).centres(simulated.labels.shape[1])[z]
     now, at_ed = wall - centre, wall + u - centre
     cross = at_ed[:, 0] * now[:, 1] - at_ed[:, 1] * now[:, 0]
     return float(torch.rad2deg(torch.atan2(cross, (at_ed * now).sum(1))).mean())
@@ -118,39 +120,41 @@ def test_the_base_moves_towards_the_apex_whichever_way_slices_are_counted() -> N
     mask = heart(0)[1]
     for flipped, sign in ((False, 1.0), (True, -1.0)):
         stack = mask.flip(0) if flipped else mask
-        axis = long_axis(stack)
+        axis = fit_voxel_axis(stack)
         assert (axis.base, axis.apex) == ((4, 1) if flipped else (1, 4))
-        field = making._hidden_motion(stack, HIDDEN, SPACING, share=1.0, twist=1.0)[0, 0] * SPACING.z
+        field = cine_module._hidden_motion(stack, TANGENTIAL, SPACING, share=1.0, twist=1.0)[0, 0] * SPACING.z
         y, x = (round(float(c)) for c in axis.centres(6)[axis.base])
         assert float(field[axis.base, y, x]) == pytest.approx(-sign * 5.0, abs=0.01)
         assert float(field[axis.apex, y, x]) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_strain_of_the_wall_is_that_of_a_known_stretch(made: SimulatedCine) -> None:
+def test_strain_of_the_wall_is_that_of_a_known_stretch(simulated: SimulatedCine) -> None:
     """The wall of a heart that shrinks by a tenth about its axis, in the plane, is strained alike in two directions."""
-    axis, mask = long_axis(made.labels[0]), made.labels[0]
+    axis, mask = fit_voxel_axis(simulated.labels[0]), simulated.labels[0]
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     centres = axis.centres(6)
     away = torch.stack([y - centres[:, 0, None, None], x - centres[:, 1, None, None]]) * 2.0
     outward = torch.cat([torch.zeros_like(away[:1]), away * (1 / 0.9 - 1)])
-    fields = (replace(made.to_ed[0]), replace(made.to_ed[1], displacement_mm=outward))
-    strain = wall_strain(replace(made, to_ed=fields, voxels=made.voxels[:2], labels=mask.expand(2, *mask.shape)))
+    fields = (replace(simulated.to_ed[0]), replace(simulated.to_ed[1], displacement_mm=outward))
+    strain = wall_strain(
+        replace(simulated, to_ed=fields, voxels=simulated.voxels[:2], labels=mask.expand(2, *mask.shape))
+    )
     assert strain.ecc.tolist() == pytest.approx([0.0, 0.5 * (0.9**2 - 1)], abs=1e-4)
     assert strain.err.tolist() == pytest.approx([0.0, 0.5 * (0.9**2 - 1)], abs=1e-4)
     assert strain.ell.tolist() == pytest.approx([0.0, 0.0], abs=1e-4)
 
 
-def test_a_contracting_heart_has_the_strains_signs(made: SimulatedCine) -> None:
-    strain = wall_strain(made)
-    assert float(strain.ecc[made.es]) < -0.05
-    assert float(strain.err[made.es]) > 0.05
+def test_a_contracting_heart_has_the_strains_signs(simulated: SimulatedCine) -> None:
+    strain = wall_strain(simulated)
+    assert float(strain.ecc[simulated.es]) < -0.05
+    assert float(strain.err[simulated.es]) > 0.05
     assert abs(float(strain.ecc[0])) < 1e-4
 
 
 def test_a_seed_decides_everything(velocity: torch.Tensor) -> None:
     one, again, other = make(velocity, 7), make(velocity, 7), make(velocity, 8)
     assert torch.equal(one.voxels, again.voxels)
-    assert one.hidden == again.hidden != other.hidden
+    assert one.tangential == again.tangential != other.tangential
 
 
 def test_a_mask_without_a_ventricle_is_refused() -> None:

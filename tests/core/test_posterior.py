@@ -10,18 +10,18 @@ from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.types import Spacing
 from cmnet_core.uncertainty.calibration import Calibration, family_of, intervals, spread
 from cmnet_core.uncertainty.posterior import (
-    POOLED,
-    Correlation,
+    POOLING_FACTOR,
+    NoiseCorrelation,
     Posterior,
-    coarsen,
     draw_shapes,
     draw_velocities,
     indices_of_shapes,
+    pool_posterior,
     smooth_noise,
 )
 
 SPACING = Spacing(z=10.0, y=3.0, x=3.0)
-NEAR = Correlation(in_plane_mm=20.0, across_mm=15.0, in_time=0.9)
+NEAR = NoiseCorrelation(in_plane_mm=20.0, across_mm=15.0, in_time=0.9)
 
 
 def test_noise_has_variance_1_and_the_correlation_that_was_asked_for() -> None:
@@ -54,8 +54,8 @@ def test_pooling_keeps_the_size_of_a_factor_that_turns() -> None:
     factor = torch.zeros(2, 3, 1, 8, 8)
     factor[:, 2] = 2.0
     factor[:, 2, :, ::2] = -1.0
-    log_sd, pooled = coarsen(MotionPosterior(torch.zeros(2, 3, 8, 8), torch.full((2, 1, 8, 8), -4.0), factor))
-    assert pooled.shape == (3, 1, 2, 8 // POOLED, 8 // POOLED)
+    log_sd, pooled = pool_posterior(MotionPosterior(torch.zeros(2, 3, 8, 8), torch.full((2, 1, 8, 8), -4.0), factor))
+    assert pooled.shape == (3, 1, 2, 8 // POOLING_FACTOR, 8 // POOLING_FACTOR)
     torch.testing.assert_close(log_sd, torch.full((2, 2, 2), -2.0))
     torch.testing.assert_close(pooled[2], torch.full((1, 2, 2, 2), math.sqrt(2.5)))
 

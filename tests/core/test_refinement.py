@@ -7,7 +7,7 @@ from torch.nn import functional
 from cmnet_core.inference.refinement import Refinement, close_cycle, refine
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.layers import enlarge_displacement
+from cmnet_core.models.layers import upsample_displacement
 from cmnet_core.registration.displacement import compose_displacements, exponential, volume_change, warp
 from cmnet_core.stats.metrics import dice_pct
 from cmnet_core.types import Spacing
@@ -25,7 +25,7 @@ def beating_shapes(*, frames: int) -> list[Tensor]:
 def round_the_cycle(velocities: Tensor) -> list[Tensor]:
     composed: list[Tensor] = []
     for velocity in velocities:
-        step = enlarge_displacement(exponential(velocity[None], steps=5), factor=2)
+        step = upsample_displacement(exponential(velocity[None], steps=5), factor=2)
         composed.append(compose_displacements(step, composed[-1]) if composed else step)
     return composed
 

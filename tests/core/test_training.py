@@ -12,15 +12,23 @@ from cmnet_core.errors import LabelError, ManifestError
 from cmnet_core.imaging.augmentation import AugmentationRanges, draw_view, view_image
 from cmnet_core.models import losses
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
-from cmnet_core.models.cardiomorphnet import MOTION_VOXELS, CardioMorphNet, iterate_cycle
+from cmnet_core.models.cardiomorphnet import MAX_MOTION_VOXELS, CardioMorphNet, iterate_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.rotation_net import locate_lv, rotation_velocity
 from cmnet_core.registration.displacement import exponential, warp
-from cmnet_core.training.cycle_loss import Cycle, ExtraTerm, cycle_loss, rotation_loss
-from cmnet_core.training.loop import Decay, Draw, EpochRecord, Schedule, Stage, TrainingMonitor, run
+from cmnet_core.training.cycle_loss import ExtraTerm, TrainingCycle, cycle_loss, rotation_loss
+from cmnet_core.training.loop import (
+    Decay,
+    EpochRecord,
+    Schedule,
+    TrainingMonitor,
+    TrainingSample,
+    TrainingTask,
+    run_training,
+)
 from cmnet_core.training.motion_settings import LossWeights, MotionTraining, Trainable
 from cmnet_core.training.motion_stage import METRICS as MOTION_FIGURES
-from cmnet_core.training.motion_stage import arc_frames, see, train_motion
+from cmnet_core.training.motion_stage import draw_cycle_frames, network_inputs, train_motion
 from cmnet_core.training.segnet_stage import METRICS as SEGNET_FIGURES
 from cmnet_core.training.segnet_stage import SegNetTraining, train_segnet, validate_segnet
 from cmnet_core.training.state import read_progress
@@ -60,7 +68,7 @@ def beating_case(*, cavities: tuple[float, ...], size: int = 64) -> TrainingCase
     )
 
 
-def watch(folder: Path, records: list[EpochRecord], *, resume: bool = False) -> TrainingMonitor:
+def monitor(folder: Path, records: list[EpochRecord], *, resume: bool = False) -> TrainingMonitor:
     return TrainingMonitor(folder / "state.safetensors", resume, lambda done, of: None, records.append)
 
 
@@ -87,7 +95,7 @@ def segnet_settings(epochs: int) -> SegNetTraining:
 
 def test_segnet_overfits_one_batch(tmp_path: Path) -> None:
     case, records = beating_case(cavities=(14.0, 9.0)), list[EpochRecord]()
-    train_segnet([case] * 30, [case], settings=segnet_settings(3), watch=watch(tmp_path, records), start=None)
+    train_segnet([case] * 30, [case], settings=segnet_settings(3), monitor=monitor(tmp_path, records), start=None)
     figures = records[-1].validation
     assert min(value for name, value in figures.items() if name.endswith("_pct")) > 97
     assert all(figures[f"hd95_{name}_es_mm"] < 2 for name in ("lv", "myo", "rv"))
@@ -98,7 +106,7 @@ def test_segnet_overfits_one_batch(tmp_path: Path) -> None:
 def test_every_member_of_segnet_learns(tmp_path: Path) -> None:
     case, settings = beating_case(cavities=(14.0, 9.0)), segnet_settings(3)
     settings = replace(settings, sizes=replace(SMALL_SEGNET, members=2))
-    both = train_segnet([case] * 30, [], settings=settings, watch=watch(tmp_path, []), start=None)
+    both = train_segnet([case] * 30, [], settings=settings, monitor=monitor(tmp_path, []), start=None)
     for member in both.members:
         alone = build_segnet(SMALL_SEGNET)
         alone.members[0] = member
@@ -112,7 +120,7 @@ def test_motion_overfits_one_batch(tmp_path: Path) -> None:
         [case],
         segnet=build_segnet(SMALL_SEGNET),
         settings=motion_settings(3),
-        watch=watch(tmp_path, records),
+        monitor=monitor(tmp_path, records),
         start=None,
     )
     figures = records[-1].validation
@@ -132,7 +140,9 @@ def test_doubt_can_learn_alone(tmp_path: Path) -> None:
     model = build_motion(SMALL_MOTION)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     segnet = build_segnet(SMALL_SEGNET)
-    trained = train_motion([case] * 30, [], segnet=segnet, settings=settings, watch=watch(tmp_path, []), start=model)
+    trained = train_motion(
+        [case] * 30, [], segnet=segnet, settings=settings, monitor=monitor(tmp_path, []), start=model
+    )
     changed = {name for name, weight in trained.state_dict().items() if not torch.equal(weight, before[name])}
     heads = ("log_variance", "factor")
     assert changed == {f"deform_net.{head}.{part}" for head in heads for part in ("weight", "bias")}
@@ -140,8 +150,8 @@ def test_doubt_can_learn_alone(tmp_path: Path) -> None:
     # It began almost without doubt; where shapes leave the motion open, the prior asks for some.
     shapes = torch.nn.functional.one_hot(case.labels.long(), 4).movedim(-1, 2).float()
     with torch.no_grad():
-        stride = next(iterate_cycle(trained, see(case.voxels, shapes, SMALL_MOTION), Stacks((3,)), None))
-    assert float(stride.step.motion.variance.mean()) > 5.0 * math.exp(-5.0)
+        cycle_step = next(iterate_cycle(trained, network_inputs(case.voxels, shapes, SMALL_MOTION), Stacks((3,)), None))
+    assert float(cycle_step.output.motion.variance.mean()) > 5.0 * math.exp(-5.0)
 
 
 def test_a_training_stopped_within_an_epoch_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
@@ -157,10 +167,10 @@ def test_a_training_stopped_within_an_epoch_goes_on_with_the_same_numbers(tmp_pa
 
     def train(folder: Path, *, resume: bool, stop_early: bool) -> tuple[dict[str, Tensor], list[EpochRecord]]:
         records = list[EpochRecord]()
-        watching = replace(watch(folder, records, resume=resume), every_s=0.0)
+        watching = replace(monitor(folder, records, resume=resume), save_interval_s=0.0)
         watching = replace(watching, on_batch=stop) if stop_early else watching
         settings = motion_settings(2)
-        model = train_motion([case] * 3, [case], segnet=segnet, settings=settings, watch=watching, start=None)
+        model = train_motion([case] * 3, [case], segnet=segnet, settings=settings, monitor=watching, start=None)
         return model.state_dict(), records
 
     whole, told = train(tmp_path / "whole", resume=False, stop_early=False)
@@ -178,13 +188,13 @@ def counted(schedule: Schedule, figures: list[float], folder: Path) -> tuple[nn.
     model, records = nn.Linear(1, 1, bias=False), list[EpochRecord]()
     nn.init.zeros_(model.weight)
 
-    def loss(_: list[Draw]) -> dict[str, Tensor]:
+    def loss(_: list[TrainingSample]) -> dict[str, Tensor]:
         return {"loss": -model.weight.sum()}
 
     def validate(_: nn.Module) -> dict[str, float]:
         return {"dice_pct": figures[len(records)]}
 
-    run(model, Stage(1, 1, loss, validate), schedule=schedule, watch=watch(folder, records))
+    run_training(model, TrainingTask(1, 1, loss, validate), schedule=schedule, monitor=monitor(folder, records))
     return model, records
 
 
@@ -203,10 +213,10 @@ def test_a_step_without_a_finite_gradient_is_left_out(tmp_path: Path) -> None:
     nn.init.zeros_(model.weight)
     schedule = Schedule(3, 0.1, 0.0, seed=1, ema_decay=0.0, decay=Decay.PLATEAU)
 
-    def loss(_: list[Draw]) -> dict[str, Tensor]:
+    def loss(_: list[TrainingSample]) -> dict[str, Tensor]:
         return {"loss": -model.weight.sum() * next(turns)}
 
-    run(model, Stage(1, 1, loss, lambda _: {}), schedule=schedule, watch=watch(tmp_path, []))
+    run_training(model, TrainingTask(1, 1, loss, lambda _: {}), schedule=schedule, monitor=monitor(tmp_path, []))
     assert 0.0 < model.weight.item() <= 0.2
 
 
@@ -225,7 +235,7 @@ def test_steps_that_are_worked_out_again_have_the_same_gradients() -> None:
     case = beating_case(cavities=(14.0, 11.0, 9.0))
     model = build_motion(SMALL_MOTION)
     shapes = [torch.nn.functional.one_hot(case.mask(t).long(), 4).movedim(-1, 1).float() for t in range(3)]
-    cycle = Cycle(see(case.voxels, torch.stack(shapes), SMALL_MOTION), shapes, None, case.spacing)
+    cycle = TrainingCycle(network_inputs(case.voxels, torch.stack(shapes), SMALL_MOTION), shapes, None, case.spacing)
     found = []
     for gradient_checkpointing in (False, True):
         model.zero_grad()
@@ -257,15 +267,15 @@ def still_model(sizes: MotionSizes = SMALL_MOTION) -> CardioMorphNet:
     return model.requires_grad_(requires_grad=False)
 
 
-def soft_cycle(frames: list[Tensor]) -> Cycle:
+def soft_cycle(frames: list[Tensor]) -> TrainingCycle:
     """A ventricle with soft edges, so that the little noise of the posterior's samples hardly counts."""
     hard = [one_hot(ring(cavity=cavity, wall=5.0, size=64)) for cavity in (14.0, 11.0, 9.0)]
     shapes = [torch.nn.functional.avg_pool2d(shape, 7, stride=1, padding=3) + 1e-3 for shape in hard]
-    return Cycle(frames, shapes, None, Spacing(8.0, 1.5, 1.5))
+    return TrainingCycle(frames, shapes, None, Spacing(8.0, 1.5, 1.5))
 
 
 def terms_of(
-    model: CardioMorphNet, cycle: Cycle, *, extra: ExtraTerm | None = None, weights: LossWeights | None = None
+    model: CardioMorphNet, cycle: TrainingCycle, *, extra: ExtraTerm | None = None, weights: LossWeights | None = None
 ) -> dict[str, Tensor]:
     settings = replace(motion_settings(1, weights=weights), pyramid_levels=1, label_smoothing=0.0)
     return cycle_loss(model, cycle, settings=settings, generator=torch.Generator().manual_seed(0), extra=extra)
@@ -276,7 +286,7 @@ def test_end_diastole_is_supervised_when_the_cycle_closes() -> None:
     cycle = soft_cycle([torch.zeros(1, 4, 64, 64)] * 3)
     parts = terms_of(still_model(), cycle)
     pairs = [(0, 1), (1, 2), (2, 0)]
-    expected = sum(float(losses.shape_divergence(cycle.shapes[a], cycle.shapes[b])) for a, b in pairs)
+    expected = sum(float(losses.kl_segmentation(cycle.segmentations[a], cycle.segmentations[b])) for a, b in pairs)
     assert float(parts["shape"]) == pytest.approx(expected, rel=0.02)
 
 
@@ -291,7 +301,7 @@ def test_no_term_compares_the_images_of_two_frames_but_one_that_is_brought_along
         assert torch.allclose(before[name], after[name], rtol=1e-3, atol=1e-6), name
     seen: list[int] = []
 
-    def brought(cycle: Cycle, t: int, displacement: Tensor, composed: Tensor) -> Tensor:
+    def brought(cycle: TrainingCycle, t: int, displacement: Tensor, composed: Tensor) -> Tensor:
         seen.append(t)
         assert displacement.shape == composed.shape == (1, 3, 1, 64, 64)
         return (cycle.frames[t % 3] - cycle.frames[t - 1]).square().mean()
@@ -306,10 +316,10 @@ def test_the_inverse_of_an_anchored_motion_is_asked_to_bring_each_frame_back() -
     cycle = soft_cycle([torch.zeros(1, 4, 64, 64)] * 3)
     model, asked = still_model(replace(SMALL_MOTION, ed_referenced=True)), LossWeights(inverse=1.0, folding=1.0)
     parts = terms_of(model, cycle, weights=asked)
-    at_ed = [cycle.shapes[0]] * 3
-    pairs = list(zip([cycle.shapes[1], cycle.shapes[2], cycle.shapes[0]], at_ed, strict=True))
-    apart = sum(float(losses.shape_divergence(*pair)) for pair in pairs)
-    missed = sum(float(losses.missed_overlap(*pair)) for pair in pairs)
+    at_ed = [cycle.segmentations[0]] * 3
+    pairs = list(zip([cycle.segmentations[1], cycle.segmentations[2], cycle.segmentations[0]], at_ed, strict=True))
+    apart = sum(float(losses.kl_segmentation(*pair)) for pair in pairs)
+    missed = sum(float(losses.dice_loss(*pair)) for pair in pairs)
     assert float(parts["inverse"]) == pytest.approx(apart + LossWeights().overlap * missed, rel=0.02)
     assert float(parts["folding"]) == 0.0
     assert "inverse" not in terms_of(model, cycle, weights=LossWeights(folding=0.0))
@@ -324,7 +334,7 @@ def test_rotation_can_learn_alone(tmp_path: Path) -> None:
 
     def train(*cases: TrainingCase) -> CardioMorphNet:
         segnet = build_segnet(SMALL_SEGNET)
-        return train_motion(cases, [], segnet=segnet, settings=settings, watch=watch(tmp_path, []), start=model)
+        return train_motion(cases, [], segnet=segnet, settings=settings, monitor=monitor(tmp_path, []), start=model)
 
     model = build_motion(sizes)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -347,14 +357,14 @@ def test_a_missed_rotation_costs_its_arc_of_the_epicardium() -> None:
     place = locate_lv(frame, Stacks((1,)))
     (turned,) = Stacks((1,)).volumes(rotation_velocity(torch.tensor([0.2]), place, (64, 64), scale=1))
     motion = [torch.zeros(3, 1, 64, 64), exponential(turned, steps=7)[0]]
-    moved = Cycle([frame, frame], [shape, shape], motion, Spacing(8.0, 1.5, 1.5))
+    moved = TrainingCycle([frame, frame], [shape, shape], motion, Spacing(8.0, 1.5, 1.5))
     assert rotation_loss(model, moved)["loss"].item() == pytest.approx(0.2 * 19 * 1.5, rel=0.03)
 
 
 def test_what_a_cycle_lacks_to_close_is_penalised_in_millimetres() -> None:
     """Every step leads 0.3 voxels of the half-resolution grid down the rows: 3 steps x 0.3 x 2 x 1.5 mm."""
     model = still_model()
-    bias = math.atanh(0.3 / MOTION_VOXELS) * MOTION_VOXELS
+    bias = math.atanh(0.3 / MAX_MOTION_VOXELS) * MAX_MOTION_VOXELS
     model.deform_net.mean.bias.copy_(torch.tensor([0.0, bias, 0.0]))
     parts = terms_of(model, soft_cycle([torch.zeros(1, 4, 64, 64)] * 3))
     assert float(parts["closing"]) == pytest.approx(2.7, rel=0.03)
@@ -368,12 +378,12 @@ def test_a_warp_that_fits_costs_nothing() -> None:
     shape = one_hot(ring(cavity=14.0, wall=5.0, size=64))
     (volume,) = Stacks((1,)).volumes(shape)
     moved = Stacks((1,)).slices([warp(volume, torch.zeros(1, 3, 1, 64, 64))])
-    assert float(losses.shape_divergence(moved, shape)) < 1e-5
+    assert float(losses.kl_segmentation(moved, shape)) < 1e-5
 
 
 @pytest.mark.parametrize(("ed", "es"), [(0, 9), (20, 3)])
 def test_drawn_frames_go_round_the_cycle(ed: int, es: int) -> None:
-    frames = arc_frames(25, ed=ed, es=es, count=6, generator=torch.Generator().manual_seed(1))
+    frames = draw_cycle_frames(25, ed=ed, es=es, count=6, generator=torch.Generator().manual_seed(1))
     ahead = [(frame - ed) % 25 for frame in frames]
     assert len(frames) == 6
     assert frames[0] == ed
@@ -382,7 +392,7 @@ def test_drawn_frames_go_round_the_cycle(ed: int, es: int) -> None:
 
 
 def test_two_frames_are_each_drawn_once() -> None:
-    assert arc_frames(2, ed=0, es=1, count=6, generator=torch.Generator()) == [0, 1]
+    assert draw_cycle_frames(2, ed=0, es=1, count=6, generator=torch.Generator()) == [0, 1]
 
 
 def test_a_case_without_masks_at_both_phases_is_refused() -> None:

@@ -10,9 +10,9 @@ from cmnet_core.errors import ManifestError
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, build_motion
 from cmnet_core.models.cardiomorphnet import iterate_cycle
-from cmnet_core.models.layers import Stacks, enlarge_displacement
+from cmnet_core.models.layers import Stacks, upsample_displacement
 from cmnet_core.models.rotation_net import LVLocation, rotation_velocity
-from cmnet_core.models.velocity_fit import fit_velocity, smooth
+from cmnet_core.models.velocity_fit import fit_velocity, smooth_in_plane
 from cmnet_core.registration.displacement import exponential, warp
 from tests.textures import texture
 from tests.tiny_model import MOTION
@@ -53,7 +53,7 @@ def _turn(degrees: float) -> Tensor:
 
 
 def _brought(frame: Tensor, velocity: Tensor) -> Tensor:
-    displacement = enlarge_displacement(exponential(velocity.movedim(0, 1)[None], steps=STEPS), factor=2)
+    displacement = upsample_displacement(exponential(velocity.movedim(0, 1)[None], steps=STEPS), factor=2)
     return warp(frame.movedim(0, 1)[None], displacement)[0].movedim(0, 1)
 
 
@@ -124,7 +124,7 @@ def test_motion_through_the_slices_that_no_image_shows_becomes_even_within_the_v
 
 def test_texture_finer_than_half_the_plane_is_followed() -> None:
     generator = torch.Generator().manual_seed(11)
-    fine = smooth(torch.randn(DEPTH, 1, SIZE, SIZE, generator=generator), 1.0)
+    fine = smooth_in_plane(torch.randn(DEPTH, 1, SIZE, SIZE, generator=generator), 1.0)
     previous, truth = _frame(fine / fine.std()), _turn(3.0)
     assert _left(_fitted(previous, _brought(previous, truth)), truth) < 0.01
 
@@ -148,9 +148,9 @@ def test_the_mean_learns_without_the_fit_and_is_used_with_it() -> None:
     model, stacks = build_motion(replace(MOTION, fit=True, cascade_iterations=1)), Stacks((DEPTH,))
     previous = _frame(_texture(1))
     current = _brought(previous, _turn(10.0))
-    learning = next(iterate_cycle(model, [previous, current], stacks, None)).step.motion.mean
+    learning = next(iterate_cycle(model, [previous, current], stacks, None)).output.motion.mean
     with torch.no_grad():
-        used = next(iterate_cycle(model, [previous, current], stacks, None)).step.motion.mean
+        used = next(iterate_cycle(model, [previous, current], stacks, None)).output.motion.mean
     assert learning.requires_grad
     assert _left(learning.detach(), STILL) < 0.1
     assert _left(used, _turn(10.0)) < 0.1
