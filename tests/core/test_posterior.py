@@ -21,7 +21,7 @@ from cmnet_core.uncertainty.posterior import (
 )
 
 SPACING = Spacing(z=10.0, y=3.0, x=3.0)
-NEAR = NoiseCorrelation(in_plane_mm=20.0, across_mm=15.0, in_time=0.9)
+NEAR = NoiseCorrelation(in_plane_mm=20.0, through_plane_mm=15.0, in_time=0.9)
 
 
 def test_noise_has_variance_1_and_the_correlation_that_was_asked_for() -> None:

@@ -58,6 +58,6 @@ def test_a_cycle_that_drifts_is_closed() -> None:
     def drift(steps: Tensor) -> float:
         return float(round_the_cycle(steps)[-1][..., 8:-8, 8:-8].norm(dim=1).mean())
 
-    closed = close_cycle(velocities, sizes=SIZES, rounds=3)
+    closed = close_cycle(velocities, sizes=SIZES, iterations=3)
     assert drift(closed) < 0.05 * drift(velocities)
-    assert torch.equal(close_cycle(velocities, sizes=SIZES, rounds=0), velocities)
+    assert torch.equal(close_cycle(velocities, sizes=SIZES, iterations=0), velocities)
