@@ -250,15 +250,23 @@ def make_manifest(folder: Path, chance: random.Random) -> tuple[str, ...]:
 def make_layout(folder: Path, chance: random.Random) -> tuple[str, ...]:
     """A data set whose small tables are damaged, through the command manifest."""
     data = folder / "data"
-    layout = chance.choice(("acdc", "mnms", "ukb", "ukbb_cardiac"))
-    tables = _DATA_SETS[layout](data)
+    axis_order = chance.choice(("acdc", "mnms", "ukb", "ukbb_cardiac"))
+    tables = _DATA_SETS[axis_order](data)
     harmed = chance.choice([*tables, folder / "demographics.csv"])
     tables |= {folder / "demographics.csv": "eid,31-0.0,p21003_i2,50-2.0,p21002_i2\n9900001,1,61,170,70\n"}
     for path, text in tables.items():
         content = damage_text(text, chance) if path == harmed else text
         path.write_bytes(content.encode("utf-8", errors="replace"))
-    told = ("--demographics", str(folder / "demographics.csv")) if harmed.parent == folder else ()
-    return ("manifest", str(data), "--layout", chance.choice((layout, "auto")), "-o", str(folder / "out.csv"), *told)
+    stated = ("--demographics", str(folder / "demographics.csv")) if harmed.parent == folder else ()
+    return (
+        "manifest",
+        str(data),
+        "--layout",
+        chance.choice((axis_order, "auto")),
+        "-o",
+        str(folder / "out.csv"),
+        *stated,
+    )
 
 
 def _acdc(data: Path) -> dict[Path, str]:
@@ -301,7 +309,7 @@ KINDS: dict[str, Callable[[Path, random.Random], tuple[str, ...]]] = {
     "dicom": make_dicom,
     "zip": make_zip,
     "manifest": make_manifest,
-    "layout": make_layout,
+    "axis_order": make_layout,
 }
 
 
@@ -346,8 +354,8 @@ def _judged(result: object) -> tuple[str, str]:
         return "traceback", output
     if code == 0:
         return "sound", ""
-    told = [word for word in re.findall(r"[a-z-]+", output) if word in _CODES]
-    return (told[0], "") if code == 3 and told else (f"exit code {code}", output[-500:])
+    stated = [word for word in re.findall(r"[a-z-]+", output) if word in _CODES]
+    return (stated[0], "") if code == 3 and stated else (f"exit code {code}", output[-500:])
 
 
 def _prepare_worker() -> None:

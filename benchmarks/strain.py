@@ -21,7 +21,7 @@ from cmnet_core.mechanics.rotation import rotation
 from cmnet_core.mechanics.strain import SIGN, Direction, deform, lay_out_wall, regional_strain
 from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.phantom import PhantomSpec, Truth, draw_spec, truth_of
-from cmnet_core.phantom.kinematics import carry
+from cmnet_core.phantom.kinematics import push_forward
 from cmnet_core.phantom.scan_grid import affine_of, grid_points, slice_depths, spacing_of, to_image
 from cmnet_core.phantom.shape import Points, labels_at
 
@@ -62,7 +62,9 @@ def true_motion(truth: Truth) -> tuple[Tensor, MaterialMotion]:
     mask = labels == Label.MYO
     start = Points(*(p[mask] for p in points))
     before = torch.stack(to_image(scan, start), dim=1)
-    moved = [torch.stack(to_image(scan, carry(truth.beat, truth.at(t), start)), dim=1) for t in range(scan.frames)]
+    moved = [
+        torch.stack(to_image(scan, push_forward(truth.beat, truth.at(t), start)), dim=1) for t in range(scan.frames)
+    ]
     displacement = torch.stack(moved) - before
     return labels, MaterialMotion(displacement, tuple(range(scan.frames)), mask, spacing_of(scan), scan.ed)
 

@@ -1,6 +1,6 @@
-"""Every deliberate error of cmnet, with the closed list of codes that reach the user.
+"""All deliberate errors of cmnet, with the closed list of their codes.
 
-An error says what was expected, what was found and where (``message``), and what to do about it (``hint``).
+An error states what was expected, what was found and where (``message``), and what the user can do (``hint``).
 """
 
 from enum import StrEnum
@@ -8,7 +8,7 @@ from functools import partial
 
 
 class ErrorCode(StrEnum):
-    """The codes that appear on screen, in ``status.parquet`` and in the documentation."""
+    """The error codes, as printed, stored in ``status.parquet`` and documented."""
 
     MANIFEST_UNREADABLE = "manifest-unreadable"
     MANIFEST_EMPTY = "manifest-empty"
@@ -42,12 +42,12 @@ class ErrorCode(StrEnum):
 
 
 class CmnetError(Exception):
-    """The root of all deliberate errors.
+    """The base class of all deliberate errors.
 
     Args:
         message: What was expected, what was found, and in which file, row or frame.
         hint: What the user can do about it.
-        code: One of the closed list.
+        code: Error code.
     """
 
     def __init__(self, message: str, *, hint: str, code: ErrorCode) -> None:
@@ -60,33 +60,33 @@ class CmnetError(Exception):
         return f"{self.message} {self.hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the usual pickling, and errors travel between processes.
+        # Errors are passed between processes, and the default pickling loses keyword-only arguments.
         return (partial(type(self), hint=self.hint, code=self.code), (self.message,))
 
 
 class ManifestError(CmnetError):
-    """The manifest, the configuration or the run folder is not usable; nothing ran."""
+    """The manifest, the configuration or the run folder is not usable; nothing was run."""
 
 
 class CheckpointError(CmnetError):
-    """A weights file is missing, damaged or made for something else; nothing ran."""
+    """A weights file is missing, damaged or for another architecture; nothing was run."""
 
 
 class EngineError(CmnetError):
-    """What the cases ran on was lost on the way; what is done stays done."""
+    """The engine was lost during a run; finished cases are kept."""
 
 
 class CaseError(CmnetError):
-    """One subject cannot be processed; all others can."""
+    """One subject cannot be processed; the others are not affected."""
 
 
 class GeometryError(CaseError):
-    """Spacing, affine or shapes make no sense, or two records do not fit each other."""
+    """Spacing, affine or shapes are not valid, or two records do not match."""
 
 
 class LabelError(CaseError):
-    """A reference mask has unknown values or does not fit its image."""
+    """A reference mask has unknown values or does not match its image."""
 
 
 class ImageError(CaseError):
-    """An image cannot be read, or what it holds is not a cine."""
+    """An image cannot be read, or is not a cine."""

@@ -1,4 +1,4 @@
-"""The records that flow through the project. Each is checked once, when it is made."""
+"""The records that are passed through the project. Each is validated once, when it is created."""
 
 import math
 from dataclasses import dataclass
@@ -60,14 +60,14 @@ class CineSequence:
         voxels: Image intensities.
         spacing: Voxel spacing in mm.
         affine: Maps a voxel index ``(z, y, x, 1)`` to scanner millimetres (RAS+); column *i* belongs to axis *i*.
-        frame_ms: Time between two frames, or None where the file does not tell.
-        ed: End-diastolic frame, from 0, or None until it is known.
-        es: End-systolic frame, from 0, or None until it is known.
-        flags: Quality flags raised while reading, each one of the documented words.
+        frame_ms: Time between two frames in ms, or None if the file does not state it.
+        ed: End-diastolic frame, from 0, or None if unknown.
+        es: End-systolic frame, from 0, or None if unknown.
+        flags: Quality flags raised while reading, see :class:`cmnet_core.flags.QCFlag`.
 
     Raises:
-        ImageError: No voxels, or voxels that are not finite.
-        GeometryError: The affine cannot be used, or ED or ES lie outside the cine.
+        ImageError: There are no voxels, or some are not finite.
+        GeometryError: The affine is not valid, or ED or ES are not frames of the cine.
     """
 
     voxels: Float[Tensor, "t z y x"]
@@ -88,7 +88,7 @@ class CineSequence:
         if not bool(torch.isfinite(self.voxels).all()):
             bad = [int(t) for t in range(len(self.voxels)) if not bool(torch.isfinite(self.voxels[t]).all())]
             raise ImageError(
-                f"The image holds NaN or infinite voxels in frame(s) {bad[:10]}.",
+                f"The image has NaN or infinite voxels in frame(s) {bad[:10]}.",
                 hint="Convert the image again from its source, or leave the subject out.",
                 code=ErrorCode.IMAGE_VALUES,
             )
@@ -96,8 +96,8 @@ class CineSequence:
         for name, frame in (("ed", self.ed), ("es", self.es)):
             if frame is not None and not 0 <= frame < len(self.voxels):
                 raise GeometryError(
-                    f"Frame {name}={frame} lies outside the cine, which has frames 0 to {len(self.voxels) - 1}.",
-                    hint="Frames are counted from 0 in the manifest; leave the cell empty to have them found.",
+                    f"{name}={frame} is not a frame of the cine, which has frames 0 to {len(self.voxels) - 1}.",
+                    hint="Frames are counted from 0 in the manifest; leave the cell empty for automatic detection.",
                     code=ErrorCode.GEOMETRY,
                 )
 
@@ -112,13 +112,13 @@ class LabelSequence:
     """Label maps of some frames of a cine.
 
     Attributes:
-        labels: One label map a frame, values of :class:`Label`.
-        frames: The cine's frame that each map belongs to, from 0.
+        labels: One label map per frame, with values of :class:`~cmnet_core.labels.Label`.
+        frames: The frame of the cine, from 0, of each map.
         spacing: Voxel spacing in mm.
-        affine: As in :class:`CineSequence`.
+        affine: Affine, as in :class:`CineSequence`.
 
     Raises:
-        LabelError: Unknown values, or not one map a frame.
+        LabelError: There are unknown values, or not one map per frame.
     """
 
     labels: UInt8[Tensor, "n z y x"]
@@ -130,13 +130,13 @@ class LabelSequence:
         if self.labels.ndim != 4 or len(self.labels) != len(self.frames):
             raise LabelError(
                 f"Expected {len(self.frames)} label maps, found shape {tuple(self.labels.shape)}.",
-                hint="Give one 3-D mask a frame, or a 4-D mask with as many frames as the image.",
+                hint="Give one 3-D mask per frame, or a 4-D mask with as many frames as the image.",
                 code=ErrorCode.LABEL_GEOMETRY,
             )
         if int(self.labels.max()) > max(Label):
             raise LabelError(
                 f"Label values must be 0 to {int(max(Label))}, found {int(self.labels.max())}.",
-                hint="Name the right label_scheme in the manifest: acdc, mnms or cmnet.",
+                hint="Set the correct label_scheme in the manifest: acdc, mnms or cmnet.",
                 code=ErrorCode.LABEL_VALUES,
             )
         _check_affine(self.affine)
@@ -145,7 +145,7 @@ class LabelSequence:
         """The label map of one frame of the cine.
 
         Raises:
-            LabelError: That frame has no map.
+            LabelError: The frame has no label map.
         """
         if frame not in self.frames:
             raise LabelError(
@@ -158,12 +158,12 @@ class LabelSequence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MotionField:
-    """A displacement that pulls one frame back onto the grid of another: ``moving(p + u(p)) ≈ fixed(p)``.
+    """A displacement field between two frames, as a pull-back: ``moving(p + u(p)) ≈ fixed(p)``.
 
     Attributes:
-        displacement_mm: Component *i* moves along axis *i*, in mm, on the grid of the ``fixed`` frame.
+        displacement_mm: Displacement on the grid of the ``fixed`` frame; component *i* is along axis *i*, in mm.
         spacing: Voxel spacing of that grid.
-        fixed: The frame on whose grid the field lives.
+        fixed: The frame on whose grid the field is defined.
         moving: The frame that the field points into.
     """
 
@@ -176,6 +176,6 @@ class MotionField:
         if self.displacement_mm.ndim != 4 or self.displacement_mm.shape[0] != 3:
             raise GeometryError(
                 f"A motion field has shape (3, z, y, x), found {tuple(self.displacement_mm.shape)}.",
-                hint="This is a defect in cmnet or a foreign file: please report it.",
+                hint="This is a defect in cmnet or a file of another program: please report it.",
                 code=ErrorCode.GEOMETRY,
             )

@@ -23,7 +23,7 @@ class Image:
     phases: int
     step_ms: float = STEP_MS
     gap_mm: float = 9.0
-    place_mm: float | None = None
+    position_mm: float | None = None
     normal: str = "sax"
     series: int = 1
     instance: int | None = None
@@ -129,7 +129,7 @@ def _frame_groups(image: Image) -> Dataset:
 
 def _set_place(dataset: Dataset, image: Image) -> None:
     row, column, normal = directions(image.normal)
-    place = image.z * image.gap_mm if image.place_mm is None else image.place_mm
+    place = image.z * image.gap_mm if image.position_mm is None else image.position_mm
     position = np.array([10.0, -20.0, 30.0]) + normal * place + row * image.right_mm
     dataset.ImagePositionPatient = [round(float(v), 6) for v in position]
     dataset.ImageOrientationPatient = [round(float(v), 6) for v in (*row, *column)]

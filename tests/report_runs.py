@@ -134,7 +134,7 @@ def segment_rows(case_id, *, frames=6):
         values = {"ecc_peak_pct": peak, "err_peak_pct": 2 * number, "time_to_peak_ecc_ms": 300.0 + 10 * number}
         limits = {"ecc_peak_pct_lo": peak - 2, "ecc_peak_pct_hi": peak + 2, "wall_thickness_ed_mm": 8.0}
         yield {**who(case_id), "segment": number, "ecc_curve_pct": curve, **values, **limits, "qc_flags": []}
-    yield {**who(case_id), "segment": 16, "qc_flags": ["segment-not-seen-at-ed"]}
+    yield {**who(case_id), "segment": 16, "qc_flags": ["segment-missing-at-ed"]}
 
 
 def evaluation_rows(case_id, dice_pct):

@@ -15,7 +15,7 @@ from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, to_json,
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.io.atomic import write_text
-from cmnet_core.stats.metrics import agreement
+from cmnet_core.stats.agreement import agreement
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cmnet_cli.stages.evaluate import AT_ED, AT_ES, ED_TO_ES, ES_TO_ED, POOLED, Evaluation
 from cmnet_cli.tables.schema import EVALUATED
-from cmnet_core.stats.metrics import agreement, compare_paired, holm
+from cmnet_core.stats.agreement import agreement, compare_paired, holm
 
 Row = dict[str, Any]
 

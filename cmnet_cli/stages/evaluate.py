@@ -182,10 +182,10 @@ def _folding_row(figure: str, field: MotionField, fixed: Map, window: Window, co
     jacobian = jacobian_determinant(field)
     heart = dilated(extract_labels(fixed[None], window)[0] > 0, window.spacing, by_mm=config.heart_margin_mm)
     whole = folded_voxels(jacobian)
-    row: Row = {"figure": figure, "njd_field": whole.count, "njd_field_pct": whole.share_pct}
+    row: Row = {"figure": figure, "njd_field": whole.count, "njd_field_pct": whole.fraction_pct}
     if bool(heart.any()):
         within = folded_voxels(jacobian, heart)
-        row |= {"njd_heart": within.count, "njd_heart_pct": within.share_pct}
+        row |= {"njd_heart": within.count, "njd_heart_pct": within.fraction_pct}
     return row
 
 

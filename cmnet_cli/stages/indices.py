@@ -28,7 +28,7 @@ from cmnet_core.function.volumes import (
 from cmnet_core.imaging.preprocess import extract_labels
 from cmnet_core.labels import Label
 from cmnet_core.models.losses import bending_energy
-from cmnet_core.qc.results import check_motion
+from cmnet_core.qc.result_checks import check_motion
 from cmnet_core.registration.displacement import to_voxels
 from cmnet_core.types import MotionField
 

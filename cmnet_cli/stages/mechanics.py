@@ -35,7 +35,7 @@ from cmnet_core.mechanics.strain import (
 )
 from cmnet_core.mechanics.strain_curves import FRAMES_FOR_TIMES, CurveSummary, Timing, dyssynchrony_ms, summarise
 from cmnet_core.qc.flags import STRAIN_PCT
-from cmnet_core.qc.results import check_strain
+from cmnet_core.qc.result_checks import check_strain
 from cmnet_core.types import MotionField
 
 Row = dict[str, Any]
@@ -372,8 +372,8 @@ def _remarks(whole: Row, stored: StoredTracking, walls: Walls) -> list[str]:
     """Why values of a wall with motion are null, and what a twist rests on."""
     times = not _missing_times(stored)
     told = {
-        "twist-rests-on-training": whole.get("twist_deg") is not None,
-        "third-not-seen": THIRDS_UNKNOWN not in walls.flags and whole["twist_deg"] is None,
+        "twist-not-constrained-by-masks": whole.get("twist_deg") is not None,
+        "level-missing": THIRDS_UNKNOWN not in walls.flags and whole["twist_deg"] is None,
         "no-closed-slice": whole["gcs_line_mid_peak_pct"] is None,
         "wall-stretches": stretches(whole, times=times),
         "few-segments-with-times": times and whole["dyssynchrony_ms"] is None,
@@ -409,9 +409,9 @@ def _of_one_segment(row: Row, reasons: Sequence[str]) -> list[str]:
         return []
     flags = []
     if row["wall_thickness_ed_mm"] is None:
-        flags.append("segment-not-seen-at-ed")
+        flags.append("segment-missing-at-ed")
     elif row["wall_thickness_es_mm"] is None:
-        flags.append("segment-not-seen-at-es")
+        flags.append("segment-missing-at-es")
     late = any(row.get(f"time_to_peak_{name}_ms", 0) is None for name in SEGMENT_STRAINS)
     if late and not flags and not set(reasons) & {"no-frame-time", "too-few-frames"}:
         flags.append("segment-does-not-contract")

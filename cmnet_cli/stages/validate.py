@@ -9,7 +9,7 @@ from cmnet_cli.privacy.deidentify import redact_ids
 from cmnet_cli.stages.read_images import inspect_image, inspect_mask, load_cine, load_labels
 from cmnet_core.errors import CaseError, ErrorCode
 from cmnet_core.qc.flags import FLAGS
-from cmnet_core.qc.image import image_flags
+from cmnet_core.qc.image_checks import image_flags
 from cmnet_core.types import CineSequence
 
 NAME = "validate"

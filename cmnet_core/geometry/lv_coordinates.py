@@ -249,7 +249,7 @@ def _located(frame: _Frame, zero: _Zero, wall: NDArray[np.bool_]) -> LVCoordinat
     radial = frame.away / np.maximum(np.linalg.norm(frame.away, axis=0), 1e-9)
     circumferential = zero.sense * np.cross(frame.axis, radial, axisb=0, axisc=0)
     along = np.broadcast_to(frame.axis[:, None, None, None], radial.shape)
-    reasons = (("rv-insertion-not-found", zero.angle_deg is None), ("orientation-doubtful", zero.doubtful))
+    reasons = (("rv-insertion-not-found", zero.angle_deg is None), ("orientation-ambiguous", zero.doubtful))
     blank = torch.full(wall.shape, torch.nan)
     return LVCoordinates(
         longitudinal=_tensor((frame.height_mm / frame.length_mm).clip(0.0, 1.0) + outside),

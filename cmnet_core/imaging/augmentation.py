@@ -1,7 +1,7 @@
-"""What varies between scanners, patients and technicians, drawn at random for training.
+"""Augmentation for training: random variation between scanners, patients and operators.
 
-A view is one in-plane affine map for a whole stack over all its frames, so that motion stays motion; the look is one
-change of intensities for the whole cine.
+The spatial part is one in-plane affine map for a whole stack and all its frames, so that motion is transformed with
+the images; the intensity part is one change for the whole cine.
 """
 
 import math
@@ -12,29 +12,34 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from cmnet_core.imaging.filters import blur_in_plane
+
+SMALLEST_BLUR = 0.3
+"""A blur with a smaller standard deviation, in voxels, is left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class AugmentationRanges:
-    """How far each property may vary; everything is drawn uniformly.
+    """Ranges of the augmentation; all values are drawn from uniform distributions.
 
     Attributes:
-        rotation_deg: Largest rotation to either side, of a stack that lies as most do.
-        random_orientation_probability: Share of views that are turned by any angle, and mirrored in the plane and
-            have their slices reversed with probability ½ each.
-        scale: Largest relative change of size.
+        rotation_deg: Largest rotation to either side in degrees, for a stack in the usual orientation.
+        random_orientation_probability: Probability of a rotation by any angle; such a view is also mirrored in-plane
+            and reversed in slice order with probability ½ each.
+        scale: Largest relative change of scale.
         shear: Largest shear.
-        shift_voxels: Largest shift of the window's centre.
-        slice_shift_voxels: Largest shift of one slice against the others, as between two breath-holds.
-        gamma: Largest |log γ| of the intensity curve.
+        shift_voxels: Largest shift of the window's centre in voxels.
+        slice_shift_voxels: Largest shift of a slice against the others in voxels, as between two breath-holds.
+        gamma: Largest |log γ| of the gamma correction.
         brightness: Largest offset, and largest relative change of contrast.
         noise: Largest standard deviation of added noise.
-        bias_field: Largest relative shading by the receive coil across the window.
-        blur_voxels: Largest width of an in-plane blur.
-        slice_blur: Largest share that a slice takes from each of its neighbours, as thick slices do.
+        bias_field: Largest relative intensity variation of the receive coils across the window.
+        blur_voxels: Largest standard deviation of an in-plane Gaussian blur in voxels.
+        slice_blur: Largest weight of each neighbouring slice in a slice, as in thick slices.
         coarsening: Largest factor by which the in-plane resolution is lowered.
-        artefact_probability: Share of stacks that meet each of the rarer faults: shifted, blurred or coarse slices.
-        missing_slice_probability: Share of stacks that lack slices at their ends.
-        quarter_turns: Share of views that are turned by 0, 90, 180 or 270 degrees on top, as in the article.
+        artefact_probability: Probability of each of the rarer artefacts: shifted, blurred or coarse slices.
+        missing_slice_probability: Probability that slices are missing at the ends of the stack.
+        quarter_turns: Probability of an additional rotation by 0, 90, 180 or 270 degrees, as in the article.
     """
 
     rotation_deg: float = 45.0
@@ -57,12 +62,12 @@ class AugmentationRanges:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """One in-plane affine map: output voxel q, from the window's middle, shows input voxel ``centre + matrix @ q``.
+    """An in-plane affine map: the output at q, from the window's centre, is the input at ``centre + matrix @ q``.
 
     Attributes:
-        matrix: Turns, mirrors and scales.
-        centre: Of the window in the image (y, x) in voxels, one for each slice of the image.
-        reverse_slices: Whether the last slice becomes the first.
+        matrix: Rotation, reflection, shear and scale.
+        centre: Centre (y, x) of the window in the image in voxels, one for each slice.
+        reverse_slices: Whether the order of the slices is reversed.
     """
 
     matrix: Float[Tensor, "2 2"]
@@ -74,36 +79,34 @@ def _between(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
-def _happens(share: float, generator: torch.Generator) -> bool:
-    return bool(torch.rand((), generator=generator) < share)
+def _happens(probability: float, generator: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < probability)
 
 
 def draw_view(centre: tuple[float, float], depth: int, ranges: AugmentationRanges, generator: torch.Generator) -> View:
     """Draw a view of a stack of ``depth`` slices around ``centre`` (y, x), in voxels."""
-    random_orientation_probability = _happens(ranges.random_orientation_probability, generator)
-    widest = 180.0 if random_orientation_probability else ranges.rotation_deg
+    any_orientation = _happens(ranges.random_orientation_probability, generator)
+    widest = 180.0 if any_orientation else ranges.rotation_deg
     angle = math.radians(_between(-widest, widest, generator) + _quarter_turns(ranges.quarter_turns, generator))
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     shear = torch.tensor([[1.0, _between(-ranges.shear, ranges.shear, generator)], [0.0, 1.0]])
     scale = 1.0 + _between(-ranges.scale, ranges.scale, generator)
-    mirror = torch.diag(
-        torch.tensor([1.0, -1.0 if random_orientation_probability and _happens(0.5, generator) else 1.0])
-    )
-    reverse = random_orientation_probability and _happens(0.5, generator)
+    mirror = torch.diag(torch.tensor([1.0, -1.0 if any_orientation and _happens(0.5, generator) else 1.0]))
+    reverse = any_orientation and _happens(0.5, generator)
     shift = torch.tensor([_between(-ranges.shift_voxels, ranges.shift_voxels, generator) for _ in range(2)])
-    breaths = ranges.slice_shift_voxels if _happens(ranges.artefact_probability, generator) else 0.0
-    slices = breaths * (2.0 * torch.rand((depth, 2), generator=generator) - 1.0)
-    return View(turn @ shear @ mirror * scale, torch.tensor(centre) + shift + slices, reverse)
+    breath_holds = ranges.slice_shift_voxels if _happens(ranges.artefact_probability, generator) else 0.0
+    slices = breath_holds * (2.0 * torch.rand((depth, 2), generator=generator) - 1.0)
+    return View(rotation @ shear @ mirror * scale, torch.tensor(centre) + shift + slices, reverse)
 
 
-def _quarter_turns(share: float, generator: torch.Generator) -> float:
-    """In degrees."""
-    turned = bool(share) and _happens(share, generator)
-    return 90.0 * int(torch.randint(4, (), generator=generator)) if turned else 0.0
+def _quarter_turns(probability: float, generator: torch.Generator) -> float:
+    """A random multiple of 90 degrees, or 0."""
+    rotated = bool(probability) and _happens(probability, generator)
+    return 90.0 * int(torch.randint(4, (), generator=generator)) if rotated else 0.0
 
 
 def straight_view(centre: tuple[float, float], depth: int) -> View:
-    """The view that changes nothing, of a stack of ``depth`` slices around ``centre`` (y, x)."""
+    """The view without augmentation of a stack of ``depth`` slices around ``centre`` (y, x), in voxels."""
     return View(torch.eye(2), torch.tensor(centre).expand(depth, 2), reverse_slices=False)
 
 
@@ -116,34 +119,34 @@ def _sampling_grid(view: View, size: tuple[int, int], source: tuple[int, int]) -
 
 
 def view_image(voxels: Float[Tensor, "t z y x"], view: View, size: tuple[int, int]) -> Float[Tensor, "t z yo xo"]:
-    """Look at a cine through a view; zero outside the image."""
+    """Resample a cine to a view; zero outside the image."""
     grid = _sampling_grid(view, size, (int(voxels.shape[2]), int(voxels.shape[3])))
-    seen = functional.grid_sample(voxels.movedim(1, 0), grid, align_corners=True).movedim(0, 1)
-    return seen.flip(1) if view.reverse_slices else seen
+    resampled = functional.grid_sample(voxels.movedim(1, 0), grid, align_corners=True).movedim(0, 1)
+    return resampled.flip(1) if view.reverse_slices else resampled
 
 
 def view_labels(
     labels: UInt8[Tensor, "n z y x"], view: View, size: tuple[int, int], *, classes: int
 ) -> Float[Tensor, "n z k yo xo"]:
-    """Look at label maps through a view: one-hot of the class with the largest linearly resampled share."""
+    """Resample label maps to a view: one-hot of the class with the largest linearly interpolated membership."""
     grid = _sampling_grid(view, size, (int(labels.shape[2]), int(labels.shape[3])))
-    shares = functional.one_hot(labels.long(), classes).float().permute(1, 0, 4, 2, 3).flatten(1, 2)
-    seen = functional.grid_sample(shares, grid, align_corners=True)
-    # Outside the image no class has a share; argmax then takes the first, which is the background.
-    winner = seen.view(len(seen), len(labels), classes, *size).argmax(2).movedim(0, 1)
-    hard = functional.one_hot(winner, classes).movedim(-1, 2).float()
-    return hard.flip(1) if view.reverse_slices else hard
+    memberships = functional.one_hot(labels.long(), classes).float().permute(1, 0, 4, 2, 3).flatten(1, 2)
+    resampled = functional.grid_sample(memberships, grid, align_corners=True)
+    # Outside the image all memberships are 0; argmax then takes the first class, which is the background.
+    label = resampled.view(len(resampled), len(labels), classes, *size).argmax(2).movedim(0, 1)
+    one_hot = functional.one_hot(label, classes).movedim(-1, 2).float()
+    return one_hot.flip(1) if view.reverse_slices else one_hot
 
 
 def view_motion(
     motion: Float[Tensor, "n 3 z yh xh"], view: View, size: tuple[int, int]
 ) -> Float[Tensor, "n 3 z yo xo"]:
-    """Look at displacements, kept for each 2 × 2 voxels, through a view: they turn with it.
+    """Resample displacement fields at half the in-plane resolution to a view, and transform their vectors.
 
     Args:
-        motion: In voxels of the image; frame by frame, pointing into another frame of the same image.
-        view: What is looked through.
-        size: Of the window (y, x).
+        motion: Displacements in voxels of the image, each pointing into another frame of the same image.
+        view: The view.
+        size: Size (y, x) of the window in voxels.
 
     Returns:
         Displacements in voxels of the window.
@@ -151,16 +154,18 @@ def view_motion(
     half = View(view.matrix / 2.0, (view.centre - 0.5) / 2.0, reverse_slices=False)
     grid = _sampling_grid(half, size, (int(motion.shape[3]), int(motion.shape[4])))
     planes = motion.float().permute(2, 0, 1, 3, 4).flatten(1, 2)
-    seen = functional.grid_sample(planes, grid, align_corners=True, padding_mode="border")
-    seen = seen.view(len(seen), len(motion), 3, *size).permute(1, 2, 0, 3, 4)
-    through, plane = seen[:, :1], seen[:, 1:] - _centres_passed(seen[:, 0], view)
-    plane = torch.einsum("ij,njzyx->nizyx", torch.linalg.inv(view.matrix), plane)
-    moved = torch.cat([through, plane], dim=1)
-    return torch.cat([-through, plane], dim=1).flip(2) if view.reverse_slices else moved
+    resampled = functional.grid_sample(planes, grid, align_corners=True, padding_mode="border")
+    resampled = resampled.view(len(resampled), len(motion), 3, *size).permute(1, 2, 0, 3, 4)
+    through_plane = resampled[:, :1]
+    in_plane = resampled[:, 1:] - _centre_differences(resampled[:, 0], view)
+    in_plane = torch.einsum("ij,njzyx->nizyx", torch.linalg.inv(view.matrix), in_plane)
+    if view.reverse_slices:
+        return torch.cat([-through_plane, in_plane], dim=1).flip(2)
+    return torch.cat([through_plane, in_plane], dim=1)
 
 
-def _centres_passed(through: Float[Tensor, "n z y x"], view: View) -> Float[Tensor, "n 2 z y x"]:
-    """By how much the window's centre differs where a displacement leads, when slices are shifted."""
+def _centre_differences(through: Float[Tensor, "n z y x"], view: View) -> Float[Tensor, "n 2 z y x"]:
+    """Difference of the window's centre between a slice and the slice that a displacement points into."""
     depth = through.shape[1]
     own = torch.arange(depth, dtype=torch.float32)
     target = (own.view(1, -1, 1, 1) + through).clamp(0, depth - 1)
@@ -171,41 +176,31 @@ def _centres_passed(through: Float[Tensor, "n z y x"], view: View) -> Float[Tens
 def augment_intensity(
     voxels: Float[Tensor, "t z y x"], ranges: AugmentationRanges, generator: torch.Generator
 ) -> Float[Tensor, "t z y x"]:
-    """Draw contrast, brightness, coil shading, blur and noise for a whole cine of intensities from 0 to 1."""
+    """Vary contrast, brightness, bias field, blur and noise of a whole cine with intensities from 0 to 1."""
     gamma = math.exp(_between(-ranges.gamma, ranges.gamma, generator))
     contrast = 1.0 + _between(-ranges.brightness, ranges.brightness, generator)
     offset = _between(-ranges.brightness, ranges.brightness, generator)
-    looked = voxels.clamp(0, 1) ** gamma * contrast + offset
-    looked = looked * _shading((int(voxels.shape[2]), int(voxels.shape[3])), ranges.bias_field, generator)
-    looked = _blurred(looked, _between(0.0, ranges.blur_voxels, generator))
+    varied = voxels.clamp(0, 1) ** gamma * contrast + offset
+    varied = varied * _bias_field((int(voxels.shape[2]), int(voxels.shape[3])), ranges.bias_field, generator)
+    sd = _between(0.0, ranges.blur_voxels, generator)
+    if sd >= SMALLEST_BLUR:
+        varied = blur_in_plane(varied, sd)
     if _happens(ranges.artefact_probability, generator):
-        looked = _thick_slices(looked, _between(0.0, ranges.slice_blur, generator))
+        varied = _thick_slices(varied, _between(0.0, ranges.slice_blur, generator))
     if _happens(ranges.artefact_probability, generator):
-        looked = _coarse(looked, _between(1.0, ranges.coarsening, generator))
+        varied = _coarse(varied, _between(1.0, ranges.coarsening, generator))
     deviation = _between(0.0, ranges.noise, generator)
-    return looked + deviation * torch.randn(looked.shape, generator=generator)
+    return varied + deviation * torch.randn(varied.shape, generator=generator)
 
 
-def _shading(size: tuple[int, int], strength: float, generator: torch.Generator) -> Float[Tensor, "y x"]:
+def _bias_field(size: tuple[int, int], strength: float, generator: torch.Generator) -> Float[Tensor, "y x"]:
     coarse = 1.0 + strength * (2.0 * torch.rand((1, 1, 3, 3), generator=generator) - 1.0)
     return functional.interpolate(coarse, size, mode="bilinear", align_corners=True)[0, 0]
 
 
-def _blurred(voxels: Float[Tensor, "t z y x"], width: float) -> Float[Tensor, "t z y x"]:
-    if width < 0.3:
-        return voxels
-    offsets = torch.arange(-2, 3, dtype=torch.float32)
-    weights = torch.exp(-0.5 * (offsets / width) ** 2)
-    weights = weights / weights.sum()
-    planes = voxels.flatten(0, 1)[:, None]
-    planes = functional.conv2d(functional.pad(planes, (0, 0, 2, 2), mode="replicate"), weights.view(1, 1, 5, 1))
-    planes = functional.conv2d(functional.pad(planes, (2, 2, 0, 0), mode="replicate"), weights.view(1, 1, 1, 5))
-    return planes[:, 0].view_as(voxels)
-
-
-def _thick_slices(voxels: Float[Tensor, "t z y x"], share: float) -> Float[Tensor, "t z y x"]:
+def _thick_slices(voxels: Float[Tensor, "t z y x"], weight: float) -> Float[Tensor, "t z y x"]:
     above, below = (voxels[:, [0, *range(voxels.shape[1] - 1)]], voxels[:, [*range(1, voxels.shape[1]), -1]])
-    return (1.0 - 2.0 * share) * voxels + share * (above + below)
+    return (1.0 - 2.0 * weight) * voxels + weight * (above + below)
 
 
 def _coarse(voxels: Float[Tensor, "t z y x"], factor: float) -> Float[Tensor, "t z y x"]:

@@ -14,8 +14,8 @@ from torch.nn import functional
 from cmnet_core.models.build import MotionSizes
 from cmnet_core.models.layers import upsample_displacement
 from cmnet_core.registration.displacement import (
-    carry,
     compose,
+    compose_between,
     compose_displacements,
     compose_sequence,
     exponential,
@@ -72,11 +72,11 @@ def field_between(
     """
     if not sizes.ed_referenced:
         steps = _fields_to_previous(velocities, spacing, ed=ed, sizes=sizes)
-        return carry(steps, moving=moving, fixed=fixed)
+        return compose_between(steps, moving=moving, fixed=fixed)
     of_frame = dict(zip(_frames_after(ed, len(velocities)), velocities, strict=True))
     if not {moving, fixed} <= set(of_frame):
         # Without any step this raises the error of a missing frame.
-        return carry((), moving=moving, fixed=fixed)
+        return compose_between((), moving=moving, fixed=fixed)
     to_ed = _field(of_frame[fixed], spacing, sizes, fixed=fixed, moving=ed)
     if moving == ed:
         return to_ed

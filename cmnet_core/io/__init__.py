@@ -1,1 +1,1 @@
-"""Files to records and back: the only axis reordering in the project."""
+"""Reading and writing of image files; the only place where axes are reordered."""

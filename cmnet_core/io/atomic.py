@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole."""
+"""Atomic writing: a file appears under its name only when it is complete."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Lend a temporary name in the folder of ``path``; give the file its name once it is on disk.
+    """Provide a temporary name next to ``path``, and rename the file once it is on disk.
 
-    If the block raises, nothing stays behind and an older file of that name is left as it was.
+    If the block raises, the temporary file is removed and an existing file is left unchanged.
 
     Args:
-        path: The final name. Its folder is made if need be.
+        path: The final name. Its folder is created if necessary.
 
     Yields:
-        The name to write to. It keeps the suffix, for writers that go by it.
+        The temporary name. It keeps the suffix, since some writers depend on it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")
@@ -33,23 +33,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file at once or not at all."""
+    """Write a file atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file under its final name, or nothing."""
+    """Write a text file in UTF-8 atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write plain values as readable JSON, whole or not at all."""
+    """Write plain values as indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file, or None where there is none or it cannot be understood."""
+    """The mapping in a JSON file, or None if the file is missing or not a JSON object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until the file, or the folder's list of names, is on disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

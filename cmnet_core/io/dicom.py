@@ -1,4 +1,4 @@
-"""A folder or zip of DICOMs to a short-axis cine: its slices from base to apex on one grid, its phases on one cycle."""
+"""Read a short-axis cine from a folder or zip of DICOM files: slices from base to apex, phases on a common cycle."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,56 +11,52 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError
-from cmnet_core.io.dicom_cycle import Cycle, on_cycle, onto_one_cycle
-from cmnet_core.io.dicom_file import opened
+from cmnet_core.flags import QCFlag
+from cmnet_core.io.dicom_cycle import CommonCycle, align_phases, interpolate_phases
+from cmnet_core.io.dicom_file import open_members
 from cmnet_core.io.dicom_image import ImageHeader, read_pixels
-from cmnet_core.io.dicom_stack import Recording, find_stack, towards_apex
+from cmnet_core.io.dicom_stack import Acquisition, find_stack, towards_apex
 from cmnet_core.io.nifti_file import Header
 from cmnet_core.types import CineSequence, Spacing
 
-# Quality flags.
-SLICE_GAP_UNEVEN = "slice-gap-uneven"
-SLICES_SHIFTED = "slices-shifted"
-SLICES_RESAMPLED = "slices-resampled"
-
-_UNEVEN_GAP = 0.1  # share of the mean distance
+_UNEVEN_GAP = 0.1  # fraction of the mean slice distance
 _SHIFTED_MM = 1.0
 _SAME_PIXEL = 1e-3
 
 
 def inspect(path: Path) -> Header:
-    """Sort the images of a folder or zip by their headers, without decoding a pixel.
+    """Find the short-axis cine of a folder or zip by the headers, without decoding pixels.
 
     Raises:
         ImageError: There is no short-axis cine, or it cannot be read.
-        GeometryError: Positions, orientations or pixel sizes make no sense.
+        GeometryError: Positions, orientations or pixel sizes are not valid.
     """
-    with opened(path) as members:
-        return _arranged(*find_stack(members))[0]
+    with open_members(path) as members:
+        return _assemble(*find_stack(members))[0]
 
 
 def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
     """Read the short-axis cine of a folder or zip of DICOMs.
 
     Args:
-        path: The folder or zip, or one enhanced DICOM; whatever else lies in it is left aside.
-        frame_ms: Time between two frames, where the caller knows better than the headers; else None.
+        path: A folder, a zip or one enhanced DICOM file; files of other series are ignored.
+        frame_ms: Time between two frames in ms, which overrides the headers, or None.
 
     Raises:
         ImageError: There is no short-axis cine, or it cannot be read.
-        GeometryError: Positions, orientations or pixel sizes make no sense.
+        GeometryError: Positions, orientations or pixel sizes are not valid.
     """
-    with opened(path) as members:
-        header, cycle, grid = _arranged(*find_stack(members))
+    with open_members(path) as members:
+        header, cycle, grid = _assemble(*find_stack(members))
         voxels = torch.zeros(header.frames, *header.grid)
         for z, place in enumerate(cycle.slices):
             pixels = torch.from_numpy(np.stack(list(read_pixels(place.images))))
-            voxels[:, z] = on_cycle(grid.resample(pixels, place.images[0]), place, frames=cycle.frames)
+            voxels[:, z] = interpolate_phases(grid.resample(pixels, place.images[0]), place, frames=cycle.frames)
         return header.cine(voxels, frame_ms=frame_ms)
 
 
 class _Grid:
-    """The pixel grid that most slices have; the others are brought onto it.
+    """The pixel grid of most slices; the others are resampled to it.
 
     Args:
         images: The first image of each slice.
@@ -76,7 +72,7 @@ class _Grid:
         self.resampled = len(usual) < len(images)
 
     def resample(self, pixels: Float[Tensor, "n v u"], image: ImageHeader) -> Float[Tensor, "n y x"]:
-        """Interpolate linearly in the plane where a slice lies on another grid; 0 outside of what it shows."""
+        """Resample a slice on another grid by in-plane linear interpolation; 0 outside the slice."""
         same = image.shape == self.shape and np.allclose(image.pixel_mm, self.pixel_mm, rtol=_SAME_PIXEL)
         if same and self._shift_mm(image) <= _SHIFTED_MM:
             return pixels
@@ -86,7 +82,7 @@ class _Grid:
         return torch.einsum("yv,nvu,xu->nyx", down, pixels, across)
 
     def _weights(self, axis: int, offset: float, image: ImageHeader) -> Tensor:
-        """Share of each of the slice's rows or columns in each of the grid's; exact where they coincide."""
+        """Weight of each row or column of the slice in each of the grid; exact where they coincide."""
         step = self.pixel_mm[axis] / image.pixel_mm[axis]
         places = np.round(offset + np.arange(self.shape[axis]) * step, 3)
         distances = np.abs(places[:, None] - np.arange(image.shape[axis])[None, :])
@@ -99,26 +95,26 @@ class _Grid:
         return float(np.abs(self._in_plane_mm(image) - self.origin_mm).max())
 
 
-def _arranged(recordings: Sequence[Recording], found: set[str]) -> tuple[Header, Cycle, _Grid]:
-    cycle = onto_one_cycle(recordings)
+def _assemble(acquisitions: Sequence[Acquisition], found: set[QCFlag]) -> tuple[Header, CommonCycle, _Grid]:
+    cycle = align_phases(acquisitions)
     images = [place.images[0] for place in cycle.slices]
     grid = _Grid(images)
-    spacing, affine, uneven = _geometry([place.place_mm for place in cycle.slices], images, grid)
+    spacing, affine, uneven = _geometry([place.position_mm for place in cycle.slices], images, grid)
     flags = found | cycle.flags | uneven
-    flags |= {SLICES_SHIFTED} if grid.shifted else set()
-    flags |= {SLICES_RESAMPLED} if grid.resampled else set()
+    flags |= {QCFlag.SLICES_SHIFTED} if grid.shifted else set()
+    flags |= {QCFlag.SLICES_RESAMPLED} if grid.resampled else set()
     shape = (len(images), *grid.shape)
     return Header(cycle.frames, shape, spacing, affine, cycle.frame_ms, tuple(sorted(flags))), cycle, grid
 
 
 def _geometry(
-    places_mm: Sequence[float], images: Sequence[ImageHeader], grid: _Grid
-) -> tuple[Spacing, Tensor, set[str]]:
+    positions_mm: Sequence[float], images: Sequence[ImageHeader], grid: _Grid
+) -> tuple[Spacing, Tensor, set[QCFlag]]:
     """Spacing, affine (RAS mm, columns z, y, x) and flags."""
-    first, places = images[0], np.array(places_mm)
+    first, places = images[0], np.array(positions_mm)
     along_x, along_y = first.orientation
     across = towards_apex(first) * (-1.0 if (images[-1].position - first.position) @ towards_apex(first) < 0 else 1.0)
-    gap, flags = _slice_gap(places, told=first.slice_mm)
+    gap, flags = _slice_gap(places, stated=first.slice_mm)
     spacing = Spacing(gap, *grid.pixel_mm)
     start = float((places - np.arange(len(places)) * gap).mean())
     origin = np.linalg.solve(np.stack([along_x, along_y, across]), [*grid.origin_mm, start])
@@ -127,15 +123,15 @@ def _geometry(
     return spacing, torch.from_numpy(np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps), flags
 
 
-def _slice_gap(places: NDArray[np.float64], *, told: float | None) -> tuple[float, set[str]]:
+def _slice_gap(places: NDArray[np.float64], *, stated: float | None) -> tuple[float, set[QCFlag]]:
     gaps = np.diff(places)
     if len(gaps) == 0:
-        if told is None:
+        if stated is None:
             raise GeometryError(
-                "A single slice without a slice thickness has no volume.",
-                hint="Give the whole stack, or a NIfTI file with the right voxel sizes.",
+                "A single slice without a slice thickness defines no volume.",
+                hint="Give the whole stack, or a NIfTI file with correct voxel sizes.",
                 code=ErrorCode.GEOMETRY,
             )
-        return told, set()
+        return stated, set()
     mean = float(gaps.mean())
-    return mean, {SLICE_GAP_UNEVEN} if np.abs(gaps - mean).max() > _UNEVEN_GAP * mean else set()
+    return mean, {QCFlag.SLICE_GAP_UNEVEN} if np.abs(gaps - mean).max() > _UNEVEN_GAP * mean else set()

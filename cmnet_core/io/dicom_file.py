@@ -1,4 +1,4 @@
-"""Finding the DICOM files of one subject in a folder or a zip, within limits and without unpacking anything to disk."""
+"""List the DICOM files of one subject in a folder or zip, within size limits and without unpacking to disk."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from cmnet_core.errors import CaseError, ErrorCode, ImageError
 _MAX_FILES = 20_000
 _MAX_FILE_BYTES = 512 * 2**20
 _MAX_TOTAL_BYTES = 8 * 2**30
-_MAX_RATIO = 200  # of a zip beyond the size that follows: images of real scanners shrink to a half or a third
+_MAX_RATIO = 200  # of a zip larger than the next number; images of real scanners compress to a half or a third
 _RATIO_MATTERS_BYTES = 512 * 2**20
 _MAX_DIRECTORY_BYTES = 16 * 2**20
 _END_BYTES = 65535 + 22 + 20 + 56  # the longest comment and the three records that may end a zip
@@ -48,12 +48,12 @@ DAMAGE = (
     InvalidDicomError,
     BytesLengthException,
 )
-"""What pydicom, its decoders and zipfile raise on files that are not whole."""
+"""The exceptions that pydicom, its decoders and zipfile raise on damaged files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of a folder or zip, its size in bytes, and how to open it."""
+    """A file of a folder or zip: its name, its size in bytes, and a function that opens it."""
 
     name: str
     size: int
@@ -61,15 +61,15 @@ class Member:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[list[Member]]:
-    """List the files of a folder or zip, sorted by name, and keep them within reach; a lone DICOM is a list of one.
+def open_members(path: Path) -> Iterator[list[Member]]:
+    """List the files of a folder or zip, sorted by name, and keep them open; a single DICOM file is a list of one.
 
     Raises:
-        ImageError: There is no such folder or file, it cannot be read, or it is larger than any cine.
+        ImageError: The path does not exist, cannot be read, or is larger than any cine.
     """
     try:
         with warnings.catch_warnings():
-            # pydicom comments on each breach of the standard; those that matter end in an error or a flag.
+            # pydicom warns of each violation of the standard; those that matter raise an error or a flag here.
             warnings.simplefilter("ignore", category=UserWarning)
             with _members(path) as members:
                 yield members
@@ -77,7 +77,7 @@ def opened(path: Path) -> Iterator[list[Member]]:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
     except FileNotFoundError as error:
         raise ImageError(
-            f"{path}: there is no such folder or file.",
+            f"{path}: this folder or file does not exist.",
             hint="Correct the path in the manifest; relative paths start at the manifest's folder.",
             code=ErrorCode.FILE_MISSING,
         ) from error
@@ -103,13 +103,13 @@ def _members(path: Path) -> Iterator[list[Member]]:
 
 
 def series_names(members: Sequence[Member]) -> Mapping[str, str]:
-    """Read what series each file belongs to, from UK Biobank's ``manifest.csv`` or ``manifest.cvs``, if there is one.
+    """Read the series of each file from UK Biobank's ``manifest.csv`` or ``manifest.cvs``, if there is one.
 
-    The column is called ``series discription``, and commas inside of dates are not quoted. A line that cannot be told
-    apart is passed over: the manifest only helps where a header has no description.
+    The column is called ``series discription``, and commas within dates are not quoted. A line that cannot be parsed
+    is skipped: the manifest is only used where a header has no description.
 
     Returns:
-        The description by the file's name, without its folder.
+        The series description by file name, without folder.
     """
     names: dict[str, str] = {}
     for member in members:
@@ -155,18 +155,18 @@ def _in_zip(archive: zipfile.ZipFile, *, packed: int) -> list[Member]:
     if any(info.compress_type not in _COMPRESSIONS for info in files):
         raise ImageError(
             "Expected a zip whose files are stored or deflated, found another compression.",
-            hint="Pack the files again with a plain zip.",
+            hint="Create the zip again without special compression.",
             code=ErrorCode.FILE_DAMAGED,
         )
-    # zipfile never hands out more than a member declares.
+    # zipfile never returns more bytes than a member declares.
     return _limited([Member(i.filename, i.file_size, lambda i=i: archive.open(i)) for i in files])  # type: ignore[misc]
 
 
 def _limit_directory(file: IO[bytes]) -> None:
-    """Refuse a zip whose list of names is longer than any subject's, before it is read into memory.
+    """Refuse a zip with an implausibly long central directory before it is read into memory.
 
-    The length of the list stands at byte 12 of the record that ends a zip, or, where that holds only ones, at byte 40
-    of the larger record before it: sections 4.3.16 and 4.3.14 of PKWARE's APPNOTE.
+    Its length is stored at byte 12 of the end record, or, if that holds only ones, at byte 40 of the Zip64 end record
+    before it: sections 4.3.16 and 4.3.14 of PKWARE's APPNOTE.
     """
     file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
     tail = file.read()
@@ -176,8 +176,8 @@ def _limit_directory(file: IO[bytes]) -> None:
         listed = int.from_bytes(tail[large_end + 40 : large_end + 48], "little")
     if listed > _MAX_DIRECTORY_BYTES:
         raise ImageError(
-            f"Expected one subject's DICOM files, found a list of names with {listed / 2**20:.0f} MiB.",
-            hint="Give the zip of one visit; a zip like this may be a trap.",
+            f"Expected one subject's DICOM files, found a zip directory of {listed / 2**20:.0f} MiB.",
+            hint="Give the zip of one visit; this zip may be malicious.",
             code=ErrorCode.DICOM,
         )
 
@@ -191,7 +191,7 @@ def _limited(members: list[Member]) -> list[Member]:
 
 def _too_large(files: int, total: int) -> ImageError:
     return ImageError(
-        f"Expected one subject's DICOM files, found {files} files with {total / 2**20:.0f} MiB.",
-        hint="Give the folder or zip of one visit; a zip that swells like this may be a trap.",
+        f"Expected one subject's DICOM files, found {files} files of {total / 2**20:.0f} MiB.",
+        hint="Give the folder or zip of one visit; a zip that expands this much may be malicious.",
         code=ErrorCode.DICOM,
     )

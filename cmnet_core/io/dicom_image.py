@@ -1,7 +1,7 @@
-"""What one DICOM file holds: where and when each of its images was taken, and their pixels.
+"""Read one DICOM file: position and time of each of its images, and their pixels.
 
-Only the tags listed here are read, so that nothing personal is ever in memory. Files are parsed from memory, where a
-length that is not true finds an end; what a compressed image declares is checked before it is decoded.
+Only the tags listed here are read, so that no personal data is ever in memory. Files are parsed from memory, where a
+false length cannot run away; the declared size of a compressed image is checked before it is decoded.
 """
 
 import io
@@ -97,28 +97,28 @@ _PIXEL_TAGS: list[BaseTag | int] = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageHeader:
-    """What places one image in space and time.
+    """Position, time and identity of one image.
 
     Attributes:
-        member: The file that its pixels are in.
-        frame: Which image of that file, from 0.
+        member: The file with its pixels.
+        frame: Its index in that file, from 0.
         shape: Rows and columns.
-        pixel_mm: Distance between rows, and between columns.
-        position: Centre of the first pixel, LPS mm.
-        orientation: Direction along a row (x) and down a column (y), LPS, one a line.
-        slice_mm: Distance to the next slice as the header tells it, or None.
-        thickness_mm: Thickness of the slice, or None.
-        trigger_ms: Time since the R wave, or None.
-        phase: Number of the phase, or None.
-        phases: How many phases the scanner says that it recorded, or None.
-        cycle_ms: Length of the heart beat, or None.
-        series: Number of the series and its identifier.
-        acquired: Time of day at which it was recorded.
-        instance: Number within the series.
-        uid: Identifier of the image; copies have the same.
-        description: What the technician or the scanner called the series.
-        image_type: Words of the scanner about what the pixels show.
-        rescale: Slope and intercept of the pixel values.
+        pixel_mm: Distance between rows and between columns in mm.
+        position: Centre of the first pixel in LPS mm.
+        orientation: Unit vectors along a row (x) and along a column (y), LPS.
+        slice_mm: Distance to the next slice in mm by the header, or None.
+        thickness_mm: Slice thickness in mm, or None.
+        trigger_ms: Time since the R wave in ms, or None.
+        phase: Index of the phase, or None.
+        phases: Number of phases by the header, or None.
+        cycle_ms: Duration of the cardiac cycle in ms, or None.
+        series: Number and UID of the series.
+        acquired: Time of day of the acquisition.
+        instance: Instance number within the series.
+        uid: UID of the image; copies share it.
+        description: Description of the series.
+        image_type: Values of ImageType, upper case.
+        rescale: Rescale slope and intercept.
     """
 
     member: Member
@@ -143,19 +143,19 @@ class ImageHeader:
 
     @property
     def normal(self) -> NDArray[np.float64]:
-        """Unit vector across the slice, LPS."""
+        """Unit normal of the slice, LPS."""
         normal = np.cross(self.orientation[0], self.orientation[1])
         return np.asarray(normal / np.linalg.norm(normal))
 
 
 def read_headers(member: Member) -> list[ImageHeader]:
-    """Read what places the images of a file in space and time.
+    """Read the headers of all images of a file.
 
     Returns:
-        One header an image; none where the file holds no grey images with a place in the patient.
+        One header per image; none if the file has no greyscale images with a position in the patient.
 
     Raises:
-        ValueError: Or any other of ``DAMAGE``: the file is not whole.
+        ValueError: Or another exception of ``DAMAGE``: the file is damaged.
     """
     with member.open() as file:
         content = file.read(min(_HEAD_BYTES, member.size))
@@ -164,14 +164,14 @@ def read_headers(member: Member) -> list[ImageHeader]:
         found, whole = _parsed(content)
         if not whole and member.size > len(content):
             found, whole = _parsed(content + file.read(min(member.size, _MAX_HEADER_BYTES) - len(content)))
-    return _placed(found, member) if whole else []
+    return _headers_of(found, member) if whole else []
 
 
 def read_pixels(images: Sequence[ImageHeader]) -> Iterator[NDArray[np.float32]]:
-    """Decode images one by one, each with its rescale slope and intercept applied.
+    """Decode images one by one, with rescale slope and intercept applied.
 
     Raises:
-        ImageError: The pixels are damaged, or packed in a way that no decoder here knows.
+        ImageError: The pixels are damaged, or no installed decoder supports their compression.
     """
     for member, group in groupby(images, key=lambda image: image.member):
         of_member = list(group)
@@ -180,7 +180,7 @@ def read_pixels(images: Sequence[ImageHeader]) -> Iterator[NDArray[np.float32]]:
         except DAMAGE as error:
             raise ImageError(
                 f"Decoding {member.name} failed: {error}.",
-                hint="Copy the file again; if it is whole, convert it to an uncompressed DICOM, or to NIfTI.",
+                hint="Copy the file again; if it is intact, convert it to uncompressed DICOM or to NIfTI.",
                 code=ErrorCode.FILE_DAMAGED,
             ) from error
 
@@ -189,7 +189,7 @@ def _decoded(member: Member, images: Sequence[ImageHeader]) -> Iterator[NDArray[
     with member.open() as file:
         content = file.read(member.size)
     _refuse_deflated(content)
-    # Research archives are full of identifiers that break the standard in ways that do not matter here.
+    # Identifiers in research archives often violate the standard in ways that do not matter here.
     with pydicom.config.disable_value_validation():
         dataset = read_partial(io.BytesIO(content), _is_behind_pixels, specific_tags=_PIXEL_TAGS, force=True)
         frames = [image.frame for image in images]
@@ -206,10 +206,10 @@ def _is_behind_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
 
 
 def _check_packing(dataset: Dataset, frames: Sequence[int]) -> None:
-    """A decoder allocates what the stream declares, so that has to be what the header declares."""
+    """Require that the stream declares the size of the header: decoders allocate what the stream declares."""
     syntax = _transfer_syntax(dataset)
     if max(dataset.Rows, dataset.Columns) > _MAX_SIDE or int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise ValueError("this is no grey image of a size that scanners make")
+        raise ValueError("this is not a greyscale image of a plausible size")
     if syntax in _NATIVE or syntax == RLELossless:
         return
     if syntax not in _JPEG:
@@ -217,11 +217,11 @@ def _check_packing(dataset: Dataset, frames: Sequence[int]) -> None:
     for frame in frames:
         stream = get_frame(dataset.PixelData, frame, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
         if _stream_shape(stream) != (dataset.Rows, dataset.Columns):
-            raise ValueError("the compressed image has another size than the header says")
+            raise ValueError("the compressed image and its header differ in size")
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:
-    """Files without the part that names it are from before there was a choice."""
+    """The transfer syntax; files without it are in the default one, implicit little endian."""
     meta = getattr(dataset, "file_meta", None)
     if meta is None or "TransferSyntaxUID" not in meta:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -229,8 +229,8 @@ def _transfer_syntax(dataset: Dataset) -> UID:
 
 
 def _stream_shape(stream: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG or JPEG 2000 stream declares."""
-    if stream[:4] == b"\xff\x4f\xff\x51":  # a JPEG 2000 codestream begins with its size: extent, then offset
+    """Rows and columns declared by a JPEG or JPEG 2000 stream."""
+    if stream[:4] == b"\xff\x4f\xff\x51":  # a JPEG 2000 codestream starts with its extent and offset
         width, height, left, top = struct.unpack(">4I", stream[8:24])
         return height - top, width - left
     at = 2
@@ -244,12 +244,12 @@ def _stream_shape(stream: bytes) -> tuple[int, int] | None:
 
 
 def _is_dicom(content: bytes) -> bool:
-    """The usual mark, or the first group of a file from before there was one."""
+    """Whether a file has the DICM prefix, or starts with a group of a file without prefix."""
     return content[_MAGIC_AT : _MAGIC_AT + 4] == b"DICM" or (content[:2] == b"\x08\0" and content[3:4] == b"\0")
 
 
 def _parsed(content: bytes) -> tuple[Dataset, bool]:
-    """The header, and whether it was read up to the pixels."""
+    """The header, and whether it was read up to the pixel data."""
     _refuse_deflated(content)
     reached, elements = False, 0
 
@@ -272,12 +272,12 @@ def _parsed(content: bytes) -> tuple[Dataset, bool]:
 
 def _refuse_deflated(content: bytes) -> None:
     if DeflatedExplicitVRLittleEndian.encode() in content:
-        raise ValueError("a file that is deflated as a whole may swell without limit")
+        raise ValueError("a deflated file may expand without limit")
 
 
 @dataclass(frozen=True, slots=True)
 class _Tags:
-    """The tags that hold for one image: its own before those that it shares with others of the file."""
+    """The tags of one image: per-frame values take precedence over shared ones."""
 
     layers: tuple[Dataset, ...]
 
@@ -302,7 +302,7 @@ class _Tags:
         return None if number is None else int(number)
 
 
-def _placed(found: Dataset, member: Member) -> list[ImageHeader]:
+def _headers_of(found: Dataset, member: Member) -> list[ImageHeader]:
     with pydicom.config.disable_value_validation():
         frames = int(found.get("NumberOfFrames") or 1)
         if int(found.get("SamplesPerPixel") or 1) != 1 or not 1 <= frames <= _MAX_FRAMES:
@@ -379,9 +379,9 @@ def _trigger_ms(tags: _Tags) -> float | None:
     trigger = tags.number("TriggerTime")
     if trigger is None:
         trigger = tags.number("NominalCardiacTriggerDelayTime")
-    share, cycle = tags.number("NominalPercentageOfCardiacPhase"), tags.positive("RRIntervalTimeNominal")
-    if trigger is None and share is not None and cycle is not None:
-        return share / 100.0 * cycle
+    phase_pct, cycle_ms = tags.number("NominalPercentageOfCardiacPhase"), tags.positive("RRIntervalTimeNominal")
+    if trigger is None and phase_pct is not None and cycle_ms is not None:
+        return phase_pct / 100.0 * cycle_ms
     return trigger
 
 

@@ -1,6 +1,6 @@
-"""NIfTI files to records and back.
+"""Read and write NIfTI files.
 
-This and ``nifti_file`` are the only modules that know nibabel and the file's axis order (x, y, z, t).
+Only this module and ``nifti_file`` use nibabel and its axis order (x, y, z, t).
 """
 
 import gzip
@@ -20,43 +20,43 @@ from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError, LabelError
 from cmnet_core.io.atomic import write_bytes
-from cmnet_core.io.nifti_file import Header, decode, decode_cine, describe, grid_difference, raw_header, reading
-from cmnet_core.io.nifti_geometry import Layout, geometry
+from cmnet_core.io.nifti_file import Header, decode, decode_cine, describe, grid_difference, open_nifti, raw_header
+from cmnet_core.io.nifti_geometry import AxisOrder, geometry
 from cmnet_core.labels import LabelScheme
 from cmnet_core.types import CineSequence, LabelSequence, MotionField
 
 _LPS_OF_RAS = torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)
 
 MOTION_STEPS_PER_MM = 128
-"""Displacements are stored in steps of 1/128 mm: finer than a cine shows, and small once compressed."""
+"""Displacements are rounded to 1/128 mm, well below the resolution of a cine, so that they compress well."""
 
 
 def inspect(path: Path) -> Header:
-    """Read a header and check it, without decoding a voxel.
+    """Read and check a header, without decoding voxels.
 
     Raises:
         ImageError: The file is missing, damaged, or has no usable dimensions.
-        GeometryError: Voxel sizes or affine make no sense.
+        GeometryError: Voxel sizes or affine are not valid.
     """
-    with reading(path) as file:
+    with open_nifti(path) as file:
         return describe(raw_header(file, path))
 
 
 def inspect_cine(path: Path) -> Header:
-    """Like :func:`inspect`, of a file that has to be a 4-D cine.
+    """Like :func:`inspect`, for a file that must be a 4-D cine.
 
     Raises:
         ImageError: As for :func:`inspect`, or the file holds a single volume.
-        GeometryError: Voxel sizes or affine make no sense.
+        GeometryError: Voxel sizes or affine are not valid.
     """
-    with reading(path) as file:
+    with open_nifti(path) as file:
         header = describe(raw_header(file, path))
         _require_frames(header)
         return header
 
 
 def inspect_pair(ed: Path, es: Path) -> Header:
-    """Like :func:`inspect`, of the two volumes of :func:`read_pair`.
+    """Like :func:`inspect`, for the two volumes of :func:`read_pair`.
 
     Raises:
         ImageError: As for :func:`inspect`, or a file holds more than one volume.
@@ -64,7 +64,7 @@ def inspect_pair(ed: Path, es: Path) -> Header:
     """
     headers = []
     for path in (ed, es):
-        with reading(path) as file:
+        with open_nifti(path) as file:
             header = describe(raw_header(file, path))
             _require_volume(header)
             headers.append(header)
@@ -77,13 +77,13 @@ def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
-        frame_ms: Time between two frames, where the caller knows better than the header; else None.
+        frame_ms: Time between two frames in ms, which overrides the header, or None.
 
     Raises:
         ImageError: The file is missing, damaged, not 4-D, or has voxels that are not finite.
-        GeometryError: Voxel sizes or affine make no sense.
+        GeometryError: Voxel sizes or affine are not valid.
     """
-    with reading(path) as file:
+    with open_nifti(path) as file:
         raw = raw_header(file, path)
         header = describe(raw)
         _require_frames(header)
@@ -92,14 +92,14 @@ def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
 
 
 def read_own(path: Path) -> tuple[Shaped[np.ndarray, "t z y x"], Float64[np.ndarray, "4 4"]]:
-    """Voxels of a 4-D file that cmnet wrote, as the numbers that are stored, and its affine, (z, y, x, 1) to mm.
+    """Read a 4-D file written by cmnet in its stored data type, with its affine, (z, y, x, 1) to mm.
 
-    For pictures, where a copy of every voxel in single precision would take longer than to draw them.
+    This is for images in the report, where converting every voxel to single precision would take longer than drawing.
 
     Raises:
         ImageError: The file is missing, damaged or not 4-D.
     """
-    with reading(path) as file:
+    with open_nifti(path) as file:
         raw = raw_header(file, path)
         header = describe(raw)
         _require_frames(header)
@@ -107,7 +107,7 @@ def read_own(path: Path) -> tuple[Shaped[np.ndarray, "t z y x"], Float64[np.ndar
 
 
 def frame_of(cine: Path, volume: Path) -> int | None:
-    """Which frame of a cine a 3-D file holds, from 0; None where it is none of them.
+    """Index from 0 of the frame of a cine that equals a 3-D file, or None.
 
     Raises:
         CaseError: A file cannot be read.
@@ -142,16 +142,16 @@ def read_pair(ed: Path, es: Path) -> CineSequence:
 def read_labels(
     paths: Sequence[Path], *, scheme: LabelScheme, cine: CineSequence, frames: Sequence[int]
 ) -> LabelSequence:
-    """Read 3-D reference masks, one a frame.
+    """Read 3-D reference masks, one per frame.
 
     Args:
-        paths: One 3-D file a frame.
-        scheme: Who numbered the tissues.
+        paths: One 3-D file per frame.
+        scheme: Label convention of the masks.
         cine: The image that the masks belong to.
         frames: The cine's frame that each mask belongs to, from 0.
 
     Raises:
-        LabelError: Unknown values, or a mask that does not lie on the image's grid.
+        LabelError: Unknown values, or a mask that is not on the image's grid.
         ImageError: A file is missing, damaged or not 3-D.
     """
     maps = [_read_label_maps(path, scheme=scheme, cine=cine, frames=1) for path in paths]
@@ -162,15 +162,15 @@ def read_label_cine(path: Path, *, scheme: LabelScheme, cine: CineSequence) -> L
     """Read a 4-D reference mask with as many frames as the image; frames without any label are left out.
 
     Raises:
-        LabelError: Unknown values, no label at all, or a mask that does not lie on the image's grid.
+        LabelError: Unknown values, no label at all, or a mask that is not on the image's grid.
         ImageError: The file is missing or damaged.
     """
     maps = _read_label_maps(path, scheme=scheme, cine=cine, frames=cine.frames)
     frames = [t for t in range(len(maps)) if bool(maps[t].any())]
     if not frames:
         raise LabelError(
-            f"{path}: no frame of this mask holds a label.",
-            hint="Give the mask that was contoured, or leave the cell empty.",
+            f"{path}: no frame of this mask has a label.",
+            hint="Give a mask with contours, or leave the cell empty.",
             code=ErrorCode.LABEL_VALUES,
         )
     return LabelSequence(labels=maps[frames], frames=tuple(frames), spacing=cine.spacing, affine=cine.affine)
@@ -179,13 +179,13 @@ def read_label_cine(path: Path, *, scheme: LabelScheme, cine: CineSequence) -> L
 def write_image(
     path: Path, voxels: Shaped[Tensor, "*t z y x"], *, affine: Float64[Tensor, "4 4"], frame_ms: float | None
 ) -> None:
-    """Write a volume or a cine, in the type of its tensor.
+    """Write a volume or a cine in the data type of its tensor.
 
     Args:
-        path: Final name; the file appears there only when it is whole.
+        path: Final name; the file appears under it only when it is complete.
         voxels: Three or four axes.
-        affine: As in :class:`CineSequence`; sform and qform are set from it.
-        frame_ms: Time between two frames, or None.
+        affine: Affine, as in :class:`CineSequence`; it is written as sform and qform.
+        frame_ms: Time between two frames in ms, or None.
     """
     _save(path, _image(_storable(voxels), affine, frame_ms=frame_ms))
 
@@ -197,16 +197,16 @@ def write_labels(path: Path, labels: LabelSequence, *, frame_ms: float | None) -
 
 
 def write_motion(path: Path, field: MotionField, *, affine: Float64[Tensor, "4 4"]) -> None:
-    """Write a displacement as ITK, ANTs and nitransforms read it.
+    """Write a displacement field in the convention of ITK, ANTs and nitransforms.
 
-    On the grid of the fixed frame, each vector points to the place in the moving frame: 5-D (x, y, z, 1, 3), intent
-    ``vector``, millimetres along the LPS axes of the scanner, rounded to 1/128 mm. The two frame numbers stand in the
-    description.
+    On the grid of the fixed frame, each vector points to the corresponding position in the moving frame: 5-D
+    (x, y, z, 1, 3), intent ``vector``, in mm along the LPS axes of the scanner, rounded to 1/128 mm. The two frame
+    numbers are in the description.
 
     Args:
-        path: Final name; the file appears there only when it is whole.
-        field: The displacement.
-        affine: Of the grid of the fixed frame.
+        path: Final name; the file appears under it only when it is complete.
+        field: The displacement field.
+        affine: Affine of the grid of the fixed frame.
     """
     lps = torch.einsum("ri,izyx->rzyx", _lps_directions(affine), field.displacement_mm.double())
     rounded = torch.round(lps * MOTION_STEPS_PER_MM) / MOTION_STEPS_PER_MM
@@ -217,23 +217,23 @@ def write_motion(path: Path, field: MotionField, *, affine: Float64[Tensor, "4 4
 
 
 def read_motion(path: Path) -> MotionField:
-    """Read a displacement that :func:`write_motion` wrote.
+    """Read a displacement field written by :func:`write_motion`.
 
     Raises:
-        ImageError: The file is missing, damaged, or not such a displacement.
-        GeometryError: Voxel sizes or affine make no sense.
+        ImageError: The file is missing, damaged, or not such a field.
+        GeometryError: Voxel sizes or affine are not valid.
     """
-    with reading(path) as file:
+    with open_nifti(path) as file:
         raw = raw_header(file, path)
         named = re.search(r"fixed=(\d+) moving=(\d+)", raw["descrip"].item().decode("latin-1"))
         shape = raw.get_data_shape()
         if named is None or len(shape) != 5 or shape[3:] != (1, 3):
             raise ImageError(
                 f"Expected a displacement with shape (x, y, z, 1, 3) written by cmnet, found shape {shape}.",
-                hint="Give a file that ends in _motion.nii.gz from a run folder.",
+                hint="Give a file of a run folder that ends in _motion.nii.gz.",
                 code=ErrorCode.IMAGE_DIMENSIONS,
             )
-        spacing, affine, _ = geometry(raw, Layout((2, 1, 0), None))
+        spacing, affine, _ = geometry(raw, AxisOrder((2, 1, 0), None))
         lps = torch.from_numpy(decode(file, raw).astype(np.float64))[:, 0]
         along_axes = torch.einsum("ir,rzyx->izyx", torch.linalg.inv(_lps_directions(affine)), lps)
         return MotionField(along_axes.float(), spacing, fixed=int(named[1]), moving=int(named[2]))
@@ -261,7 +261,7 @@ def _require_same_grid(ed_header: Header, es_header: Header, *, es: Path) -> Non
     difference = grid_difference(es_header, ed_header)
     if difference:
         raise GeometryError(
-            f"{es}: the ES volume does not lie on the grid of the ED volume: {difference}.",
+            f"{es}: the ES volume is not on the grid of the ED volume: {difference}.",
             hint="Give two frames of the same series.",
             code=ErrorCode.GEOMETRY,
         )
@@ -272,7 +272,7 @@ def _float_voxels(file: BufferedIOBase, raw: Any, header: Header) -> Tensor:
 
 
 def _read_volume(path: Path) -> tuple[Header, Tensor]:
-    with reading(path) as file:
+    with open_nifti(path) as file:
         raw = raw_header(file, path)
         header = describe(raw)
         _require_volume(header)
@@ -287,8 +287,8 @@ def _read_volume(path: Path) -> tuple[Header, Tensor]:
 
 
 def _read_label_maps(path: Path, *, scheme: LabelScheme, cine: CineSequence, frames: int) -> Tensor:
-    """Label maps (n, z, y, x) in cmnet's numbers, on the grid of the cine."""
-    with reading(path) as file:
+    """Label maps (n, z, y, x) in cmnet's convention, on the grid of the cine."""
+    with open_nifti(path) as file:
         raw = raw_header(file, path)
         header = describe(raw)
         difference = grid_difference(header, cine)
@@ -296,8 +296,8 @@ def _read_label_maps(path: Path, *, scheme: LabelScheme, cine: CineSequence, fra
             difference = f"{header.frames} frame(s) where {frames} were expected"
         if difference:
             raise LabelError(
-                f"The mask does not lie on the grid of its image: {difference}.",
-                hint="Resample the mask onto the image, or give the mask that was drawn on it.",
+                f"The mask is not on the grid of its image: {difference}.",
+                hint="Resample the mask to the image, or give the mask that was drawn on it.",
                 code=ErrorCode.LABEL_GEOMETRY,
             )
         return torch.from_numpy(_to_labels(decode_cine(file, raw), scheme))
@@ -310,14 +310,14 @@ def _to_labels(values: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8]:
         raise LabelError(
             f"Label scheme '{scheme}' has the values 0 to {len(labels) - 1}, "
             f"found {', '.join(f'{value:g}' for value in unknown[:8])}.",
-            hint=f"Name the right label_scheme in the manifest: {', '.join(LabelScheme)}.",
+            hint=f"Set the correct label_scheme in the manifest: {', '.join(LabelScheme)}.",
             code=ErrorCode.LABEL_VALUES,
         )
     return np.asarray(np.array(labels, dtype=np.uint8)[values.astype(np.uint8)])
 
 
 def _storable(voxels: Tensor) -> Tensor:
-    """NIfTI readers agree on few types: floats are written in single precision."""
+    """Write floats in single precision, since few data types are read everywhere."""
     return voxels.detach().float() if voxels.is_floating_point() else voxels.detach()
 
 
@@ -333,13 +333,13 @@ def _image(voxels: Tensor, affine: Tensor, *, frame_ms: float | None) -> Any:
 
 
 def _save(path: Path, image: Any) -> None:
-    # Time stamps inside a gzip file would give the same voxels another checksum each day.
+    # Without time stamp, the same voxels always give the same file.
     content: bytes = image.to_bytes()
     write_bytes(path, gzip.compress(content, compresslevel=6, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _lps_directions(affine: Float64[Tensor, "4 4"]) -> Float64[Tensor, "3 3"]:
-    """Unit vectors of the (z, y, x) axes, in columns, along the scanner's left, posterior and superior."""
+    """Unit vectors of the (z, y, x) axes in columns, in LPS."""
     columns = affine[:3, :3]
     directions: Tensor = _LPS_OF_RAS[:, None] * columns / columns.norm(dim=0)
     return directions

@@ -1,6 +1,6 @@
-"""One NIfTI file from its bytes: opening, checking and describing it, and decoding its voxels.
+"""Read one NIfTI file from its bytes: check and describe its header, decode its voxels.
 
-Files are read through the bare header, because nibabel's loader silently turns a voxel size of 0 into 1.
+The raw header is used, because nibabel's loader silently replaces a voxel size of 0 by 1.
 """
 
 import gzip
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmnet_core.errors import CaseError, ErrorCode, ImageError
-from cmnet_core.io.nifti_geometry import Layout, geometry, layout, length_unit_mm, time_step_ms
+from cmnet_core.io.nifti_geometry import AxisOrder, axis_order, geometry, length_unit_mm, time_step_ms
 from cmnet_core.types import CineSequence, Spacing
 
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
 _HEADER_BYTES = {1: 348, 2: 540}
-_DEFLATE_LIMIT = 1032  # the largest ratio that gzip can reach: a header that declares more cannot be true
+_DEFLATE_LIMIT = 1032  # largest compression ratio of gzip: a header that declares more data is false
 _TRAILING_BYTES = 2**20
 _MAX_VOXELS = 2**28
 _MAX_VOX_OFFSET = 64 * 2**20
@@ -36,14 +36,14 @@ _MAX_VOX_OFFSET = 64 * 2**20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """What a file says of itself, without its voxels.
+    """The description of an image file, without its voxels.
 
     Attributes:
         frames: Number of frames; 1 for a single volume.
         grid: Number of voxels along (z, y, x).
         spacing: Voxel spacing in mm.
-        affine: As in :class:`CineSequence`.
-        frame_ms: Time between two frames, or None where the header holds nothing plausible.
+        affine: Affine, as in :class:`CineSequence`.
+        frame_ms: Time between two frames in ms, or None if the header has no plausible value.
         flags: Quality flags.
     """
 
@@ -58,13 +58,13 @@ class Header:
         require_size(self.frames * math.prod(self.grid))
 
     def cine(self, voxels: Float[Tensor, "t z y x"], *, frame_ms: float | None) -> CineSequence:
-        """The cine with these voxels, its phases not known yet; a time step that is given goes before the file's."""
+        """Build the cine of these voxels, with ED and ES unknown; a given frame time overrides the file's."""
         step_ms = self.frame_ms if frame_ms is None else frame_ms
         return CineSequence(voxels, self.spacing, self.affine, step_ms, ed=None, es=None, flags=self.flags)
 
 
 def grid_difference(found: Header, expected: Header | CineSequence) -> str:
-    """Say in words how one grid differs from another; empty where they agree to half a voxel."""
+    """Describe how one grid differs from another; empty if they agree within half a voxel."""
     shape = expected.grid if isinstance(expected, Header) else tuple(expected.voxels.shape[1:])
     if found.grid != shape:
         return f"{found.grid} voxels (z, y, x) where {shape} were expected"
@@ -77,15 +77,15 @@ def grid_difference(found: Header, expected: Header | CineSequence) -> str:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[BufferedIOBase]:
-    """Open a file, unzipped on the way; every error from within the block names it.
+def open_nifti(path: Path) -> Iterator[BufferedIOBase]:
+    """Open a file, decompressed if necessary; errors raised in the block name the file.
 
     Raises:
-        ImageError: The file is missing, or what the block read from it is not whole.
+        ImageError: The file is missing or damaged.
     """
     try:
         if path.exists() and not path.is_file():
-            raise OSError("it is a folder, a pipe or a device")  # reading from a pipe would wait for ever
+            raise OSError("it is a folder, a pipe or a device")  # reading from a pipe would block
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
@@ -94,34 +94,34 @@ def reading(path: Path) -> Iterator[BufferedIOBase]:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
     except FileNotFoundError as error:
         raise ImageError(
-            f"{path}: there is no such file.",
+            f"{path}: this file does not exist.",
             hint="Correct the path in the manifest; relative paths start at the manifest's folder.",
             code=ErrorCode.FILE_MISSING,
         ) from error
     except _DAMAGE as error:
         raise ImageError(
-            f"{path}: expected a whole NIfTI file, reading it failed: {error}.",
+            f"{path}: expected an intact NIfTI file, reading it failed: {error}.",
             hint="Copy or download the file again, or convert it again from its source.",
             code=ErrorCode.FILE_DAMAGED,
         ) from error
 
 
 def raw_header(file: BufferedIOBase, path: Path) -> Any:
-    """Read nibabel's header as it stands; only what must hold before anything is allocated is checked.
+    """Read nibabel's raw header, and check what must hold before memory is allocated.
 
     Raises:
         ImageError: The dimensions are not those of an image.
-        ValueError: This is no NIfTI file, or it declares more voxels than it can hold.
+        ValueError: This is not a NIfTI file, or it declares more voxels than it can hold.
     """
-    # Not from_fileobj, which also follows the extensions, where a damaged file can lead it anywhere.
+    # Not from_fileobj, which also reads the extensions, whose offsets may be damaged.
     block = file.read(_HEADER_BYTES[2])
     version = next((v for v, size in _HEADER_BYTES.items() if size in _both_endians(block[:4])), None)
     if version is None:
-        raise ValueError("this is no NIfTI header")
+        raise ValueError("this is not a NIfTI header")
     kind = nib.Nifti1Header if version == 1 else nib.Nifti2Header
     raw = kind(block[: _HEADER_BYTES[version]], check=False)
     if raw["magic"].item()[:3] != b"n+%d" % version:
-        raise ValueError("this is no single-file NIfTI")
+        raise ValueError("this is not a single-file NIfTI")
     shape = raw.get_data_shape()
     if len(shape) < 3 or min(shape) < 1:
         raise ImageError(
@@ -133,13 +133,13 @@ def raw_header(file: BufferedIOBase, path: Path) -> Any:
     if declared > path.stat().st_size * (_DEFLATE_LIMIT if isinstance(file, gzip.GzipFile) else 1):
         raise ValueError(f"the header declares {declared} bytes of voxels, more than the file can hold")
     if not _HEADER_BYTES[version] <= raw.get_data_offset() <= _MAX_VOX_OFFSET:
-        raise ValueError(f"the header says that its voxels begin at byte {raw.get_data_offset()}")
+        raise ValueError(f"by its header, the voxels start at byte {raw.get_data_offset()}")
     require_size(math.prod(map(int, shape)))
     return raw
 
 
 def require_size(voxels: int) -> None:
-    """Refuse an image that no scanner makes before memory is taken for it.
+    """Refuse an implausibly large image before memory is allocated for it.
 
     Raises:
         ImageError: It has too many voxels.
@@ -157,14 +157,14 @@ def _both_endians(number: bytes) -> tuple[int, int]:
 
 
 def describe(raw: Any) -> Header:
-    """Turn nibabel's header into ours.
+    """Convert nibabel's header to a :class:`Header`.
 
     Raises:
-        ImageError: There is more than one axis beyond space.
-        GeometryError: Voxel sizes or affine make no sense.
+        ImageError: There is more than one non-spatial axis.
+        GeometryError: Voxel sizes or affine are not valid.
     """
     shape = tuple(int(n) for n in raw.get_data_shape())
-    axes = layout_of(raw)
+    axes = axis_order_of(raw)
     spacing, affine, flags = geometry(raw, axes)
     frames = 1 if axes.time is None else shape[axes.time]
     frame_ms: float | None = None
@@ -176,25 +176,25 @@ def describe(raw: Any) -> Header:
     return Header(frames, (z, y, x), spacing, affine, frame_ms, tuple(sorted(flags)))
 
 
-def layout_of(raw: Any) -> Layout:
-    """Tell which axis of a file is which.
+def axis_order_of(raw: Any) -> AxisOrder:
+    """Identify the axes of a file.
 
     Raises:
-        ImageError: There is more than one axis beyond space.
+        ImageError: There is more than one non-spatial axis.
     """
     zooms = tuple(float(zoom) * length_unit_mm(raw) for zoom in raw["pixdim"][1:8])
-    return layout(tuple(int(n) for n in raw.get_data_shape()), zooms)
+    return axis_order(tuple(int(n) for n in raw.get_data_shape()), zooms)
 
 
 def decode(file: BufferedIOBase, raw: Any, *, as_stored: bool = False) -> NDArray[Any]:
-    """Read the voxels, axes reversed (…, z, y, x), with the header's scaling applied.
+    """Read the voxels, with axes reversed (…, z, y, x) and the header's scaling applied.
 
-    A plain file is mapped and a zipped one streamed, volume by volume, so that there is never more than one copy.
+    A plain file is memory-mapped and a compressed one streamed by volume, so that there is never a second copy.
 
     Args:
-        file: Open at any place.
+        file: The open file.
         raw: Its header.
-        as_stored: Keep the type of the numbers in the file where they are not scaled; else single precision.
+        as_stored: Whether unscaled voxels keep the data type of the file; otherwise they are in single precision.
 
     Raises:
         ImageError: The voxels are colours or complex numbers.
@@ -202,8 +202,8 @@ def decode(file: BufferedIOBase, raw: Any, *, as_stored: bool = False) -> NDArra
     dtype = raw.get_data_dtype()
     if dtype.kind not in "iuf":
         raise ImageError(
-            f"Expected one number a voxel, found {dtype}.",
-            hint="Export a magnitude image, not colours or complex numbers.",
+            f"Expected one number per voxel, found {dtype}.",
+            hint="Export a magnitude image, not a colour or complex image.",
             code=ErrorCode.IMAGE_VALUES,
         )
     shape = tuple(int(n) for n in raw.get_data_shape())
@@ -220,8 +220,8 @@ def decode(file: BufferedIOBase, raw: Any, *, as_stored: bool = False) -> NDArra
 
 
 def decode_cine(file: BufferedIOBase, raw: Any) -> NDArray[np.float32]:
-    """Like :func:`decode`, the axes in the order (t, z, y, x), whatever their order in the file."""
-    axes, values = layout_of(raw), decode(file, raw)
+    """Like :func:`decode`, with axes (t, z, y, x) whatever their order in the file."""
+    axes, values = axis_order_of(raw), decode(file, raw)
     last = values.ndim - 1
     order = [last - axis for axis in axes.zyx]
     rest = [n for n in range(values.ndim) if n not in order]  # time, and axes of length 1
@@ -243,6 +243,6 @@ def _volumes(file: BufferedIOBase, raw: Any, *, volumes: int, voxels: int) -> It
 
 
 def _compare_checksum(file: gzip.GzipFile) -> None:
-    """Read on to the end of the stream: only there is its checksum compared."""
+    """Read to the end of the stream, where gzip compares the checksum."""
     if len(file.read(_TRAILING_BYTES)) == _TRAILING_BYTES:
-        raise ValueError("the file goes on long after its last voxel")
+        raise ValueError("the file has much data after its last voxel")

@@ -21,13 +21,13 @@ of training (:mod:`cmnet_core.models.losses`) do not.
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from cmnet_core.imaging.filters import smooth_in_plane
 from cmnet_core.labels import Label
 from cmnet_core.models.layers import Stacks, upsample, upsample_displacement
 from cmnet_core.models.rotation_net import LVLocation, locate_lv
@@ -399,19 +399,3 @@ def _symmetric_inverse(
 def _limit_length(step: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 3 y x"]:
     length = step.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
     return step * (MAX_STEP * torch.tanh(length / MAX_STEP) / length)
-
-
-def smooth_in_plane(maps: Float[Tensor, "n c y x"], sd: float) -> Float[Tensor, "n c y x"]:
-    """Smooth maps in-plane by a Gaussian of a standard deviation in voxels; the border values are continued."""
-    along_y, along_x = (_gaussian_matrix(int(size), sd).to(maps.device) for size in maps.shape[2:])
-    return along_y @ maps @ along_x.T
-
-
-@cache
-def _gaussian_matrix(size: int, sd: float) -> Float[Tensor, "s s"]:
-    """Return the matrix of Gaussian smoothing along an axis: here, a matrix product is the fastest convolution."""
-    radius = round(3.0 * sd)
-    offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets / sd).square())
-    sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
-    return torch.zeros(size, size).scatter_add_(1, sources, (kernel / kernel.sum()).expand(size, -1))

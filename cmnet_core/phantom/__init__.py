@@ -1,4 +1,4 @@
-"""Synthetic short-axis cines of a beating heart whose motion is known in closed form."""
+"""Phantoms: synthetic short-axis cines of a heart whose motion is known in closed form."""
 
 from cmnet_core.phantom.draw import draw_spec
 from cmnet_core.phantom.generate import Phantom, make_phantom
@@ -6,9 +6,9 @@ from cmnet_core.phantom.ground_truth import SegmentStrain, Strain, Truth, truth_
 from cmnet_core.phantom.spec import (
     BeatSpec,
     ChestSpec,
+    ContrastSpec,
     Defect,
     HeartSpec,
-    LookSpec,
     PhantomSpec,
     ScanSpec,
     spec_from_values,
@@ -17,9 +17,9 @@ from cmnet_core.phantom.spec import (
 __all__ = [
     "BeatSpec",
     "ChestSpec",
+    "ContrastSpec",
     "Defect",
     "HeartSpec",
-    "LookSpec",
     "Phantom",
     "PhantomSpec",
     "ScanSpec",

@@ -1,11 +1,11 @@
-"""Draw a plausible subject."""
+"""Random phantoms of plausible anatomy, function and image quality."""
 
 from dataclasses import replace
 
 import torch
 
 from cmnet_core.phantom.shape import lv_volumes_ml, rv_volume_ml
-from cmnet_core.phantom.spec import BeatSpec, ChestSpec, Defect, HeartSpec, LookSpec, PhantomSpec, ScanSpec
+from cmnet_core.phantom.spec import BeatSpec, ChestSpec, ContrastSpec, Defect, HeartSpec, PhantomSpec, ScanSpec
 
 
 def _uniform(generator: torch.Generator, low: float, high: float) -> float:
@@ -21,23 +21,23 @@ def _integer(generator: torch.Generator, low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, (1,), generator=generator))
 
 
-def _chance(generator: torch.Generator, share: float) -> bool:
-    return _uniform(generator, 0.0, 1.0) < share
+def _happens(generator: torch.Generator, probability: float) -> bool:
+    return _uniform(generator, 0.0, 1.0) < probability
 
 
 def _draw_heart(generator: torch.Generator, lvef_pct: float) -> HeartSpec:
-    """An LV; the RV's width is fitted afterwards."""
+    """Draw the anatomy; the width of the RV is set afterwards by its volume."""
     dilation = 1.0 + 0.013 * max(0.0, 52.0 - lvef_pct)
     edv_ml = min(max(_normal(generator, 138.0, 27.0) * dilation, 75.0), 300.0)
-    slender = _uniform(generator, 2.95, 3.55) / dilation**0.35
+    length_to_radius = _uniform(generator, 2.95, 3.55) / dilation**0.35
     bluntness, narrowing = _uniform(generator, 0.35, 0.85), _uniform(generator, 0.04, 0.14)
-    radius = (edv_ml * 1000.0 / (3.1416 * slender * (2.0 / 3.0 + bluntness / 12.0) * (1.0 - 0.8 * narrowing))) ** (
-        1 / 3
-    )
+    radius = (
+        edv_ml * 1000.0 / (3.1416 * length_to_radius * (2.0 / 3.0 + bluntness / 12.0) * (1.0 - 0.8 * narrowing))
+    ) ** (1 / 3)
     wall = _normal(generator, 7.8, 0.9)
-    if lvef_pct > 50.0 and _chance(generator, 0.25):
+    if lvef_pct > 50.0 and _happens(generator, 0.25):
         wall += _uniform(generator, 1.0, 5.0)
-    cavity_length = slender * radius
+    cavity_length = length_to_radius * radius
     return HeartSpec(
         cavity_radius_mm=radius,
         cavity_length_mm=cavity_length,
@@ -60,7 +60,7 @@ def _draw_heart(generator: torch.Generator, lvef_pct: float) -> HeartSpec:
 
 
 def _fit_rv(heart: HeartSpec, rv_ml: float) -> HeartSpec:
-    """The RV's width at which it holds this much, by bisection."""
+    """Set the width of the RV so that its volume is ``rv_ml``, by bisection."""
     low, high = 6.0, 70.0
     for _ in range(12):
         middle = 0.5 * (low + high)
@@ -70,26 +70,26 @@ def _fit_rv(heart: HeartSpec, rv_ml: float) -> HeartSpec:
 
 
 def _draw_beat(generator: torch.Generator, heart: HeartSpec, lvef_pct: float, defect: Defect | None) -> BeatSpec:
-    vigour = lvef_pct / 60.0
-    rate = min(max(_normal(generator, 66.0, 11.0) + 8.0 * max(0.0, 1.0 - vigour), 45.0), 110.0)
+    relative_ef = lvef_pct / 60.0
+    rate = min(max(_normal(generator, 66.0, 11.0) + 8.0 * max(0.0, 1.0 - relative_ef), 45.0), 110.0)
     return BeatSpec(
         lvef_pct=lvef_pct,
         rv_to_lv_stroke=_uniform(generator, 0.97, 1.03),
-        descent_mm=heart.length_mm * 0.165 * min(vigour, 1.15) * _uniform(generator, 0.85, 1.15),
-        basal_rotation_deg=-_uniform(generator, 2.0, 6.0) * vigour,
-        apical_rotation_deg=_uniform(generator, 6.0, 13.0) * vigour,
+        descent_mm=heart.length_mm * 0.165 * min(relative_ef, 1.15) * _uniform(generator, 0.85, 1.15),
+        basal_rotation_deg=-_uniform(generator, 2.0, 6.0) * relative_ef,
+        apical_rotation_deg=_uniform(generator, 6.0, 13.0) * relative_ef,
         heart_rate_bpm=rate,
-        systole_share=min(0.30 + 0.0011 * rate + _uniform(generator, -0.02, 0.02), 0.46),
-        early_filling_share=_uniform(generator, 0.6, 0.85),
+        systole_fraction=min(0.30 + 0.0011 * rate + _uniform(generator, -0.02, 0.02), 0.46),
+        early_filling_fraction=_uniform(generator, 0.6, 0.85),
         defect=defect,
     )
 
 
 def _draw_scan(generator: torch.Generator, heart: HeartSpec, frames: int, ed: int) -> ScanSpec:
     thickness = min(max(_normal(generator, 7.8, 1.4), 5.0), 10.0)
-    gap = _uniform(generator, 0.0, 10.0 - thickness) if _chance(generator, 0.6) else 0.0
-    # Scans are planned so that the base lies between two slices; the first is an atrial one or the first ventricular.
-    base = (thickness + gap) * (_uniform(generator, 0.3, 0.7) - (0.0 if _chance(generator, 0.6) else 1.0))
+    gap = _uniform(generator, 0.0, 10.0 - thickness) if _happens(generator, 0.6) else 0.0
+    # The valve plane is between two slices; the first slice is the last atrial or the first ventricular one.
+    base = (thickness + gap) * (_uniform(generator, 0.3, 0.7) - (0.0 if _happens(generator, 0.6) else 1.0))
     pixel, field = _uniform(generator, 1.2, 1.9), _uniform(generator, 300.0, 380.0)
     rows = 2 * round(0.5 * field / pixel)
     return ScanSpec(
@@ -107,14 +107,14 @@ def _draw_scan(generator: torch.Generator, heart: HeartSpec, frames: int, ed: in
         rv_deg=_normal(generator, 0.0, 24.0, clip=2.5),
         tilt_y_deg=_normal(generator, 0.0, 3.0),
         tilt_x_deg=_normal(generator, 0.0, 3.0),
-        apex_first=_chance(generator, 0.4),
+        apex_first=_happens(generator, 0.4),
         yaw_deg=_normal(generator, 0.0, 9.0),
         pitch_deg=_normal(generator, 0.0, 9.0),
     )
 
 
-def _draw_look(generator: torch.Generator) -> LookSpec:
-    return LookSpec(
+def _draw_contrast(generator: torch.Generator) -> ContrastSpec:
+    return ContrastSpec(
         myocardium=_uniform(generator, 0.26, 0.5),
         fat=_uniform(generator, 0.85, 1.35),
         liver=_uniform(generator, 0.28, 0.55),
@@ -142,12 +142,12 @@ def _draw_chest(generator: torch.Generator) -> ChestSpec:
 
 
 def draw_spec(generator: torch.Generator, *, frames: int, defect: bool, ed: int = 0) -> PhantomSpec:
-    """Draw a subject.
+    """Draw the parameters of a phantom.
 
     Args:
-        generator: Where all chance comes from.
-        frames: Frames in the cycle.
-        defect: Whether one segment moves less.
+        generator: Source of randomness.
+        frames: Number of frames of the cycle.
+        defect: Whether one segment is hypokinetic.
         ed: Frame of end-diastole, from 0.
     """
     lvef_pct = _uniform(generator, 20.0, 62.0 if defect else 75.0)
@@ -162,5 +162,5 @@ def draw_spec(generator: torch.Generator, *, frames: int, defect: bool, ed: int 
         beat=beat,
         chest=_draw_chest(generator),
         scan=_draw_scan(generator, heart, frames, ed),
-        look=_draw_look(generator),
+        contrast=_draw_contrast(generator),
     )

@@ -1,4 +1,7 @@
-"""What is true of a phantom: displacements, strain and volumes, from the closed form rather than from voxels."""
+"""Ground truth of a phantom in closed form: displacement, strain and volumes, independent of voxels.
+
+The LV's axis, deformation gradient and strain are computed here independently of the modules that they test.
+"""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +14,15 @@ from cmnet_core.function.volumes import Volumes
 from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.geometry.lv_coordinates import aha_segment as segment_at
 from cmnet_core.labels import Label
-from cmnet_core.phantom.kinematics import Beat, Instant, carry, cavity_share, make_beat, pull_back, rv_share
+from cmnet_core.phantom.kinematics import (
+    Beat,
+    Instant,
+    cavity_volume_fraction,
+    make_beat,
+    pull_back,
+    push_forward,
+    rv_volume_fraction,
+)
 from cmnet_core.phantom.scan_grid import frame_phase, grid_points, heart_axes, slice_depths, spacing_of, to_image
 from cmnet_core.phantom.shape import Points, direction, half_lines, labels_at, lv_volumes_ml, rv_volume_ml, surfaces
 from cmnet_core.phantom.spec import HeartSpec, PhantomSpec, ScanSpec
@@ -22,13 +33,13 @@ from cmnet_core.types import MotionField
 class Strain:
     """Green-Lagrange strain of the LV's wall on the ED grid, 0 outside the wall.
 
-    The directions are those of the LV's axis at ED: away from it, around it and along it.
+    The directions are radial, circumferential and longitudinal with respect to the LV's axis at ED.
 
     Attributes:
         err: Radial.
         ecc: Circumferential.
         ell: Longitudinal.
-        frame: The frame it belongs to; the reference is ED.
+        frame: The deformed frame; the reference is ED.
     """
 
     err: Float[Tensor, "z y x"]
@@ -41,7 +52,7 @@ class Strain:
 class SegmentStrain:
     """Mean Green-Lagrange strain of the 16 AHA segments in every frame; segment *i* in column *i* - 1.
 
-    Means over the volume of the wall at ED, the cap beyond the tip of the cavity left out.
+    Means over the volume of the wall at ED without the apical cap beyond the cavity.
     """
 
     err: Float[Tensor, "t 16"]
@@ -52,21 +63,21 @@ class SegmentStrain:
 def deformation_gradient(beat: Beat, now: Instant, points: Points) -> Float[Tensor, "3 3 ..."]:
     """F at points of the ED heart: the exact derivative of :func:`~cmnet_core.phantom.kinematics.carry`.
 
-    Each point's image depends on that point alone, so that automatic differentiation of the closed form, summed over
-    all points, gives a row of every point's F; nothing is approximated.
+    Each point's image depends on that point alone, so automatic differentiation of the sum over all points gives a row
+    of F at every point, without approximation.
 
     Returns:
-        ``F[i, j]``: how coordinate *i* (s, y, x) at the instant changes with coordinate *j* at ED.
+        ``F[i, j]``, the derivative of coordinate *i* (s, y, x) at the instant with respect to coordinate *j* at ED.
     """
     shape = (points.s + points.y + points.x).shape
     start = Points(*(p.detach().expand(shape).clone().requires_grad_() for p in points))
-    moved = carry(beat, now, start)
-    rows = [torch.autograd.grad(m.sum(), start, retain_graph=True, materialize_grads=True) for m in moved]
+    deformed = push_forward(beat, now, start)
+    rows = [torch.autograd.grad(m.sum(), start, retain_graph=True, materialize_grads=True) for m in deformed]
     return torch.stack([torch.stack(row) for row in rows])
 
 
 def wall_strain(beat: Beat, now: Instant, points: Points) -> Float[Tensor, "3 ..."]:
-    """Radial, circumferential and longitudinal strain at points of the ED heart.
+    """Radial, circumferential and longitudinal strain at points of the heart at ED.
 
     Green-Lagrange strain along a unit vector n is ``nᵀEn = ½(|Fn|² - 1)``.
     """
@@ -83,16 +94,16 @@ def wall_strain(beat: Beat, now: Instant, points: Points) -> Float[Tensor, "3 ..
 
 
 def aha_segment(heart: HeartSpec, points: Points) -> Int64[Tensor, "..."]:
-    """AHA segment 1 to 16 of points in the wall; 0 beyond the tip of the cavity.
+    """AHA segment 1 to 16 of points in the wall; 0 in the apical cap.
 
-    The heart's own coordinates are looked up as those of any heart: thirds of the cavity, sectors from the insertion.
+    Segments are thirds of the cavity's length and sectors from the anterior insertion.
     """
     past = heart.rv_insertion_deg - torch.rad2deg(torch.atan2(points.y, points.x))
     return segment_at((-points.s / heart.cavity_length_mm).expand_as(past), past)
 
 
 def _wall_nodes(heart: HeartSpec) -> tuple[Points, Tensor]:
-    """Points spread over the wall at ED (midpoint rule), and the share of volume that each stands for."""
+    """Quadrature points of the wall at ED (midpoint rule), and their volume weights."""
     lines, _ = half_lines(-heart.cavity_length_mm, 0.0, steps=24, angles=48)
     wall = surfaces(heart, lines)
     depth = (torch.arange(4, dtype=torch.float64) + 0.5) / 4.0
@@ -104,10 +115,10 @@ def _wall_nodes(heart: HeartSpec) -> tuple[Points, Tensor]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """The exact motion of a phantom; it follows from the spec alone, so that no field needs to be stored.
+    """The exact motion of a phantom, which follows from its parameters alone.
 
     Attributes:
-        spec: The subject.
+        spec: The parameters of the phantom.
         beat: The motion in closed form.
     """
 
@@ -115,16 +126,16 @@ class Truth:
     beat: Beat
 
     def at(self, frame: int) -> Instant:
-        """The instant of a frame."""
+        """The state at a frame."""
         return self.beat.at(frame_phase(self.spec.scan, frame))
 
     def from_ed(self, frame: int) -> MotionField:
-        """Where every voxel of the ED frame has gone: ``fixed`` ED, ``moving`` the frame."""
+        """Displacement of every voxel of the ED frame: ``fixed`` is ED, ``moving`` the frame."""
         points = _voxel_points(self.spec.scan)
-        return _field(self.spec.scan, points, carry(self.beat, self.at(frame), points), self.spec.scan.ed, frame)
+        return _field(self.spec.scan, points, push_forward(self.beat, self.at(frame), points), self.spec.scan.ed, frame)
 
     def to_ed(self, frame: int) -> MotionField:
-        """Where every voxel of a frame was at ED: ``fixed`` the frame, ``moving`` ED."""
+        """Displacement of every voxel of a frame to ED: ``fixed`` is the frame, ``moving`` ED."""
         points = _voxel_points(self.spec.scan)
         return _field(self.spec.scan, points, pull_back(self.beat, self.at(frame), points), frame, self.spec.scan.ed)
 
@@ -132,8 +143,8 @@ class Truth:
         """F on the ED grid, along the image's axes (z, y, x)."""
         axes = heart_axes(self.spec.scan)
         gradient = deformation_gradient(self.beat, self.at(frame), _voxel_points(self.spec.scan))
-        turned: Tensor = torch.einsum("ia,ij...,jb->ab...", axes, gradient, axes)
-        return turned.float()
+        rotated: Tensor = torch.einsum("ia,ij...,jb->ab...", axes, gradient, axes)
+        return rotated.float()
 
     def strain(self, frame: int) -> Strain:
         """Strain at every voxel of the wall on the ED grid."""
@@ -153,19 +164,20 @@ class Truth:
     def global_strain(self) -> Float[Tensor, "3 t"]:
         """Mean radial, circumferential and longitudinal strain of the whole wall in every frame.
 
-        Over the volume of the wall at ED, the cap beyond the tip of the cavity left out: each of the segments counts as
-        much as it is large.
+        The mean is over the volume of the wall at ED without the apical cap: segments are weighted by their volume.
         """
         nodes, weight = _wall_nodes(self.spec.heart)
         return self._mean_strain(nodes, weight[None])[..., 0].float()
 
     def _mean_strain(self, nodes: Points, members: Float[Tensor, "r ..."]) -> Float[Tensor, "3 t r"]:
-        share = members.flatten(1) / members.flatten(1).sum(1, keepdim=True)
-        frames = [wall_strain(self.beat, self.at(t), nodes).flatten(1) @ share.T for t in range(self.spec.scan.frames)]
+        weights = members.flatten(1) / members.flatten(1).sum(1, keepdim=True)
+        frames = [
+            wall_strain(self.beat, self.at(t), nodes).flatten(1) @ weights.T for t in range(self.spec.scan.frames)
+        ]
         return torch.stack(frames, dim=1)
 
     def volumes(self) -> Volumes:
-        """Volumes of every frame, integrated over the continuous surfaces: no voxels, no slices, no partial volumes.
+        """Volumes of every frame, integrated over the continuous surfaces.
 
         Masks sampled on the stack differ from these by up to half a slice at the base; compare an estimate that
         counts voxels with :func:`cmnet_core.function.volumes.volumes_ml` of the phantom's masks.
@@ -173,33 +185,33 @@ class Truth:
         lv_ml, myo_ml = lv_volumes_ml(self.spec.heart)
         rv_ml = rv_volume_ml(self.spec.heart)
         peak = self.beat.peak
-        lv_stroke, rv_stroke = 1.0 - cavity_share(self.beat, peak), 1.0 - rv_share(self.beat, peak)
-        course = torch.tensor(
-            [self.beat.course(frame_phase(self.spec.scan, t)) for t in range(self.spec.scan.frames)]
+        lv_stroke, rv_stroke = 1.0 - cavity_volume_fraction(self.beat, peak), 1.0 - rv_volume_fraction(self.beat, peak)
+        activation = torch.tensor(
+            [self.beat.activation(frame_phase(self.spec.scan, t)) for t in range(self.spec.scan.frames)]
         ).double()
         return Volumes(
-            lv_ml=lv_ml * (1.0 - lv_stroke * course),
-            myo_ml=torch.full_like(course, myo_ml),
-            rv_ml=rv_ml * (1.0 - rv_stroke * course),
+            lv_ml=lv_ml * (1.0 - lv_stroke * activation),
+            myo_ml=torch.full_like(activation, myo_ml),
+            rv_ml=rv_ml * (1.0 - rv_stroke * activation),
         )
 
 
 def truth_of(spec: PhantomSpec) -> Truth:
-    """The motion that a spec prescribes."""
+    """The ground truth that follows from the parameters of a phantom."""
     return Truth(spec, make_beat(spec.heart, spec.beat, lv_ml=lv_volumes_ml(spec.heart)[0]))
 
 
 def twist_deg(truth: Truth, frame: int) -> tuple[float, float]:
     """Rotation at the base and at the apex in degrees, counter-clockwise seen from the apex."""
     now = truth.at(frame)
-    return math.degrees(now.basal_turn), math.degrees(now.apical_turn)
+    return math.degrees(now.basal_rotation), math.degrees(now.apical_rotation)
 
 
 def _voxel_points(scan: ScanSpec) -> Points:
     return grid_points(scan, slice_depths(scan))
 
 
-def _field(scan: ScanSpec, points: Points, moved: Points, fixed: int, moving: int) -> MotionField:
-    there, here = to_image(scan, moved), to_image(scan, points)
+def _field(scan: ScanSpec, points: Points, deformed: Points, fixed: int, moving: int) -> MotionField:
+    there, here = to_image(scan, deformed), to_image(scan, points)
     displacement = torch.stack([(a - b).float() for a, b in zip(there, here, strict=True)])
     return MotionField(displacement, spacing_of(scan), fixed=fixed, moving=moving)

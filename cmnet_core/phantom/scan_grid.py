@@ -1,4 +1,4 @@
-"""Where the stack of slices lies: from voxels to the heart's frame, to the scanner's, and in time."""
+"""Coordinates of a phantom: voxels, coordinates of the heart, scanner coordinates, and time."""
 
 import math
 
@@ -22,9 +22,9 @@ def frame_phase(scan: ScanSpec, frame: int) -> float:
 
 
 def heart_axes(scan: ScanSpec) -> Float64[Tensor, "3 3"]:
-    """Rows: the heart's s, y and x axes in the image's (z, y, x) mm; a mirror where slice 0 is the basal one.
+    """The heart's s, y and x axes as rows, in the image's (z, y, x); a reflection if slice 0 is the most basal one.
 
-    On the display (y down) the RV lies to the left and the anterior wall at the top when ``rv_deg`` is 0.
+    Displayed with y down, the RV is on the left and the anterior wall at the top if ``rv_deg`` is 0.
     """
     turn, tilt_y, tilt_x = (math.radians(d) for d in (scan.rv_deg, scan.tilt_y_deg, scan.tilt_x_deg))
     up = 1.0 if scan.apex_first else -1.0
@@ -45,21 +45,21 @@ def _valve_plane_mm(scan: ScanSpec) -> Float64[Tensor, "3"]:
 
 
 def to_heart(scan: ScanSpec, z: Tensor, y: Tensor, x: Tensor) -> Points:
-    """Image mm (from the centre of voxel 0, 0, 0) to the heart's frame."""
+    """Convert image mm (from the centre of voxel 0, 0, 0) to coordinates of the heart."""
     axes, origin = heart_axes(scan).tolist(), _valve_plane_mm(scan).tolist()
     z, y, x = z - origin[0], y - origin[1], x - origin[2]
     return Points(*(row[0] * z + row[1] * y + row[2] * x for row in axes))
 
 
 def to_image(scan: ScanSpec, points: Points) -> tuple[Tensor, Tensor, Tensor]:
-    """The heart's frame to image mm: the inverse of :func:`to_heart`."""
+    """Convert coordinates of the heart to image mm: the inverse of :func:`to_heart`."""
     axes, origin = heart_axes(scan).tolist(), _valve_plane_mm(scan).tolist()
     z, y, x = (sum((axes[i][j] * points[i] for i in range(1, 3)), axes[0][j] * points[0]) + origin[j] for j in range(3))
     return z, y, x
 
 
 def grid_points(scan: ScanSpec, depths_mm: Tensor) -> Points:
-    """All voxel centres of the planes at these depths (mm along z), in the heart's frame."""
+    """All voxel centres of the planes at these depths (mm along z), in coordinates of the heart."""
     y = torch.arange(scan.rows, dtype=depths_mm.dtype) * scan.pixel_mm
     x = torch.arange(scan.columns, dtype=depths_mm.dtype) * scan.pixel_mm
     return to_heart(scan, depths_mm[:, None, None], y[None, :, None], x[None, None, :])
@@ -71,10 +71,10 @@ def slice_depths(scan: ScanSpec, dtype: torch.dtype = torch.float64) -> Float[Te
 
 
 def affine_of(scan: ScanSpec) -> Float64[Tensor, "4 4"]:
-    """Voxel (z, y, x, 1) to RAS mm for a heart that lies in the chest as hearts do.
+    """Affine, voxel (z, y, x, 1) to RAS mm, of a heart in its normal position in the chest.
 
-    The LV's axis points left, forward and down; the RV lies in front of it and to the right. The scan's plane, not the
-    heart, is what ``rv_deg`` turns.
+    The LV's axis points left, anterior and inferior; the RV is anterior and right of it. ``rv_deg`` rotates the image
+    plane, not the heart.
     """
     yaw, pitch = math.radians(scan.yaw_deg), math.radians(scan.pitch_deg)
     to_apex = torch.tensor([-0.62, 0.55, -0.56], dtype=torch.float64)

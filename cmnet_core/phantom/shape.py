@@ -1,7 +1,7 @@
-"""The ventricles at end-diastole in closed form: squared radii of every surface around the LV's axis.
+"""The ventricles at end-diastole in closed form: squared radii of all surfaces around the LV's axis.
 
-A surface is given by its squared radius over the position along the axis and the angle around it, because motion
-that keeps volume is simplest in squared radii (see :mod:`cmnet_core.phantom.kinematics`).
+A surface is given by its squared radius as a function of the position along the axis and the angle around it, because
+volume-preserving motion is simplest in squared radii (see :mod:`cmnet_core.phantom.kinematics`).
 """
 
 import math
@@ -19,11 +19,11 @@ _EPI_SOFT_MM2 = 30.0
 _RV_SOFT_MM2 = 100.0
 _RV_WIDTH_SOFT_MM = 2.0
 _FAR_MARGIN_MM = 20.0
-_ATRIAL_WALL_SHARE = 0.25
+_ATRIAL_WALL_FRACTION = 0.25
 
 
 class Points(NamedTuple):
-    """Points in the heart's frame, in mm; see :class:`~cmnet_core.phantom.spec.HeartSpec`."""
+    """Points in coordinates of the heart, in mm; see :class:`~cmnet_core.phantom.spec.HeartSpec`."""
 
     s: Float[Tensor, "..."]
     y: Float[Tensor, "..."]
@@ -31,10 +31,10 @@ class Points(NamedTuple):
 
 
 class Surfaces(NamedTuple):
-    """Squared radii in mm² of the surfaces, along the half-line on which each point lies.
+    """Squared radii in mm² of the surfaces on the half-line from the axis through each point.
 
-    ``far`` is where the heart's radial motion has died away, ``rv_gap`` the squared radius of the RV's outline less
-    that of the LV's outer surface: negative where there is no RV.
+    ``far`` is where the radial motion of the heart vanishes; ``rv_gap`` is the squared radius of the RV's outline minus
+    that of the LV's epicardium, and negative where there is no RV.
     """
 
     endo: Float[Tensor, "..."]
@@ -46,24 +46,24 @@ class Surfaces(NamedTuple):
 
 
 def smooth_step(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """0 below 0, 1 above 1, a cubic with two flat ends between."""
+    """The cubic step: 0 below 0, 1 above 1, 3x² - 2x³ between."""
     x = x.clamp(0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
 
 
 def soft_positive(x: Float[Tensor, "..."], width: float) -> Float[Tensor, "..."]:
-    """A smooth ``max(x, 0)``, ``width / 2`` at 0."""
+    """A smooth ``max(x, 0)`` with the value ``width / 2`` at 0."""
     return 0.5 * (x + (x * x + width * width).sqrt())
 
 
 def direction(points: Points) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """Cosine and sine of the angle around the axis, from the RV's middle towards anterior."""
+    """Cosine and sine of the angle around the axis, from the middle of the RV towards anterior."""
     radius = (points.x * points.x + points.y * points.y).clamp_min(1e-12).sqrt()
     return points.x / radius, points.y / radius
 
 
 def _profile(heart: HeartSpec, s: Float[Tensor, "..."], length_mm: float) -> Float[Tensor, "..."]:
-    """Squared radius over its largest value: a bullet from the base to ``-length_mm``, narrower at the base."""
+    """Squared radius relative to its maximum: a bullet from the base to ``-length_mm``, narrower at the base."""
     tau = (s / -length_mm).clamp_min(0.0)
     bullet = 1.0 - tau * tau * (1.0 - heart.bluntness + heart.bluntness * tau)
     return bullet * (1.0 - heart.base_narrowing * smooth_step((s + 0.35 * length_mm) / (0.45 * length_mm)))
@@ -80,8 +80,8 @@ def _rv_outline(
 ) -> Float[Tensor, "..."]:
     """Squared radius of the circle that bounds the RV.
 
-    The circle meets the LV's outer surface (radius ``outer``) at the insertions and lies ``width`` beyond it in
-    the RV's middle; the law of cosines gives its centre, at ``d`` on the x axis, and its radius.
+    The circle meets the LV's epicardium (radius ``outer``) at the insertions and is ``width`` outside it in the middle
+    of the RV; the law of cosines gives its centre, at ``d`` on the x axis, and its radius.
     """
     down = (s / -heart.rv_length_mm).clamp_min(0.0)
     width = soft_positive(heart.rv_width_mm * (1.0 - down * down), _RV_WIDTH_SOFT_MM)
@@ -98,7 +98,7 @@ def surfaces(heart: HeartSpec, points: Points) -> Surfaces:
     around = _around(heart, c, n)
     endo = soft_positive(heart.cavity_radius_mm**2 * _profile(heart, points.s, heart.cavity_length_mm), _ENDO_SOFT_MM2)
     outer = soft_positive(heart.outer_radius_mm**2 * _profile(heart, points.s, heart.length_mm), _EPI_SOFT_MM2)
-    thin = 1.0 - (1.0 - _ATRIAL_WALL_SHARE) * smooth_step(points.s / 12.0)
+    thin = 1.0 - (1.0 - _ATRIAL_WALL_FRACTION) * smooth_step(points.s / 12.0)
     thickest = math.radians(heart.asymmetry_deg)
     uneven = 1.0 + heart.asymmetry * (c * math.cos(thickest) + n * math.sin(thickest))
     epi = (endo + (outer * uneven - endo).clamp_min(4.0) * thin) * around
@@ -109,12 +109,12 @@ def surfaces(heart: HeartSpec, points: Points) -> Surfaces:
 
 
 def in_rv(heart: HeartSpec, s: Float[Tensor, "..."], gap: Float[Tensor, "..."]) -> Tensor:
-    """Where along and around the axis there is an RV."""
+    """Whether there is an RV at this position and angle."""
     return (gap > 0) & (s > -heart.rv_length_mm) & (s < heart.rv_base_mm)
 
 
 def labels_at(heart: HeartSpec, points: Points) -> UInt8[Tensor, "..."]:
-    """The tissue at points of the ED heart."""
+    """The label at points of the heart at ED."""
     wall = surfaces(heart, points)
     squared = points.x * points.x + points.y * points.y
     below_valve = points.s < 0
@@ -129,7 +129,7 @@ def labels_at(heart: HeartSpec, points: Points) -> UInt8[Tensor, "..."]:
 
 
 def half_lines(low: float, high: float, *, steps: int = 120, angles: int = 96) -> tuple[Points, float]:
-    """A grid over the axis and the angle for volume integrals, and the weight in mL/mm² of each of its nodes.
+    """A grid of positions and angles for volume integrals, and the weight in mL/mm² of each node.
 
     A volume in squared radii q is ½ ∫∫ Δq dθ ds (midpoint rule).
     """
@@ -141,7 +141,7 @@ def half_lines(low: float, high: float, *, steps: int = 120, angles: int = 96) -
 
 
 def lv_volumes_ml(heart: HeartSpec) -> tuple[float, float]:
-    """Volumes of the LV's blood and muscle at ED, integrated over the continuous surfaces."""
+    """Volumes in mL of the LV's blood pool and myocardium at ED, integrated over the continuous surfaces."""
     cavity, cavity_weight = half_lines(-heart.cavity_length_mm, 0.0)
     whole, whole_weight = half_lines(-heart.length_mm, 0.0)
     lv = cavity_weight * float(surfaces(heart, cavity).endo.sum())
@@ -149,7 +149,7 @@ def lv_volumes_ml(heart: HeartSpec) -> tuple[float, float]:
 
 
 def rv_volume_ml(heart: HeartSpec) -> float:
-    """Volume of the RV's blood at ED, integrated likewise."""
+    """Volume in mL of the RV's blood pool at ED, integrated over the continuous surfaces."""
     lines, weight = half_lines(-heart.rv_length_mm, heart.rv_base_mm)
     wall = surfaces(heart, lines)
     return weight * float(((wall.rv - wall.epi) * (wall.rv_gap > 0)).sum())

@@ -1,4 +1,4 @@
-"""Every physical parameter of a phantom."""
+"""The physical parameters of a phantom."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class HeartSpec:
-    """The two ventricles at end-diastole, in the heart's own frame.
+    """The two ventricles at end-diastole, in a coordinate system of the heart.
 
-    The frame's origin is the centre of the mitral valve plane, ``s`` runs along the LV's axis from apex (negative) to
-    base (zero), ``x`` points to the middle of the RV and ``y`` to the anterior wall.
+    The origin is the centre of the mitral valve plane; ``s`` is the position along the LV's axis from apex (negative)
+    to base (zero), ``x`` points to the middle of the RV and ``y`` to the anterior wall.
 
     Attributes:
-        cavity_radius_mm: Inner radius of the LV at its widest.
-        cavity_length_mm: From the valve plane to the tip of the LV's blood.
-        bluntness: 0 a paraboloid, 1 a rounder bullet.
-        base_narrowing: By how much the radius falls at the valve plane, as a share.
+        cavity_radius_mm: Largest inner radius of the LV.
+        cavity_length_mm: Distance from the valve plane to the apex of the LV cavity.
+        bluntness: Shape of the cavity: 0 is a paraboloid, 1 a blunter bullet.
+        base_narrowing: Relative decrease of the radius at the valve plane.
         wall_mm: Thickness of the LV's wall.
         apex_wall_mm: Thickness of the wall at the apex.
-        ellipticity: Share by which the squared radii vary twice around the axis.
-        ellipse_deg: Where they are largest.
-        asymmetry: Share by which the squared outer radius varies once around the axis.
-        asymmetry_deg: Where the wall is thickest.
-        rv_width_mm: Widest distance from the septum to the RV's free wall.
+        ellipticity: Relative second-order variation of the squared radii around the axis.
+        ellipse_deg: Angle at which they are largest.
+        asymmetry: Relative first-order variation of the squared outer radius around the axis.
+        asymmetry_deg: Angle at which the wall is thickest.
+        rv_width_mm: Largest distance from the septum to the RV's free wall.
         rv_insertion_deg: Angle from the RV's middle to each insertion.
-        rv_length_mm: From the mitral valve plane to the RV's apex.
-        rv_base_mm: How far the RV reaches beyond the mitral valve plane.
+        rv_length_mm: Distance from the mitral valve plane to the RV's apex.
+        rv_base_mm: Extent of the RV above the mitral valve plane.
         rv_wall_mm: Thickness of the RV's free wall.
         papillary_mm: Radius of the two papillary muscles.
         trabeculation_mm: Height of the trabeculae of the LV; those of the RV are twice as high.
@@ -52,22 +52,22 @@ class HeartSpec:
 
     @property
     def length_mm(self) -> float:
-        """From the valve plane to the outer tip of the LV."""
+        """Distance from the valve plane to the epicardial apex of the LV."""
         return self.cavity_length_mm + self.apex_wall_mm
 
     @property
     def outer_radius_mm(self) -> float:
-        """Outer radius of the LV at its widest, before it varies around the axis."""
+        """Largest outer radius of the LV, before its variation around the axis."""
         return self.cavity_radius_mm + self.wall_mm
 
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """A segment of the wall that contracts less.
+    """A hypokinetic segment of the wall.
 
     Attributes:
         segment: AHA segment, 1 to 16.
-        severity: Share of the contraction that is lost in its middle, 0 to 1.
+        severity: Relative reduction of the contraction in its middle, 0 to 1.
     """
 
     segment: int
@@ -76,18 +76,18 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class BeatSpec:
-    """How the heart beats.
+    """The motion of the heart over the cycle.
 
     Attributes:
         lvef_pct: Ejection fraction of the LV.
         rv_to_lv_stroke: Stroke volume of the RV over that of the LV.
-        descent_mm: How far the valve plane comes towards the apex.
+        descent_mm: Displacement of the valve plane towards the apex.
         basal_rotation_deg: Peak rotation at the base, counter-clockwise seen from the apex (normally negative).
         apical_rotation_deg: Peak rotation at the apex, counter-clockwise seen from the apex (normally positive).
         heart_rate_bpm: Heart rate.
-        systole_share: Share of the cycle from ED to ES.
-        early_filling_share: Share of the stroke volume that returns in rapid filling, before the atrial kick.
-        defect: One segment that moves less, or None.
+        systole_fraction: Fraction of the cycle from ED to ES.
+        early_filling_fraction: Fraction of the stroke volume that returns in rapid filling, before atrial contraction.
+        defect: A hypokinetic segment, or None.
     """
 
     lvef_pct: float
@@ -96,17 +96,17 @@ class BeatSpec:
     basal_rotation_deg: float
     apical_rotation_deg: float
     heart_rate_bpm: float
-    systole_share: float
-    early_filling_share: float
+    systole_fraction: float
+    early_filling_fraction: float
     defect: Defect | None
 
 
 @dataclass(frozen=True, slots=True)
 class ScanSpec:
-    """How the stack of slices lies, in space and in the cycle.
+    """The stack of slices in space and time.
 
     Attributes:
-        frames: Frames in the cycle.
+        frames: Number of frames of the cycle.
         ed: Frame of end-diastole, from 0.
         slices: Number of slices.
         rows: Voxels along y.
@@ -114,14 +114,14 @@ class ScanSpec:
         thickness_mm: Thickness of a slice.
         gap_mm: Gap between two slices.
         pixel_mm: In-plane spacing.
-        base_mm: How far the centre of the most basal slice lies beyond the valve plane.
-        centre_y_mm: The LV's axis below the image's middle.
-        centre_x_mm: The LV's axis to the right of the image's middle.
+        base_mm: Distance of the centre of the most basal slice above the valve plane.
+        centre_y_mm: Position of the LV's axis below the image centre.
+        centre_x_mm: Position of the LV's axis to the right of the image centre.
         rv_deg: Direction of the RV, clockwise on the display from pointing left.
-        tilt_y_deg: Turn of the LV's axis out of the stack's normal, about x.
+        tilt_y_deg: Tilt of the LV's axis against the stack's normal, about x.
         tilt_x_deg: The same about y.
-        apex_first: Whether slice 0 is the most apical one, which turns the grid's handedness round.
-        yaw_deg: Turn of the heart in the chest, about the patient's long axis.
+        apex_first: Whether slice 0 is the most apical one, which changes the handedness of the grid.
+        yaw_deg: Rotation of the heart in the chest about the patient's long axis.
         pitch_deg: The same about the patient's left-right axis.
     """
 
@@ -150,19 +150,19 @@ class ScanSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class LookSpec:
-    """What the scanner makes of it; intensities relative to blood.
+class ContrastSpec:
+    """Image contrast and quality; intensities are relative to blood.
 
     Attributes:
         myocardium: Muscle.
         fat: Fat.
         liver: Liver.
         lung: Lung.
-        gain: What the scanner multiplies with.
-        noise: Standard deviation of either part of the complex noise.
-        bias_field: How strongly the coils' sensitivity falls away from the chest wall, 0 to 1.
-        resolution: Share of k-space that was measured along y and x.
-        texture: Relative variation inside one tissue.
+        gain: Factor of all intensities.
+        noise: Standard deviation of the real and of the imaginary noise.
+        bias_field: Decrease of the coil sensitivity away from the chest wall, 0 to 1.
+        resolution: Fraction of k-space that is acquired along y and x.
+        texture: Relative variation within one tissue.
     """
 
     myocardium: float
@@ -178,18 +178,18 @@ class LookSpec:
 
 @dataclass(frozen=True, slots=True)
 class ChestSpec:
-    """What lies around the heart; none of it is labelled.
+    """The surroundings of the heart, which have no label.
 
     Attributes:
-        epicardial_fat_mm: Typical thickness of the fat round the heart.
-        skin_fat_mm: Thickness of the fat under the skin.
+        epicardial_fat_mm: Typical thickness of epicardial fat.
+        skin_fat_mm: Thickness of subcutaneous fat.
         muscle_mm: Thickness of the chest wall's muscle and ribs.
-        wall_gap_mm: From the RV's free wall to the chest wall.
-        depth_mm: Half the chest's extent from the RV's side to the far one.
-        height_mm: Half the body's extent across that.
-        diaphragm_gap_mm: From the LV's inferior wall to the diaphragm.
-        liver_border_mm: Where the liver ends, beyond the LV's axis and away from the RV.
-        stomach: Signal of what is in the stomach, relative to blood.
+        wall_gap_mm: Distance from the RV's free wall to the chest wall.
+        depth_mm: Half the extent of the chest along x.
+        height_mm: Half the extent of the body along y.
+        diaphragm_gap_mm: Distance from the LV's inferior wall to the diaphragm.
+        liver_border_mm: Position of the liver's border beyond the LV's axis, away from the RV.
+        stomach: Signal of the stomach's content.
     """
 
     epicardial_fat_mm: float
@@ -205,17 +205,17 @@ class ChestSpec:
 
 @dataclass(frozen=True, slots=True)
 class PhantomSpec:
-    """One synthetic subject: its heart, its beat, its chest, the scan and the scanner's look."""
+    """All parameters of one phantom: heart, motion, chest, scan and image contrast."""
 
     heart: HeartSpec
     beat: BeatSpec
     chest: ChestSpec
     scan: ScanSpec
-    look: LookSpec
+    contrast: ContrastSpec
 
 
 def spec_from_values(values: Mapping[str, Any]) -> PhantomSpec:
-    """A spec from what :func:`dataclasses.asdict` makes of it, as a phantom's truth file holds it."""
+    """Build a specification from its :func:`dataclasses.asdict`, as stored in a phantom's ground-truth file."""
     beat = dict(values["beat"])
     defect = beat.pop("defect")
     return PhantomSpec(
@@ -223,5 +223,5 @@ def spec_from_values(values: Mapping[str, Any]) -> PhantomSpec:
         beat=BeatSpec(**beat, defect=None if defect is None else Defect(**defect)),
         chest=ChestSpec(**values["chest"]),
         scan=ScanSpec(**values["scan"]),
-        look=LookSpec(**values["look"]),
+        contrast=ContrastSpec(**values["contrast"]),
     )

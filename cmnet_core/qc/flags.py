@@ -1,54 +1,60 @@
-"""Every quality flag: from when on it is raised, what it means for the results and what to do about it."""
+"""The registry of quality flags: when each is raised, with its threshold, what it means and what the user can do."""
 
 from dataclasses import dataclass
 
-EF_PCT = {"lv": (10.0, 85.0), "rv": (15.0, 85.0)}
-"""Ejection fractions beyond these are taken for errors of the contours before they are taken for disease."""
+from cmnet_core.flags import QCFlag
 
-STROKE_DIFFERENCE_ML, STROKE_DIFFERENCE_SHARE = 20.0, 0.5
-"""LV and RV stroke volume may differ by this much, or by this share of the larger one."""
+EF_PCT = {"lv": (10.0, 85.0), "rv": (15.0, 85.0)}
+"""Ejection fractions (%) outside these ranges are more often errors of the contours than disease."""
+
+STROKE_DIFFERENCE_ML, STROKE_DIFFERENCE_FRACTION = 20.0, 0.5
+"""The stroke volumes of LV and RV may differ by this many mL, or by this fraction of the larger one."""
 
 MINIMUM_PROMINENCE, CURVE_FROM_FRAMES = 0.2, 10
-"""A minimum counts that is deeper than this share of the curve's range, in cines of at least so many frames."""
+"""A minimum of the volume curve counts if its prominence exceeds this fraction of the curve's range, in cines of at
+least this many frames."""
 
 FEWEST_SLICES, FULL_LENGTH_SLICES = 2, 5
-"""Below the first number of slices with LV a volume is no volume; below the second it is doubtful."""
+"""With fewer slices of LV than the first number no volume is reported; with fewer than the second it is uncertain."""
 
-BASE_SHARE, APEX_SHARE = 0.9, 0.45
-"""Area of the LV's cavity in the outermost slice, as a share of its largest: at ES at the base, at ED at the apex."""
+BASE_FRACTION, APEX_FRACTION = 0.9, 0.45
+"""Area of the LV cavity in the outermost slice as a fraction of the largest area: at ES at the base, at ED at the
+apex."""
 
-PHASE_SHARE = 0.15
-"""A given ED or ES may miss the largest or smallest LV volume by this share of the range between them."""
+PHASE_FRACTION = 0.15
+"""At an ED or ES given by the user, the LV volume may differ from the extreme by this fraction of the curve's range."""
 
-CLOSING_MM = 5.0
-"""Mean distance in the heart by which a cycle may fail to close."""
+CYCLE_CONSISTENCY_MM = 5.0
+"""Largest accepted mean cycle-consistency error in the heart, in mm."""
 
-DOUBTFUL_PROBABILITY, DOUBTFUL_SHARE = 0.75, 0.25
-"""Voxels whose likeliest tissue has less than this probability may be this share of the heart."""
+CONFIDENT_PROBABILITY, LOW_CONFIDENCE_FRACTION = 0.75, 0.25
+"""A voxel whose most probable class has a probability below the first number is of low confidence; up to this fraction
+of the heart's voxels may be."""
 
 ENTROPY_NATS = -1.0
-"""Mean entropy of the motion's posterior in the heart; about 0.5 mm of doubt a step in the plane."""
+"""Largest accepted mean entropy of the motion's posterior in the heart, in nats: a standard deviation of about 0.5 mm
+in-plane."""
 
-MUSCLE_CHANGE_PCT = 15.0
-"""By how much the volume of the wall may change from ED to ES. Muscle itself loses a few percent, with the blood that
-is pressed out of its vessels (Yin et al., Am. J. Physiol. 271, 1996)."""
+MYOCARDIAL_VOLUME_CHANGE_PCT = 15.0
+"""Largest accepted change of the myocardial volume from ED to ES by the motion, in %. Myocardium loses a few per cent
+with the blood pressed out of its vessels (Yin et al., Am. J. Physiol. 271, 1996)."""
 
 STRAIN_PCT = {"gcs": (-40.0, 5.0), "grs": (-5.0, 100.0), "gls_sax": (-40.0, 5.0)}
-"""Global peak strains beyond these are taken for errors of the motion."""
+"""Global peak strains (%) outside these ranges are errors of the motion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A word in ``qc_flags``.
+    """The documentation of a quality flag.
 
     Attributes:
-        name: The word.
-        raised: When it is raised, with its threshold.
+        name: Its name in ``qc_flags``.
+        raised: The condition under which it is raised, with its threshold.
         advice: What it means for the results, and what to do.
-        remark: Whether nothing is wrong with the subject: it only says why a value is not given.
+        remark: True if nothing is wrong with the subject and the flag only says why a value is missing or limited.
     """
 
-    name: str
+    name: QCFlag
     raised: str
     advice: str
     remark: bool = False
@@ -56,324 +62,355 @@ class Flag:
 
 _READING = (
     Flag(
-        "spacing-from-zooms",
-        "the header's affine and its voxel sizes disagree by more than 0.1 %",
-        "Direction was taken from the one, scale from the other. Check that the volumes are of the size you expect.",
+        QCFlag.SPACING_FROM_ZOOMS,
+        "the scale of the header's affine and its voxel sizes differ by more than 0.1 %",
+        "Directions were taken from the affine, distances from the voxel sizes. Check that the volumes are plausible.",
     ),
     Flag(
-        "spacing-from-affine",
-        "the header's voxel sizes are lost (all are 0, or all are 1), and its affine has a scale",
-        "The affine's was taken. Check that the volumes are of the size you expect.",
+        QCFlag.SPACING_FROM_AFFINE,
+        "the header's voxel sizes are missing (all 0, or all 1), and its affine has a scale",
+        "The scale of the affine was used. Check that the volumes are plausible.",
     ),
     Flag(
-        "spacing-unusual",
-        "voxels are not 0.4 to 4 mm wide and 2 to 20 mm apart between slices",
+        QCFlag.SPACING_UNUSUAL,
+        "the in-plane voxel size is not 0.4 to 4 mm, or the slice distance not 2 to 20 mm",
         "No short-axis cine has such voxels: volumes, mass and lengths are as wrong as the header.",
     ),
     Flag(
-        "unit-guessed",
-        "the header names no unit of length, and its voxel sizes make sense in metres or micrometres alone",
-        "That unit was taken. Check that the volumes are of the size you expect.",
+        QCFlag.UNIT_GUESSED,
+        "the header names no unit of length, and its voxel sizes are plausible in metres or micrometres only",
+        "That unit was assumed. Check that the volumes are plausible.",
     ),
     Flag(
-        "sform-qform-differ",
-        "the header's two affines place a corner of the image more than 0.5 mm apart, or the first cannot be used",
-        "The sform was taken, or the qform where the sform cannot be used. Volumes are not affected.",
+        QCFlag.SFORM_QFORM_DIFFER,
+        "the header's sform and qform place a corner of the image more than 0.5 mm apart, or the sform is unusable",
+        "The sform was used, or the qform where the sform is unusable. Volumes are not affected.",
     ),
     Flag(
-        "axes-reordered",
+        QCFlag.AXES_REORDERED,
         "the file does not store columns, rows and slices in this order, or stores time before them",
-        "Axes were told apart by their distances. Outputs are in the usual order; their affine says where they lie.",
+        "The axes were identified by their voxel sizes. Outputs are in the usual order, with a matching affine.",
     ),
     Flag(
-        "time-step-implausible",
-        "the header's time step is neither absent nor one of a heart beat: 5 to 500 ms, 250 to 3,000 ms a beat",
+        QCFlag.TIME_STEP_IMPLAUSIBLE,
+        "the header has a time step that is not 5 to 500 ms a frame and 250 to 3,000 ms a cycle",
         "It was not used. Give frame_ms or heart_rate_bpm in the manifest.",
     ),
     Flag(
-        "orientation-unusual",
-        "the normal of the slices is more than 45 degrees from left, front and down, and nothing better is there",
-        "This may be no short axis, or the header's orientation is false. Look at the images.",
+        QCFlag.ORIENTATION_UNUSUAL,
+        "the slice normal is more than 45 degrees from left, anterior and inferior, and there is no better stack",
+        "The stack may not be short-axis, or the header's orientation is wrong. Inspect the images.",
     ),
     Flag(
-        "trigger-times-differ",
-        "slices were recorded at different heart rates",
-        "Volumes add slices at the same share of the cycle; times in ms are those of an average beat.",
+        QCFlag.TRIGGER_TIMES_DIFFER,
+        "slices were acquired at different heart rates",
+        "Volumes add slices at the same fraction of the cycle; times in ms are those of an average cycle.",
     ),
     Flag(
-        "phases-interpolated",
+        QCFlag.PHASES_INTERPOLATED,
         "some slices have another number of frames than most",
-        "Their frames were interpolated in time, at the same share of the cycle.",
+        "Their frames were interpolated in time, at the same fraction of the cycle.",
     ),
     Flag(
-        "phases-dropped",
+        QCFlag.PHASES_DROPPED,
         "some slices have frames beyond the end of the cycle",
-        "The frames of the next beat were left out.",
+        "The frames of the next heartbeat were left out.",
     ),
     Flag(
-        "slices-dropped",
-        "slices without a whole cycle, or beside the stack",
+        QCFlag.SLICES_DROPPED,
+        "the series has slices without a whole cycle, or outside the stack",
         "They were left out. Check that base and apex are still in the stack.",
     ),
     Flag(
-        "slice-gap-uneven",
-        "a distance between slices differs from their mean by more than 10 %",
+        QCFlag.SLICE_GAP_UNEVEN,
+        "a distance between slices differs from the mean distance by more than 10 %",
         "Volumes use the mean distance. Check for missing slices.",
     ),
     Flag(
-        "slices-shifted",
-        "slices are shifted against each other by more than 1 mm in the plane, as their headers tell",
-        "They were brought onto one grid. The patient may have moved: motion between slices may be affected.",
+        QCFlag.SLICES_SHIFTED,
+        "by their headers, slices are shifted in-plane against each other by more than 1 mm",
+        "They were resampled to one grid. The patient may have moved: motion between slices may be affected.",
     ),
     Flag(
-        "slices-resampled",
+        QCFlag.SLICES_RESAMPLED,
         "some slices have another number of rows or columns, or another pixel size, than most",
-        "They were brought onto the grid of the others: cropped, filled with 0 or interpolated in the plane.",
+        "They were resampled to the grid of the others: cropped, padded with 0 or interpolated in-plane.",
     ),
     Flag(
-        "repeated-slices",
-        "a slice was recorded more than once",
-        "The last complete recording was used.",
+        QCFlag.REPEATED_SLICES,
+        "a slice was acquired more than once",
+        "The last complete acquisition was used.",
     ),
-    Flag("duplicate-images", "an image occurs twice", "Each was used once."),
+    Flag(QCFlag.DUPLICATE_IMAGES, "an image occurs twice", "Each was used once."),
     Flag(
-        "files-unreadable",
+        QCFlag.FILES_UNREADABLE,
         "files of the series cannot be read",
-        "They were passed over. Copy the series again.",
+        "They were skipped. Copy the series again.",
     ),
 )
 
-_SHAPE = (
+_SEGMENTATION = (
     *(
         Flag(
-            f"{structure}-missing-at-{phase}",
-            f"not a voxel of the {words} at {phase.upper()}",
-            f"What depends on it is null. Look at the contours; check {phase.upper()} in the manifest.",
+            flag,
+            f"the {structure} has no voxel at {phase}",
+            f"Quantities that depend on it are null. Inspect the contours; check {phase} in the manifest.",
         )
-        for structure, words, phases in (
-            ("lv", "left ventricle", ("ed", "es")),
-            ("myo", "myocardium", ("ed",)),
-            ("rv", "right ventricle", ("ed", "es")),
+        for flag, structure, phase in (
+            (QCFlag.LV_MISSING_AT_ED, "left ventricle", "ED"),
+            (QCFlag.LV_MISSING_AT_ES, "left ventricle", "ES"),
+            (QCFlag.MYO_MISSING_AT_ED, "myocardium", "ED"),
+            (QCFlag.RV_MISSING_AT_ED, "right ventricle", "ED"),
+            (QCFlag.RV_MISSING_AT_ES, "right ventricle", "ES"),
         )
-        for phase in phases
     ),
     Flag(
-        "too-few-slices",
-        f"the LV is seen in fewer than {FEWEST_SLICES} slices at ED",
-        "Volumes and all that follows from them are null: one slice has no volume.",
+        QCFlag.TOO_FEW_SLICES,
+        f"the LV is visible in fewer than {FEWEST_SLICES} slices at ED",
+        "Volumes and all quantities derived from them are null: one slice has no volume.",
     ),
     Flag(
-        "few-slices",
-        f"the LV is seen in fewer than {FULL_LENGTH_SLICES} slices at ED",
-        "Volumes miss part of the ventricle, or rest on coarse slices.",
-    ),
-    *(
-        Flag(
-            f"{name}-gap-in-stack",
-            f"at ED or ES a slice without {name.upper()} lies between slices with it",
-            f"{name.upper()} volumes are null; the table frames has what was seen. Look at the contours.",
-        )
-        for name in ("lv", "rv")
+        QCFlag.FEW_SLICES,
+        f"the LV is visible in fewer than {FULL_LENGTH_SLICES} slices at ED",
+        "Volumes miss part of the ventricle, or rest on thick slices.",
     ),
     *(
         Flag(
-            f"{name}-cut-at-border",
-            f"at ED or ES the {words} touches the border of the image, or of the networks' window",
-            f"{name.upper()} volumes are null. Check that the whole heart is in the image.",
+            flag,
+            f"at ED or ES a slice without {name} is between slices with it",
+            f"{name} volumes are null; the table frames has the segmented volumes. Inspect the contours.",
         )
-        for name, words in (("lv", "LV or its wall"), ("rv", "RV"))
+        for flag, name in ((QCFlag.LV_GAP_IN_STACK, "LV"), (QCFlag.RV_GAP_IN_STACK, "RV"))
+    ),
+    *(
+        Flag(
+            flag,
+            f"at ED or ES the {structure} touches the border of the image, or of the networks' window",
+            f"{name} volumes are null. Check that the whole heart is in the image.",
+        )
+        for flag, name, structure in (
+            (QCFlag.LV_CUT_AT_BORDER, "LV", "LV or its wall"),
+            (QCFlag.RV_CUT_AT_BORDER, "RV", "RV"),
+        )
     ),
     Flag(
-        "base-not-covered",
-        f"at ES the LV still fills the most basal slice, with {100 * BASE_SHARE:.0f} % of its largest area or more",
+        QCFlag.BASE_NOT_COVERED,
+        f"at ES the LV's area in the most basal slice is {100 * BASE_FRACTION:.0f} % of its largest area or more",
         "The stack may begin below the mitral valve: volumes are too small. Common in stacks of few slices.",
     ),
     Flag(
-        "apex-not-covered",
-        f"at ED the LV's area in the most apical slice is {100 * APEX_SHARE:.0f} % of its largest or more",
+        QCFlag.APEX_NOT_COVERED,
+        f"at ED the LV's area in the most apical slice is {100 * APEX_FRACTION:.0f} % of its largest area or more",
         "The stack may end above the apex: volumes are too small.",
     ),
     Flag(
-        "no-lv-wall",
-        "at ED no slice shows a cavity of the LV with wall around at least half of it",
-        "Strain, rotation and wall thickness are null. Look at the contours.",
+        QCFlag.NO_LV_WALL,
+        "at ED no slice shows an LV cavity with myocardium around at least half of it",
+        "Strain, rotation and wall thickness are null. Inspect the contours.",
     ),
     Flag(
-        "rv-insertion-not-found",
-        "at ED no slice shows an RV along 40° to 220° of the LV's outer wall",
-        "The angle around the LV has no zero: AHA segments and the bull's-eye are null; means of the whole wall stay.",
+        QCFlag.RV_INSERTION_NOT_FOUND,
+        "at ED no slice shows an RV along 40° to 220° of the LV's epicardium",
+        "The circumferential coordinate has no origin: AHA segments and the bull's-eye are null; global means are not "
+        "affected.",
     ),
     Flag(
-        "orientation-doubtful",
-        "the patient's axes in the header and the handedness of the grid tell different ends of the septum for the "
-        "anterior one",
-        "The end further to the front and to the head was taken: right where a converter made the header's axes up, as "
-        "in some public data sets. Check the segments where none did.",
+        QCFlag.ORIENTATION_AMBIGUOUS,
+        "the patient axes of the header and the handedness of the grid disagree on which end of the septum is anterior",
+        "The more anterior and superior end was used, which is right where a converter invented the header's axes, as "
+        "in some public data sets. Check the segments of other data.",
     ),
     Flag(
-        "low-confidence-shape",
-        f"at ED or ES more than {100 * DOUBTFUL_SHARE:.0f} % of the heart's voxels have no tissue with a "
-        f"probability of {DOUBTFUL_PROBABILITY:g}",
-        "SegNet hardly knows this image's like. Look at the contours before using any value.",
+        QCFlag.LOW_CONFIDENCE_SEGMENTATION,
+        f"at ED or ES more than {100 * LOW_CONFIDENCE_FRACTION:.0f} % of the heart's voxels have no class with a "
+        f"probability of {CONFIDENT_PROBABILITY:g} or more",
+        "The image may be outside the training distribution. Inspect the contours before using any value.",
     ),
 )
 
 _FUNCTION = (
     Flag(
-        "lv-does-not-contract",
+        QCFlag.LV_DOES_NOT_CONTRACT,
         "LV ESV is not smaller than LV EDV",
-        "Check ED and ES; look at the contours.",
+        "Check ED and ES; inspect the contours.",
     ),
     Flag(
-        "rv-does-not-contract",
+        QCFlag.RV_DOES_NOT_CONTRACT,
         "RV ESV is not smaller than RV EDV",
-        "Look at the RV's basal slices at ES.",
+        "Inspect the RV's basal slices at ES.",
     ),
     *(
         Flag(
-            f"{name}ef-implausible",
-            f"{name.upper()} ejection fraction below {low:g} % or above {high:g} %",
-            f"Look at the {name.upper()}'s basal slices at ED and ES: contours are wrong more often than hearts are.",
+            flag,
+            f"the {name.upper()} ejection fraction is below {EF_PCT[name][0]:g} % or above {EF_PCT[name][1]:g} %",
+            f"Inspect the {name.upper()}'s basal slices at ED and ES: wrong contours are the more frequent cause.",
         )
-        for name, (low, high) in EF_PCT.items()
+        for flag, name in ((QCFlag.LVEF_IMPLAUSIBLE, "lv"), (QCFlag.RVEF_IMPLAUSIBLE, "rv"))
     ),
     Flag(
-        "stroke-volumes-differ",
-        f"LV and RV stroke volume differ by more than {STROKE_DIFFERENCE_ML:g} mL and by more than "
-        f"{100 * STROKE_DIFFERENCE_SHARE:.0f} % of the larger one",
-        "Without a leaking valve or a shunt they are equal: one of the ventricles may be contoured wrongly.",
+        QCFlag.STROKE_VOLUMES_DIFFER,
+        f"the stroke volumes of LV and RV differ by more than {STROKE_DIFFERENCE_ML:g} mL and by more than "
+        f"{100 * STROKE_DIFFERENCE_FRACTION:.0f} % of the larger one",
+        "Without valve regurgitation or a shunt they are equal: the contours of one ventricle may be wrong.",
     ),
     Flag(
-        "several-volume-minima",
-        f"the LV volume curve, smoothed as for finding ED, has more than one minimum deeper than "
-        f"{100 * MINIMUM_PROMINENCE:.0f} % of its range ({CURVE_FROM_FRAMES} frames or more)",
-        "Frames may be out of order or cover more than one beat, or some frames are contoured wrongly.",
+        QCFlag.MULTIPLE_VOLUME_MINIMA,
+        f"the LV volume curve, smoothed as for the detection of ED, has more than one minimum with a prominence above "
+        f"{100 * MINIMUM_PROMINENCE:.0f} % of its range (from {CURVE_FROM_FRAMES} frames on)",
+        "Frames may be out of order or cover more than one cycle, or the contours of some frames are wrong.",
     ),
     *(
         Flag(
-            f"{phase}-not-as-given",
-            f"at the {phase.upper()} of the manifest the LV volume misses its {extreme} by more than "
-            f"{100 * PHASE_SHARE:.0f} % of the range over the cycle",
-            "The manifest's frame was used. Frames are counted from 0; leave the cell empty to have it found.",
+            flag,
+            f"at the {phase} of the manifest the LV volume differs from the {extreme} volume by more than "
+            f"{100 * PHASE_FRACTION:.0f} % of the range over the cycle",
+            "The manifest's frame was used. Frames are counted from 0; leave the cell empty for automatic detection.",
         )
-        for phase, extreme in (("ed", "largest"), ("es", "smallest"))
+        for flag, phase, extreme in (
+            (QCFlag.ED_INCONSISTENT_WITH_VOLUMES, "ED", "largest"),
+            (QCFlag.ES_INCONSISTENT_WITH_VOLUMES, "ES", "smallest"),
+        )
     ),
 )
 
 _MOTION = (
     Flag(
-        "motion-folds",
+        QCFlag.MOTION_FOLDS,
         "det F <= 0 in a voxel of the motion from ED to ES",
-        "The motion is no motion of tissue there. Strain near it should not be used.",
+        "No tissue moves like this. Do not use strain near the fold.",
     ),
     Flag(
-        "cycle-does-not-close",
-        f"closing_error_mm above {CLOSING_MM:g} mm",
-        "The motion drifts over the cycle: values late in it, and rates in diastole, rest on drift.",
+        QCFlag.CYCLE_INCONSISTENT,
+        f"cycle_consistency_error_mm is above {CYCLE_CONSISTENCY_MM:g} mm",
+        "The motion drifts over the cycle: late frames and diastolic rates are affected.",
     ),
     Flag(
-        "low-confidence-motion",
-        f"mean entropy of the motion's posterior in the heart above {ENTROPY_NATS:g} nats",
-        "The networks are unsure how this heart moves. Look at the propagated contours.",
+        QCFlag.LOW_CONFIDENCE_MOTION,
+        f"the mean entropy of the motion's posterior in the heart is above {ENTROPY_NATS:g} nats",
+        "The motion of this heart is uncertain. Inspect the propagated contours.",
     ),
     Flag(
-        "muscle-volume-changes",
-        f"by the motion the wall's volume at ES differs by more than {MUSCLE_CHANGE_PCT:g} % from that at ED",
-        "Muscle is nearly incompressible: radial strain and thickening are too large, or motion through the slices was "
+        QCFlag.MYOCARDIAL_VOLUME_CHANGES,
+        f"by the motion, the myocardial volume at ES differs by more than {MYOCARDIAL_VOLUME_CHANGE_PCT:g} % from that "
+        "at ED",
+        "Myocardium is nearly incompressible: radial strain and thickening are too large, or through-plane motion was "
         "missed.",
     ),
     Flag(
-        "strain-implausible",
-        "a global peak strain is beyond "
+        QCFlag.STRAIN_IMPLAUSIBLE,
+        "a global peak strain is outside "
         + ", ".join(
             f"{low:g} to {high:g} % ({name.upper().replace('_', '-')})" for name, (low, high) in STRAIN_PCT.items()
         ),
-        "Hearts do not move so: look at the motion, at the basal slices first, before strain is used.",
+        "Such strain is not physiological: inspect the motion, the basal slices first, before using strain.",
     ),
 )
 
 _REASONS = (
     Flag(
-        "no-heart-rate", "neither the manifest nor the header tells the heart rate", "No cardiac output.", remark=True
-    ),
-    Flag("no-body-size", "the manifest does not tell height and weight", "No values per m² of body.", remark=True),
-    Flag("no-sex", "the manifest does not tell the sex", "No z-scores: reference ranges go by sex.", remark=True),
-    Flag(
-        "age-outside-reference",
-        "the reference ranges say for which ages they hold; the subject is outside, or its age is not known",
-        "z-scores are given, from people of another age.",
+        QCFlag.NO_HEART_RATE,
+        "neither the manifest nor the header has a heart rate",
+        "Cardiac output is null.",
         remark=True,
     ),
     Flag(
-        "too-few-slices-for-segments",
+        QCFlag.NO_BODY_SIZE, "the manifest has no height or no weight", "Values indexed to BSA are null.", remark=True
+    ),
+    Flag(QCFlag.NO_SEX, "the manifest has no sex", "z-scores are null: reference ranges are by sex.", remark=True),
+    Flag(
+        QCFlag.AGE_OUTSIDE_REFERENCE,
+        "the subject's age is outside the ages of the reference ranges, or unknown",
+        "z-scores are given, but refer to people of another age.",
+        remark=True,
+    ),
+    Flag(
+        QCFlag.TOO_FEW_SLICES_FOR_SEGMENTS,
         "at ED fewer than 3 slices show the LV with its wall",
-        "Thirds of the LV's length are not defined: levels, AHA segments, rotation and the bull's-eye are null.",
-        remark=True,
-    ),
-    Flag("segment-not-seen-at-ed", "fewer than 5 voxels of an AHA segment at ED", "It has no values.", remark=True),
-    Flag(
-        "segment-not-seen-at-es",
-        "fewer than 5 voxels of an AHA segment at ES, or no RV there to tell segments by",
-        "It has no thickness at ES and no thickening.",
+        "Basal, mid and apical level are undefined: levels, AHA segments, rotation and the bull's-eye are null.",
         remark=True,
     ),
     Flag(
-        "segment-does-not-contract",
+        QCFlag.SEGMENT_MISSING_AT_ED, "an AHA segment has fewer than 5 voxels at ED", "It has no values.", remark=True
+    ),
+    Flag(
+        QCFlag.SEGMENT_MISSING_AT_ES,
+        "an AHA segment has fewer than 5 voxels at ES, or no RV at ES defines the segments",
+        "Its thickness at ES and its thickening are null.",
+        remark=True,
+    ),
+    Flag(
+        QCFlag.SEGMENT_DOES_NOT_CONTRACT,
         "a peak strain of an AHA segment has the sign of stretching",
-        "That peak is given; it has no time.",
+        "The peak is given; its time is null.",
         remark=True,
     ),
     Flag(
-        "third-not-seen",
-        "no slice of the basal or of the apical third shows 12 voxels of wall",
-        "No twist and no torsion, nor what is said of that third.",
+        QCFlag.LEVEL_MISSING,
+        "no slice of the basal or of the apical level has 12 voxels of wall",
+        "Twist, torsion and the rotation of that level are null.",
         remark=True,
     ),
-    Flag("no-closed-slice", "no slice's wall goes all the way round the cavity", "No line strain.", remark=True),
     Flag(
-        "wall-stretches",
+        QCFlag.NO_CLOSED_SLICE,
+        "in no slice does the wall surround the cavity completely",
+        "Line strain is null.",
+        remark=True,
+    ),
+    Flag(
+        QCFlag.WALL_STRETCHES,
         "a global strain has the sign of stretching, at its peak or at ES",
-        "It is given, a peak without a time. Do not use it, and look at the motion: a beating wall does not do this.",
+        "The value is given, its time to peak is null. Do not use it, and inspect the motion: a contracting wall does "
+        "not stretch.",
     ),
     Flag(
-        "few-segments-with-times",
+        QCFlag.FEW_SEGMENTS_WITH_TIMES,
         "fewer than 12 AHA segments have a time to peak circumferential strain",
-        "No dyssynchrony.",
+        "Dyssynchrony is null.",
         remark=True,
     ),
-    Flag("no-frame-time", "neither the manifest nor the header tells it", "No times and no rates.", remark=True),
-    Flag("too-few-frames", "fewer than 10 frames a cycle", "No times and no rates.", remark=True),
     Flag(
-        "twist-rests-on-training",
+        QCFlag.NO_FRAME_TIME,
+        "neither the manifest nor the header has a frame time",
+        "Times and rates are null.",
+        remark=True,
+    ),
+    Flag(QCFlag.TOO_FEW_FRAMES, "the cycle has fewer than 10 frames", "Times and rates are null.", remark=True),
+    Flag(
+        QCFlag.TWIST_NOT_CONSTRAINED_BY_MASKS,
         "rotation, twist and torsion are given",
-        "Turning moves no boundary of the heart. What is given rests on the images' texture, on the smoothness of the "
-        "motion and on what the networks learnt from hearts whose motion is known, not on this subject's contours.",
+        "Rotation moves no boundary that a mask shows. These values rest on image texture, on the regularisation of "
+        "the motion and on what the networks learnt from simulated motion, not on this subject's contours.",
         remark=True,
     ),
-    Flag("motion-not-stored", "infer ran without --save-motion full", "No motion by frame, no strain.", remark=True),
     Flag(
-        "posterior-not-stored",
-        "infer ran without --save-motion full, or with an earlier cmnet",
-        "No intervals. Run cmnet infer again.",
+        QCFlag.MOTION_NOT_STORED,
+        "infer ran without --save-motion full",
+        "Motion of single frames and strain are null.",
         remark=True,
     ),
-    Flag("no-samples", "indices ran with --samples 0", "No intervals.", remark=True),
     Flag(
-        "intervals-not-calibrated",
-        "the weights come without factors for their intervals",
-        "Intervals are as narrow as the networks are sure of themselves: too narrow.",
+        QCFlag.POSTERIOR_NOT_STORED,
+        "infer ran without --save-motion full, or with an earlier version of cmnet",
+        "Intervals are null. Run cmnet infer again.",
+        remark=True,
+    ),
+    Flag(QCFlag.NO_SAMPLES, "indices ran with --samples 0", "Intervals are null.", remark=True),
+    Flag(
+        QCFlag.INTERVALS_NOT_CALIBRATED,
+        "the weights have no calibration factors",
+        "Intervals express the networks' own uncertainty only and are too narrow.",
         remark=True,
     ),
 )
 
 GROUPS = {
-    "Reading and repairing the image": _READING,
-    "Contours": _SHAPE,
+    "Reading the image": _READING,
+    "Segmentation": _SEGMENTATION,
     "Function": _FUNCTION,
     "Motion": _MOTION,
-    "Why a value is not given": _REASONS,
+    "Why a value is missing or limited": _REASONS,
 }
-"""All flags, by what they are about."""
+"""All flags by subject."""
 
-FLAGS = {flag.name: flag for group in GROUPS.values() for flag in group}
+FLAGS: dict[str, Flag] = {str(flag.name): flag for group in GROUPS.values() for flag in group}
 """All flags by name."""

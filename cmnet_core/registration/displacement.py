@@ -1,7 +1,7 @@
-"""Motion as geometry: warping, exponentials, composition, inversion and deformation.
+"""Displacement and velocity fields: warping, exponential, composition, inversion, Jacobian.
 
-Two worlds meet here. Inside a network a displacement is a batch ``[b 3 z y x]`` in voxels; outside it is a
-:class:`~cmnet_core.types.MotionField` in millimetres that knows which frames it connects. Fields are pull-backs:
+Inside the networks a displacement field is a batch ``[b 3 z y x]`` in voxels; everywhere else it is a
+:class:`~cmnet_core.types.MotionField` in millimetres with the two frames that it connects. All fields are pull-backs:
 ``moving(p + u(p)) ≈ fixed(p)``.
 """
 
@@ -17,7 +17,7 @@ from cmnet_core.errors import ErrorCode, GeometryError
 from cmnet_core.labels import Label
 from cmnet_core.types import MotionField, Spacing
 
-# ── voxel units, batched: what networks use ──────────────────────────────────────────────────────────────────────
+# ── in voxels, batched: for the networks ─────────────────────────────────────────────────────────────────────────
 
 
 def identity_grid(shape: tuple[int, int, int], like: Tensor) -> Float[Tensor, "3 z y x"]:
@@ -29,16 +29,16 @@ def identity_grid(shape: tuple[int, int, int], like: Tensor) -> Float[Tensor, "3
 def sample_at(
     image: Float[Tensor, "b c z y x"], points: Float[Tensor, "b 3 z2 y2 x2"]
 ) -> Float[Tensor, "b c z2 y2 x2"]:
-    """Read an image at points given in voxels, linearly; beyond the border the border's value goes on."""
+    """Interpolate an image linearly at points given in voxels; the border value is replicated."""
     last = torch.tensor([max(size - 1, 1) for size in image.shape[2:]], dtype=points.dtype, device=points.device)
     normalised = 2.0 * points / last.view(1, 3, 1, 1, 1) - 1.0
-    # grid_sample wants its coordinates last and in the order x, y, z.
+    # grid_sample expects the coordinates in the last axis, in the order x, y, z.
     grid = normalised.flip(1).movedim(1, -1)
     return functional.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def warp(image: Float[Tensor, "b c z y x"], displacement: Float[Tensor, "b 3 z y x"]) -> Float[Tensor, "b c z y x"]:
-    """Pull an image back: ``out(p) = image(p + u(p))``, displacement in voxels."""
+    """Warp an image, ``out(p) = image(p + u(p))``, with a displacement in voxels."""
     shape = (int(image.shape[2]), int(image.shape[3]), int(image.shape[4]))
     return sample_at(image, identity_grid(shape, displacement) + displacement)
 
@@ -46,7 +46,7 @@ def warp(image: Float[Tensor, "b c z y x"], displacement: Float[Tensor, "b 3 z y
 def compose_displacements(
     outer: Float[Tensor, "b 3 z y x"], inner: Float[Tensor, "b 3 z y x"]
 ) -> Float[Tensor, "b 3 z y x"]:
-    """Go along ``outer`` first, then along ``inner`` from where it led: ``u(p) = outer(p) + inner(p + outer(p))``."""
+    """Compose two displacements in voxels: ``u(p) = outer(p) + inner(p + outer(p))``."""
     return outer + warp(inner, outer)
 
 
@@ -55,7 +55,7 @@ def exponential(velocity: Float[Tensor, "b 3 z y x"], *, steps: int) -> Float[Te
 
     Args:
         velocity: Stationary velocity in voxels.
-        steps: Number of squarings; 0 takes the velocity itself as the displacement.
+        steps: Number of squarings; with 0 the velocity itself is the displacement.
 
     Returns:
         The displacement in voxels; ``exponential(-velocity)`` is its inverse.
@@ -67,12 +67,12 @@ def exponential(velocity: Float[Tensor, "b 3 z y x"], *, steps: int) -> Float[Te
 
 
 def volume_change(displacement: Float[Tensor, "1 3 z y x"]) -> Float[Tensor, "z y x"]:
-    """Local change of volume, det F: the same in voxels as in millimetres, since the units of the axes cancel.
+    """Jacobian determinant det F of a displacement in voxels, which equals that in millimetres.
 
-    Central differences inside, one-sided at the border; along an axis with one voxel nothing changes.
+    Derivatives are central differences, one-sided at the border, and 0 along an axis of one voxel.
     """
     columns = [_derivative(displacement[0], axis, 1.0) for axis in range(3)]
-    # Written out: along a last axis of three, cross products and sums cost several times as much.
+    # Written out, since cross products along an axis of three cost several times as much.
     (a, d, g), (b, e, h), (c, f, i) = columns
     a, e, i = a + 1.0, e + 1.0, i + 1.0
     determinant: Tensor = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
@@ -80,15 +80,16 @@ def volume_change(displacement: Float[Tensor, "1 3 z y x"]) -> Float[Tensor, "z 
 
 
 def surely_unfolded(velocity: Float[Tensor, "3 z y x"], *, steps: int) -> bool:
-    """Whether differences between neighbours alone prove that a motion folds nowhere, without its det F.
+    """Whether the differences between neighbouring velocities prove that the motion has no fold.
 
-    Let M be the matrix of max |∂_j v_i|. A squaring takes a bound B of the displacement's differences to (I + B)² - I,
-    so that exp(M) - I bounds those of the whole motion, entry by entry. Where the spectral radius of that bound is
-    below 1, I + t (F - I) is regular for every t from 0 to 1, and so det F > 0. False proves nothing.
+    This is much cheaper than det F. Let M be the matrix of max |∂_j v_i|. A squaring takes a bound B of the
+    displacement's differences to (I + B)² - I, so that exp(M) - I bounds the differences of the whole motion, entry by
+    entry. If the spectral radius of that bound is below 1, I + t (F - I) is regular for every t from 0 to 1, hence
+    det F > 0. The condition is sufficient, not necessary: False proves nothing.
 
     Args:
-        velocity: In voxels of its own grid.
-        steps: Squarings of its exponential; 0 takes it as the displacement.
+        velocity: Stationary velocity in voxels of its own grid.
+        steps: Number of squarings of its exponential; with 0 it is the displacement itself.
     """
     steepest = torch.zeros(3, 3, dtype=torch.float64)
     for axis in range(3):
@@ -98,7 +99,7 @@ def surely_unfolded(velocity: Float[Tensor, "3 z y x"], *, steps: int) -> bool:
     return radius < (math.log(2.0) if steps else 1.0)
 
 
-# ── millimetres, with frames: what everyone else uses ────────────────────────────────────────────────────────────
+# ── in millimetres, with frames: for everything else ─────────────────────────────────────────────────────────────
 
 
 def _per_axis(spacing: Spacing, like: Tensor) -> Float[Tensor, "3 1 1 1"]:
@@ -106,48 +107,49 @@ def _per_axis(spacing: Spacing, like: Tensor) -> Float[Tensor, "3 1 1 1"]:
 
 
 def to_voxels(field: MotionField) -> Float[Tensor, "1 3 z y x"]:
-    """A field's displacement in voxels, as a batch of one."""
+    """Convert a motion field to a displacement in voxels, as a batch of one."""
     return (field.displacement_mm / _per_axis(field.spacing, field.displacement_mm))[None]
 
 
 def from_voxels(displacement: Float[Tensor, "3 z y x"], spacing: Spacing, *, fixed: int, moving: int) -> MotionField:
-    """Give a network's displacement its millimetres and its frames."""
+    """Convert a displacement in voxels to a motion field in mm between two frames."""
     return MotionField(displacement * _per_axis(spacing, displacement), spacing, fixed=fixed, moving=moving)
 
 
 def propagate(values: Float[Tensor, "c z y x"], field: MotionField) -> Float[Tensor, "c z y x"]:
-    """Carry values from the field's moving frame to its fixed frame, with one linear interpolation.
+    """Warp values from the field's moving frame to its fixed frame by one linear interpolation.
 
     Raises:
-        GeometryError: The values lie on another grid than the field.
+        GeometryError: Values and field are on different grids.
     """
     _require_same_grid(tuple(values.shape[1:]), field)
     return warp(values[None], to_voxels(field))[0]
 
 
-def propagate_probabilities(shape: Float[Tensor, "k z y x"], field: MotionField) -> Float[Tensor, "k z y x"]:
-    """Carry class probabilities from the field's moving frame to its fixed frame.
+def propagate_probabilities(probabilities: Float[Tensor, "k z y x"], field: MotionField) -> Float[Tensor, "k z y x"]:
+    """Propagate class probabilities from the field's moving frame to its fixed frame.
 
-    As the base comes down, the first slice shows at ES what lay above the stack at ED. What comes from where a next
-    slice would lie, or from beyond it, was not imaged, and is background: the border's tissue is not there twice.
+    As the base descends, the most basal slice shows at ES tissue that was above the stack at ED. A voxel that points
+    one slice distance or more outside the stack points to tissue that was not imaged, and becomes background: with
+    replicated border values the basal tissue would appear twice.
 
     Raises:
-        GeometryError: The shape lies on another grid than the field.
+        GeometryError: Probabilities and field are on different grids.
     """
-    carried = propagate(shape, field)
-    last = shape.shape[1] - 1
-    z = torch.arange(last + 1, device=shape.device).view(-1, 1, 1) + field.displacement_mm[0] / field.spacing.z
-    beyond = (z <= -1.0) | (z >= last + 1.0)
-    carried[:, beyond] = 0.0
-    carried[Label.BACKGROUND, beyond] = 1.0
-    return carried
+    propagated = propagate(probabilities, field)
+    last = probabilities.shape[1] - 1
+    z = torch.arange(last + 1, device=probabilities.device).view(-1, 1, 1) + field.displacement_mm[0] / field.spacing.z
+    outside = (z <= -1.0) | (z >= last + 1.0)
+    propagated[:, outside] = 0.0
+    propagated[Label.BACKGROUND, outside] = 1.0
+    return propagated
 
 
 def compose(first: MotionField, then: MotionField) -> MotionField:
-    """Chain two pull-backs: ``first`` leads from its fixed frame to the frame where ``then`` is fixed.
+    """Compose two pull-backs: ``first`` points into the frame at which ``then`` is fixed.
 
     Raises:
-        GeometryError: The fields do not meet in one frame, or lie on different grids.
+        GeometryError: The fields do not meet in one frame, or are on different grids.
     """
     if first.moving != then.fixed:
         raise GeometryError(
@@ -164,42 +166,42 @@ def compose_sequence(steps: Sequence[MotionField]) -> list[MotionField]:
     """Compose consecutive steps, each pointing into the frame where the one before it is fixed.
 
     Returns:
-        For each step the field that is fixed where the step is fixed and points into the frame that the first step
-        points into. A mask of that frame is carried to any other by one interpolation.
+        For each step, the field that is fixed where the step is fixed and points into the frame that the first step
+        points into, so that a mask of that frame is propagated to any other by one interpolation.
 
     Raises:
         GeometryError: Two steps do not meet.
     """
-    chained: list[MotionField] = []
+    composed: list[MotionField] = []
     for step in steps:
-        chained.append(compose(step, chained[-1]) if chained else step)
-    return chained
+        composed.append(compose(step, composed[-1]) if composed else step)
+    return composed
 
 
-def carry(steps: Sequence[MotionField], *, moving: int, fixed: int) -> MotionField:
-    """The field on the grid of ``fixed`` that points into ``moving``, along the steps of a cycle in their order.
+def compose_between(steps: Sequence[MotionField], *, moving: int, fixed: int) -> MotionField:
+    """Compose the steps of a cycle between two frames: on the grid of ``fixed``, pointing into ``moving``.
 
-    Equal frames mean once round the cycle.
+    Equal frames mean the whole cycle.
 
     Raises:
-        GeometryError: A step that is needed is not there.
+        GeometryError: A necessary step is missing.
     """
     start = next((index for index, step in enumerate(steps) if step.moving == moving), None)
-    round_the_cycle = [*steps[start:], *steps[:start]] if start is not None else []
-    stop = next((index for index, step in enumerate(round_the_cycle) if step.fixed == fixed), None)
+    from_moving = [*steps[start:], *steps[:start]] if start is not None else []
+    stop = next((index for index, step in enumerate(from_moving) if step.fixed == fixed), None)
     if stop is None:
         raise GeometryError(
-            f"The motion from frame {moving} to frame {fixed} is not among the {len(steps)} steps at hand.",
+            f"The motion from frame {moving} to frame {fixed} is not among the {len(steps)} stored steps.",
             hint="Run 'cmnet infer' again for this subject with its motion kept in full.",
             code=ErrorCode.GEOMETRY,
         )
-    return compose_sequence(round_the_cycle[: stop + 1])[-1]
+    return compose_sequence(from_moving[: stop + 1])[-1]
 
 
 def invert(field: MotionField, *, iterations: int = 30) -> MotionField:
     """Invert a field by fixed-point iteration ``w ← −u(p + w)`` (Chen et al., Med. Phys. 35(1), 2008).
 
-    Converges where the displacement contracts (its Lipschitz constant is below 1); what networks integrate from a
+    The iteration converges where the Lipschitz constant of the displacement is below 1. The exponential of a
     velocity is better inverted by negating the velocity.
     """
     forward = to_voxels(field)
@@ -212,7 +214,7 @@ def invert(field: MotionField, *, iterations: int = 30) -> MotionField:
 def deformation_gradient(field: MotionField) -> Float[Tensor, "3 3 z y x"]:
     """Deformation gradient ``F = I + ∂u/∂X`` with ``F[i, j] = δ_ij + ∂u_i/∂X_j``, both in millimetres.
 
-    Central differences inside, one-sided at the border; along an axis with one voxel the derivative is 0.
+    Derivatives are central differences, one-sided at the border, and 0 along an axis of one voxel.
     """
     derivatives = [_derivative(field.displacement_mm, axis, mm) for axis, mm in enumerate(field.spacing.zyx)]
     gradient = torch.stack(derivatives, dim=1)
@@ -227,7 +229,7 @@ def _derivative(values: Float[Tensor, "c z y x"], axis: int, step_mm: float) -> 
 
 
 def jacobian_determinant(field: MotionField) -> Float[Tensor, "z y x"]:
-    """Local change of volume, det F; at or below 0 the field folds."""
+    """Jacobian determinant det F of a motion field; the field folds where it is not positive."""
     return volume_change(to_voxels(field))
 
 
@@ -242,6 +244,6 @@ def _require_same_grid(shape: tuple[int, ...], field: MotionField) -> None:
     if shape != tuple(field.displacement_mm.shape[1:]):
         raise GeometryError(
             f"Values of shape {shape} and a field of shape {tuple(field.displacement_mm.shape[1:])} do not fit.",
-            hint="Bring both onto one grid first.",
+            hint="Resample both to one grid first.",
             code=ErrorCode.GEOMETRY,
         )

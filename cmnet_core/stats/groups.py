@@ -1,6 +1,6 @@
-"""How far two groups of people differ: a difference in standard deviations, a test, and its correction for many tests.
+"""Differences between two groups: effect size, Welch's test, and correction for multiple testing.
 
-Everything starts from counts, means and standard deviations, so that a group may be of any size.
+All functions start from counts, means and standard deviations, so that a group may be of any size.
 """
 
 import math
@@ -16,12 +16,12 @@ from scipy.special import gammaln
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What is left of a group's values.
+    """Count, mean and standard deviation of a group.
 
     Attributes:
-        n: How many there are.
-        mean: Their mean; NaN without values.
-        sd: Their standard deviation, divisor n - 1; NaN with fewer than two.
+        n: Number of values.
+        mean: Mean; NaN without values.
+        sd: Standard deviation with divisor n - 1; NaN with fewer than two values.
     """
 
     n: int
@@ -31,11 +31,11 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Second group minus first.
+    """Difference of two groups, second minus first.
 
     Attributes:
         mean: Difference of the means, in the unit of the quantity.
-        effect: Hedges' g: the difference in standard deviations of people, corrected for small groups.
+        effect: Hedges' g: the difference in pooled standard deviations, corrected for small samples.
         effect_low: Lower end of its 95 % interval.
         effect_high: Upper end of its 95 % interval.
         p: Two-sided p of Welch's t-test.
@@ -49,17 +49,17 @@ class Difference:
 
 
 def moments_of(values: NDArray[np.float64]) -> Moments:
-    """Count, mean and standard deviation of the values that are known; a NaN is none."""
-    known = values[np.isfinite(values)]
-    n = len(known)
-    mean = float(known.mean()) if n else math.nan
-    return Moments(n, mean, float(known.std(ddof=1)) if n > 1 else math.nan)
+    """Count, mean and standard deviation of the finite values."""
+    finite = values[np.isfinite(values)]
+    n = len(finite)
+    mean = float(finite.mean()) if n else math.nan
+    return Moments(n, mean, float(finite.std(ddof=1)) if n > 1 else math.nan)
 
 
 def difference_between(first: Moments, second: Moments) -> Difference | None:
-    """The difference of two groups, or None where a group has fewer than two values or nothing varies.
+    """Compare two groups; None if a group has fewer than two values or no value varies.
 
-    Hedges' g with the exact correction for small groups, and its variance as in Borenstein et al., Introduction to
+    Hedges' g with the exact small-sample correction, and its variance as in Borenstein et al., Introduction to
     Meta-Analysis (2009), equations 4.18 to 4.24; Welch, Biometrika 34 (1947) 28.
 
     Example:
@@ -74,9 +74,9 @@ def difference_between(first: Moments, second: Moments) -> Difference | None:
     mean = second.mean - first.mean
     d, correction = mean / pooled, _small_sample_correction(freedom)
     variance = (first.n + second.n) / (first.n * second.n) + d**2 / (2 * (first.n + second.n))
-    reach = 1.96 * correction * math.sqrt(variance)
+    half_width = 1.96 * correction * math.sqrt(variance)
     effect = correction * d
-    return Difference(mean, effect, effect - reach, effect + reach, _welch(first, second))
+    return Difference(mean, effect, effect - half_width, effect + half_width, _welch(first, second))
 
 
 def _small_sample_correction(freedom: int) -> float:
@@ -92,9 +92,9 @@ def _welch(first: Moments, second: Moments) -> float:
 
 
 def false_discovery(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values for their number (Benjamini and Hochberg, J R Stat Soc B 57 (1995) 289), in the order given.
+    """Adjust p-values for multiple testing (Benjamini and Hochberg, J R Stat Soc B 57 (1995) 289), in the order given.
 
-    Calling everything below q a discovery, a share q of the discoveries is expected to be false.
+    If all values below q are called discoveries, a fraction q of the discoveries is expected to be false.
     """
     if not len(p_values):
         return ()

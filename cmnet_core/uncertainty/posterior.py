@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, volumes_ml
+from cmnet_core.imaging.filters import unit_variance_gaussian
 from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.types import Spacing
 
@@ -101,19 +102,13 @@ def smooth_noise(
     """
     noise = torch.randn(shape, generator=generator)
     lengths = (correlation.through_plane_mm, correlation.in_plane_mm, correlation.in_plane_mm)
-    kernels = [_kernel(n, mm, length) for n, mm, length in zip(shape[-3:], spacing.zyx, lengths, strict=True)]
+    kernels = [
+        unit_variance_gaussian(n, mm, length) for n, mm, length in zip(shape[-3:], spacing.zyx, lengths, strict=True)
+    ]
     # One axis after the other: einsum over all of them would first multiply the kernels.
     for axis, kernel in zip((-3, -2, -1), kernels, strict=True):
         noise = torch.tensordot(noise, kernel, dims=([axis], [1])).movedim(-1, axis)
     return noise
-
-
-def _kernel(count: int, step_mm: float, length_mm: float) -> Float[Tensor, "n n"]:
-    """Return rows of unit length that smooth white noise to a correlation exp(−d² / 2L²) and keep its variance."""
-    position = torch.arange(count) * step_mm
-    weights = torch.exp(-(((position[:, None] - position[None]) / length_mm) ** 2))
-    unit: Tensor = weights / weights.norm(dim=1, keepdim=True)
-    return unit
 
 
 def draw_velocities(

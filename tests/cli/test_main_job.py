@@ -54,7 +54,7 @@ def test_every_subject_has_its_row_and_the_indices_of_its_masks(analysis: Path) 
         # Two slices of one size are no whole heart; the manifest tells no sex.
         coverage = ["few-slices", "base-not-covered", "apex-not-covered"]
         # Nor are two slices thirds, four frames a curve, and made-up axes a patient's.
-        wall = ["orientation-doubtful", "too-few-slices-for-segments", "too-few-frames"]
+        wall = ["orientation-ambiguous", "too-few-slices-for-segments", "too-few-frames"]
         # Whether the strain of a network with random weights is plausible is nobody's question.
         flags = [flag for flag in row["qc_flags"] if flag not in {"strain-implausible", "wall-stretches"}]
         assert flags == [*coverage, "no-sex", *wall, "intervals-not-calibrated"]

@@ -178,7 +178,7 @@ def test_each_segment_has_its_value_and_curve_or_is_said_to_be_unknown(run):
         assert told in page
     assert len(re.findall('class="curve thin s', page)) == 2 * 15
     assert "GLS-SAX, along the stack" in page
-    assert flag_in_words("segment-not-seen-at-ed") in Page(run.report_page(IDS[0])).text
+    assert flag_in_words("segment-missing-at-ed") in Page(run.report_page(IDS[0])).text
     assert "Nothing is known of single segments" in Page(run.report_page(IDS[2])).text
 
 

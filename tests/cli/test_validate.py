@@ -135,7 +135,7 @@ def test_the_problems_as_a_table_and_as_json(tmp_path: Path) -> None:
 def test_participants_are_not_named_where_their_files_are(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("subject_id,image\n9900001,9900001_20209_2_0.zip\np-17,in/p-17/sa.nii\n")
     ran = cmnet("validate", "-m", tmp_path / "m.csv")
-    assert (ran.exit_code, ran.output.count("there is no such")) == (3, 2)
+    assert (ran.exit_code, ran.output.count("does not exist")) == (3, 2)
     assert "9900001" not in ran.output
     assert "p-17" not in ran.output
 
@@ -164,11 +164,11 @@ def doubtful(kind: str) -> torch.Tensor:
     ("kind", "told"),
     [
         ("sound", ""),
-        ("empty", "Slice(s) 3 of 6 hold one value"),
-        ("still", "Slice(s) 3 show the same picture"),
+        ("empty", "Slice(s) 3 of 6 have one constant value"),
+        ("still", "Slice(s) 3 are identical in every frame"),
         ("copied", "Slice(s) 3 are copies"),
-        ("clipped", "In slice(s) 3 the bright voxels"),
-        ("moved", "lie beside their neighbours: 3 by 10 mm"),
+        ("clipped", "In slice(s) 3 bright voxels"),
+        ("moved", "shifted in-plane against their neighbours: 3 by 10 mm"),
     ],
 )
 def test_deep_looks_at_the_images(tmp_path: Path, kind: str, told: str) -> None:

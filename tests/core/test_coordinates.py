@@ -136,7 +136,7 @@ def test_neither_order_nor_handedness_changes_a_coordinate(flips: tuple[int, ...
 def test_a_header_that_contradicts_the_heart_is_told() -> None:
     """The grid says that it is a mirror image, as one does whose axes were made up."""
     mirrored = lv_coordinates(annulus(), SPACING, lying("RIP"))
-    assert mirrored.flags == ("orientation-doubtful",)
+    assert mirrored.flags == ("orientation-ambiguous",)
     assert torch.equal(mirrored.segment, lv_coordinates(annulus(), SPACING, NORMAL).segment)
 
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from cmnet_core.errors import ManifestError
+from cmnet_core.imaging.filters import smooth_in_plane
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, build_motion
 from cmnet_core.models.cardiomorphnet import iterate_cycle
 from cmnet_core.models.layers import Stacks, upsample_displacement
 from cmnet_core.models.rotation_net import LVLocation, rotation_velocity
-from cmnet_core.models.velocity_fit import fit_velocity, smooth_in_plane
+from cmnet_core.models.velocity_fit import fit_velocity
 from cmnet_core.registration.displacement import exponential, warp
 from tests.textures import texture
 from tests.tiny_model import MOTION

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cmnet_cli.app import app
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.read_images import Case, load_cine
-from cmnet_core.io.dicom_file import opened
+from cmnet_core.io.dicom_file import open_members
 from cmnet_core.io.dicom_image import read_headers
 from cmnet_core.types import CineSequence
 from tests.tiny_model import write_tiny_model
@@ -150,5 +150,5 @@ def test_headers_hold_no_name(sunnybrook: Path, tmp_path: Path) -> None:
     assert pydicom.dcmread(io.BytesIO(content)).PatientID == "9900001"
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "1.dcm").write_bytes(content)
-    with opened(tmp_path / "d") as members:
+    with open_members(tmp_path / "d") as members:
         assert "9900001" not in repr(read_headers(members[0]))

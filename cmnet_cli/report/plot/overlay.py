@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import contourpy
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float, Float64, Shaped, UInt8
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cmnet_core.imaging.filters import linear_neighbours
 from cmnet_core.labels import Label
 
 HEART = (Label.LV, Label.MYO, Label.RV)
@@ -149,7 +149,7 @@ class Plane:
         self, volumes: Shaped[np.ndarray, "t z y x"], there: Float64[np.ndarray, "4 4"]
     ) -> list[tuple[Shaped[np.ndarray, "t y x"], np.float32]]:
         """The one or two slices of the other grid that this one lies on or between, and how much each counts."""
-        low, high, share = _neighbours(round(there[0, 0] * self.index + there[0, 3], 6), volumes.shape[1])
+        low, high, share = linear_neighbours(round(there[0, 0] * self.index + there[0, 3], 6), volumes.shape[1])
         shares = ((low, np.float32(1.0 - share)), (high, np.float32(share)))
         return [(volumes[:, place], counts) for place, counts in shares if counts]
 
@@ -158,17 +158,10 @@ class Plane:
     ) -> Float[np.ndarray, "t y2 x2"]:
         for axis, size in ((1, self.shape[0]), (2, self.shape[1])):
             at = there[axis, axis] * np.arange(size) + there[axis, 3]
-            low, high, share = _neighbours(at, slices.shape[axis])
+            low, high, share = linear_neighbours(at, slices.shape[axis])
             along = share.reshape((-1, 1) if axis == 1 else (-1,)).astype(np.float32)
             slices = slices.take(low, axis) * (1 - along) + slices.take(high, axis) * along
         return slices
-
-
-def _neighbours(at: Any, size: int) -> tuple[Any, Any, Any]:
-    """The voxels before and behind each position, and how much the second counts; beyond the border it goes on."""
-    held = np.clip(at, 0.0, size - 1.0)
-    low = np.floor(held).astype(int)
-    return low, np.minimum(low + 1, size - 1), held - low
 
 
 def heart_box(belongs: Float[np.ndarray, "c z y x"], *, margin: int) -> Box:

@@ -22,7 +22,7 @@ _PEAK = "extreme in the direction of contraction, between ED and mid-diastole, o
 _ENGINEERING = "engineering strain, length / length at ED - 1: what is measured on tracked contours"
 _RATE = "steepest slope of a local quadratic"
 _TURN = "least-squares rotation of each slice's wall about its own centre, counter-clockwise seen from the apex"
-_FROM_TRAINING = "no mask shows it: see the flag twist-rests-on-training"
+_FROM_TRAINING = "no mask shows it: see the flag twist-not-constrained-by-masks"
 _THICKNESS = "distances to endocardial and epicardial contour added, within the slices; mean over the wall's length"
 
 

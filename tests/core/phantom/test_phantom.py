@@ -12,7 +12,7 @@ from cmnet_core.function.volumes import clinical_indices, volumes_ml
 from cmnet_core.labels import Label
 from cmnet_core.phantom import Defect, Phantom, PhantomSpec, draw_spec, make_phantom, spec_from_values, truth_of
 from cmnet_core.phantom.ground_truth import Truth, aha_segment, deformation_gradient
-from cmnet_core.phantom.kinematics import activation, carry, pull_back
+from cmnet_core.phantom.kinematics import activation, pull_back, push_forward
 from cmnet_core.phantom.scan_grid import affine_of, grid_points, heart_axes, slice_depths, to_heart, to_image
 from cmnet_core.phantom.shape import Points, labels_at
 from cmnet_core.registration.displacement import deformation_gradient as differences
@@ -67,7 +67,7 @@ def phantom() -> Phantom:
 def test_pull_back_undoes_carry_everywhere(seed: int) -> None:
     truth, points = truth_of(drawn(seed)), cloud()
     now = truth.at(es_of(truth))
-    back = pull_back(truth.beat, now, carry(truth.beat, now, points))
+    back = pull_back(truth.beat, now, push_forward(truth.beat, now, points))
     assert max(float((a - b).abs().max()) for a, b in zip(back, points, strict=True)) < 1e-6
 
 
@@ -94,7 +94,7 @@ def test_the_gradient_is_the_derivative_of_the_motion() -> None:
     gradient = deformation_gradient(truth.beat, now, points)
     for axis, name in enumerate(Points._fields):
         ahead, behind = (
-            carry(truth.beat, now, points._replace(**{name: getattr(points, name) + step})) for step in (h, -h)
+            push_forward(truth.beat, now, points._replace(**{name: getattr(points, name) + step})) for step in (h, -h)
         )
         numeric = torch.stack([(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)])
         assert float((numeric - gradient[:, axis]).abs().quantile(0.999)) < 1e-4
@@ -142,7 +142,7 @@ def test_both_fields_are_each_others_inverse(phantom: Phantom) -> None:
     u = phantom.to_ed(5).displacement_mm.double()
     here = [p.expand(u.shape[1:]) for p in to_image(scan, grid_points(scan, slice_depths(scan)))]
     at_ed = to_heart(scan, *(p + component for p, component in zip(here, u, strict=True)))
-    there = to_image(scan, carry(truth.beat, truth.at(5), at_ed))
+    there = to_image(scan, push_forward(truth.beat, truth.at(5), at_ed))
     assert max(float((a - b).abs().max()) for a, b in zip(there, here, strict=True)) < 0.05
 
 
@@ -160,7 +160,7 @@ def test_the_cycle_closes_and_ed_may_be_any_frame(phantom: Phantom) -> None:
 
 @pytest.mark.parametrize("systole", [0.33, 0.42])
 def test_the_volume_curve_is_smooth_and_has_one_minimum(systole: float) -> None:
-    curve = torch.tensor([activation(i / 1000, systole_share=systole, early_share=0.75) for i in range(1001)])
+    curve = torch.tensor([activation(i / 1000, systole_fraction=systole, early_fraction=0.75) for i in range(1001)])
     assert curve[0] == curve[-1] == 0
     assert float(curve.diff().abs().max()) < 0.008
     assert int(curve.argmax()) == pytest.approx(1000 * systole, abs=1)
@@ -243,7 +243,7 @@ def test_the_apex_turns_counter_clockwise_on_the_display(apex_first: bool) -> No
     now = truth.at(3)
     for s, up in ((-0.9 * spec.heart.cavity_length_mm, -1.0), (-3.0, 1.0)):
         start = Points(*torch.tensor([s, 0.0, -12.0], dtype=torch.float64))
-        before, after = to_image(scan, start), to_image(scan, carry(truth.beat, now, start))
+        before, after = to_image(scan, start), to_image(scan, push_forward(truth.beat, now, start))
         right, down = before[2] - to_image(scan, start._replace(x=-start.x))[2], after[1] - before[1]
         assert float(right) * float(down) * up > 0
 

@@ -12,18 +12,8 @@ from scipy import stats
 
 from cmnet_core.errors import GeometryError, LabelError
 from cmnet_core.labels import Label
-from cmnet_core.stats.metrics import (
-    agreement,
-    auroc,
-    compare_paired,
-    dice_pct,
-    dilated,
-    folded_voxels,
-    holm,
-    jaccard_pct,
-    overlap,
-    surface_distances_mm,
-)
+from cmnet_core.stats.agreement import agreement, compare_paired, holm
+from cmnet_core.stats.metrics import auroc, dice_pct, dilated, folded_voxels, jaccard_pct, overlap, surface_distances_mm
 from cmnet_core.types import Spacing
 
 LV, MYO, RV = Label.LV, Label.MYO, Label.RV
@@ -110,8 +100,8 @@ def test_folding_counts_what_is_not_positive() -> None:
     jacobian[0, 0, :4] = torch.tensor([0.0, -0.5, math.nan, 1e-6])
     within = torch.zeros(2, 5, 10, dtype=torch.bool)
     within[0, 0] = True
-    assert (folded_voxels(jacobian).count, folded_voxels(jacobian).share_pct) == (3, 3.0)
-    assert (folded_voxels(jacobian, within).count, folded_voxels(jacobian, within).share_pct) == (3, 30.0)
+    assert (folded_voxels(jacobian).count, folded_voxels(jacobian).fraction_pct) == (3, 3.0)
+    assert (folded_voxels(jacobian, within).count, folded_voxels(jacobian, within).fraction_pct) == (3, 30.0)
     with pytest.raises(GeometryError, match="mask"):
         folded_voxels(jacobian, torch.zeros_like(within))
 

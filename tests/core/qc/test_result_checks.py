@@ -1,4 +1,4 @@
-"""Hearts that cannot be are flagged, and hearts that can are not."""
+"""Implausible results are flagged, plausible ones are not."""
 
 from dataclasses import replace
 
@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from cmnet_core.flags import QCFlag
 from cmnet_core.function.volumes import ClinicalIndices
 from cmnet_core.labels import Label
 from cmnet_core.qc.flags import FLAGS, GROUPS
-from cmnet_core.qc.results import (
-    Contours,
+from cmnet_core.qc.result_checks import (
+    PhaseLabels,
+    check_confidence,
     check_contours,
     check_function,
     check_motion,
     check_strain,
     check_volume_curve,
-    is_low_confidence,
     withhold_truncated,
 )
 
@@ -49,13 +50,13 @@ def _heart(radii: tuple[int, ...], *, size: int = 64, shift: int = 0) -> Tensor:
 
 
 def _flags_of(ed: Tensor, es: Tensor) -> list[str]:
-    contours = Contours(ed, es)
+    contours = PhaseLabels(ed, es)
     return list(check_contours(contours, contours))
 
 
-def test_a_whole_heart_has_no_flag() -> None:
+def test_a_completely_imaged_heart_has_no_flag() -> None:
     assert _flags_of(_heart(RADII_ED), _heart(RADII_ES)) == []
-    # Nor has the same stack from apex to base.
+    # The same stack from apex to base has none either.
     assert _flags_of(_heart(RADII_ED).flip(0), _heart(RADII_ES).flip(0)) == []
 
 
@@ -65,29 +66,29 @@ def test_a_stack_that_begins_below_the_base_or_ends_above_the_apex_is_flagged() 
 
 
 @pytest.mark.parametrize(("label", "flag"), [(Label.LV, "lv-gap-in-stack"), (Label.RV, "rv-gap-in-stack")])
-def test_a_gap_is_flagged_at_either_phase(label: Label, flag: str) -> None:
+def test_a_gap_in_the_stack_is_flagged_at_either_phase(label: Label, flag: str) -> None:
     for spoiled in (0, 1):
         maps = [_heart(RADII_ED), _heart(RADII_ES)]
         maps[spoiled][3][maps[spoiled][3] == label] = Label.BACKGROUND
         assert _flags_of(*maps) == [flag]
 
 
-def test_a_heart_at_the_border_is_cut() -> None:
+def test_a_structure_at_the_image_border_is_flagged() -> None:
     moved = [_heart(radii, shift=24) for radii in (RADII_ED, RADII_ES)]
     assert _flags_of(*moved) == ["lv-cut-at-border"]
     moved = [_heart(radii, shift=-16) for radii in (RADII_ED, RADII_ES)]
     assert _flags_of(*moved) == ["rv-cut-at-border"]
 
 
-def test_one_slice_has_no_volume() -> None:
+def test_volumes_of_a_single_slice_are_withheld() -> None:
     assert "too-few-slices" in _flags_of(_heart((9,)), _heart((6,)))
-    believed = withhold_truncated(NORMAL, {"too-few-slices"})
-    assert (believed.lvedv_ml, believed.lvm_g, believed.rvef_pct) == (None, None, None)
-    assert withhold_truncated(NORMAL, {"rv-gap-in-stack"}).lvef_pct == 60.0
-    assert withhold_truncated(NORMAL, {"base-not-covered", "few-slices"}) == NORMAL
+    withheld = withhold_truncated(NORMAL, {QCFlag.TOO_FEW_SLICES})
+    assert (withheld.lvedv_ml, withheld.lvm_g, withheld.rvef_pct) == (None, None, None)
+    assert withhold_truncated(NORMAL, {QCFlag.RV_GAP_IN_STACK}).lvef_pct == 60.0
+    assert withhold_truncated(NORMAL, {QCFlag.BASE_NOT_COVERED, QCFlag.FEW_SLICES}) == NORMAL
 
 
-def test_ejection_fractions_and_stroke_volumes_are_judged() -> None:
+def test_implausible_ejection_fractions_and_stroke_volumes_are_flagged() -> None:
     assert list(check_function(NORMAL)) == []
     assert list(check_function(replace(NORMAL, rvef_pct=2.0))) == ["rvef-implausible"]
     assert list(check_function(replace(NORMAL, lvef_pct=91.0))) == ["lvef-implausible"]
@@ -103,30 +104,30 @@ def _curve(*, beats: float = 1.0, frames: int = 20) -> Tensor:
     return 110 + 40 * torch.cos(beats * phase)
 
 
-def test_a_curve_of_two_beats_is_flagged_and_one_with_a_plateau_is_not() -> None:
-    assert list(check_volume_curve(_curve(beats=2.0), given_ed=None, given_es=None)) == ["several-volume-minima"]
+def test_a_volume_curve_of_two_cycles_is_flagged_and_one_with_a_plateau_is_not() -> None:
+    assert list(check_volume_curve(_curve(beats=2.0), given_ed=None, given_es=None)) == ["multiple-volume-minima"]
     plateau = _curve()
     plateau[14:17] = plateau[14:17].mean() - torch.tensor([2.0, 4.0, 2.0])
     for start in (0, 5, 10):
         assert list(check_volume_curve(plateau.roll(start), given_ed=None, given_es=None)) == []
-    # A frame out of place is forgiven by the median; a still heart has no curve.
+    # The median removes a single outlier; a constant volume has no curve.
     spoiled = _curve()
     spoiled[3] = 70.0
     assert list(check_volume_curve(spoiled, given_ed=None, given_es=None)) == []
     assert list(check_volume_curve(torch.full((20,), 100.0), given_ed=3, given_es=5)) == []
 
 
-def test_phases_that_the_manifest_misplaces_are_flagged() -> None:
+def test_ed_and_es_of_the_manifest_that_contradict_the_volumes_are_flagged() -> None:
     assert list(check_volume_curve(_curve(), given_ed=1, given_es=10)) == []
-    assert list(check_volume_curve(_curve(), given_ed=5, given_es=9)) == ["ed-not-as-given"]
-    assert list(check_volume_curve(_curve(), given_ed=0, given_es=0)) == ["es-not-as-given"]
+    assert list(check_volume_curve(_curve(), given_ed=5, given_es=9)) == ["ed-inconsistent-with-volumes"]
+    assert list(check_volume_curve(_curve(), given_ed=0, given_es=0)) == ["es-inconsistent-with-volumes"]
     assert list(check_volume_curve(torch.tensor([60.0, 140.0]), given_ed=0, given_es=1)) == [
-        "ed-not-as-given",
-        "es-not-as-given",
+        "ed-inconsistent-with-volumes",
+        "es-inconsistent-with-volumes",
     ]
 
 
-def test_motion_is_judged() -> None:
+def test_implausible_motion_is_flagged() -> None:
     assert (
         list(
             check_motion(
@@ -155,28 +156,30 @@ def test_motion_is_judged() -> None:
         )
     ) == [
         "motion-folds",
-        "cycle-does-not-close",
+        "cycle-inconsistent",
         "low-confidence-motion",
-        "muscle-volume-changes",
+        "myocardial-volume-changes",
     ]
 
 
-def test_strain_of_no_heart_is_told() -> None:
+def test_implausible_strain_is_flagged() -> None:
     assert list(check_strain({"gcs": -18.0, "grs": 45.0, "gls_sax": -12.0})) == []
     assert list(check_strain({"gcs": None, "grs": None, "gls_sax": None})) == []
     assert list(check_strain({"gcs": -18.0, "grs": 159.0, "gls_sax": -12.0})) == ["strain-implausible"]
     assert list(check_strain({"gcs": 45.0, "grs": 45.0, "gls_sax": -12.0})) == ["strain-implausible"]
 
 
-def test_probabilities_that_decide_nothing_are_doubtful() -> None:
-    sure = torch.nn.functional.one_hot(_heart(RADII_ED).long(), 4).movedim(-1, 0).float()[None]
-    assert not is_low_confidence(sure)
-    assert not is_low_confidence(0.8 * sure + 0.05)
-    assert is_low_confidence(0.4 * sure + 0.15)
-    assert is_low_confidence(torch.cat([sure, 0.4 * sure + 0.15]))
+def test_a_segmentation_of_low_confidence_is_flagged() -> None:
+    certain = torch.nn.functional.one_hot(_heart(RADII_ED).long(), 4).movedim(-1, 0).float()[None]
+    uncertain = 0.4 * certain + 0.15
+    assert list(check_confidence(certain)) == []
+    assert list(check_confidence(0.8 * certain + 0.05)) == []
+    assert list(check_confidence(uncertain)) == ["low-confidence-segmentation"]
+    assert list(check_confidence(torch.cat([certain, uncertain]))) == ["low-confidence-segmentation"]
 
 
-def test_flags_are_words_and_say_when_they_are_raised() -> None:
+def test_every_flag_is_documented() -> None:
+    assert set(FLAGS) == set(QCFlag)
     assert len(FLAGS) == sum(len(group) for group in GROUPS.values())
     for flag in FLAGS.values():
         assert flag.name == flag.name.lower().replace("_", "-")

@@ -28,7 +28,7 @@ def values(path: Path) -> np.ndarray:
 def others(description: str, *, slices: int, phases: int, normal: str = "sax", offset_mm: float = 0.0) -> list[Image]:
     """Series that lies beside the cine, with more images than it has."""
     return [
-        i.changed(value=3000.0, series=50, description=description, normal=normal, place_mm=9.0 * i.z + offset_mm)
+        i.changed(value=3000.0, series=50, description=description, normal=normal, position_mm=9.0 * i.z + offset_mm)
         for i in stack(slices=slices, phases=phases)
     ]
 
@@ -82,7 +82,7 @@ def test_manifest_of_the_data_bank_names_what_headers_do_not(tmp_path: Path, nam
 
 def test_slices_recorded_again_after_a_breath_replace_the_first(tmp_path: Path) -> None:
     """A whole stack again, 2 mm further: the first one's odd end is not an eleventh slice."""
-    first = [i.changed(value=i.value + 5000, series=1, place_mm=9.0 * i.z - 2.0) for i in stack(slices=4, phases=6)]
+    first = [i.changed(value=i.value + 5000, series=1, position_mm=9.0 * i.z - 2.0) for i in stack(slices=4, phases=6)]
     again = [i.changed(series=2) for i in stack(slices=4, phases=6)]
     folder = folder_of(tmp_path / "d", [*again, *first])
     np.testing.assert_allclose(values(folder), EXPECTED)
