@@ -36,7 +36,7 @@ def along_x(field: MotionField) -> float:
 
 
 @pytest.mark.parametrize("ed_referenced", [True, False])
-def test_a_motion_that_is_known_comes_out_between_any_two_frames(*, ed_referenced: bool) -> None:
+def test_known_motion_is_returned_between_any_two_frames(*, ed_referenced: bool) -> None:
     sizes, given = replace(SIZES, ed_referenced=ed_referenced), velocities(ed_referenced=ed_referenced)
     fields = fields_to_ed(given, SPACING, ed=ED, sizes=sizes)
     assert [(field.fixed, field.moving) for field in fields] == [(2, ED), (3, ED), (0, ED), (1, ED)]
@@ -50,7 +50,7 @@ def test_a_motion_that_is_known_comes_out_between_any_two_frames(*, ed_reference
         field_between(given, SPACING, ed=ED, sizes=sizes, moving=7, fixed=ED)
 
 
-def test_the_way_out_of_ed_and_back_is_no_way() -> None:
+def test_motion_of_a_frame_into_itself_by_ed_is_zero() -> None:
     """The motion between two frames is the inverse of the one and then the other, up to interpolation."""
     generator = torch.Generator().manual_seed(3)
     knots = torch.randn(FRAMES, 3, 2, 3, 3, generator=generator)
@@ -61,7 +61,7 @@ def test_the_way_out_of_ed_and_back_is_no_way() -> None:
     assert float(there[..., 8:-8, 8:-8].norm(dim=0).max()) < 0.2
 
 
-def test_a_motion_that_folds_on_the_grid_is_smoothed_there_alone() -> None:
+def test_velocity_is_smoothed_only_where_it_folds() -> None:
     steep = torch.zeros(2, 3, 6, 24, 24)
     steep[0, :, :, 4:12, 4:12] = 2.0 * torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(1))
     steep[1, 2] = 0.5
@@ -75,7 +75,7 @@ def test_a_motion_that_folds_on_the_grid_is_smoothed_there_alone() -> None:
     assert float(found[0].std()) > 0.05
 
 
-def test_the_inverse_does_not_fold_either() -> None:
+def test_inverse_motion_does_not_fold() -> None:
     steep = torch.zeros(FRAMES, 3, 6, 24, 24)
     steep[0, :, :, 4:12, 4:12] = 2.0 * torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(1))
     sizes = replace(SIZES, ed_referenced=True)

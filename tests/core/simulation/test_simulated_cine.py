@@ -49,7 +49,7 @@ def simulated(velocity: torch.Tensor) -> SimulatedCine:
         return make(velocity)
 
 
-def test_ed_has_not_moved_and_the_way_back_ends_there(simulated: SimulatedCine) -> None:
+def test_motion_of_ed_is_zero_and_the_cycle_returns_to_it(simulated: SimulatedCine) -> None:
     assert float(simulated.to_ed[0].displacement_mm.abs().max()) < 1e-4
     assert torch.equal(simulated.labels[0], heart(0)[1])
     course, es = cine_module.volume_course(50)
@@ -58,7 +58,7 @@ def test_ed_has_not_moved_and_the_way_back_ends_there(simulated: SimulatedCine) 
     assert course[-1] < 0.05
 
 
-def test_the_heart_contracts_to_the_masks_of_es(velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulated_es_matches_the_es_mask(velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cine_module, "draw_tangential_motion", lambda *_, **__: TangentialMotion(0.0, 0.0, 0.0))
     simulated, es_mask = make(velocity), heart(1)[1]
     for label in (Label.LV, Label.MYO, Label.RV):
@@ -71,11 +71,11 @@ def test_the_heart_contracts_to_the_masks_of_es(velocity: torch.Tensor, monkeypa
     assert int(volumes_ml(simulated.labels, SPACING).lv_ml.argmin()) == simulated.es
 
 
-def test_nothing_folds(simulated: SimulatedCine) -> None:
+def test_simulated_motion_does_not_fold(simulated: SimulatedCine) -> None:
     assert min(float(jacobian_determinant(field).min()) for field in simulated.to_ed) > 0
 
 
-def test_masks_and_images_move_together(simulated: SimulatedCine) -> None:
+def test_images_and_masks_are_warped_by_the_same_motion(simulated: SimulatedCine) -> None:
     image, mask = heart(0)
     for field, voxels, labels in zip(simulated.to_ed, simulated.voxels, simulated.labels, strict=True):
         assert float((propagate(image[None], field)[0] - voxels).abs().max()) < 1e-4
@@ -83,7 +83,7 @@ def test_masks_and_images_move_together(simulated: SimulatedCine) -> None:
         assert torch.equal(propagate(shares, field).argmax(0).to(torch.uint8), labels)
 
 
-def test_the_way_back_undoes_the_way_there_but_for_the_grid(velocity: torch.Tensor) -> None:
+def test_exponential_of_the_negated_velocity_is_the_inverse(velocity: torch.Tensor) -> None:
     """Two interpolated exponentials part by a small share of a voxel; where the cavity shrinks most, less than half."""
     fine = upsample_field(velocity[1:].movedim(1, 0))
     there, back = exponential_in_plane(fine), exponential_in_plane(-fine)
@@ -94,7 +94,7 @@ def test_the_way_back_undoes_the_way_there_but_for_the_grid(velocity: torch.Tens
     assert float(there.abs().max()) > 1.0
 
 
-def test_the_twist_is_in_the_field(
+def test_twist_is_in_the_motion_field(
     simulated: SimulatedCine, velocity: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The apex turns counter-clockwise on the display: what was below comes to the right."""
@@ -116,7 +116,7 @@ def turn_deg(simulated: SimulatedCine, z: int) -> float:
     return float(torch.rad2deg(torch.atan2(cross, (at_ed * now).sum(1))).mean())
 
 
-def test_the_base_moves_towards_the_apex_whichever_way_slices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_moves_towards_the_apex_in_either_slice_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cine_module, "draw_tangential_motion", lambda *_, **__: TANGENTIAL)
     image, mask = heart(0)
     still = torch.zeros(3, 6, 32, 32)
@@ -133,7 +133,7 @@ def test_the_base_moves_towards_the_apex_whichever_way_slices_are_counted(monkey
         assert float(field[axis.apex, y, x]) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_strain_of_the_wall_is_that_of_a_known_stretch(simulated: SimulatedCine) -> None:
+def test_wall_strain_of_a_known_stretch(simulated: SimulatedCine) -> None:
     """The wall of a heart that shrinks by a tenth about its axis, in the plane, is strained alike in two directions."""
     axis, mask = fit_voxel_axis(simulated.labels[0]), simulated.labels[0]
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
@@ -149,26 +149,26 @@ def test_strain_of_the_wall_is_that_of_a_known_stretch(simulated: SimulatedCine)
     assert strain.ell.tolist() == pytest.approx([0.0, 0.0], abs=1e-4)
 
 
-def test_a_contracting_heart_has_the_strains_signs(simulated: SimulatedCine) -> None:
+def test_wall_strain_of_contraction_has_the_expected_signs(simulated: SimulatedCine) -> None:
     strain = wall_strain(simulated)
     assert float(strain.ecc[simulated.es]) < -0.05
     assert float(strain.err[simulated.es]) > 0.05
     assert abs(float(strain.ecc[0])) < 1e-4
 
 
-def test_a_seed_decides_everything(velocity: torch.Tensor) -> None:
+def test_simulation_depends_only_on_the_seed(velocity: torch.Tensor) -> None:
     one, again, other = make(velocity, 7), make(velocity, 7), make(velocity, 8)
     assert torch.equal(one.voxels, again.voxels)
     assert one.tangential == again.tangential != other.tangential
 
 
-def test_a_mask_without_a_ventricle_is_refused() -> None:
+def test_a_mask_without_a_left_ventricle_is_refused() -> None:
     mask = heart(0)[1]
     with pytest.raises(LabelError, match="ES mask contains no left ventricle"):
         fit_motion(mask, torch.zeros_like(mask), SPACING)
 
 
-def test_a_slice_that_the_ventricle_leaves_does_not_make_its_wall_collapse() -> None:
+def test_a_slice_that_the_ventricle_leaves_follows_its_neighbours() -> None:
     _, ed = heart(0)
     _, es = heart(1)
     es = es.clone()

@@ -24,7 +24,7 @@ def _frame(depth: int = 3, size: int = 64) -> torch.Tensor:
     return torch.stack([image, cavity, wall - cavity, right]).expand(depth, -1, -1, -1).contiguous()
 
 
-def test_a_spin_turns_by_its_angle_about_the_ventricle():
+def test_rotation_velocity_rotates_by_its_angle_about_the_ventricle():
     frame = _frame()
     angle = torch.tensor([0.3, -0.2, 0.0])
     place = locate_lv(frame, STACKS)
@@ -34,7 +34,7 @@ def test_a_spin_turns_by_its_angle_about_the_ventricle():
     assert torch.allclose(mean_rotation(displacement, heart), angle * place.presence, atol=2e-3)
 
 
-def test_a_rotation_is_known_whatever_contracts_and_moves_with_it():
+def test_mean_rotation_is_independent_of_scaling_and_translation():
     heart = _frame(1)[:, 1] + _frame(1)[:, 2]
     y, x = torch.meshgrid(torch.arange(64).float() - 20.0, torch.arange(64).float() - 50.0, indexing="ij")
     turn, scale = 0.25, 1.3
@@ -45,7 +45,7 @@ def test_a_rotation_is_known_whatever_contracts_and_moves_with_it():
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 0.0, 10.0, 25.0])
-def test_without_training_a_rotation_of_the_image_is_found(degrees):
+def test_untrained_rotation_net_estimates_a_rotation_of_the_image(degrees):
     torch.manual_seed(0)
     frame = _frame()
     place = locate_lv(frame, STACKS)
@@ -61,7 +61,7 @@ def test_without_training_a_rotation_of_the_image_is_found(degrees):
     assert torch.allclose(found, angle, atol=math.radians(4.0))
 
 
-def test_a_stack_without_a_ventricle_neither_turns_nor_fails():
+def test_a_stack_without_a_ventricle_has_no_rotation():
     frame = torch.zeros(3, 4, 32, 32)
     place = locate_lv(frame, STACKS)
     found = RotationNet(channels_in=4)(frame, frame, place, STACKS)

@@ -1,4 +1,4 @@
-"""Layers on ragged stacks against torch's own convolutions in space."""
+"""CardioMorphNet: sizes, cost volume, cascade, and iteration over a cycle."""
 
 import pytest
 import torch
@@ -8,47 +8,12 @@ from cmnet_core.errors import ManifestError
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.cardiomorphnet import cost_volume, iterate_cycle
 from cmnet_core.models.gaussian import MotionPosterior
-from cmnet_core.models.layers import StackConv, Stacks, StackUpConv
+from cmnet_core.models.layers import Stacks
+from tests.textures import random_slices
 from tests.tiny_model import ARTICLE_MOTION
 
-DEPTHS = (3, 1, 4)
 
-
-def random_slices(channels: int, *, depths: tuple[int, ...], size: int, seed: int) -> Tensor:
-    return torch.randn(sum(depths), channels, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def stack_by_stack(reference: nn.Module, slices: Tensor, stacks: Stacks) -> Tensor:
-    return stacks.slices([reference(volume) for volume in stacks.volumes(slices)])
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_stack_convolution_is_a_convolution_in_space(stride: int) -> None:
-    layer = StackConv(4, 5, stride=stride).double()
-    reference = nn.Conv3d(4, 5, 3, padding=1, stride=(1, stride, stride)).double()
-    reference.weight.data = layer.weight.data.movedim(0, 2).clone()
-    reference.bias = layer.bias
-    slices, stacks = random_slices(4, depths=DEPTHS, size=6, seed=1).double(), Stacks(DEPTHS)
-    torch.testing.assert_close(layer(slices, stacks), stack_by_stack(reference, slices, stacks))
-
-
-def test_stack_up_convolution_is_a_transposed_convolution_in_space() -> None:
-    layer = StackUpConv(4, 5).double()
-    reference = nn.ConvTranspose3d(4, 5, 3, stride=(1, 2, 2), padding=1, output_padding=(0, 1, 1), dtype=torch.float64)
-    # A transposed convolution scatters: what its first depth tap writes lies one slice before its input.
-    reference.weight.data = layer.weight.data.flip(0).movedim(0, 2).clone()
-    reference.bias = layer.bias
-    slices, stacks = random_slices(4, depths=DEPTHS, size=3, seed=2).double(), Stacks(DEPTHS)
-    torch.testing.assert_close(layer(slices, stacks), stack_by_stack(reference, slices, stacks))
-
-
-def test_stack_convolution_has_right_gradients() -> None:
-    layer = StackConv(2, 2).double()
-    slices = random_slices(2, depths=DEPTHS, size=3, seed=3).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda values: layer(values, Stacks(DEPTHS)), (slices,))
-
-
-def test_parts_have_the_sizes_of_the_article() -> None:
+def test_sub_networks_have_the_sizes_of_the_article() -> None:
     model = build_motion(ARTICLE_MOTION)
 
     def parameters(part: nn.Module) -> int:
@@ -63,7 +28,7 @@ def test_parts_have_the_sizes_of_the_article() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 7, 30])
-def test_any_depth_passes(depth: int) -> None:
+def test_networks_accept_any_number_of_slices(depth: int) -> None:
     stacks = Stacks((depth,))
     frames = [random_slices(4, depths=(depth,), size=32, seed=seed) for seed in range(2)]
     with torch.no_grad():
@@ -74,16 +39,6 @@ def test_any_depth_passes(depth: int) -> None:
     (displacement,) = model.displacements(cycle_steps[0].output.motion.mean, stacks)
     assert displacement.shape == (1, 3, depth, 32, 32)
     assert cycle_steps[0].output.reconstruction.shape == (depth, 1, 32, 32)
-
-
-def test_segnet_is_the_mean_of_its_members() -> None:
-    torch.manual_seed(0)
-    segnet = build_segnet(SegNetSizes(widths=(4, 8), through_plane_from=1, members=3)).eval()
-    slices, stacks = random_slices(1, depths=(3,), size=16, seed=0), Stacks((3,))
-    with torch.no_grad():
-        each = [logits.softmax(1) for logits in segnet.member_logits(slices, stacks)]
-        assert (each[0] - each[1]).abs().max() > 0.01
-        torch.testing.assert_close(segnet(slices, stacks), (each[0] + each[1] + each[2]) / 3)
 
 
 def test_a_batch_equals_its_elements() -> None:
@@ -105,7 +60,7 @@ def test_a_batch_equals_its_elements() -> None:
                 )
 
 
-def test_a_shifted_place_is_found_where_it_went() -> None:
+def test_cost_volume_is_largest_at_the_shift() -> None:
     before = random_slices(6, depths=(2,), size=12, seed=4)
     now = before.roll((-2, 1), dims=(2, 3))
     found = cost_volume(now, before, radius=3)
@@ -116,7 +71,7 @@ def test_a_shifted_place_is_found_where_it_went() -> None:
     assert float(found.abs().max()) <= 1.0 + 1e-6
 
 
-def test_a_network_that_learns_to_match_begins_as_one_that_does_not() -> None:
+def test_match_net_has_no_effect_before_training() -> None:
     torch.manual_seed(6)
     matching = build_motion(MotionSizes(correlation_radius=2)).eval()
     plain = build_motion(MotionSizes(correlation_radius=0)).eval()
@@ -127,7 +82,7 @@ def test_a_network_that_learns_to_match_begins_as_one_that_does_not() -> None:
     torch.testing.assert_close(one.motion.mean, other.motion.mean)
 
 
-def test_a_rotation_without_shapes_to_see_it_from_is_refused() -> None:
+def test_rotation_without_segmentation_is_refused() -> None:
     with pytest.raises(ManifestError, match=r"rotation needs sizes\.use_segmentation"):
         build_motion(MotionSizes(rotation=True, use_segmentation=False))
 
@@ -171,13 +126,13 @@ def _walk(share: float, places: list[float], **sizes: object) -> tuple[list[floa
     return [_centre_x(model.warp_frame(frames[0], field, stacks)) for field in to_ed], model.deform_net
 
 
-def test_every_look_takes_away_its_share_of_what_is_left() -> None:
+def test_each_cascade_iteration_reduces_the_residual() -> None:
     for cascade_iterations in (1, 2, 3):
         (reached, _), _ = _walk(0.5, [12.0, 18.0], cascade_iterations=cascade_iterations)
         assert reached == pytest.approx(18.0 - 6.0 * 0.5**cascade_iterations, abs=0.05)
 
 
-def test_in_an_anchored_walk_nothing_adds_up() -> None:
+def test_ed_referenced_motion_is_not_composed() -> None:
     places = [12.0, 15.0, 18.0, 18.0, 18.0, 12.0]
     from_frame_to_frame, _ = _walk(0.5, places, ed_referenced=False)
     ed_referenced, deform_net = _walk(0.5, places, ed_referenced=True)

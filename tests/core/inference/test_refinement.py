@@ -30,7 +30,7 @@ def round_the_cycle(velocities: Tensor) -> list[Tensor]:
     return composed
 
 
-def test_refinement_makes_still_shapes_fit_without_a_fold() -> None:
+def test_refinement_increases_dice_without_folds() -> None:
     shapes = beating_shapes(frames=4)
     refined = refine(torch.zeros(4, 3, 3, 32, 32), shapes, SPACING, sizes=SIZES, settings=Refinement(20))
     composed = round_the_cycle(refined)
@@ -44,12 +44,12 @@ def test_refinement_makes_still_shapes_fit_without_a_fold() -> None:
     assert min(float(volume_change(field).min()) for field in composed) > 0.0
 
 
-def test_no_iterations_leave_the_motion_as_it_is() -> None:
+def test_refinement_without_iterations_returns_the_velocities() -> None:
     velocities = torch.randn(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert refine(velocities, beating_shapes(frames=2), SPACING, sizes=SIZES, settings=Refinement(0)) is velocities
 
 
-def test_a_cycle_that_drifts_is_closed() -> None:
+def test_close_cycle_reduces_the_cycle_consistency_error() -> None:
     generator = torch.Generator().manual_seed(2)
     knots = torch.randn(6, 3, 2, 4, 4, generator=generator)
     velocities = functional.interpolate(knots, (4, 32, 32), mode="trilinear", align_corners=True)

@@ -68,32 +68,32 @@ def _left(found: Tensor, truth: Tensor) -> float:
 
 
 @pytest.mark.parametrize("degrees", [-10.0, 10.0])
-def test_a_turn_that_shape_does_not_show_is_found(degrees: float) -> None:
+def test_fit_estimates_a_rotation_that_segmentations_do_not_show(degrees: float) -> None:
     previous, truth = _frame(_texture(1)), _turn(degrees)
     found = _fitted(previous, _brought(previous, truth))
     assert _left(STILL, truth) > 1.0
     assert _left(found, truth) < 0.1
 
 
-def test_a_slide_through_the_slices_is_found_where_slices_resemble_each_other() -> None:
+def test_fit_estimates_through_plane_motion_where_slices_are_similar() -> None:
     previous, truth = _frame(_texture(2)), STILL.clone()
     truth[:, 0] = 0.4
     found = _fitted(previous, _brought(previous, truth))
     assert _left(found, truth) < 0.5 * _left(STILL, truth)
 
 
-def test_nothing_is_found_where_nothing_moved() -> None:
+def test_fit_of_equal_frames_is_zero() -> None:
     frame = _frame(_texture(3))
     assert float(_fitted(frame, frame).abs().max()) < 1e-4
 
 
-def test_noise_moves_nothing_far() -> None:
+def test_fit_is_robust_against_noise() -> None:
     noise = 0.05 * torch.randn(2, DEPTH, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     found = _fitted(_frame(_texture(6) + noise[0]), _frame(_texture(6) + noise[1]))
     assert _left(found, STILL) < 0.05
 
 
-def test_shapes_lead_where_there_is_no_texture() -> None:
+def test_fit_follows_the_segmentations_without_texture() -> None:
     flat = torch.zeros(DEPTH, 1, SIZE, SIZE)
     ed, es = _frame(flat), _frame(flat, share=0.8)
     brought = _brought(ed, _fitted(ed, es))
@@ -101,19 +101,19 @@ def test_shapes_lead_where_there_is_no_texture() -> None:
     assert missed[1] < 0.1 * missed[0]
 
 
-def test_a_turn_and_an_even_stretch_cost_nothing() -> None:
+def test_fit_does_not_penalise_rotation_and_homogeneous_stretch() -> None:
     flat, known = torch.zeros(DEPTH, 1, SIZE, SIZE), _linear(degrees=5.0, stretch=-0.1)
     found = _fitted(_frame(flat), _brought(_frame(flat), known), known)
     assert _left(found, known) < 0.05
 
 
-def test_texture_that_is_nowhere_found_again_moves_little_of_what_is_known() -> None:
+def test_texture_without_a_counterpart_hardly_changes_the_initial_velocity() -> None:
     known = _turn(6.0)
     found = _fitted(_frame(_texture(7)), _frame(_texture(8)), known)
     assert _left(found, known) < 0.5 * _left(STILL, known)
 
 
-def test_motion_through_the_slices_that_no_image_shows_becomes_even_within_the_ventricle() -> None:
+def test_fit_removes_in_plane_gradients_of_through_plane_motion_in_the_ventricle() -> None:
     flat, known = _frame(torch.zeros(DEPTH, 1, SIZE, SIZE)), STILL.clone()
     known[:, 0] = 0.3 * _texture(4)[:, 0, ::2, ::2]
     found = _fitted(flat, flat, known)
@@ -123,14 +123,14 @@ def test_motion_through_the_slices_that_no_image_shows_becomes_even_within_the_v
     assert steep < 0.01 * steep_before
 
 
-def test_texture_finer_than_half_the_plane_is_followed() -> None:
+def test_fit_uses_texture_at_full_in_plane_resolution() -> None:
     generator = torch.Generator().manual_seed(11)
     fine = smooth_in_plane(torch.randn(DEPTH, 1, SIZE, SIZE, generator=generator), 1.0)
     previous, truth = _frame(fine / fine.std()), _turn(3.0)
     assert _left(_fitted(previous, _brought(previous, truth)), truth) < 0.01
 
 
-def test_a_stack_is_fitted_as_it_would_be_alone() -> None:
+def test_fit_of_a_batch_equals_that_of_its_stacks() -> None:
     previous = _frame(_texture(9))
     current = _brought(previous, _turn(4.0))
     two = fit_velocity(
@@ -140,12 +140,12 @@ def test_a_stack_is_fitted_as_it_would_be_alone() -> None:
     torch.testing.assert_close(two[DEPTH:], _fitted(previous, current), atol=1e-4, rtol=0.0)
 
 
-def test_a_fit_without_shapes_is_refused() -> None:
+def test_fit_without_segmentation_is_refused() -> None:
     with pytest.raises(ManifestError, match=r"fit needs .*use_segmentation"):
         build_motion(MotionSizes(fit=True, use_segmentation=False))
 
 
-def test_the_mean_learns_without_the_fit_and_is_used_with_it() -> None:
+def test_fit_is_skipped_while_the_mean_requires_a_gradient() -> None:
     model, stacks = build_motion(replace(MOTION, fit=True, cascade_iterations=1)), Stacks((DEPTH,))
     previous = _frame(_texture(1))
     current = _brought(previous, _turn(10.0))
