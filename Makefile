@@ -22,7 +22,7 @@ help:
 	@echo "make check   lint, types and import rules; no tests"
 	@echo "make lint    ruff alone"
 	@echo "make bench   CPU seconds, wall and peak memory of each stage"
-	@echo "make accuracy figures on real hearts beside their bars; needs ../shared/data or DATA=FOLDER, MADE=MANIFEST"
+	@echo "make accuracy metrics on subjects with masks beside their targets; needs ../shared/data or DATA=FOLDER, SIMULATED=MANIFEST"
 	@echo "make strain  strain of random synthetic hearts through their true motion, against the closed form"
 	@echo "make sunnybrook  SegNet against the contours drawn on the Sunnybrook cines; needs ../shared/data or DATA=FOLDER"
 	@echo "make refinement what infer --refine costs and gains on real hearts, into docs/validation.md"
@@ -77,7 +77,7 @@ bench: setup
 	$(BIN)/python benchmarks/bench_stages.py
 
 accuracy: setup
-	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(MADE),--made $(MADE))
+	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(SIMULATED),--simulated $(SIMULATED))
 
 strain: setup
 	$(BIN)/python benchmarks/strain.py
