@@ -60,11 +60,11 @@ def outcome(run: RunFolder, iterations: int, seconds: float) -> Outcome:
         seconds: CPU seconds of infer for all subjects together.
     """
     rows = read_rows(run.table("evaluation_subjects"))
-    names = [f"motion_ed_to_es_{s}_{figure}" for figure in ("dsc_pct", "hd95_mm") for s in STRUCTURES]
+    names = [f"motion_ed_to_es_{s}_{metric}" for metric in ("dsc_pct", "hd95_mm") for s in STRUCTURES]
     found = [over_subjects([row[name] for row in rows]) for name in names]
-    title = tuple("" if one is None or one.sd is None else f"{one.value:.1f} ± {one.sd:.1f}" for one in found)
+    metrics = tuple("" if one is None or one.sd is None else f"{one.value:.1f} ± {one.sd:.1f}" for one in found)
     folds = max(max(row["njd_field_ed_to_es"], row["njd_field_es_to_ed"]) for row in rows)
-    return Outcome(iterations, title, folds, seconds / len(rows))
+    return Outcome(iterations, metrics, folds, seconds / len(rows))
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[list[str]]:

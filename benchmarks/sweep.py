@@ -327,7 +327,7 @@ def evaluate_subject(model: CardioMorphNet, heart: SweepSubject, sizes: MotionSi
     displacement = upsample_displacement(displacement, factor=2)
     warped = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     folds = jacobian_determinant(from_voxels(displacement[0], heart.spacing, fixed=1, moving=0)) <= 0
-    dice = dice_metrics(warped, es, phase="ed2es") | dice_metrics(ed, es, phase="still")
+    dice = dice_metrics(warped, es, phase="ed2es") | dice_metrics(ed, es, phase="no_motion")
     return dice | surface_metrics(warped, es, heart.spacing, phase="ed2es") | {"folded_voxels": float(folds.sum())}
 
 

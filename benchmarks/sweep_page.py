@@ -51,7 +51,7 @@ def seeds_of(lines: Sequence[Line], variant: str) -> list[int]:
 
 def values(subjects: Subjects, name: str) -> list[float]:
     """Return a metric of every subject that has it."""
-    return [figures[name] for figures in subjects.values() if name in figures]
+    return [metrics[name] for metrics in subjects.values() if name in metrics]
 
 
 def mean_sd(found: Sequence[float], digits: int = 1) -> str:
@@ -75,9 +75,9 @@ def row(lines: Sequence[Line], variant: str, name: str) -> list[str]:
     """Return a variant as a row of a table."""
     seeds = seeds_of(lines, variant)
     subjects = over_seeds(lines, variant, seeds)
-    each = [figures for line in lines if line["variant"] == variant for figures in line["subjects"].values()]
-    folds = [figures["folded_voxels"] for figures in each]
-    missed = int(sum(figures["not_found_ed2es"] for figures in each))
+    each = [metrics for line in lines if line["variant"] == variant for metrics in line["subjects"].values()]
+    folds = [metrics["folded_voxels"] for metrics in each]
+    missed = int(sum(metrics["not_found_ed2es"] for metrics in each))
     return [
         name,
         str(len(seeds)),
@@ -98,10 +98,10 @@ HEAD = [
 ]
 
 
-def still_row(lines: Sequence[Line]) -> list[str]:
+def no_motion_row(lines: Sequence[Line]) -> list[str]:
     """Return the row of no motion."""
     subjects = over_seeds(lines, BASELINE, seeds_of(lines, BASELINE))
-    dice = [mean_sd(values(subjects, f"dice_{s}_still_pct")) for s in STRUCTURES]
+    dice = [mean_sd(values(subjects, f"dice_{s}_no_motion_pct")) for s in STRUCTURES]
     return ["no motion", "", *dice, "", "", "", "", ""]
 
 
@@ -157,8 +157,8 @@ def section(lines: Sequence[Line], missing: Sequence[str] = ()) -> str:
     return "\n\n".join(
         [
             textwrap.fill(_budget(lines), 118),
-            markdown_table(HEAD, [*tried, still_row(lines)]),
-            textwrap.fill(_noise(lines), 118),
+            markdown_table(HEAD, [*tried, no_motion_row(lines)]),
+            textwrap.fill(_seed_variation(lines), 118),
             markdown_table(HEAD, over),
             f"![Dice and HD95 over ρ]({PICTURE})",
             *([textwrap.fill(f"Not trained yet: {'; '.join(missing)}.", 118)] if missing else []),
@@ -176,7 +176,7 @@ def _budget(lines: Sequence[Line]) -> str:
     )
 
 
-def _noise(lines: Sequence[Line]) -> str:
+def _seed_variation(lines: Sequence[Line]) -> str:
     """State the weight of the intensity terms, and the variation of the metrics between seeds."""
     worth = lines[0]["intensity_weight"]
     weight = (

@@ -18,7 +18,7 @@ from cmnet_core.training.segnet_stage import SegNetTraining
 from cmnet_core.training.training_case import TrainingCase
 from cmnet_core.types import Spacing
 
-STILL = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
+NO_AUGMENTATION = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
 
 
 SMALL_SEGNET = SegNetSizes(widths=(8, 16, 16), through_plane_from=1)
@@ -30,7 +30,7 @@ SMALL_MOTION = MotionSizes(
 
 
 def ring(*, cavity: float, wall: float, size: int) -> Tensor:
-    """Labels of a slice with a round ventricle, and a block beside it as the right one."""
+    """Return the labels of a slice with a round left ventricle, and a block beside it as the right ventricle."""
     y, x = torch.meshgrid(*(torch.arange(size) - (size - 1) / 2,) * 2, indexing="ij")
     radius = torch.hypot(y, x)
     labels = torch.where(radius < cavity + wall, 2, 0)
@@ -39,13 +39,13 @@ def ring(*, cavity: float, wall: float, size: int) -> Tensor:
 
 
 def beating_case(*, cavities: tuple[float, ...], size: int = 64) -> TrainingCase:
-    """A ventricle whose cavity has one radius a frame; bright blood, dark wall."""
+    """Return a case whose cavity has a given radius in each frame, with bright blood and a dark wall."""
     labels = torch.stack([ring(cavity=cavity, wall=5.0, size=size) for cavity in cavities])
-    look = torch.tensor([0.3, 0.9, 0.1, 0.8])[labels.long()]
+    brightness = torch.tensor([0.3, 0.9, 0.1, 0.8])[labels.long()]
     depth = (1, 3, 1, 1)
     es = cavities.index(min(cavities))
     return TrainingCase(
-        look[:, None].repeat(depth),
+        brightness[:, None].repeat(depth),
         labels[:, None].repeat(depth),
         tuple(range(len(cavities))),
         Spacing(8.0, 1.5, 1.5),
@@ -66,7 +66,7 @@ def motion_settings(epochs: int, *, weights: LossWeights | None = None) -> Motio
         window=(64, 64),
         weights=weights or LossWeights(),
         sizes=SMALL_MOTION,
-        augmentation=STILL,
+        augmentation=NO_AUGMENTATION,
     )
 
 
@@ -76,7 +76,7 @@ def segnet_settings(epochs: int) -> SegNetTraining:
         random_crop_probability=0.0,
         window=(64, 64),
         sizes=SMALL_SEGNET,
-        augmentation=STILL,
+        augmentation=NO_AUGMENTATION,
     )
 
 

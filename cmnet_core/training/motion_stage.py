@@ -259,7 +259,7 @@ def _case_metrics(
     return (
         surface_metrics(warped, es, case.spacing, phase="ed2es")
         | dice_metrics(warped, es, phase="ed2es")
-        | dice_metrics(ed, es, phase="still")
+        | dice_metrics(ed, es, phase="no_motion")
         | metrics
     )
 
@@ -270,6 +270,6 @@ def _endpoint_errors(
     """Return the mean in-plane and through-plane endpoint error in the myocardium, in mm."""
     z, y, x = (error[0] * torch.tensor(spacing.zyx).view(3, 1, 1, 1))[:, myocardium]
     return {
-        "endpoint_plane_mm": float(torch.hypot(y, x).mean()),
-        "endpoint_through_mm": float(z.abs().mean()),
+        "endpoint_in_plane_mm": float(torch.hypot(y, x).mean()),
+        "endpoint_through_plane_mm": float(z.abs().mean()),
     }

@@ -48,7 +48,7 @@ def drawn(variant: sweep.Variant) -> sweep.TrainingCycle:
     return draw_cycle(heart("one"), variant, torch.Generator().manual_seed(1))
 
 
-def test_variants_differ_from_ours_in_what_they_are_named_for() -> None:
+def test_variants_differ_from_the_baseline_as_their_names_state() -> None:
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     assert {variant.weights.smoothness for variant in VARIANTS} == {0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1.0}
     assert replace(LossWeights(), endpoint=0.0, overlap=0.0, folding=0.0, smoothness=0.05) == BASELINE.weights
@@ -89,10 +89,10 @@ def test_a_sweep_trains_what_is_missing_and_no_more(tmp_path: Path, monkeypatch:
     assert [line["variant"] for line in first.lines] == ["baseline", "both"]
     figures = first.lines[0]["subjects"]["three"]
     assert (
-        figures["dice_lv_still_pct"]
-        == evaluate_subject(start(BASELINE, 1).eval(), heart("three"), BASELINE.sizes)["dice_lv_still_pct"]
+        figures["dice_lv_no_motion_pct"]
+        == evaluate_subject(start(BASELINE, 1).eval(), heart("three"), BASELINE.sizes)["dice_lv_no_motion_pct"]
     )
-    assert 50 < figures["dice_lv_still_pct"] < 90
+    assert 50 < figures["dice_lv_no_motion_pct"] < 90
     monkeypatch.setattr(sweep, "load_subjects", None)
     again = sweep.sweep(tmp_path, tmp_path, seeds=[1], budget=FEW)
     assert again.lines == first.lines
@@ -101,13 +101,14 @@ def test_a_sweep_trains_what_is_missing_and_no_more(tmp_path: Path, monkeypatch:
 
 
 def line(variant: str, seed: int, *, dice: float, folds: float = 0.0) -> dict:
-    """A line of the ledger: three subjects, two points apart."""
+    """Return a line of the file of trainings: three subjects whose Dice differ by two percentage points."""
     subjects = {}
     for number in range(3):
         value = dice + 2.0 * number
         subject = {"dice_ed2es_pct": value, "folded_voxels": folds, "not_found_ed2es": 0.0}
         for s in ("lv", "myo", "rv"):
-            subject |= {f"dice_{s}_ed2es_pct": value, f"dice_{s}_still_pct": 50.0 + number, f"hd95_{s}_ed2es_mm": 3.0}
+            names = f"dice_{s}_ed2es_pct", f"dice_{s}_no_motion_pct", f"hd95_{s}_ed2es_mm"
+            subject |= dict(zip(names, (value, 50.0 + number, 3.0), strict=True))
         subjects[f"990000{number}"] = subject
     common = {"budget": asdict(FEW), "intensity_weight": 20.0, "cpu_seconds": 60.0}
     return {"variant": variant, "seed": seed, "subjects": subjects, **common}
@@ -158,7 +159,7 @@ def test_refinement_costs_what_it_takes_beyond_none() -> None:
     ]
 
 
-def test_a_ledger_is_lines_of_json(tmp_path: Path) -> None:
+def test_sweep_log_is_lines_of_json(tmp_path: Path) -> None:
     sweep_log = sweep.SweepLog.open(tmp_path / "sweep.jsonl")
     sweep_log.add(LINES[0])
     assert json.loads((tmp_path / "sweep.jsonl").read_text()) == LINES[0]

@@ -1,4 +1,4 @@
-"""Refinement fits shapes more closely and folds nothing; closing brings a cycle back to where it began."""
+"""Refinement increases the overlap of segmentations without folds, and closing a cycle reduces its drift."""
 
 import torch
 from torch import Tensor

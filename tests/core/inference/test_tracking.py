@@ -27,21 +27,21 @@ SIZES = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), 
 CARD = ModelCard("test", SegNetSizes((8, 8), 1), SIZES, 1.5, (128, 128), "nothing", "tests only", "0")
 
 
-LOOK = torch.tensor([0.0, 1.0, 0.35, 0.7])
+BRIGHTNESS = torch.tensor([0.0, 1.0, 0.35, 0.7])
 
 
 CAVITIES = (14.0, 16.0, 20.0, 24.0, 20.0, 12.0)
-"""Radii in mm, frame by frame: ED is frame 3, ES frame 5."""
+"""Radius of the cavity in each frame in mm: ED is frame 3, ES is frame 5."""
 
 
 class ByBrightness(SegNet):
-    """Stands for a perfect SegNet where every class has a brightness of its own."""
+    """A perfect SegNet for images in which every class has its own brightness."""
 
     def __init__(self) -> None:
         super().__init__(widths=(4, 4), through_plane_from=1, members=1, classes=4)
 
     def forward(self, slices: Tensor, stacks: object) -> Tensor:
-        return (-80.0 * (slices - LOOK.view(1, 4, 1, 1)).square()).softmax(1)
+        return (-80.0 * (slices - BRIGHTNESS.view(1, 4, 1, 1)).square()).softmax(1)
 
 
 def model(*, motion: MotionSizes = SIZES) -> Model:
@@ -53,7 +53,7 @@ def model(*, motion: MotionSizes = SIZES) -> Model:
 
 
 def beating_labels(*, depth: int, spacing: Spacing, size: int) -> Tensor:
-    """A round ventricle off the middle of the field."""
+    """Return label maps of a round ventricle outside the centre of the field of view."""
     y, x = torch.meshgrid(*((torch.arange(size) - size / 2) * mm for mm in (spacing.y, spacing.x)), indexing="ij")
     radius = torch.hypot(y - 14, x + 21)
     rv = (torch.hypot(y - 14, x - 12) < 14)[None]
@@ -66,34 +66,34 @@ def beating_labels(*, depth: int, spacing: Spacing, size: int) -> Tensor:
 
 def beating_cine(*, depth: int, spacing: Spacing, size: int) -> tuple[CineSequence, Tensor]:
     labels = beating_labels(depth=depth, spacing=spacing, size=size)
-    voxels = 500.0 * LOOK[labels.long()] + 20.0
+    voxels = 500.0 * BRIGHTNESS[labels.long()] + 20.0
     return CineSequence(voxels, spacing, torch.eye(4, dtype=torch.float64), 40.0, None, None), labels
 
 
 @pytest.mark.parametrize("depth", [1, 3, 30])
 def test_labels_are_in_order_and_on_the_subjects_grid(depth: int) -> None:
     cine, labels = beating_cine(depth=depth, spacing=Spacing(8.0, 1.2, 1.7), size=160)
-    tracked = track(model(), cine)
-    assert (tracked.ed, tracked.es) == (3, 5)
-    assert tracked.segmentation.labels.shape == labels.shape
+    tracking = track(model(), cine)
+    assert (tracking.ed, tracking.es) == (3, 5)
+    assert tracking.segmentation.labels.shape == labels.shape
     for frame in range(cine.frames):
         for label in (Label.LV, Label.MYO, Label.RV):
-            score = dice_pct(tracked.segmentation.at(frame), labels[frame], label)
+            score = dice_pct(tracking.segmentation.at(frame), labels[frame], label)
             assert score is not None
             assert score > 85
-    assert tracked.entropy.shape == labels.shape
-    assert float(tracked.entropy[0, 0, 0, 0]) == pytest.approx(PRIOR_ENTROPY)
+    assert tracking.entropy.shape == labels.shape
+    assert float(tracking.entropy[0, 0, 0, 0]) == pytest.approx(PRIOR_ENTROPY)
 
 
 def test_zero_motion_propagates_the_ed_mask_unchanged() -> None:
     cine, _ = beating_cine(depth=2, spacing=Spacing(8.0, 1.4, 1.4), size=160)
-    tracked = track(model(), cine)
-    assert float(tracked.ed_to_es.displacement_mm.abs().max()) == 0
-    assert (tracked.ed_to_es.fixed, tracked.ed_to_es.moving) == (5, 3)
-    assert tracked.cycle_consistency_error_mm == 0
-    assert tracked.folded_voxels == (0,) * cine.frames
+    tracking = track(model(), cine)
+    assert float(tracking.ed_to_es.displacement_mm.abs().max()) == 0
+    assert (tracking.ed_to_es.fixed, tracking.ed_to_es.moving) == (5, 3)
+    assert tracking.cycle_consistency_error_mm == 0
+    assert tracking.folded_voxels == (0,) * cine.frames
     for frame in range(cine.frames):
-        assert torch.equal(tracked.propagated.at(frame), tracked.segmentation.at(3))
+        assert torch.equal(tracking.propagated.at(frame), tracking.segmentation.at(3))
 
 
 def test_components_outside_of_the_heart_become_background() -> None:
@@ -119,9 +119,9 @@ def test_small_components_of_a_ventricle_take_the_next_class() -> None:
 def test_given_ed_and_es_are_kept() -> None:
     cine, _ = beating_cine(depth=1, spacing=Spacing(8.0, 1.4, 1.4), size=160)
     given = CineSequence(cine.voxels, cine.spacing, cine.affine, 40.0, 2, 0)
-    tracked = track(model(), given)
-    assert (tracked.ed, tracked.es) == (2, 0)
-    assert (tracked.ed_to_es.moving, tracked.ed_to_es.fixed) == (2, 0)
+    tracking = track(model(), given)
+    assert (tracking.ed, tracking.es) == (2, 0)
+    assert (tracking.ed_to_es.moving, tracking.ed_to_es.fixed) == (2, 0)
 
 
 def test_images_without_a_heart_are_refused() -> None:
@@ -129,13 +129,13 @@ def test_images_without_a_heart_are_refused() -> None:
     noise[0, 0, :4, :4] = 1.0
     cine = CineSequence(noise, Spacing(8.0, 1.4, 1.4), torch.eye(4, dtype=torch.float64), None, None, None)
 
-    class Blind(ByBrightness):
+    class NoHeart(ByBrightness):
         def forward(self, slices: Tensor, stacks: object) -> Tensor:
             return torch.tensor([5.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1).expand(len(slices), 4, *slices.shape[2:])
 
-    blind = Model(Blind(), model().motion, CARD, "digest", torch.device("cpu"))
+    model_without_heart = Model(NoHeart(), model().motion, CARD, "digest", torch.device("cpu"))
     with pytest.raises(ImageError, match="heart"):
-        track(blind, cine)
+        track(model_without_heart, cine)
 
 
 def test_batch_size_is_halved_until_it_fits_into_memory() -> None:

@@ -61,24 +61,28 @@ def test_a_batch_equals_its_elements() -> None:
 
 
 def test_cost_volume_is_largest_at_the_shift() -> None:
-    before = random_slices(6, depths=(2,), size=12, seed=4)
-    now = before.roll((-2, 1), dims=(2, 3))
-    found = cost_volume(now, before, radius=3)
-    inside = found[:, :, 3:-3, 3:-3]
-    # What is here now was two voxels further down and one to the left: row 3 + 2, column 3 - 1 of the shifts.
+    moving_map = random_slices(6, depths=(2,), size=12, seed=4)
+    fixed_map = moving_map.roll((-2, 1), dims=(2, 3))
+    similarity = cost_volume(fixed_map, moving_map, radius=3)
+    inside = similarity[:, :, 3:-3, 3:-3]
+    # The content of a voxel was two rows further down and one column to the left: shift 3 + 2 along y, 3 - 1 along x.
     assert bool((inside.argmax(1) == 7 * (3 + 2) + (3 - 1)).all())
     torch.testing.assert_close(inside.amax(1), torch.ones_like(inside[:, 0]))
-    assert float(found.abs().max()) <= 1.0 + 1e-6
+    assert float(similarity.abs().max()) <= 1.0 + 1e-6
 
 
 def test_match_net_has_no_effect_before_training() -> None:
     torch.manual_seed(6)
-    matching = build_motion(MotionSizes(correlation_radius=2)).eval()
-    plain = build_motion(MotionSizes(correlation_radius=0)).eval()
-    plain.load_state_dict({name: value for name, value in matching.state_dict().items() if ".match." not in name})
+    with_match = build_motion(MotionSizes(correlation_radius=2)).eval()
+    without_match = build_motion(MotionSizes(correlation_radius=0)).eval()
+    without_match.load_state_dict(
+        {name: value for name, value in with_match.state_dict().items() if ".match." not in name}
+    )
     frames = [random_slices(4, depths=(3,), size=32, seed=seed) for seed in (1, 2)]
     with torch.no_grad():
-        one, other = (next(iterate_cycle(model, frames, Stacks((3,)), None)).output for model in (matching, plain))
+        one, other = (
+            next(iterate_cycle(model, frames, Stacks((3,)), None)).output for model in (with_match, without_match)
+        )
     torch.testing.assert_close(one.motion.mean, other.motion.mean)
 
 
@@ -87,20 +91,20 @@ def test_rotation_without_segmentation_is_refused() -> None:
         build_motion(MotionSizes(rotation=True, use_segmentation=False))
 
 
-class FollowsCentre(nn.Module):
-    """In DeformNet's place: moves frames by a share of how far apart their bright voxels are along x."""
+class CentreDeformNet(nn.Module):
+    """Replaces DeformNet: its motion is a fraction of the distance between the frames' centres along x."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, fraction: float) -> None:
         super().__init__()
-        self.share = share
-        self.saw: list[Tensor] = []
+        self.fraction = fraction
+        self.inputs: list[Tensor] = []
 
-    def forward(self, previous: Tensor, current: Tensor, latent: Tensor, stacks: Stacks) -> MotionPosterior:
-        self.saw.append(previous)
-        apart = self.share * (_centre_x(previous) - _centre_x(current))
-        n, _, height, width = current.shape
+    def forward(self, moving: Tensor, fixed: Tensor, latent: Tensor, stacks: Stacks) -> MotionPosterior:
+        self.inputs.append(moving)
+        distance = self.fraction * (_centre_x(moving) - _centre_x(fixed))
+        n, _, height, width = fixed.shape
         mean = torch.zeros(n, 3, height // 2, width // 2)
-        mean[:, 2] = apart / 2.0
+        mean[:, 2] = distance / 2.0
         return MotionPosterior(mean, torch.zeros(n, 1, height // 2, width // 2), torch.zeros_like(mean)[:, :, None])
 
 
@@ -109,18 +113,18 @@ def _centre_x(frame: Tensor) -> float:
     return float((columns * torch.arange(len(columns))).sum() / columns.sum())
 
 
-def _spot(x: float) -> Tensor:
-    """A bright round spot in two slices."""
+def _blob(x: float) -> Tensor:
+    """Return a bright round blob in two slices."""
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     image = torch.exp(-0.5 * ((rows - 16) ** 2 + (columns - x) ** 2) / 9.0)
     return image.expand(2, 4, 32, 32).contiguous()
 
 
-def _walk(share: float, places: list[float], **sizes: object) -> tuple[list[float], FollowsCentre]:
-    """Where the walk takes the spot of frame 0 at every frame, and what DeformNet saw."""
+def _iterate(fraction: float, positions: list[float], **sizes: object) -> tuple[list[float], CentreDeformNet]:
+    """Return the position of frame 0's blob in every frame by the estimated motion, and the replaced DeformNet."""
     model = build_motion(MotionSizes(**sizes)).eval()  # type: ignore[arg-type]
-    model.deform_net = FollowsCentre(share)
-    stacks, frames = Stacks((2,)), [_spot(place) for place in places]
+    model.deform_net = CentreDeformNet(fraction)
+    stacks, frames = Stacks((2,)), [_blob(position) for position in positions]
     with torch.no_grad():
         to_ed = [cycle_step.to_ed for cycle_step in iterate_cycle(model, frames, stacks, None)]
     return [_centre_x(model.warp_frame(frames[0], field, stacks)) for field in to_ed], model.deform_net
@@ -128,15 +132,15 @@ def _walk(share: float, places: list[float], **sizes: object) -> tuple[list[floa
 
 def test_each_cascade_iteration_reduces_the_residual() -> None:
     for cascade_iterations in (1, 2, 3):
-        (reached, _), _ = _walk(0.5, [12.0, 18.0], cascade_iterations=cascade_iterations)
-        assert reached == pytest.approx(18.0 - 6.0 * 0.5**cascade_iterations, abs=0.05)
+        (estimated, _), _ = _iterate(0.5, [12.0, 18.0], cascade_iterations=cascade_iterations)
+        assert estimated == pytest.approx(18.0 - 6.0 * 0.5**cascade_iterations, abs=0.05)
 
 
 def test_ed_referenced_motion_is_not_composed() -> None:
-    places = [12.0, 15.0, 18.0, 18.0, 18.0, 12.0]
-    from_frame_to_frame, _ = _walk(0.5, places, ed_referenced=False)
-    ed_referenced, deform_net = _walk(0.5, places, ed_referenced=True)
-    # Half of what is apart at each step: −3, −3, 0, 0, +6 and 0.
+    positions = [12.0, 15.0, 18.0, 18.0, 18.0, 12.0]
+    from_frame_to_frame, _ = _iterate(0.5, positions, ed_referenced=False)
+    ed_referenced, deform_net = _iterate(0.5, positions, ed_referenced=True)
+    # Half of the distance at each step.
     assert from_frame_to_frame == pytest.approx([13.5, 15.0, 15.0, 15.0, 12.0, 12.0], abs=0.05)
     assert ed_referenced == pytest.approx([13.5, 15.0, 15.0, 15.0, 12.0, 12.0], abs=0.05)
-    assert all(_centre_x(seen) == pytest.approx(12.0, abs=0.01) for seen in deform_net.saw)
+    assert all(_centre_x(frame) == pytest.approx(12.0, abs=0.01) for frame in deform_net.inputs)

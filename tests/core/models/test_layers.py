@@ -27,7 +27,7 @@ def test_stack_convolution_equals_conv3d(stride: int) -> None:
 def test_stack_up_convolution_equals_conv_transpose3d() -> None:
     layer = StackUpConv(4, 5).double()
     reference = nn.ConvTranspose3d(4, 5, 3, stride=(1, 2, 2), padding=1, output_padding=(0, 1, 1), dtype=torch.float64)
-    # A transposed convolution scatters: what its first depth tap writes lies one slice before its input.
+    # A transposed convolution scatters: the first through-plane tap writes to the slice before its input.
     reference.weight.data = layer.weight.data.flip(0).movedim(0, 2).clone()
     reference.bias = layer.bias
     slices, stacks = random_slices(4, depths=DEPTHS, size=3, seed=2).double(), Stacks(DEPTHS)

@@ -1,4 +1,4 @@
-"""Every term of the loss against what it must be where that is known."""
+"""Loss terms: each has its known value in closed form or that of PyTorch."""
 
 import pytest
 import torch
