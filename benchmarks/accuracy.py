@@ -72,14 +72,14 @@ TARGETS = (
     *_three("SegNet Dice, mean of ED and ES", "%", (94, 88, 90), (95.5, 91, 93), higher=True),
     *_three("ED to ES Dice", "%", (90, 83, 83), (95, 88, 92), higher=True),
     *_three("ED to ES HD95", "mm", (6, 5, 9), (3, 3, 5), higher=False),
-    Target("folded voxels in the field, largest", "", 0, 0, higher=False),
+    Target("folded voxels on the network's grid, largest", "", 0, 0, higher=False),
     Target("LVEF RMSE", "percentage points", 5, 3, higher=False),
     Target("RVEF RMSE", "percentage points", 8, 4, higher=False),
     Target("entropy, AUROC of background", "", 0.8, 0.95, higher=True),
-    Target("subjects with non-negative GCS", "", 0, 0, higher=False),
-    Target("simulated cines, in-plane endpoint error", "mm", 1.2, 0.6, higher=False),
+    Target("subjects whose GCS at ES is positive", "", 0, 0, higher=False),
+    Target("simulated cines, endpoint error in-plane", "mm", 1.2, 0.6, higher=False),
     Target("simulated cines, GCS error", "percentage points", 2, 1, higher=False),
-    Target("long cine, LV Dice of ED after one cycle", "%", 93, 97, higher=True),
+    Target("long cine, cycle consistency, LV Dice", "%", 93, 97, higher=True),
 )
 
 
@@ -131,7 +131,7 @@ def real_metrics(run: RunFolder) -> dict[str, Measurement | None]:
         metrics[f"ED to ES Dice, {s}"] = over_subjects([row[f"motion_ed_to_es_{s}_dsc_pct"] for row in subjects])
         metrics[f"ED to ES HD95, {s}"] = over_subjects(distances, failures=distances.count(None))
     folds = [max(row["njd_field_ed_to_es"], row["njd_field_es_to_ed"]) for row in subjects]
-    metrics["folded voxels in the field, largest"] = Measurement(max(folds), None, len(folds))
+    metrics["folded voxels on the network's grid, largest"] = Measurement(max(folds), None, len(folds))
     for name, index in (("LVEF RMSE", "lvef_pct"), ("RVEF RMSE", "rvef_pct")):
         row = agreement[index]
         metrics[name] = None if row["rmse"] is None else Measurement(row["rmse"], None, row["n"])
@@ -181,7 +181,7 @@ def circles_gcs_pct(at_ed: Tensor, at_es: Tensor) -> float | None:
 def strain_metrics(strains: Sequence[RealStrain]) -> dict[str, Measurement | None]:
     """Return the metric of the subjects' strain by the name of its target."""
     stretching = sum(strain.found >= 0.0 for strain in strains)
-    return {"subjects with non-negative GCS": Measurement(stretching, None, len(strains)) if strains else None}
+    return {"subjects whose GCS at ES is positive": Measurement(stretching, None, len(strains)) if strains else None}
 
 
 def strain_remarks(strains: Sequence[RealStrain]) -> list[str]:
@@ -189,7 +189,7 @@ def strain_remarks(strains: Sequence[RealStrain]) -> list[str]:
     apart = over_subjects([strain.found - strain.circles for strain in strains if strain.circles is not None])
     listed = {
         "GCS at ES, %": over_subjects([strain.found for strain in strains]),
-        "GCS at ES minus that of the masks, percentage points": apart,
+        "GCS at ES minus that of the masks' circles, percentage points": apart,
     }
     return [f"reference masks, {name}: {formatted(item)}" for name, item in listed.items() if item]
 
@@ -311,7 +311,7 @@ def round_trip_dice_pct(case: Case, folder: CaseFolder) -> float | None:
 def simulated_metrics(errors: Sequence[KnownMotionErrors]) -> dict[str, Measurement | None]:
     """Return the metrics of cines of known motion by the names of their targets."""
     return {
-        "simulated cines, in-plane endpoint error": over_subjects([error.in_plane_mm for error in errors]),
+        "simulated cines, endpoint error in-plane": over_subjects([error.in_plane_mm for error in errors]),
         "simulated cines, GCS error": over_subjects([error.gcs_error_pct for error in errors]),
     }
 
@@ -319,8 +319,8 @@ def simulated_metrics(errors: Sequence[KnownMotionErrors]) -> dict[str, Measurem
 def simulated_remarks(errors: Sequence[KnownMotionErrors]) -> list[str]:
     """Return notes on the cines of known motion, for which there is no target."""
     listed = {
-        "simulated cines, through-plane endpoint error, mm": [error.through_plane_mm for error in errors],
-        "simulated cines, in-plane endpoint error of no motion, mm": [error.no_motion_mm for error in errors],
+        "simulated cines, endpoint error through-plane, mm": [error.through_plane_mm for error in errors],
+        "simulated cines, in-plane error of no motion, mm": [error.no_motion_mm for error in errors],
         "simulated cines, twist recovered, %": [error.twist_recovered_pct for error in errors],
     }
     found = {name: over_subjects(values) for name, values in listed.items()}
@@ -371,9 +371,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[dict[str, Measuremen
         cmnet(command, "--run", run.root)
     metrics, notes = real_metrics(run), list[str]()
     evaluated = {row["case_id"] for row in read_rows(run.table("evaluation_subjects"))}
-    notes += [
-        f"{case.case_id} failed and is not in the metrics" for case in _cases(real) if case.case_id not in evaluated
-    ]
+    notes += [f"{case.case_id} failed and is not included" for case in _cases(real) if case.case_id not in evaluated]
     strains = [real_strain(case, run.case(case.case_id)) for case in _cases(real) if case.case_id in evaluated]
     metrics |= strain_metrics(strains)
     notes += strain_remarks(strains)
@@ -385,7 +383,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[dict[str, Measuremen
         ]
         metrics |= simulated_metrics(errors)
         notes += simulated_remarks(errors)
-    metrics["long cine, LV Dice of ED after one cycle"] = _round_trips(given, work, notes)
+    metrics["long cine, cycle consistency, LV Dice"] = _round_trips(given, work, notes)
     return metrics, notes
 
 
@@ -396,7 +394,7 @@ def _cases(manifest: Path) -> tuple[Case, ...]:
 def _tracked(manifest: Path, run: RunFolder, notes: list[str]) -> list[Case]:
     """Return the cases that infer has finished, and add a note on each of the others."""
     done = [case for case in _cases(manifest) if run.case(case.case_id).sidecar("infer").exists()]
-    notes += [f"{case.case_id} failed and is not in the metrics" for case in _cases(manifest) if case not in done]
+    notes += [f"{case.case_id} failed and is not included" for case in _cases(manifest) if case not in done]
     return done
 
 

@@ -29,7 +29,7 @@ HEAD = [
     *(f"{name} Dice ED to ES, %" for name in ("LV", "myocardium", "RV")),
     *(f"{name} HD95 ED to ES, mm" for name in ("LV", "myocardium", "RV")),
     "folded voxels, largest",
-    "CPU seconds per step",
+    "CPU seconds per frame",
     f"additional time for {LONG_FRAMES} frames",
 ]
 

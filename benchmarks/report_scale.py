@@ -132,7 +132,7 @@ class _Hearts:
         }
         if name in made:
             return made[name]()
-        return self._numbers(name) if kind in ("number", "count") else [None] * len(self._places)
+        return self._numbers(name) if kind in ("number", "integer") else [None] * len(self._places)
 
     def _numbers(self, name: str) -> Any:
         mean, sd, with_function = MADE.get(name, (20.0, 5.0, 0.1))

@@ -169,10 +169,10 @@ def section(lines: Sequence[Line], missing: Sequence[str] = ()) -> str:
 def _budget(lines: Sequence[Line]) -> str:
     budget, seconds = lines[0]["budget"], [line["cpu_seconds"] for line in lines]
     return (
-        f"Each of the {len(lines)} trainings had {budget['training']} patients and {budget['epochs']} epochs, and took "
-        f"{fmean(seconds):.0f} s on one CPU core ({sum(seconds) / 60:.0f} min in total). Metrics are the mean ± "
-        f"standard deviation over {len(lines[0]['subjects'])} validation patients of each patient's mean over seeds; "
-        "* indicates that a structure was absent from a prediction, for which there is no distance."
+        f"Each of the {len(lines)} trainings used {budget['training']} patients {budget['epochs']} times in "
+        f"{fmean(seconds):.0f} s on one CPU core ({sum(seconds) / 60:.0f} min in total); the metrics are those of "
+        f"{len(lines[0]['subjects'])} other patients: mean ± standard deviation over subjects of each subject's mean "
+        "over seeds. * indicates that a structure was absent from a prediction, for which there is no distance."
     )
 
 
@@ -180,13 +180,13 @@ def _seed_variation(lines: Sequence[Line]) -> str:
     """State the weight of the intensity terms, and the variation of the metrics between seeds."""
     worth = lines[0]["intensity_weight"]
     weight = (
-        f"The intensity terms have a weight of {worth:.1f}, at which they equal the segmentation terms without motion."
+        f"The intensity terms have the weight {worth:.1f}, at which they equal the segmentation terms without motion."
     )
     means = [fmean(values(over_seeds(lines, BASELINE, [seed]), MEAN_DICE)) for seed in seeds_of(lines, BASELINE)]
     if len(means) < 2:
         return f"{weight} One seed was trained: differences of about one percentage point may be due to chance."
     each = " and ".join(f"{mean:.1f} %" for mean in means)
-    return f"{weight} The baseline has a mean Dice of {each} with its seeds; such differences may be due to chance."
+    return f"{weight} The mean Dice of the baseline is {each} for its seeds; smaller differences may be due to chance."
 
 
 def write_page(page: Path, lines: Sequence[Line], missing: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the command line itself: python docs/generate_commands.py."""
+"""Write docs/commands.md from the help of the command line: python docs/generate_commands.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from cmnet_cli.app import app
 PAGE = Path(__file__).with_name("commands.md")
 _HEAD = """# Commands
 
-Made from `cmnet --help` by `docs/generate_commands.py`; a test checks that it is up to date.
+Generated from `cmnet --help` by `docs/generate_commands.py`; a test checks that it is up to date.
 
 ```
 cmnet infer --manifest cohort.csv && cmnet indices && cmnet report
@@ -19,13 +19,13 @@ cmnet infer --manifest cohort.csv && cmnet indices && cmnet report
 
 is a whole analysis: `--out` and `--run` default to `./cmnet-run`.
 
-Exit codes: 0 done, 1 a defect in cmnet, 2 usage, 3 bad input and nothing ran, 4 some subjects failed and all others are
-done, 130 interrupted and resumable. [Error codes](errors.md) has what each error means.
+Exit codes: 0 done, 1 a defect in cmnet, 2 wrong usage, 3 bad input and nothing was run, 4 some subjects failed and all
+others are done, 130 interrupted and resumable. [Error codes](errors.md) explains each error.
 """
 
 
 def render() -> str:
-    """The page as it should be."""
+    """Return the page for the current command line."""
     group: Any = typer.main.get_command(app)
     return "\n".join([_HEAD, *_sections(group, "cmnet")]) + "\n"
 

@@ -140,11 +140,17 @@ def segment_rows(case_id, *, frames=6):
 def evaluation_rows(case_id, dice_pct):
     """Motion is better than none for this subject; its right ventricle was not found at all."""
     compared = [("cardiomorphnet", "ed-to-es", 0.0), ("no-motion", "ed-to-es", -20.0), ("segnet", "at-ed", 2.0)]
-    for method, figure, better in compared:
+    for method, comparison, better in compared:
         for structure in ("lv", "myo"):
-            row = {"method": method, "figure": figure, "structure": structure, "dsc_pct": dice_pct + better}
+            row = {"method": method, "comparison": comparison, "structure": structure, "dsc_pct": dice_pct + better}
             yield {**who(case_id), **row}
-        yield {**who(case_id), "method": method, "figure": figure, "structure": "rv", "failure": "empty-prediction"}
+        yield {
+            **who(case_id),
+            "method": method,
+            "comparison": comparison,
+            "structure": "rv",
+            "failure": "empty-prediction",
+        }
 
 
 def add_evaluation(folder, ids=IDS):

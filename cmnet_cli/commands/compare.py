@@ -23,7 +23,7 @@ _READERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = (".parquet", ".pq")
 # How UK Biobank's tools name a column: p24100_i2, p24100_i2_a0, 24100-2.0, f.24100.2.0; without an instance p24100.
 _FIELD = re.compile(r"(?:p|f\.)?(?P<field>\d{3,6})(?:(?:_i|-|\.)(?P<instance>\d+)(?:(?:_a|\.)\d+)?)?")
-_HEAD = ("quantity", "against", "n", "bias", "limits of agreement", "RMSE", "r")
+_HEAD = ("quantity", "reference column", "n", "bias", "limits of agreement", "RMSE", "r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def _compare_column(match: _Match, ours: Sequence[Row], outside: Mapping[_Key, M
             references.append(_number(theirs[match.theirs]))
     found = agreement(estimates, references)
     unreadable = sum(_number(cells[match.theirs]) is None and bool(cells[match.theirs]) for cells in outside.values())
-    return {"index": match.ours, "against": match.theirs, "unreadable": unreadable, **asdict(found)}
+    return {"index": match.ours, "reference_column": match.theirs, "unreadable": unreadable, **asdict(found)}
 
 
 def _number(text: str) -> float | None:
@@ -216,7 +216,7 @@ def _row_of(ours: Sequence[Row], case_id: str) -> int:
 def _cells(row: Row) -> list[str]:
     limits = "" if row["lower"] is None else f"{row['lower']:.2f} to {row['upper']:.2f}"
     shown = ["" if row[name] is None else f"{row[name]:.2f}" for name in ("bias", "rmse", "r")]
-    return [row["index"], row["against"], str(row["n"]), shown[0], limits, shown[1], shown[2]]
+    return [row["index"], row["reference_column"], str(row["n"]), shown[0], limits, shown[1], shown[2]]
 
 
 def _page(against: Path, rows: Sequence[Row], missing: Sequence[str]) -> Iterator[str]:

@@ -116,7 +116,7 @@ def indices(run: Path, config: IndicesConfig, job: Job) -> Summary:
     with at_work(opened.folder, "indices", job) as site:
         plan = plan_after(infer_stage.NAME, opened, chosen)
         record_command(opened.folder, "indices", settings=asdict(config), reference=stage.reference_tables)
-        rows = PartWriter(new_part_folder(opened.folder), "local", extra=opened.extra, cases_a_part=CASES_A_PART)
+        rows = PartWriter(new_part_folder(opened.folder), "local", extra=opened.extra, cases_per_part=CASES_A_PART)
         rows.add(dict.fromkeys(TABLES_OF_INDICES, ()))
         tally = go(stage, plan, opened, site, keep=lambda found: rows.add(found.tables()))
         rows.close()

@@ -14,9 +14,9 @@ Section = tuple[str, Sequence[str], list[list[str]]]
 MOST_SUBJECTS = 200
 """A page with more lines is no longer read; the CSV has them all."""
 
-_SHORT_HEAD = ("method", "figure", "n", "DSC % LV / myo / RV", "HD95 mm")
+_SHORT_HEAD = ("method", "comparison", "n", "DSC % LV / myo / RV", "HD95 mm")
 _HEAD = (
-    "method", "figure", "structure", "n", "DSC %", "median", "JAC %", "HD95 mm", "median", "MSD mm", "failures",
+    "method", "comparison", "structure", "n", "DSC %", "median", "JAC %", "HD95 mm", "median", "MSD mm", "failures",
 )  # fmt: skip
 _AGREEMENT_HEAD = ("index", "n", "bias", "limits of agreement", "RMSE", "r")
 _QUANTITY_HEAD = ("quantity", "n", "mean", "median", "range")
@@ -89,9 +89,9 @@ def _of(group: str, rows: Iterable[Row]) -> list[Row]:
 
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:
-    figures = (ED_TO_ES, ES_TO_ED, AT_ED, AT_ES, POOLED)
+    comparisons = (ED_TO_ES, ES_TO_ED, AT_ED, AT_ES, POOLED)
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    return sorted(rows, key=lambda row: (methods.index(row["method"]), figures.index(row["figure"])))
+    return sorted(rows, key=lambda row: (methods.index(row["method"]), comparisons.index(row["comparison"])))
 
 
 def _short_cells(structures: Sequence[Row]) -> list[str]:
@@ -99,13 +99,13 @@ def _short_cells(structures: Sequence[Row]) -> list[str]:
     first = structures[0]
     means = ("dsc_mean_pct", "hd95_mean_mm")
     dsc, hd95 = (" / ".join(_shown(row[name], 1) or "-" for row in structures) for name in means)
-    return [first["method"], first["figure"], str(first["n"]), dsc, hd95]
+    return [first["method"], first["comparison"], str(first["n"]), dsc, hd95]
 
 
 def _overlap_cells(row: Row) -> list[str]:
     return [
         row["method"],
-        row["figure"],
+        row["comparison"],
         row["structure"],
         str(row["n"]),
         _with_spread(row["dsc_mean_pct"], row["dsc_sd_pct"]),
@@ -124,7 +124,7 @@ def _agreement_cells(row: Row) -> list[str]:
 
 
 def _quantity_cells(row: Row) -> list[str]:
-    reach = "" if row["lowest"] is None else f"{row['lowest']:.2f} to {row['highest']:.2f}"
+    reach = "" if row["minimum"] is None else f"{row['minimum']:.2f} to {row['maximum']:.2f}"
     return [row["quantity"], str(row["n"]), _with_spread(row["mean"], row["sd"]), _shown(row["median"]), reach]
 
 

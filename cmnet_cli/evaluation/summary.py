@@ -7,7 +7,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from cmnet_cli.stages.evaluate import AT_ED, AT_ES, ED_TO_ES, ES_TO_ED, POOLED, Evaluation
-from cmnet_cli.tables.schema import EVALUATED
+from cmnet_cli.tables.columns.evaluation import EVALUATED
 from cmnet_core.stats.agreement import agreement, compare_paired, holm
 
 Row = dict[str, Any]
@@ -20,7 +20,7 @@ _TARGETS = {ED_TO_ES: "es", AT_ES: "es", ES_TO_ED: "ed", AT_ED: "ed", POOLED: "p
 """Which reference a figure is compared with: figures with the same one can be compared with each other."""
 
 _PER_SUBJECT = ("entropy_auroc", "entropy_heart_nats", "entropy_background_nats", "cycle_consistency_error_mm")
-_FOLDING = tuple(f"njd_{where}_{figure}" for figure in ("ed_to_es", "es_to_ed") for where in ("field", "heart"))
+_FOLDING = tuple(f"njd_{where}_{direction}" for direction in ("ed_to_es", "es_to_ed") for where in ("field", "heart"))
 
 
 def by_group(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -38,13 +38,13 @@ def summarise_overlaps(rows: Sequence[Row]) -> Iterator[Row]:
     for group, members in by_group(rows):
         cells: dict[tuple[str, str, str], list[Row]] = {}
         for row in members:
-            cells.setdefault((row["method"], row["figure"], row["structure"]), []).append(row)
-        for (method, figure, structure), listed in cells.items():
+            cells.setdefault((row["method"], row["comparison"], row["structure"]), []).append(row)
+        for (method, comparison, structure), listed in cells.items():
             dsc, jac, hd95, msd = (known(listed, name) for name in ("dsc_pct", "jac_pct", "hd95_mm", "msd_mm"))
             yield {
                 "group": group,
                 "method": method,
-                "figure": figure,
+                "comparison": comparison,
                 "structure": structure,
                 "n": len(dsc),
                 "failures": sum(row["failure"] == EMPTY for row in listed),
@@ -73,18 +73,18 @@ def summarise_agreement(rows: Sequence[Row]) -> Iterator[Row]:
 def subject_row(found: Evaluation) -> Row:
     """All figures of a subject in one row."""
     row = dict(found.motion)
-    overlaps = {(item["method"], item["figure"], item["structure"]): item for item in found.overlaps}
-    for start, (method, figure) in EVALUATED.items():
+    overlaps = {(item["method"], item["comparison"], item["structure"]): item for item in found.overlaps}
+    for start, (method, comparison) in EVALUATED.items():
         for structure in ("lv", "myo", "rv"):
-            item = overlaps[method, figure, structure]
+            item = overlaps[method, comparison, structure]
             row |= {f"{start}_{structure}_{metric}": item[metric] for metric in METRICS}
-    single = {(method, figure) for method, figure in EVALUATED.values() if figure != POOLED}
+    single = {(method, comparison) for method, comparison in EVALUATED.values() if comparison != POOLED}
     row["failures"] = sum(
-        item["failure"] == EMPTY for item in found.overlaps if (item["method"], item["figure"]) in single
+        item["failure"] == EMPTY for item in found.overlaps if (item["method"], item["comparison"]) in single
     )
     for item in found.folding:
-        figure = item["figure"].replace("-", "_")
-        row |= {f"njd_{where}_{figure}": item.get(f"njd_{where}") for where in ("field", "heart")}
+        direction = item["comparison"].replace("-", "_")
+        row |= {f"njd_{where}_{direction}": item.get(f"njd_{where}") for where in ("field", "heart")}
     return row
 
 
@@ -100,8 +100,8 @@ def summarise_subjects(rows: Sequence[Row]) -> Iterator[Row]:
                 "mean": _mean(values),
                 "sd": _sd(values),
                 "median": _median(values),
-                "lowest": min(values, default=None),
-                "highest": max(values, default=None),
+                "minimum": min(values, default=None),
+                "maximum": max(values, default=None),
             }
 
 
@@ -120,7 +120,7 @@ def _paired_tests(rows: Sequence[Row]) -> Iterator[Row]:
     values: dict[tuple[str, str, str], dict[str, dict[str, float | None]]] = {}
     for row in rows:
         for metric in METRICS:
-            key = (_TARGETS[row["figure"]], row["structure"], metric)
+            key = (_TARGETS[row["comparison"]], row["structure"], metric)
             values.setdefault(key, {}).setdefault(row["method"], {})[row["case_id"]] = row[metric]
     for (target, structure, metric), methods in values.items():
         for first, second in combinations(methods, 2):

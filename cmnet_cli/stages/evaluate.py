@@ -149,18 +149,18 @@ def _figures(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing
     rows = []
     for label in _STRUCTURES:
         overlaps, distances = [], []
-        for figure, (found, truth) in pairs.items():
+        for comparison, (found, truth) in pairs.items():
             overlaps.append(overlap(found, truth, label))
             distances.append(surface_distances_mm(found == label, truth == label, spacing))
-            rows.append(_overlap_row(method, figure, label, overlaps[-1], distances[-1]))
+            rows.append(_overlap_row(method, comparison, label, overlaps[-1], distances[-1]))
         rows.append(_overlap_row(method, POOLED, label, overlaps[0] + overlaps[1], _mean_distance(*distances)))
     return rows
 
 
-def _overlap_row(method: str, figure: str, label: Label, shared: Overlap, distance: SurfaceDistance) -> Row:
+def _overlap_row(method: str, comparison: str, label: Label, shared: Overlap, distance: SurfaceDistance) -> Row:
     return {
         "method": method,
-        "figure": figure,
+        "comparison": comparison,
         "structure": label.name.lower(),
         "dsc_pct": shared.dice_pct,
         "jac_pct": shared.jaccard_pct,
@@ -178,11 +178,11 @@ def _mean_distance(first: SurfaceDistance, second: SurfaceDistance) -> SurfaceDi
     return SurfaceDistance((first.hd95_mm + second.hd95_mm) / 2, (first.msd_mm + second.msd_mm) / 2)
 
 
-def _folding_row(figure: str, field: MotionField, fixed: Map, window: Window, config: EvaluateConfig) -> Row:
+def _folding_row(comparison: str, field: MotionField, fixed: Map, window: Window, config: EvaluateConfig) -> Row:
     jacobian = jacobian_determinant(field)
     heart = dilated(extract_labels(fixed[None], window)[0] > 0, window.spacing, by_mm=config.heart_margin_mm)
     whole = folded_voxels(jacobian)
-    row: Row = {"figure": figure, "njd_field": whole.count, "njd_field_pct": whole.fraction_pct}
+    row: Row = {"comparison": comparison, "njd_field": whole.count, "njd_field_pct": whole.fraction_pct}
     if bool(heart.any()):
         within = folded_voxels(jacobian, heart)
         row |= {"njd_heart": within.count, "njd_heart_pct": within.fraction_pct}

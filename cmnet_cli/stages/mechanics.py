@@ -12,7 +12,7 @@ from torch import Tensor
 from cmnet_cli.derivatives.crop import Crop, crop_around
 from cmnet_cli.derivatives.tracking import StoredTracking, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
-from cmnet_cli.tables.columns.mechanics import LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
+from cmnet_cli.tables.columns.mechanics import DISPLACEMENTS, LAYERS, LEVELS, SEGMENT_STRAINS, STRAINS
 from cmnet_core.function.volumes import Volumes
 from cmnet_core.geometry.lv_coordinates import SEGMENTS, LVCoordinates, lv_coordinates
 from cmnet_core.geometry.shared_bins import bin_means, bin_of, bins
@@ -426,7 +426,10 @@ def _bullseye(mechanics: Mechanics, stored: StoredTracking) -> list[Row]:
     moved = torch.einsum("nd,nkd->kn", mechanics.motion.displacement_mm[es], wall.directions)
     values = torch.cat([100.0 * mechanics.deformation.strain[:, es], moved, wall.thickness_mm[None]])
     means, count = bin_means(values, torch.where(wall.inside, number, -1))
-    names = (*(f"{name}_es_pct" for name in SEGMENT_STRAINS), "outward_mm", "around_mm", "towards_apex_mm")
+    names = (
+        *(f"{name}_es_pct" for name in SEGMENT_STRAINS),
+        *(f"{direction}_displacement_es_mm" for direction in DISPLACEMENTS),
+    )
     columns = zip((*names, "wall_thickness_ed_mm"), means.tolist(), strict=True)
     by_name = dict(columns)
     return [

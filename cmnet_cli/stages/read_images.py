@@ -8,6 +8,7 @@ from pathlib import Path
 from cmnet_cli.cohort.case import Case
 from cmnet_core.errors import CaseError, ErrorCode, GeometryError, LabelError
 from cmnet_core.io import dicom, nifti
+from cmnet_core.io.cine import is_dicom, read_cine
 from cmnet_core.io.nifti_file import Header, grid_difference
 from cmnet_core.types import CineSequence, LabelSequence
 
@@ -24,8 +25,7 @@ def load_cine(case: Case) -> CineSequence:
     if len(case.image) == 2:
         return nifti.read_pair(*case.image)
     path = case.image[0]
-    read = dicom.read_cine if is_dicom(path) else nifti.read_cine
-    cine = read(path, frame_ms=case.frame_ms)
+    cine = read_cine(path, frame_ms=case.frame_ms)
     check_frames(case, frames=cine.frames)
     frame_ms = cine.frame_ms
     if frame_ms is None and case.heart_rate_bpm is not None:
@@ -90,11 +90,6 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except CaseError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether an image is a folder or zip of DICOMs, or one enhanced DICOM."""
-    return path.is_dir() or path.suffix.lower() in (".zip", ".dcm", ".ima")
 
 
 def check_frames(case: Case, *, frames: int) -> None:

@@ -1,1 +1,1 @@
-"""Result tables: declared columns, Parquet schemas, partial tables and their merge."""
+"""Result tables: declared columns, Parquet schemas, partial tables (parts) and their merge."""

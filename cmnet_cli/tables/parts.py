@@ -1,8 +1,9 @@
-"""Rows on their way into the tables: parts that many write, and the one merge that brings them together.
+"""Parts of tables, written by any number of processes, and the merge of parts into the tables.
 
-A part holds the rows of some cases for one table. Parts lie in numbered folders; of two that hold the same case the
-later folder counts, and all count more than what the table holds already. The merge goes through parts and table in
-the order of the cohort and keeps only what overlaps in memory, so that it does not grow with the cohort.
+A part is a Parquet file with the rows of some cases for one table. Parts are stored in numbered folders: rows of a case
+in a later folder replace rows in an earlier folder, and both replace rows in the table. The merge reads parts and
+table in the order of the cohort and keeps only overlapping row groups in memory, so that its memory does not grow with
+the cohort.
 """
 
 import shutil
@@ -23,14 +24,14 @@ from cmnet_core.io.atomic import replacing
 __all__ = ["PartWriter", "TableRows", "merge_parts", "new_part_folder"]
 
 TableRows = Mapping[str, Sequence[Mapping[str, Any]]]
-"""The rows that a case adds, by table."""
+"""Rows that a case adds, by table."""
 
-_ROWS_IN_HAND = 4096  # as dictionaries rows take ten times the memory that they take as Arrow columns
-_ROWS_A_GROUP = 50_000
+_BUFFERED_ROWS = 4096  # rows as dictionaries take ten times the memory of Arrow columns
+_ROWS_PER_GROUP = 50_000
 
 
 def new_part_folder(run: RunFolder) -> Path:
-    """Make the next numbered folder of parts; of several that try at once each gets its own."""
+    """Create the next numbered folder of parts; concurrent callers get different folders."""
     run.parts.mkdir(parents=True, exist_ok=True)
     used = [path.name for path in run.parts.iterdir()] + list(run.submissions)
     number = max((int(name) for name in used if name.isdigit()), default=0) + 1
@@ -48,35 +49,35 @@ class PartWriter:
     """Collects the rows of cases and writes them as parts.
 
     Args:
-        folder: Where the parts go.
-        name: What they are called; a second writer of that name replaces the first's parts.
-        extra: Columns of the manifest that the table ``indices`` carries through.
-        cases_a_part: After how many cases a part is closed, or None to write one part at the end.
+        folder: Folder of the parts.
+        name: Prefix of the files; a second writer with the same prefix replaces the parts of the first.
+        extra: Columns of the manifest that are copied into the table ``indices``.
+        cases_per_part: Number of cases after which a part is written, or None to write one part at the end.
     """
 
-    def __init__(self, folder: Path, name: str, *, extra: Sequence[str], cases_a_part: int | None = None) -> None:
+    def __init__(self, folder: Path, name: str, *, extra: Sequence[str], cases_per_part: int | None = None) -> None:
         self._folder = folder
         self._name = name
         self._extra = extra
-        self._cases_a_part = cases_a_part
+        self._cases_per_part = cases_per_part
         self._cases = 0
         self._closed = 0
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
         self._blocks: dict[str, list[Any]] = {}
 
     def add(self, rows: TableRows) -> None:
-        """Take the rows of one case."""
+        """Add the rows of one case."""
         for table, listed in rows.items():
             waiting = self._rows.setdefault(table, [])
             waiting += listed
-            if len(waiting) >= _ROWS_IN_HAND:
+            if len(waiting) >= _BUFFERED_ROWS:
                 self._pack(table)
         self._cases += 1
-        if self._cases_a_part is not None and self._cases >= self._cases_a_part:
+        if self._cases_per_part is not None and self._cases >= self._cases_per_part:
             self.close()
 
     def close(self) -> None:
-        """Write what has been collected: each table's part appears whole or not at all."""
+        """Write the collected rows, one part per table; each file appears only when it is complete."""
         for table in list(self._rows):
             self._pack(table)
             part = self._folder / f"{self._name}-{self._closed:05d}.{table}.parquet"
@@ -92,17 +93,17 @@ class PartWriter:
 
 
 def merge_parts(run: RunFolder, order: Mapping[str, int], *, extra: Sequence[str]) -> dict[str, int]:
-    """Bring all parts into the tables of a run, and remove them.
+    """Merge all parts into the tables of a run, and delete the parts.
 
     Args:
         run: The run folder.
-        order: Every case of the cohort with its place; rows of others are dropped.
-        extra: Columns of the manifest that the table ``indices`` carries through.
+        order: Position of every case in the cohort; rows of other cases are dropped.
+        extra: Columns of the manifest that are copied into the table ``indices``.
 
     Returns:
-        How many rows each of the merged tables has now.
+        Number of rows of each merged table.
     """
-    # Parts that come while the merge runs are left for the next one.
+    # Parts that are written while the merge runs are left for the next merge.
     folders = [path for path in sorted(run.parts.glob("*")) if path.name.isdigit()]
     parts = [part for folder in folders for part in sorted(folder.glob("[!.]*.parquet"))]
     tables = sorted({part.name.split(".")[-2] for part in parts})
@@ -121,11 +122,19 @@ def merge_parts(run: RunFolder, order: Mapping[str, int], *, extra: Sequence[str
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A row group of a part or table: where it lies, how much it counts, and the places it spans in the cohort."""
+    """A row group of a part or table.
+
+    Attributes:
+        path: File that holds the row group.
+        group: Index of the row group in the file.
+        priority: Rows of a case with a higher priority replace those with a lower one.
+        first: Smallest position in the cohort of its cases.
+        last: Largest position in the cohort of its cases.
+    """
 
     path: Path
     group: int
-    weight: int
+    priority: int
     first: int
     last: int
 
@@ -133,38 +142,41 @@ class _Block:
 def _merge(target: Path, sources: Sequence[Path], order: Mapping[str, int], schema: Any) -> int:
     files = [target, *sources] if target.exists() else list(sources)
     blocks = [
-        block for weight, path in enumerate(files) if has_this_schema(path) for block in _blocks_of(path, weight, order)
+        block
+        for priority, path in enumerate(files)
+        if has_this_schema(path)
+        for block in _blocks_of(path, priority, order)
     ]
     written = 0
     with replacing(target) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for merged in _gathered(_sweep(sorted(blocks, key=lambda block: block.first), order, schema)):
+        for merged in _grouped(_sweep(sorted(blocks, key=lambda block: block.first), order, schema)):
             writer.write_table(merged)
             written += merged.num_rows
     return written
 
 
-def _blocks_of(path: Path, weight: int, order: Mapping[str, int]) -> Iterator[_Block]:
+def _blocks_of(path: Path, priority: int, order: Mapping[str, int]) -> Iterator[_Block]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             places = _places(file.read_row_group(group, columns=["case_id"])["case_id"], order)
             known = places[places >= 0]
             if len(known):
-                yield _Block(path, group, weight, int(known.min()), int(known.max()))
+                yield _Block(path, group, priority, int(known.min()), int(known.max()))
 
 
 def _places(case_ids: Any, order: Mapping[str, int]) -> Any:
-    """Each row's place in the cohort; -1 where its case is not in it."""
+    """Position of each row's case in the cohort; -1 where the cohort does not have the case."""
     encoded = pc.dictionary_encode(case_ids.combine_chunks())
     known = np.array([order.get(case_id, -1) for case_id in encoded.dictionary.to_pylist()], dtype=np.int64)
     return known[encoded.indices.to_numpy(zero_copy_only=False)] if len(known) else np.empty(0, np.int64)
 
 
 def _sweep(blocks: Sequence[_Block], order: Mapping[str, int], schema: Any) -> Iterator[Any]:
-    """Rows in the order of the cohort, from blocks in the order of their first case."""
+    """Yield merged rows in the order of the cohort, from blocks that are sorted by their first case."""
     held: list[tuple[Any, Any, Any]] = []
     for number, block in enumerate(blocks):
         held.append(_load(block, order, schema))
-        # No later block holds a case before this one's successor, so all rows up to there are known now.
+        # Later blocks begin at or after the first case of the next block, so all rows before it are known now.
         until = blocks[number + 1].first if number + 1 < len(blocks) else len(order)
         ready = [_cut(item, item[1] < until) for item in held]
         held = [kept for item in held if (kept := _cut(item, item[1] >= until))[0].num_rows]
@@ -174,7 +186,7 @@ def _sweep(blocks: Sequence[_Block], order: Mapping[str, int], schema: Any) -> I
 
 
 def _load(block: _Block, order: Mapping[str, int], schema: Any) -> tuple[Any, Any, Any]:
-    """Rows of the cohort with their places and weights, in the columns of today's schema."""
+    """Rows of the cohort with their positions and priorities, in the columns of the current schema."""
     with pq.ParquetFile(block.path) as file:
         table = file.read_row_group(block.group)
     columns = [
@@ -182,34 +194,36 @@ def _load(block: _Block, order: Mapping[str, int], schema: Any) -> tuple[Any, An
         for name, kind in zip(schema.names, schema.types, strict=True)
     ]
     places = _places(table["case_id"], order)
-    loaded = (pa.table(columns, schema=schema), places, np.full(len(places), block.weight))
+    loaded = (pa.table(columns, schema=schema), places, np.full(len(places), block.priority))
     return _cut(loaded, places >= 0)
 
 
 def _cut(item: tuple[Any, Any, Any], keep: Any) -> tuple[Any, Any, Any]:
-    table, places, weights = item
-    return (table, places, weights) if keep.all() else (table.filter(pa.array(keep)), places[keep], weights[keep])
+    table, places, priorities = item
+    if keep.all():
+        return table, places, priorities
+    return table.filter(pa.array(keep)), places[keep], priorities[keep]
 
 
 def _newest_in_order(items: Sequence[tuple[Any, Any, Any]]) -> Any | None:
-    """One table: of each case the rows of the heaviest source, in their own order."""
+    """One table with the rows of the source of highest priority for each case, in the order of that source."""
     if not items:
         return None
     table = pa.concat_tables([item[0] for item in items])
-    places, weights = (np.concatenate([item[number] for item in items]) for number in (1, 2))
-    heaviest = np.zeros(int(places.max() - places.min()) + 1, dtype=np.int64)
-    np.maximum.at(heaviest, places - places.min(), weights)
+    places, priorities = (np.concatenate([item[number] for item in items]) for number in (1, 2))
+    highest = np.zeros(int(places.max() - places.min()) + 1, dtype=np.int64)
+    np.maximum.at(highest, places - places.min(), priorities)
     rows = np.argsort(places, kind="stable")
-    rows = rows[weights[rows] == heaviest[places[rows] - places.min()]]
+    rows = rows[priorities[rows] == highest[places[rows] - places.min()]]
     return table.take(pa.array(rows))
 
 
-def _gathered(tables: Iterable[Any]) -> Iterator[Any]:
-    """The same rows in larger groups: many small ones are slow to read."""
+def _grouped(tables: Iterable[Any]) -> Iterator[Any]:
+    """Concatenate tables into larger row groups: many small ones are slow to read."""
     waiting: list[Any] = []
     for table in tables:
         waiting.append(table)
-        if sum(item.num_rows for item in waiting) >= _ROWS_A_GROUP:
+        if sum(item.num_rows for item in waiting) >= _ROWS_PER_GROUP:
             yield pa.concat_tables(waiting)
             waiting = []
     if waiting:

@@ -43,7 +43,7 @@ def _against(run: Path, text: str, *options: object) -> Path:
 def test_columns_are_matched_by_name_or_field(run: Path, name: str) -> None:
     _against(run, f"eid,{name}\n0012,90\n9900002,115\n9900003,150\n", "--on", "eid")
     [row] = rows(run, "comparison")
-    assert (row["index"], row["against"]) == ("lvedv_ml", name)
+    assert (row["index"], row["reference_column"]) == ("lvedv_ml", name)
     by_name = name == "lvedv_ml"
     # A name goes for every visit, a field's instance for its own: differences 10, 5, 0 and, of visit 3, 80.
     assert row["n"] == (4 if by_name else 3)

@@ -40,7 +40,7 @@ def overlap(case: int, method: str, dsc: float, *, hd95: float | None = 4.0, gro
         "case_id": f"sub-{9900001 + case}",
         "group": group,
         "method": method,
-        "figure": "at-es" if method == "segnet" else "ed-to-es",
+        "comparison": "at-es" if method == "segnet" else "ed-to-es",
         "structure": "lv",
         "dsc_pct": dsc,
         "jac_pct": dsc / (200 - dsc) * 100,
@@ -58,11 +58,11 @@ def test_each_subject_has_one_line_with_the_figures_of_the_long_tables(analysis:
         if row["method"] == "no-motion":
             continue
         start = "segnet" if row["method"] == "segnet" else "motion"
-        name = f"{start}_{row['figure'].replace('-', '_')}_{row['structure']}"
+        name = f"{start}_{row['comparison'].replace('-', '_')}_{row['structure']}"
         assert lines[row["case_id"]][f"{name}_dsc_pct"] == row["dsc_pct"]
         assert lines[row["case_id"]][f"{name}_hd95_mm"] == row["hd95_mm"]
     for row in rows(run, "folding"):
-        assert lines[row["case_id"]][f"njd_heart_{row['figure'].replace('-', '_')}"] == row["njd_heart"]
+        assert lines[row["case_id"]][f"njd_heart_{row['comparison'].replace('-', '_')}"] == row["njd_heart"]
     with (run / "tables" / "evaluation_subjects.csv").open(encoding="utf-8", newline="") as file:
         told = list(csv.DictReader(file))
     assert [row["case_id"] for row in told] == list(lines)
@@ -106,7 +106,9 @@ def test_an_empty_prediction_is_a_failure_and_never_a_distance_of_zero(analysis:
     assert row["segnet_at_ed_rv_hd95_mm"] is None
     assert row["segnet_at_ed_rv_dsc_pct"] == 0
     summary = summarise_overlaps(list(evaluated.overlaps))
-    [rv] = [item for item in summary if (item["figure"], item["structure"], item["group"]) == ("at-es", "rv", "all")]
+    [rv] = [
+        item for item in summary if (item["comparison"], item["structure"], item["group"]) == ("at-es", "rv", "all")
+    ]
     assert (rv["failures"], rv["hd95_mean_mm"], rv["hd95_median_mm"]) == (1, None, None)
 
 
@@ -147,7 +149,7 @@ def test_medians_and_groups() -> None:
         {"case_id": str(n), "group": "", "cycle_consistency_error_mm": value} for n, value in enumerate((0.5, 1.0, 6.0))
     ]
     closing = next(row for row in summarise_subjects(subjects) if row["quantity"] == "cycle_consistency_error_mm")
-    assert (closing["n"], closing["mean"], closing["median"], closing["highest"]) == (3, 2.5, 1.0, 6.0)
+    assert (closing["n"], closing["mean"], closing["median"], closing["maximum"]) == (3, 2.5, 1.0, 6.0)
     assert math.isclose(closing["sd"], 3.0413812651491097)
 
 

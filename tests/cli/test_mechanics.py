@@ -158,8 +158,8 @@ def test_the_shared_space_has_the_wall_in_it() -> None:
         sum(row["ecc_es_pct"] for row in seen if row["layer"] == layer and row["level"] == 3) for layer in (0, 2)
     )
     assert inner < outer < 0
-    assert all(row["outward_mm"] < 2.0 for row in seen)
-    assert all(row["towards_apex_mm"] > 0 for row in seen if row["level"] == 0)
+    assert all(row["radial_displacement_es_mm"] < 2.0 for row in seen)
+    assert all(row["longitudinal_displacement_es_mm"] > 0 for row in seen if row["level"] == 0)
     assert {row["segment"] for row in seen} == set(range(1, 17))
 
 
@@ -187,7 +187,9 @@ def test_the_same_motion_in_another_orientation_gives_the_same_table(
     for row, other in zip(found.bullseye, expected.bullseye, strict=True):
         assert (row["voxels"], row["segment"]) == (other["voxels"], other["segment"])
         if row["voxels"]:
-            assert row["around_mm"] == pytest.approx(other["around_mm"], abs=1e-2)
+            assert row["circumferential_displacement_es_mm"] == pytest.approx(
+                other["circumferential_displacement_es_mm"], abs=1e-2
+            )
 
 
 def test_a_rigid_motion_strains_and_thickens_nothing_and_turns_by_what_it_is() -> None:

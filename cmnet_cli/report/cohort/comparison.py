@@ -39,11 +39,11 @@ def illustrate(folder: RunFolder) -> list[Illustration]:
 
 
 def _overlaps(rows: Any) -> Iterator[Illustration]:
-    for figure, words in _MOVED.items():
-        moved = rows.filter(pc.equal(rows["figure"], figure))
+    for comparison, words in _MOVED.items():
+        moved = rows.filter(pc.equal(rows["comparison"], comparison))
         yield from _measured(moved, "method", _METHODS, f"{words}, against the reference mask there")
     segmented = rows.filter(pc.equal(rows["method"], "segnet"))
-    yield from _measured(segmented, "figure", _SEEN, "Segmentation, against the reference masks")
+    yield from _measured(segmented, "comparison", _SEEN, "Segmentation, against the reference masks")
 
 
 def _measured(rows: Any, column: str, names: Mapping[str, str], caption: str) -> Iterator[Illustration]:

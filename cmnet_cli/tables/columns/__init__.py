@@ -1,1 +1,1 @@
-"""What every column of every table is. :mod:`cmnet_cli.tables.schema` puts the columns together and writes them."""
+"""Declaration of every column of every table: meaning, unit, formula, source. The schema module assembles them."""

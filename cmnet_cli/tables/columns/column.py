@@ -1,13 +1,41 @@
-"""How a column is declared: once, with all that the schema, the data dictionary and the documentation say of it."""
+"""Declaration of a column: the single source of its Parquet type, its metadata and its documentation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Literal
 
-Kind = Literal["text", "number", "count", "words", "flag", "curve"]
+Kind = Literal["text", "number", "integer", "text_list", "curve"]
 
 LOWER, UPPER = "_lo", "_hi"
-"""Endings of the two columns that hold the 95 % interval of a third."""
+"""Suffixes of the two columns that hold the 95 % interval of a quantity."""
+
+
+class Interval(StrEnum):
+    """How the ends of a 95 % interval are bounded.
+
+    :func:`cmnet_core.uncertainty.calibration.intervals` computes the intervals; a test of the schema evaluates the
+    formulas below against it.
+    """
+
+    UNBOUNDED = "unbounded"
+    NON_NEGATIVE = "non-negative"
+    TIME = "time"
+
+
+SPREAD = (
+    "sd = (84.13th - 15.87th percentile of the posterior samples) / 2; factor = calibration factor of the weights, 1 "
+    "without calibration"
+)
+INTERVAL_FORMULAS = {
+    Interval.UNBOUNDED: ("value - 1.96 x factor x sd", "value + 1.96 x factor x sd"),
+    Interval.NON_NEGATIVE: ("max(0, value - 1.96 x factor x sd)", "value + 1.96 x factor x sd"),
+    Interval.TIME: (
+        "max(0, value - 1.96 x factor x sqrt(sd^2 + frame_ms^2 / 12))",
+        "min(frames x frame_ms, value + 1.96 x factor x sqrt(sd^2 + frame_ms^2 / 12))",
+    ),
+}
+"""Lower and upper end. A time is resolved no better than one frame, whose uniform distribution has the SD t/√12."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +44,14 @@ class Column:
 
     Attributes:
         name: Quantity and unit, as in ``lvedv_ml``.
-        kind: What its values are.
-        meaning: What it is, in words.
-        unit: Unit of measurement, ``1`` for a number without one, empty for words and counts.
-        formula: How it is computed.
-        source: Where the formula or the convention comes from.
-        ukb_field: The UK Biobank field that holds the same quantity.
-        interval: Whether its 95 % interval stands beside it, in two columns more: ``<name>_lo`` and ``<name>_hi``.
+        kind: Type of its values. A ``curve`` has one number per frame.
+        meaning: Definition of the quantity.
+        unit: Unit of measurement, ``1`` for a dimensionless number, empty for text and integers.
+        formula: How the value is computed.
+        source: Reference of the formula or convention, or the data that the value is computed from.
+        ukb_field: UK Biobank field that holds the same quantity.
+        interval: How its 95 % interval is bounded, which is stored in the columns ``<name>_lo`` and ``<name>_hi``;
+            None for a quantity without an interval.
     """
 
     name: str
@@ -32,27 +61,25 @@ class Column:
     formula: str = ""
     source: str = ""
     ukb_field: str = ""
-    interval: bool = False
+    interval: Interval | None = None
 
 
 def with_intervals(columns: Iterable[Column]) -> tuple[Column, ...]:
-    """The columns, each that has an interval followed by the two that hold it."""
-    return tuple(column for declared in columns for column in (declared, *_limits(declared)))
+    """Insert the two interval columns after each column that has a 95 % interval."""
+    return tuple(column for declared in columns for column in (declared, *_interval_columns(declared)))
 
 
-def _limits(column: Column) -> tuple[Column, ...]:
-    if not column.interval:
-        return ()
-    ends = ((LOWER, "Lower", "2.5"), (UPPER, "Upper", "97.5"))
-    return tuple(
-        replace(
+def _interval_columns(column: Column) -> Iterator[Column]:
+    if column.interval is None:
+        return
+    formulas = INTERVAL_FORMULAS[column.interval]
+    for suffix, end, formula in zip((LOWER, UPPER), ("Lower", "Upper"), formulas, strict=True):
+        yield replace(
             column,
-            name=f"{column.name}{ending}",
-            meaning=f"{which} end of the 95 % interval of {column.name}",
-            formula=f"{percent}th percentile over the samples of the posterior, calibrated",
+            name=f"{column.name}{suffix}",
+            meaning=f"{end} end of the 95 % interval of {column.name}",
+            formula=f"{formula}; {SPREAD}",
             source="cmnet indices --samples",
             ukb_field="",
-            interval=False,
+            interval=None,
         )
-        for ending, which, percent in ends
-    )
