@@ -53,7 +53,7 @@ class LVLocation:
     radius: Float[Tensor, " n"]
     presence: Float[Tensor, " n"]
 
-    def of(self, first: int, end: int) -> "LVLocation":
+    def subset(self, first: int, end: int) -> "LVLocation":
         """Return the location in the slices from ``first`` to ``end - 1``."""
         return LVLocation(self.centre[first:end], self.radius[first:end], self.presence[first:end])
 

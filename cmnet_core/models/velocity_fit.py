@@ -144,7 +144,7 @@ def fit_velocity(
     lv = locate_lv(fixed, stacks)
     return torch.cat(
         [
-            _fit_stack(moving[a:b], fixed[a:b], initial[a:b], lv.of(a, b), min(integration_steps, MAX_SQUARINGS))
+            _fit_stack(moving[a:b], fixed[a:b], initial[a:b], lv.subset(a, b), min(integration_steps, MAX_SQUARINGS))
             for a, b in stacks.spans()
         ]
     )

@@ -256,14 +256,14 @@ def test_settings_that_are_not_there_are_answered_with_those_that_are(cohort: Pa
 
 def test_what_cannot_be_watched_is_told_before_the_first_epoch(cohort: Path, tmp_path: Path) -> None:
     config = _settings(tmp_path)
-    config.write_text(config.read_text().replace("epochs = 1", 'epochs = 1\nwatched = "dyce_pct"', 1))
+    config.write_text(config.read_text().replace("epochs = 1", 'epochs = 1\nmonitored = "dyce_pct"', 1))
     ran = _train(cohort, tmp_path / "training", config)
     assert (ran.exit_code, "(config)" in ran.output, "dice_pct" in ran.output) == (3, True, True)
 
 
 def test_a_training_without_progress_ends_early_and_stays_ended(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
     out, config = tmp_path / "training", _settings(tmp_path, epochs=9)
-    stop = 'learning_rate = 1e-12\nwatched = "dice_ed2es_pct"\npatience = 2\n'
+    stop = 'learning_rate = 1e-12\nmonitored = "dice_ed2es_pct"\npatience = 2\n'
     config.write_text(config.read_text().replace("[motion.schedule]\n", f"[motion.schedule]\n{stop}"))
     init = ("--init", tiny_model, "--fresh-motion")
     assert _train(cohort, out, config, *init, stage="motion").exit_code == 0
