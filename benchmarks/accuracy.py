@@ -28,15 +28,13 @@ from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, read_ground_truth_motion
 from cmnet_cli.derivatives.tracking import open_tracking, read_field
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.stages.evaluate import carry_labels
+from cmnet_cli.stages.evaluate import propagate_labels
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_cli.tables.schema import read_rows
-from cmnet_core.geometry.lv_coordinates import lv_coordinates
 from cmnet_core.imaging.preprocess import restore_motion
 from cmnet_core.io.nifti import read_motion
 from cmnet_core.labels import Label
-from cmnet_core.mechanics.lagrangian import follow_material
-from cmnet_core.mechanics.strain import Direction, deform, lay_out_wall, regional_strain
+from cmnet_core.mechanics.analysis import analyse_wall
 from cmnet_core.stats.metrics import dice_pct
 from cmnet_core.types import LabelSequence, MotionField
 
@@ -258,11 +256,16 @@ def _masks(case: Case) -> LabelSequence:
 
 def gcs_pct(to_ed: MotionField, at_ed: LabelSequence) -> float:
     """Compute the global circumferential strain of the ED mask's wall in %, as in the tables."""
-    mask = at_ed.at(to_ed.moving)
-    motion = follow_material([to_ed], mask == Label.MYO)
-    wall = lay_out_wall(lv_coordinates(mask, at_ed.spacing, at_ed.affine), motion.mask, motion.spacing)
-    strain = regional_strain(wall, deform(wall, motion))
-    return float(strain.wall[Direction.CIRCUMFERENTIAL, motion.frames.index(to_ed.fixed)])
+    wall = analyse_wall(
+        at_ed.at(to_ed.moving),
+        [to_ed],
+        spacing=at_ed.spacing,
+        affine=at_ed.affine,
+        ed=to_ed.moving,
+        es=to_ed.fixed,
+        frame_ms=None,
+    )
+    return float(wall.gcs_pct[wall.timing.es])
 
 
 def slice_rotations_rad(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> Tensor:
@@ -305,7 +308,7 @@ def round_trip_dice_pct(case: Case, folder: CaseFolder) -> float | None:
     stored, labels = open_tracking(folder), _masks(case)
     ed = stored.facts.ed
     round_trip = read_field(folder, stored.facts, moving=ed, fixed=ed)
-    return dice_pct(carry_labels(labels.at(ed), round_trip, stored.facts.window), labels.at(ed), Label.LV)
+    return dice_pct(propagate_labels(labels.at(ed), round_trip, stored.facts.window), labels.at(ed), Label.LV)
 
 
 def simulated_metrics(errors: Sequence[KnownMotionErrors]) -> dict[str, Measurement | None]:

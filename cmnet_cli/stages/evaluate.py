@@ -1,4 +1,4 @@
-"""Evaluate: what infer stored, against reference masks at ED and ES (the protocol of the documentation)."""
+"""Evaluate: compare what infer stored with reference masks at ED and ES (protocol in docs/validation.md)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.stages.indices import who
+from cmnet_cli.stages.indices import identity_columns
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, find_phases, volumes_ml
@@ -41,7 +41,7 @@ Map = UInt8[Tensor, "z y x"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The rows that one case adds to the tables of an evaluation; ``motion`` is one."""
+    """The rows that one case adds to the tables of an evaluation; ``motion`` is one row."""
 
     overlaps: tuple[Row, ...]
     folding: tuple[Row, ...]
@@ -50,8 +50,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """The reference masks of a case at its two phases."""
+class ReferenceMasks:
+    """The reference masks of a case at its two phases.
+
+    Attributes:
+        ed: End-diastolic frame, from 0.
+        es: End-systolic frame, from 0.
+        labels: Masks of both frames.
+    """
 
     ed: int
     es: int
@@ -77,17 +83,22 @@ class EvaluateStage:
     name: str = NAME
 
     def open(self) -> Callable[[Case], Evaluation]:
-        """Nothing to load; the function of a case."""
+        """Return the function of a case; there is nothing to load."""
         return lambda case: evaluate_case(case, RunFolder(self.root), self.config)
 
 
 def has_reference(case: Case) -> bool:
-    """Whether the manifest names masks of both phases."""
+    """Return whether the manifest names masks of both phases."""
     return case.labels is not None or (case.labels_ed is not None and case.labels_es is not None)
 
 
 def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluation:
     """Compare one case with its reference masks.
+
+    Args:
+        case: The case.
+        run: The run folder.
+        config: Settings of the evaluation.
 
     Raises:
         CaseError: Infer has not been run for it, its motion was not stored, or a mask cannot be used.
@@ -97,7 +108,7 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
     reference = _read_reference(case)
     to_es = read_field(folder, stored.facts, moving=reference.ed, fixed=reference.es)
     to_ed = read_field(folder, stored.facts, moving=reference.es, fixed=reference.ed)
-    described = {**who(case), "group": case.group}
+    described = {**identity_columns(case), "group": case.group}
     return Evaluation(
         overlaps=tuple(described | row for row in _overlap_rows(stored, reference, to_es, to_ed)),
         folding=(
@@ -109,7 +120,7 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
     )
 
 
-def _read_reference(case: Case) -> Reference:
+def _read_reference(case: Case) -> ReferenceMasks:
     labels = load_labels(case, load_cine(case))
     if labels is None or len(labels.frames) < 2:
         raise LabelError(
@@ -119,51 +130,65 @@ def _read_reference(case: Case) -> Reference:
             code=ErrorCode.LABEL_GEOMETRY,
         )
     if case.ed is not None and case.es is not None:
-        return Reference(case.ed, case.es, labels)
+        return ReferenceMasks(case.ed, case.es, labels)
     largest, smallest = find_phases(volumes_ml(labels.labels, labels.spacing).lv_ml)
-    return Reference(labels.frames[largest], labels.frames[smallest], labels)
+    return ReferenceMasks(labels.frames[largest], labels.frames[smallest], labels)
 
 
-def carry_labels(labels: Map, field: MotionField, window: Window) -> Map:
-    """A label map of the field's moving frame, seen at its fixed frame, on the subject's own grid."""
-    shares = torch.stack([labels == label for label in Label]).float()
-    carried: Tensor = propagate_probabilities(shares, restore_motion(field, window)).argmax(0)
-    return carried.to(torch.uint8)
+def propagate_labels(labels: Map, field: MotionField, window: Window) -> Map:
+    """Propagate a label map from the field's moving frame to its fixed frame, on the subject's own grid.
+
+    Args:
+        labels: Label map of the moving frame.
+        field: Displacement field on the window's grid.
+        window: The window.
+    """
+    fractions = torch.stack([labels == label for label in Label]).float()
+    propagated: Tensor = propagate_probabilities(fractions, restore_motion(field, window)).argmax(0)
+    return propagated.to(torch.uint8)
 
 
-def _overlap_rows(stored: StoredTracking, reference: Reference, to_es: MotionField, to_ed: MotionField) -> list[Row]:
+def _overlap_rows(
+    stored: StoredTracking, reference: ReferenceMasks, to_es: MotionField, to_ed: MotionField
+) -> list[Row]:
     window, spacing = stored.facts.window, stored.spacing
     at_ed, at_es = reference.at_ed, reference.at_es
     rows = []
     for method, es, ed in (
-        ("cardiomorphnet", carry_labels(at_ed, to_es, window), carry_labels(at_es, to_ed, window)),
+        ("cardiomorphnet", propagate_labels(at_ed, to_es, window), propagate_labels(at_es, to_ed, window)),
         ("no-motion", at_ed, at_es),
     ):
-        rows += _figures(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
-    seen = {AT_ED: (stored.segmented[reference.ed], at_ed), AT_ES: (stored.segmented[reference.es], at_es)}
-    return rows + _figures("segnet", seen, spacing)
+        rows += _compare_pairs(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
+    segmented = {AT_ED: (stored.segmented[reference.ed], at_ed), AT_ES: (stored.segmented[reference.es], at_es)}
+    return rows + _compare_pairs("segnet", segmented, spacing)
 
 
-def _figures(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
-    """Rows of every figure and structure, and of the two figures pooled."""
+def _compare_pairs(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
+    """Rows of each comparison and structure, and of both comparisons pooled.
+
+    Args:
+        method: Name of the method.
+        pairs: Estimated and true label map of each of two comparisons, by name.
+        spacing: Voxel spacing in mm.
+    """
     rows = []
     for label in _STRUCTURES:
         overlaps, distances = [], []
-        for comparison, (found, truth) in pairs.items():
-            overlaps.append(overlap(found, truth, label))
-            distances.append(surface_distances_mm(found == label, truth == label, spacing))
+        for comparison, (estimate, truth) in pairs.items():
+            overlaps.append(overlap(estimate, truth, label))
+            distances.append(surface_distances_mm(estimate == label, truth == label, spacing))
             rows.append(_overlap_row(method, comparison, label, overlaps[-1], distances[-1]))
         rows.append(_overlap_row(method, POOLED, label, overlaps[0] + overlaps[1], _mean_distance(*distances)))
     return rows
 
 
-def _overlap_row(method: str, comparison: str, label: Label, shared: Overlap, distance: SurfaceDistance) -> Row:
+def _overlap_row(method: str, comparison: str, label: Label, measured: Overlap, distance: SurfaceDistance) -> Row:
     return {
         "method": method,
         "comparison": comparison,
         "structure": label.name.lower(),
-        "dsc_pct": shared.dice_pct,
-        "jac_pct": shared.jaccard_pct,
+        "dsc_pct": measured.dice_pct,
+        "jac_pct": measured.jaccard_pct,
         "hd95_mm": distance.hd95_mm,
         "msd_mm": distance.msd_mm,
         "failure": distance.failure,
@@ -171,7 +196,7 @@ def _overlap_row(method: str, comparison: str, label: Label, shared: Overlap, di
 
 
 def _mean_distance(first: SurfaceDistance, second: SurfaceDistance) -> SurfaceDistance:
-    """Voxels can be pooled, distances cannot: those of the pooled figure are the mean of the two."""
+    """Mean of the distances of two comparisons: voxels can be pooled, distances cannot."""
     failure = first.failure or second.failure
     if failure or first.hd95_mm is None or second.hd95_mm is None or first.msd_mm is None or second.msd_mm is None:
         return SurfaceDistance(None, None, failure)
@@ -184,18 +209,18 @@ def _folding_row(comparison: str, field: MotionField, fixed: Map, window: Window
     whole = folded_voxels(jacobian)
     row: Row = {"comparison": comparison, "njd_field": whole.count, "njd_field_pct": whole.fraction_pct}
     if bool(heart.any()):
-        within = folded_voxels(jacobian, heart)
-        row |= {"njd_heart": within.count, "njd_heart_pct": within.fraction_pct}
+        near_heart = folded_voxels(jacobian, heart)
+        row |= {"njd_heart": near_heart.count, "njd_heart_pct": near_heart.fraction_pct}
     return row
 
 
-def _motion_row(stored: StoredTracking, reference: Reference) -> Row:
-    """How well the cycle closes, and whether entropy tells the heart from its surroundings.
+def _motion_row(stored: StoredTracking, reference: ReferenceMasks) -> Row:
+    """Cycle consistency, and how well entropy separates the heart from its surroundings.
 
-    Shape says nothing of motion away from the heart: there the posterior should be wide.
+    Label maps do not constrain motion away from the heart, so the posterior should be wide there.
     """
     window, phases = stored.facts.window, [reference.ed, reference.es]
-    # Beyond the image nothing was estimated.
+    # Motion is not estimated outside the image.
     within = extract(torch.ones((1, *window.source_shape)), window) > 0.999
     entropy = extract(stored.entropy[phases], window)
     heart = extract_labels(torch.stack([reference.at_ed, reference.at_es]), window) > 0
@@ -208,11 +233,11 @@ def _motion_row(stored: StoredTracking, reference: Reference) -> Row:
     }
 
 
-def _agreement_rows(stored: StoredTracking, reference: Reference) -> list[Row]:
-    """Each clinical index from SegNet beside that of the reference masks."""
+def _agreement_rows(stored: StoredTracking, reference: ReferenceMasks) -> list[Row]:
+    """Each clinical index from SegNet's label maps and from the reference masks."""
     facts = stored.facts
-    found = clinical_indices(volumes_ml(stored.segmented, stored.spacing), ed=facts.ed, es=facts.es)
+    estimate = clinical_indices(volumes_ml(stored.segmented, stored.spacing), ed=facts.ed, es=facts.es)
     both = torch.stack([reference.at_ed, reference.at_es])
     truth = clinical_indices(volumes_ml(both, stored.spacing), ed=0, es=1)
     names = [item.name for item in fields(ClinicalIndices) if item.name != "flags"]
-    return [{"index": name, "estimate": getattr(found, name), "reference": getattr(truth, name)} for name in names]
+    return [{"index": name, "estimate": getattr(estimate, name), "reference": getattr(truth, name)} for name in names]
