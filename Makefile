@@ -22,7 +22,7 @@ help:
 	@echo "make check         lint, type checks and import rules, without tests"
 	@echo "make lint          ruff only"
 	@echo "make bench         CPU time, wall time and peak memory of each stage"
-	@echo "make accuracy      accuracy on ACDC, with floor and goal; needs ../shared/data or DATA=FOLDER, MADE=MANIFEST"
+	@echo "make accuracy      accuracy on ACDC, with floor and goal; needs ../shared/data or DATA=FOLDER, SIMULATED=MANIFEST"
 	@echo "make strain        strain of random phantoms through their ground-truth motion, against the closed form"
 	@echo "make sunnybrook    SegNet against the contours of the Sunnybrook cines; needs ../shared/data or DATA=FOLDER"
 	@echo "make refinement    cost and gain of infer --refine on ACDC, into docs/validation.md"
@@ -77,7 +77,7 @@ bench: setup
 	$(BIN)/python benchmarks/bench_stages.py
 
 accuracy: setup
-	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(MADE),--made $(MADE))
+	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(SIMULATED),--simulated $(SIMULATED))
 
 strain: setup
 	$(BIN)/python benchmarks/strain.py

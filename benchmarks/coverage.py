@@ -1,15 +1,15 @@
-"""How often the 95 % intervals hold the true value, and the factors that make it 95 %.
+"""Coverage of the 95 % intervals, and the calibration factors that make it 95 %.
 
-Hearts: every fifth patient of ACDC, kept back from training, whose truth are the reference masks; and synthetic hearts,
-whose truth is their masks and their closed-form strain, of the whole wall and of its AHA segments; and any run whose
-manifest names masks, by ``--run``. Segments are measured, never fitted on: they share the factors of the whole wall.
+The subjects are every 5th patient of ACDC, which the training did not use, with the reference masks as ground truth;
+phantoms with masks and closed-form strain of the whole wall and of its AHA segments; and, with ``--run``, any run whose
+manifest has masks. Segments are evaluated only: they have the factors that are fitted on the whole wall.
 
     python benchmarks/coverage.py                  measure
     python benchmarks/coverage.py --fit            fit the factors first and store them beside the weights
 
-Factors are fitted on ACDC and on synthetic hearts of one seed, and measured on synthetic hearts of another; in the
-provenance each subject is judged by factors fitted without it, too. ``--work FOLDER`` keeps the runs, so that a second
-call is quick.
+The factors are fitted on ACDC and on phantoms of one seed, and evaluated on phantoms of another seed. The provenance
+also has the cross-validated coverage, for which the factors of each subject are fitted without it. ``--work FOLDER``
+keeps the runs, which a second call then does not repeat.
 """
 
 import argparse
@@ -35,17 +35,17 @@ from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.mechanics.strain import SIGN, Direction
 from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
-from cmnet_core.uncertainty.calibration import ENDING, Family, family_of, find_calibration
+from cmnet_core.uncertainty.calibration import CALIBRATION_SUFFIX, Family, family_of, find_calibration
 
 REAL_DATA = Path(os.environ.get("CMNET_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-FIT_SEED, TEST_SEED = 1071, 1072  # no shipped weights have seen hearts of these
-EVERY = 5
+FIT_SEED, TEST_SEED = 1071, 1072  # the training of the shipped weights had other seeds
+VALIDATION_EVERY = 5
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One index of one subject: the error, and the half-width of its interval without any factor."""
+    """One index of one subject: its error, and the half-width of its interval without a calibration factor."""
 
     cohort: str
     subject: str
@@ -54,20 +54,20 @@ class Pair:
     half: float
 
     @property
-    def needed(self) -> float:
-        """The factor from which on the interval holds the truth."""
+    def required_factor(self) -> float:
+        """The smallest factor with which the interval contains the true value."""
         return abs(self.error) / self.half if self.half > 0 else math.inf
 
 
 def cmnet(*arguments: object) -> None:
-    """Run a command as a user would; some subjects may fail, all else ends the benchmark."""
+    """Run a command of cmnet; subjects may fail, but any other error ends the benchmark."""
     ran = subprocess.run([sys.executable, "-m", "cmnet_cli", *map(str, arguments), "--quiet"], check=False)
     if ran.returncode not in (0, 4):
         raise SystemExit(f"cmnet {arguments[0]} ended with exit code {ran.returncode}.")
 
 
 def acdc_manifest(folder: Path) -> Path | None:
-    """A manifest of the patients kept back, or None where the data are not there."""
+    """Write a manifest of the validation patients of ACDC; return None where the data are missing."""
     source, whole, kept = REAL_DATA / "acdc", folder / "acdc-all.csv", folder / "acdc.csv"
     if not source.is_dir():
         return None
@@ -77,12 +77,12 @@ def acdc_manifest(folder: Path) -> Path | None:
         stdout=subprocess.DEVNULL,
     )
     header, *lines = whole.read_text(encoding="utf-8").splitlines()
-    kept.write_text("\n".join([header, *sorted(lines)[::EVERY]]) + "\n", encoding="utf-8")
+    kept.write_text("\n".join([header, *sorted(lines)[::VALIDATION_EVERY]]) + "\n", encoding="utf-8")
     return kept
 
 
 def phantom_manifest(folder: Path, seed: int, subjects: int, frames: int) -> Path:
-    """A manifest of synthetic hearts."""
+    """Simulate phantoms; return their manifest."""
     out = folder / f"hearts-{seed}"
     if not (out / "cohort.csv").exists():
         cmnet("phantom", out, "--subjects", subjects, "--frames", frames, "--seed", seed)
@@ -90,7 +90,7 @@ def phantom_manifest(folder: Path, seed: int, subjects: int, frames: int) -> Pat
 
 
 def run_of(manifest: Path, model: str, samples: int) -> Path:
-    """The finished run of a manifest; what is done before is not done again."""
+    """Run infer, indices and evaluate; finished subjects are not repeated."""
     run = manifest.parent / f"run-{manifest.parent.name}-{manifest.stem}"
     cmnet("infer", "--manifest", manifest, "--out", run, "--model", model)
     cmnet("indices", "--run", run, "--samples", samples)
@@ -99,13 +99,13 @@ def run_of(manifest: Path, model: str, samples: int) -> Path:
 
 
 def pairs_of(run: Path, cohort: str, factor: Callable[[str], float], truth: Path | None = None) -> list[Pair]:
-    """Every index of every subject that has an interval and a true value.
+    """Return every index of every subject that has an interval and a true value.
 
     Args:
         run: A run with indices and evaluation.
-        cohort: What its hearts are called in the result.
-        factor: What the intervals were multiplied by when they were written; it is taken out again.
-        truth: Table of further true values, as ``cmnet phantom`` writes it.
+        cohort: Name of the cohort in the result.
+        factor: Calibration factors with which the intervals were written; they are divided out.
+        truth: Table of further true values that ``cmnet phantom`` wrote.
     """
     known = {(row["subject_id"], row["index"]): row["reference"] for row in read_rows(run / "tables/agreement.parquet")}
     if truth is not None and truth.exists():
@@ -121,27 +121,27 @@ def pairs_of(run: Path, cohort: str, factor: Callable[[str], float], truth: Path
 
 
 def _more_truth(path: Path) -> dict[tuple[str, str], float]:
-    """Strain of synthetic hearts: peaks, values at ES, times and rates; their volumes are taken from the masks."""
+    """Read the true strain of phantoms: peaks, values at ES, times and rates; volumes are those of the masks."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = [name for name in (rows[0] if rows else ()) if name.startswith((*STRAINS, "time_to_peak"))]
     return {(row["subject_id"], name): float(row[name]) for row in rows for name in names if row[name]}
 
 
-def segment_pairs(run: Path, cohort: str, factor: Callable[[str], float], hearts: Path) -> list[Pair]:
-    """Peak strain of every AHA segment of synthetic hearts.
+def segment_pairs(run: Path, cohort: str, factor: Callable[[str], float], phantoms: Path) -> list[Pair]:
+    """Return the peak strain of every AHA segment of phantoms.
 
     Args:
         run: A run with indices.
-        cohort: What its hearts are called in the result.
-        factor: As in :func:`pairs_of`.
-        hearts: The folder that ``cmnet phantom`` wrote.
+        cohort: Name of the cohort in the result.
+        factor: Calibration factors with which the intervals were written; they are divided out.
+        phantoms: The folder that ``cmnet phantom`` wrote.
     """
     pairs, known = [], {}
     for row in read_rows(run / "tables/segments.parquet"):
         subject = row["subject_id"]
         if subject not in known:
-            known[subject] = _true_segments(hearts / f"sub-{subject}" / f"sub-{subject}_truth.json")
+            known[subject] = _true_segments(phantoms / f"sub-{subject}" / f"sub-{subject}_truth.json")
         for name, true in known[subject][row["segment"] - 1].items():
             value, upper = row[name], row[f"{name}_hi"]
             if value is not None and upper is not None:
@@ -151,12 +151,12 @@ def segment_pairs(run: Path, cohort: str, factor: Callable[[str], float], hearts
 
 
 def _true_segments(path: Path) -> list[dict[str, float]]:
-    """Peaks in % of each AHA segment from the closed-form curves of a synthetic heart."""
-    told = json.loads(path.read_text(encoding="utf-8"))
-    timing = Timing(told["ed"], told["es"], frame_ms=None)
+    """Compute the peaks in % of each AHA segment from the closed-form curves of a phantom."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    timing = Timing(stored["ed"], stored["es"], frame_ms=None)
     segments: list[dict[str, float]] = [{} for _ in range(SEGMENTS)]
     for direction, name in zip(Direction, SEGMENT_STRAINS, strict=True):
-        curves = 100.0 * torch.tensor(told["green_lagrange_strain_of_aha_segments"][name], dtype=torch.float64)
+        curves = 100.0 * torch.tensor(stored["green_lagrange_strain_of_aha_segments"][name], dtype=torch.float64)
         for segment, curve in zip(segments, curves.T, strict=True):
             peak = summarise(curve, timing, sign=SIGN[direction]).peak
             if peak is not None:
@@ -165,58 +165,58 @@ def _true_segments(path: Path) -> list[dict[str, float]]:
 
 
 def fit(pairs: Sequence[Pair]) -> dict[str, float]:
-    """The factor of each family: the least from 1 on with which 95 % of the pairs of a cohort, on average, are held.
+    """Fit the factor of each family: the smallest, but at least 1, with a coverage of 95 % averaged over the cohorts.
 
-    A handful of hearts does not show that a network doubts too much: no factor narrows an interval.
+    A small number of subjects is no evidence that intervals are too wide: no factor narrows an interval.
     """
     factors = {}
     for family in Family:
         by_cohort: dict[str, list[float]] = {}
         for pair in pairs:
             if family_of(pair.index) == family:
-                by_cohort.setdefault(pair.cohort, []).append(pair.needed)
+                by_cohort.setdefault(pair.cohort, []).append(pair.required_factor)
         if by_cohort:
-            # Each cohort counts the same, however many hearts it has.
-            needed = np.concatenate([np.asarray(values) for values in by_cohort.values()])
+            # Each cohort has the same weight, independently of its number of subjects.
+            required_factor = np.concatenate([np.asarray(values) for values in by_cohort.values()])
             weight = np.concatenate([np.full(len(values), 1 / len(values)) for values in by_cohort.values()])
-            order = np.argsort(needed)
+            order = np.argsort(required_factor)
             reached = np.cumsum(weight[order]) / weight.sum()
-            factors[str(family)] = max(1.0, round(float(needed[order][np.searchsorted(reached, 0.95)]), 2))
+            factors[str(family)] = max(1.0, round(float(required_factor[order][np.searchsorted(reached, 0.95)]), 2))
     return factors
 
 
-def held(pairs: Iterable[Pair], factors: dict[str, float]) -> float:
-    """Percentage of the pairs whose interval holds the truth."""
-    inside = [pair.needed <= factors.get(family_of(pair.index), 1.0) for pair in pairs]
+def coverage_pct(pairs: Iterable[Pair], factors: dict[str, float]) -> float:
+    """Return the percentage of the pairs whose interval contains the true value."""
+    inside = [pair.required_factor <= factors.get(family_of(pair.index), 1.0) for pair in pairs]
     return 100 * sum(inside) / len(inside) if inside else math.nan
 
 
-def held_without_self(pairs: Sequence[Pair], cohort: str) -> float:
-    """The same for one cohort, each subject judged by factors fitted without it."""
+def cross_validated_coverage_pct(pairs: Sequence[Pair], cohort: str) -> float:
+    """Return the coverage of one cohort with factors that are fitted without the subject to which they are applied."""
     own = [pair for pair in pairs if pair.cohort == cohort]
-    shares = []
+    coverages = []
     for subject in sorted({pair.subject for pair in own}):
         factors = fit([pair for pair in pairs if (pair.cohort, pair.subject) != (cohort, subject)])
         members = [pair for pair in own if pair.subject == subject]
-        shares += [held(members, factors)] * len(members)
-    return sum(shares) / len(shares) if shares else math.nan
+        coverages += [coverage_pct(members, factors)] * len(members)
+    return sum(coverages) / len(coverages) if coverages else math.nan
 
 
-def show(title: str, pairs: Sequence[Pair], factors: dict[str, float]) -> None:
-    """Print coverage without and with the factors, for all pairs and index by index."""
+def print_coverage(title: str, pairs: Sequence[Pair], factors: dict[str, float]) -> None:
+    """Print the coverage without and with the factors, for all pairs and for each index."""
     subjects = len({pair.subject for pair in pairs})
-    print(f"\n{title}: {subjects} subjects, {len(pairs)} pairs, held {held(pairs, {}):.1f} % without a factor, "
-          f"{held(pairs, factors):.1f} % with")  # fmt: skip
+    print(f"\n{title}: {subjects} subjects, {len(pairs)} pairs, coverage {coverage_pct(pairs, {}):.1f} % without and "
+          f"{coverage_pct(pairs, factors):.1f} % with factors")  # fmt: skip
     for index in dict.fromkeys(pair.index for pair in pairs):
         members = [pair for pair in pairs if pair.index == index]
         half = np.mean([pair.half * factors.get(family_of(index), 1.0) for pair in members])
         rmse = math.sqrt(np.mean([pair.error**2 for pair in members]))
-        print(f"  {index:14} {held(members, {}):6.1f} % {held(members, factors):6.1f} %"
+        print(f"  {index:14} {coverage_pct(members, {}):6.1f} % {coverage_pct(members, factors):6.1f} %"
               f"   mean half-width {half:6.1f}   RMSE {rmse:6.1f}")  # fmt: skip
 
 
 def store(model: str, digest: str, factors: dict[str, float], fitted: Sequence[Pair]) -> Path:
-    """Write the factors beside the weights, with where they come from."""
+    """Write the factors and their provenance beside the weights."""
     cohorts = list(dict.fromkeys(pair.cohort for pair in fitted))
     provenance: Row = {"fitted": datetime.now(UTC).date().isoformat(), "by": "benchmarks/coverage.py --fit"}
     for cohort in cohorts:
@@ -224,42 +224,44 @@ def store(model: str, digest: str, factors: dict[str, float], fitted: Sequence[P
         provenance[cohort] = {
             "subjects": len({pair.subject for pair in members}),
             "pairs": len(members),
-            "held_before_pct": round(held(members, {}), 1),
-            "held_after_pct": round(held(members, factors), 1),
-            "held_after_without_self_pct": round(held_without_self(fitted, cohort), 1),
+            "held_before_pct": round(coverage_pct(members, {}), 1),
+            "held_after_pct": round(coverage_pct(members, factors), 1),
+            "held_after_without_self_pct": round(cross_validated_coverage_pct(fitted, cohort), 1),
         }
-    path = find_weights(model).with_suffix(ENDING)
-    told = {"digest": digest, "factors": factors, "provenance": provenance}
-    path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    path = find_weights(model).with_suffix(CALIBRATION_SUFFIX)
+    stored = {"digest": digest, "factors": factors, "provenance": provenance}
+    path.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
     return path
 
 
 def measure(work: Path, options: argparse.Namespace) -> None:
-    """Run everything, fit if asked, and print."""
+    """Run all commands, fit the factors with ``--fit``, and print the coverage."""
     digest = load_checkpoint(find_weights(options.model)).digest
     calibration = find_calibration(digest)
     before = calibration.factor if calibration else lambda _: 1.0
-    hearts = phantom_manifest(work, FIT_SEED, options.subjects, options.frames)
-    manifests = {"ACDC, kept back": acdc_manifest(work), "synthetic, for fitting": hearts}
+    phantoms = phantom_manifest(work, FIT_SEED, options.subjects, options.frames)
+    manifests = {"ACDC, validation": acdc_manifest(work), "phantoms, for fitting": phantoms}
     fitted: list[Pair] = []
     for cohort, manifest in manifests.items():
         if manifest is None:
-            print(f"{REAL_DATA / 'acdc'} is not there: nothing is said about real hearts.")
+            print(f"{REAL_DATA / 'acdc'} is missing: the coverage of ACDC is not measured.")
             continue
         run = run_of(manifest, options.model, options.samples)
         fitted += pairs_of(run, cohort, before, manifest.parent / "truth_indices.csv")
     factors = fit(fitted) if options.fit else dict(calibration.factors) if calibration else {}
     for cohort in dict.fromkeys(pair.cohort for pair in fitted):
-        show(cohort, [pair for pair in fitted if pair.cohort == cohort], factors)
+        print_coverage(cohort, [pair for pair in fitted if pair.cohort == cohort], factors)
         if options.fit:
-            print(f"  each subject with factors fitted without it: {held_without_self(fitted, cohort):.1f} %")
+            print(f"  cross-validated: {cross_validated_coverage_pct(fitted, cohort):.1f} %")
     if not options.fit_only:
         test = phantom_manifest(work, TEST_SEED, options.subjects, options.frames)
         run = run_of(test, options.model, options.samples)
-        show("synthetic, others", pairs_of(run, "others", before, test.parent / "truth_indices.csv"), factors)
-        show("synthetic, others, segments", segment_pairs(run, "others", before, test.parent), factors)
+        print_coverage(
+            "phantoms, for testing", pairs_of(run, "test", before, test.parent / "truth_indices.csv"), factors
+        )
+        print_coverage("phantoms, for testing, segments", segment_pairs(run, "test", before, test.parent), factors)
     for run in options.run:
-        show(str(run), pairs_of(run, str(run), before), factors)
+        print_coverage(str(run), pairs_of(run, str(run), before), factors)
     print(f"\nfactors: {factors}")
     if options.fit:
         print(f"stored: {store(options.model, digest, factors, fitted)}")
@@ -270,12 +272,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default", help="a shipped model, or a .safetensors file")
     parser.add_argument("--fit", action="store_true", help="fit the factors and store them beside the weights")
-    parser.add_argument("--fit-only", action="store_true", help="leave the other synthetic hearts out")
-    parser.add_argument("--subjects", type=int, default=12, help="synthetic hearts of each seed")
-    parser.add_argument("--frames", type=int, default=10, help="of each synthetic heart")
-    parser.add_argument("--samples", type=int, default=20, help="draws behind an interval")
-    parser.add_argument("--run", type=Path, action="append", default=[], help="a finished run with evaluation")
-    parser.add_argument("--work", type=Path, help="folder to keep the runs in")
+    parser.add_argument("--fit-only", action="store_true", help="omit the phantoms for testing")
+    parser.add_argument("--subjects", type=int, default=12, help="number of phantoms of each seed")
+    parser.add_argument("--frames", type=int, default=10, help="number of frames of each phantom")
+    parser.add_argument("--samples", type=int, default=20, help="number of posterior samples")
+    parser.add_argument(
+        "--run", type=Path, action="append", default=[], help="a finished run with indices and evaluation"
+    )
+    parser.add_argument("--work", type=Path, help="folder in which the runs are kept")
     options = parser.parse_args()
     if options.work:
         options.work.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,14 @@
-"""Strain and twist at ES through a model, on cines whose motion is known: how much of it is found.
+"""Accuracy of strain and twist at ES on cines of known motion.
 
-The wall is that of the known mask at ED, so that nothing but the motion differs. The share that is found is the slope
-of found on known values over subjects: 100 % where all of it is found, 0 % where what is given has nothing to do with
-the subject. The spread of the known values says how much there was to tell subjects apart by.
+The wall is that of the reference mask at ED, so that the results differ by the motion only. The recovered fraction is
+the slope of the regression of the estimated on the known values over subjects: it is 100 % for a perfect estimate and
+0 % for one that is independent of the subject. The standard deviation of the known values is the variation between the
+subjects.
 
     python -m benchmarks.known_motion MANIFEST --run RUN [--model NAME|FILE]
 
-The manifest is one that ``cmnet phantom`` wrote, synthetic or from real hearts. What is tracked in the run folder
-already is not tracked again.
+The manifest is one that ``cmnet phantom`` wrote, of phantoms or of simulated cines. Subjects that have been tracked in
+the run folder are not tracked again.
 """
 
 import argparse
@@ -32,7 +33,7 @@ NAMES = ("GCS, %", "GRS, %", "GLS-SAX, %", "twist, deg")
 
 
 def at_es(at_ed: LabelSequence, to_ed: MotionField) -> list[float]:
-    """Strain and twist at ES by one field that is fixed there and points into ED."""
+    """Compute strain and twist at ES from the field that is fixed at ES and points into ED."""
     wall = analyse_wall(
         at_ed.at(to_ed.moving),
         [to_ed],
@@ -47,38 +48,38 @@ def at_es(at_ed: LabelSequence, to_ed: MotionField) -> list[float]:
 
 
 def compare(case: Case, folder: CaseFolder) -> tuple[list[float], list[float]]:
-    """Found and known values of one case."""
+    """Return the estimated and the known values of one case."""
     labels = load_labels(case, load_cine(case))
     assert labels is not None, "a cine with known motion has masks"
     truth, stored = known_to_ed(case), open_tracking(folder)
-    moved = read_field(folder, stored.facts, moving=truth.moving, fixed=truth.fixed)
-    found = restore_motion(moved, stored.facts.window)
+    field = read_field(folder, stored.facts, moving=truth.moving, fixed=truth.fixed)
+    found = restore_motion(field, stored.facts.window)
     return at_es(labels, found), at_es(labels, truth)
 
 
 def table(found: Float64[Tensor, "n k"], known: Float64[Tensor, "n k"]) -> str:
-    """Errors of each quantity, and the share of it that is found."""
-    lines = [f"{'at ES':12}{'known':>16}{'error':>16}{'found':>9}{'r':>7}{'n':>5}"]
+    """Format the error and the recovered fraction of each quantity."""
+    lines = [f"{'at ES':12}{'known':>16}{'error':>16}{'recovered':>11}{'r':>7}{'n':>5}"]
     for name, f, k in zip(NAMES, found.T, known.T, strict=True):
-        seen = f.isfinite() & k.isfinite()
-        f, k = f[seen], k[seen]
+        valid = f.isfinite() & k.isfinite()
+        f, k = f[valid], k[valid]
         slope = float(((k - k.mean()) * (f - f.mean())).sum() / (k - k.mean()).square().sum())
         r = float(torch.corrcoef(torch.stack([f, k]))[0, 1])
         error = f - k
         lines.append(
             f"{name:12}{k.mean():8.2f} ± {k.std():5.2f}{error.mean():8.2f} ± {error.std():5.2f}"
-            f"{100.0 * slope:7.0f} %{r:7.2f}{len(k):5d}"
+            f"{100.0 * slope:9.0f} %{r:7.2f}{len(k):5d}"
         )
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Track what is not tracked, compare, print."""
+    """Track the missing cases, compare all cases and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--run", type=Path, required=True, help="run folder of the manifest's cines")
     parser.add_argument("--model", default="default", help="a shipped model, or a .safetensors file")
-    parser.add_argument("--participant-label", nargs="*", default=[], help="these subjects alone")
+    parser.add_argument("--participant-label", nargs="*", default=[], help="only these subjects")
     given = parser.parse_args(arguments)
     chosen = [option for label in given.participant_label for option in ("--participant-label", label)]
     cmnet("infer", "--manifest", given.manifest, "--out", given.run, "--model", given.model, *chosen)

@@ -1,10 +1,10 @@
-"""What ``cmnet infer --refine N`` costs and gains on real hearts: the validation split of ACDC, or a part of it.
+"""Cost and accuracy of ``cmnet infer --refine N`` on the validation patients of ACDC, or some of them.
 
     python -m benchmarks.refinement                 measure, then write the section of docs/validation.md
-    python -m benchmarks.refinement --subjects 10   every second patient of the split
+    python -m benchmarks.refinement --subjects 10   every second validation patient
 
-Runs infer and evaluate as a user would, once for each number of iterations. The cost is processor time beyond that of
-no refinement, a step of the cycle.
+The commands infer and evaluate are run once for each number of iterations. The cost is the additional CPU time compared
+with no refinement, per step of the cycle.
 """
 
 import argparse
@@ -22,31 +22,31 @@ from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import read_rows
 
 ITERATIONS = (0, 10, 30)
-STEPS_OF_ACDC = 2
-LONG = 50
+ACDC_STEPS = 2
+LONG_FRAMES = 50
 HEAD = [
     "iterations",
     *(f"{name} Dice ED to ES, %" for name in ("LV", "myocardium", "RV")),
     *(f"{name} HD95 ED to ES, mm" for name in ("LV", "myocardium", "RV")),
     "folded voxels, largest",
     "CPU seconds per frame",
-    f"additional time for {LONG} frames",
+    f"additional time for {LONG_FRAMES} frames",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one number of iterations gave.
+    """Results with one number of iterations.
 
     Attributes:
-        iterations: Of the optimiser, for each step of the cycle.
-        figures: Mean ± standard deviation over subjects of Dice, then of HD95, LV, myocardium and RV.
-        folds: The largest number of folded voxels of any subject, in either direction.
-        seconds: Processor seconds of infer a subject.
+        iterations: Number of iterations for each step of the cycle.
+        metrics: Mean ± standard deviation over subjects of Dice, then of HD95, each of LV, myocardium and RV.
+        folds: Largest number of folded voxels of any subject, in either direction.
+        seconds: CPU seconds of infer per subject.
     """
 
     iterations: int
-    figures: tuple[str, ...]
+    metrics: tuple[str, ...]
     folds: int
     seconds: float
 
@@ -55,31 +55,31 @@ def outcome(run: RunFolder, iterations: int, seconds: float) -> Outcome:
     """Read an evaluated run.
 
     Args:
-        run: Its folder.
-        iterations: What it was run with.
-        seconds: Processor seconds of infer, all subjects together.
+        run: Folder of the run.
+        iterations: Number of iterations.
+        seconds: CPU seconds of infer for all subjects together.
     """
     rows = read_rows(run.table("evaluation_subjects"))
-    names = [f"motion_ed_to_es_{s}_{figure}" for figure in ("dsc_pct", "hd95_mm") for s in STRUCTURES]
+    names = [f"motion_ed_to_es_{s}_{metric}" for metric in ("dsc_pct", "hd95_mm") for s in STRUCTURES]
     found = [over_subjects([row[name] for row in rows]) for name in names]
-    told = tuple("" if one is None or one.spread is None else f"{one.value:.1f} ± {one.spread:.1f}" for one in found)
+    metrics = tuple("" if one is None or one.sd is None else f"{one.value:.1f} ± {one.sd:.1f}" for one in found)
     folds = max(max(row["njd_field_ed_to_es"], row["njd_field_es_to_ed"]) for row in rows)
-    return Outcome(iterations, told, folds, seconds / len(rows))
+    return Outcome(iterations, metrics, folds, seconds / len(rows))
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Rows of the table; the first outcome is that without refinement."""
+    """Return the rows of the table; the first outcome is that without refinement."""
     without = outcomes[0].seconds
     rows = []
     for one in outcomes:
-        step_s = (one.seconds - without) / STEPS_OF_ACDC
-        cost = [f"{step_s:.1f}", f"{step_s * LONG / 60:.1f} min"] if one.iterations else ["", ""]
-        rows.append([str(one.iterations), *one.figures, str(one.folds), *cost])
+        step_s = (one.seconds - without) / ACDC_STEPS
+        cost = [f"{step_s:.1f}", f"{step_s * LONG_FRAMES / 60:.1f} min"] if one.iterations else ["", ""]
+        rows.append([str(one.iterations), *one.metrics, str(one.folds), *cost])
     return rows
 
 
 def measure(manifest: Path, work: Path, iterations: int, model: str | None) -> Outcome:
-    """Infer and evaluate one cohort."""
+    """Run infer and evaluate for one number of iterations."""
     run = RunFolder(work / f"refined-{iterations}")
     chosen = ("--model", model) if model else ()
     before = _children_s()
@@ -94,21 +94,21 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def part_of(manifest: Path, subjects: int) -> Path:
-    """So many subjects of a manifest, evenly chosen."""
+def select_subjects(manifest: Path, subjects: int) -> Path:
+    """Write a manifest of a number of subjects, evenly chosen."""
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = rows[:: max(len(rows) // subjects, 1)][:subjects]
-    part = manifest.with_name("part.csv")
-    with part.open("w", encoding="utf-8", newline="") as file:
+    selected = manifest.with_name("part.csv")
+    with selected.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(chosen)
-    return part
+    return selected
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write the section."""
+    """Measure, and write the section of the page."""
     root = Path(__file__).parents[1]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     beside = root.parent / "shared" / "data"
@@ -118,10 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, default=root / "docs" / "validation.md")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        manifest = part_of(validation_split(given.data / "acdc", Path(folder)), given.subjects)
+        manifest = select_subjects(validation_split(given.data / "acdc", Path(folder)), given.subjects)
         outcomes = [measure(manifest, Path(folder), iterations, given.model) for iterations in ITERATIONS]
-    told = f"{given.subjects} patients, mean ± standard deviation:"
-    replace_section(given.page, "refinement", f"{told}\n\n{markdown_table(HEAD, lines(outcomes))}")
+    title = f"{given.subjects} patients, mean ± standard deviation:"
+    replace_section(given.page, "refinement", f"{title}\n\n{markdown_table(HEAD, lines(outcomes))}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model small enough for tests: its SegNet tells the tissues of tests/phantoms.py by their brightness."""
+"""A small model for tests, whose SegNet classifies the tissues of tests/phantoms.py by their brightness."""
 
 from pathlib import Path
 
@@ -17,10 +17,12 @@ MOTION = MotionSizes(
     cascade_iterations=2,
     ed_referenced=True,
 )
+ARTICLE_MOTION = MotionSizes(deform=(16, 32, 32, 32, 32), output_level=0, integration_steps=0, use_segmentation=False)
+"""The sizes of the article: a displacement at full resolution, from the images alone."""
 
 
 def write_tiny_model(path: Path, *, seed: int = 1, with_motion: bool = True) -> Path:
-    """Write the weights of a tiny model: SegNet made by hand, motion drawn at random."""
+    """Write the weights of a tiny model, with a SegNet of fixed weights and random weights of the motion network."""
     torch.manual_seed(seed)
     card = ModelCard(
         name="tiny",
@@ -39,15 +41,16 @@ def write_tiny_model(path: Path, *, seed: int = 1, with_motion: bool = True) -> 
 
 @torch.no_grad()
 def segnet_by_brightness() -> SegNet:
-    """A SegNet that hands the image through and cuts it at three levels of brightness."""
+    """Return a SegNet that passes the image through and thresholds it at three levels of brightness."""
     model = build_segnet(SEGNET)
     for parameter in model.parameters():
         parameter.zero_()
     (network,) = model.members
     network.down[0].short_cut.weight[0, 0] = 1.0
-    # The last block of the way up sees four channels from below and then the first block's four.
+    # The last upsampling block has four channels of the level below and then the four of the first block as input.
     network.up[-1].short_cut.weight[0, 4] = 1.0
-    # Straight lines in the brightness, each the highest of the four between two cuts: 0.2, 0.55 and 0.85.
+    # Logits that are linear in the brightness, each the largest of the four between two of the thresholds 0.2, 0.55 and
+    # 0.85.
     slopes = {0: 0.0, 2: 100.0, 1: 200.0, 3: 300.0}
     offsets = {0: 0.0, 2: -20.0, 1: -75.0, 3: -160.0}
     for label in range(4):

@@ -106,14 +106,14 @@ def train(stage: TrainingStage, config: TrainConfig, job: TrainJob) -> Trained:
         CheckpointError: Weights to start from, or the state to resume, belong to something else.
     """
     device = _device(job.device)
-    with processes.joined(device):
+    with processes.process_group(device):
         first = processes.rank() == 0
         return _train_here(stage, config, job if first else replace(job, messages=Messages(quiet=True)), device)
 
 
 def _device(name: str) -> torch.device:
     device = torch.device(resolve_device(name))
-    if processes.launched() and device.type == "cuda":
+    if processes.launched_by_torchrun() and device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     return device
@@ -206,19 +206,19 @@ def _train(
                 log.add(record)
             tell(record, shown)
 
-        watch = TrainingMonitor(
+        monitor = TrainingMonitor(
             run.training_state(stage),
             job.resume,
             lambda number, of: shown.part(number / of),
             on_epoch,
-            every_s=60 * config.checkpoint_minutes,
+            save_interval_s=60 * config.checkpoint_minutes,
             identity=_identity(stage, config, data, before),
             device=device,
         )
-        networks = _run_stage(stage, config, data, before, watch)
+        networks = _run_stage(stage, config, data, before, monitor)
     path = run.weights(stage)
     if processes.rank() == 0:
-        history = read_progress(watch.state).history
+        history = read_progress(monitor.state).history
         metrics = history[best_epoch(history, schedule.monitored)] if history else {}
         save_checkpoint(path, segnet=networks[0], motion=networks[1], card=_card(stage, config, before, metrics))
         job.messages.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
@@ -243,7 +243,7 @@ def _identity(
         "cases": data.digest[:12],
         "weights to start from": before.digest[:12] if before else "none",
         "motion to start from": "given" if before and before.motion else "none",
-        "processes": str(processes.count()),
+        "processes": str(processes.world_size()),
     }
 
 
@@ -256,14 +256,14 @@ def _flat(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _run_stage(
-    stage: TrainingStage, config: TrainConfig, data: TrainingData, before: Checkpoint | None, watch: TrainingMonitor
+    stage: TrainingStage, config: TrainConfig, data: TrainingData, before: Checkpoint | None, monitor: TrainingMonitor
 ) -> tuple[SegNet, CardioMorphNet | None]:
     cases, validation = data.training, data.validation
     if stage == TrainingStage.SEGNET or before is None:
         start = before.segnet if before else None
-        return train_segnet(cases, validation, settings=config.segnet, watch=watch, start=start), None
+        return train_segnet(cases, validation, settings=config.segnet, monitor=monitor, start=start), None
     trained = train_motion(
-        cases, validation, segnet=before.segnet, settings=config.motion, watch=watch, start=before.motion
+        cases, validation, segnet=before.segnet, settings=config.motion, monitor=monitor, start=before.motion
     )
     return before.segnet, trained
 

@@ -24,7 +24,7 @@ def write_ground_truth_motion(path: Path, made: SimulatedCine) -> None:
     """Store the motion of every frame into ED in mm, every second voxel of the plane, and what was added to it."""
     fields = np.stack([field.displacement_mm[:, :, ::2, ::2].numpy() for field in made.to_ed])
     with replacing(path) as partial:
-        np.savez_compressed(partial, to_ed_mm=fields.astype(np.float16), **asdict(made.hidden))
+        np.savez_compressed(partial, to_ed_mm=fields.astype(np.float16), **asdict(made.tangential))
 
 
 def read_ground_truth_motion(path: Path, *, size: tuple[int, int]) -> Float[Tensor, "t 3 z y x"]:

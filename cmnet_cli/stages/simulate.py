@@ -172,7 +172,7 @@ def _truth(name: str, made: SimulatedCine, spacing: Spacing) -> dict[str, Any]:
         "subject_id": name,
         "ed": 0,
         "es": made.es,
-        "hidden_motion_at_es": asdict(made.hidden),
+        "hidden_motion_at_es": asdict(made.tangential),
         "indices_of_masks": asdict(clinical_indices(volumes, ed=0, es=made.es)),
         "volumes_of_masks": {key: _rounded(getattr(volumes, key), 3) for key in ("lv_ml", "myo_ml", "rv_ml")},
         "green_lagrange_strain_of_wall": {key: _rounded(getattr(strain, key), 5) for key in ("err", "ecc", "ell")},

@@ -1,1 +1,1 @@
-"""One subject through trained networks: segmentation, motion tracking, and composition of the motion over the cycle."""
+"""Inference for one subject: segmentation, motion tracking, refinement, and motion between any two frames."""

@@ -1,8 +1,9 @@
-"""Motion between any two frames of a cycle, from the velocities that inference leaves.
+"""Motion between any two frames of a cine, from the velocities that inference returns.
 
-There is one velocity for every frame of the closed cycle, beginning with the frame after ED; the last is that of ED
-itself. With an anchored network each of them leads from its frame straight into ED. Otherwise it leads into the frame
-before, and the way into ED is composed.
+There is one velocity for each frame of the cycle, in the order of the frames from the one after ED on; the last
+velocity is that of ED itself. If the network is ED-referenced, as the shipped one is, each velocity points from its
+frame directly into ED. Otherwise it points into the previous frame, and the motion into ED is composed of all steps
+since ED.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.models.build import MotionSizes
-from cmnet_core.models.layers import enlarge_displacement
+from cmnet_core.models.layers import upsample_displacement
 from cmnet_core.registration.displacement import (
     compose,
     compose_between,
@@ -25,23 +26,23 @@ from cmnet_core.registration.displacement import (
 )
 from cmnet_core.types import MotionField, Spacing
 
-_MOST_SMOOTHINGS = 50
+_MAX_SMOOTHINGS = 50
 
 
 def fields_to_ed(
     velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: MotionSizes
 ) -> tuple[MotionField, ...]:
-    """For every velocity the field that is fixed at its frame and points into ED, on the window's grid.
+    """Integrate every velocity to the field that is fixed at its frame and points into ED, on the window's grid.
 
     Args:
-        velocities: In voxels of their own grid.
-        spacing: Of the window.
+        velocities: Velocities from the frame after ED on, in voxels of their own grid.
+        spacing: Voxel spacing of the window in mm.
         ed: End-diastolic frame.
-        sizes: Of the network that gave the velocities.
+        sizes: Sizes of the network that estimated the velocities.
     """
     if not sizes.ed_referenced:
-        return tuple(compose_sequence(_steps(velocities, spacing, ed=ed, sizes=sizes)))
-    frames = _frames_from(ed, len(velocities))
+        return tuple(compose_sequence(_fields_to_previous(velocities, spacing, ed=ed, sizes=sizes)))
+    frames = _frames_after(ed, len(velocities))
     return tuple(
         _field(velocity, spacing, sizes, fixed=frame, moving=ed)
         for velocity, frame in zip(velocities, frames, strict=True)
@@ -51,33 +52,47 @@ def fields_to_ed(
 def field_between(
     velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: MotionSizes, moving: int, fixed: int
 ) -> MotionField:
-    """The field on the grid of ``fixed`` that points into ``moving``, on round the cycle from ``moving`` to ``fixed``.
+    """Compute the field on the grid of ``fixed`` that points into ``moving``.
 
-    Equal frames mean once round the cycle. Arguments as in :func:`fields_to_ed`. Away from ED the way leads along the
-    inverse, the integral of the negated velocity. A motion that folds nowhere can still have an inverse that folds on
-    the grid, where tissue spreads over many voxels; there the velocity is smoothed first as by :func:`without_folds`.
+    If the network is ED-referenced, the motion from ED into a frame is the inverse, the integral of the negated
+    velocity. A motion without folds can have an inverse that folds on the grid, where tissue expands over many voxels;
+    there the velocity is smoothed first as by :func:`without_folds`. Otherwise the field is composed of the steps of
+    the cycle from ``moving`` to ``fixed``; equal frames stand for one whole cycle.
+
+    Args:
+        velocities: Velocities from the frame after ED on, in voxels of their own grid.
+        spacing: Voxel spacing of the window in mm.
+        ed: End-diastolic frame.
+        sizes: Sizes of the network that estimated the velocities.
+        moving: The frame into which the field points.
+        fixed: The frame on whose grid the field is defined.
 
     Raises:
         GeometryError: There is no such frame.
     """
     if not sizes.ed_referenced:
-        return compose_between(_steps(velocities, spacing, ed=ed, sizes=sizes), moving=moving, fixed=fixed)
-    of_frame = dict(zip(_frames_from(ed, len(velocities)), velocities, strict=True))
+        steps = _fields_to_previous(velocities, spacing, ed=ed, sizes=sizes)
+        return compose_between(steps, moving=moving, fixed=fixed)
+    of_frame = dict(zip(_frames_after(ed, len(velocities)), velocities, strict=True))
     if not {moving, fixed} <= set(of_frame):
-        # It says the same of a chain that lacks the frame.
+        # Without any step this raises the error of a missing frame.
         return compose_between((), moving=moving, fixed=fixed)
     to_ed = _field(of_frame[fixed], spacing, sizes, fixed=fixed, moving=ed)
     if moving == ed:
         return to_ed
-    way_back = _without_folds(-of_frame[moving], sizes, after=to_voxels(to_ed))
-    return compose(to_ed, _field(way_back, spacing, sizes, fixed=ed, moving=moving))
+    inverse = _without_folds(-of_frame[moving], sizes, after=to_voxels(to_ed))
+    return compose(to_ed, _field(inverse, spacing, sizes, fixed=ed, moving=moving))
 
 
 def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSizes) -> Float[Tensor, "t 3 z yh xh"]:
-    """Velocities whose motion folds nowhere on the full plane.
+    """Smooth velocities locally until their displacements have no folds on the window's grid.
 
-    The exponential of a velocity folds nowhere, but what is left of it on a grid can where the velocity changes steeply
-    between two slices. There, and there alone, it is smoothed until that is over.
+    The exponential of a velocity has no folds, but its samples on a grid can have some where the velocity changes
+    strongly between two slices. The velocity is smoothed only there.
+
+    Args:
+        velocities: Velocities in voxels of their own grid.
+        sizes: Sizes of the network that estimated the velocities.
     """
     return torch.stack([_without_folds(velocity, sizes) for velocity in velocities])
 
@@ -85,12 +100,12 @@ def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSize
 def _without_folds(
     velocity: Float[Tensor, "3 z yh xh"], sizes: MotionSizes, *, after: Float[Tensor, "1 3 z y x"] | None = None
 ) -> Float[Tensor, "3 z yh xh"]:
-    """One velocity without folds, by itself or behind a displacement that is gone along before it."""
+    """Smooth a velocity until its displacement, or the composition with the one before it, has no folds."""
     if after is None and surely_unfolded(velocity, steps=sizes.integration_steps):
         return velocity
     scale = 2**sizes.output_level
-    for _ in range(_MOST_SMOOTHINGS):
-        displacement = enlarge_displacement(exponential(velocity[None], steps=sizes.integration_steps), factor=scale)
+    for _ in range(_MAX_SMOOTHINGS):
+        displacement = upsample_displacement(exponential(velocity[None], steps=sizes.integration_steps), factor=scale)
         folds = volume_change(displacement if after is None else compose_displacements(after, displacement)) <= 0
         if not bool(folds.any()):
             break
@@ -101,16 +116,16 @@ def _without_folds(
     return velocity
 
 
-def _frames_from(ed: int, count: int) -> list[int]:
-    """Frames of the cycle from the one after ED on; ED is the last."""
+def _frames_after(ed: int, count: int) -> list[int]:
+    """Return the frames of the cycle from the one after ED on; the last is ED."""
     return [(ed + step) % count for step in range(1, count + 1)]
 
 
-def _steps(
+def _fields_to_previous(
     velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: MotionSizes
 ) -> list[MotionField]:
-    """Fields that are each fixed at a frame and point into the one before."""
-    fixed = _frames_from(ed, len(velocities))
+    """Return fields that are each fixed at a frame and point into the previous frame."""
+    fixed = _frames_after(ed, len(velocities))
     pairs = zip(velocities, fixed, [ed, *fixed], strict=False)
     return [_field(velocity, spacing, sizes, fixed=now, moving=before) for velocity, now, before in pairs]
 
@@ -119,5 +134,5 @@ def _field(
     velocity: Float[Tensor, "3 z yh xh"], spacing: Spacing, sizes: MotionSizes, *, fixed: int, moving: int
 ) -> MotionField:
     displacement = exponential(velocity[None], steps=sizes.integration_steps)
-    enlarged = enlarge_displacement(displacement, factor=2**sizes.output_level)[0]
-    return from_voxels(enlarged, spacing, fixed=fixed, moving=moving)
+    upsampled = upsample_displacement(displacement, factor=2**sizes.output_level)[0]
+    return from_voxels(upsampled, spacing, fixed=fixed, moving=moving)

@@ -1,4 +1,4 @@
-"""A cine in, labels, motion and doubt out: one subject through trained networks."""
+"""Tracking: the segmentation, the motion and the posterior of one cine by trained networks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,46 +21,46 @@ from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes, frame_channels
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
-from cmnet_core.models.layers import Stacks, enlarge
+from cmnet_core.models.layers import Stacks, upsample
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.registration.displacement import jacobian_determinant, propagate_probabilities
 from cmnet_core.stats.metrics import folded_voxels
 from cmnet_core.types import CineSequence, LabelSequence, MotionField, Spacing
-from cmnet_core.uncertainty.posterior import Posterior, coarsen
+from cmnet_core.uncertainty.posterior import Posterior, pool_posterior
 
-FRAMES_AT_ONCE = 8
-"""Frames that SegNet takes in one pass on a GPU; a processor is fastest with one, which its caches hold."""
+GPU_FRAMES_AT_ONCE = 8
+"""Number of frames that SegNet processes at once on a GPU; a CPU is fastest with one, which its caches hold."""
 
 FRAMES_FOR_CENTRE = 4
-"""Frames, spread over the cycle, in which the heart is looked for."""
+"""Number of frames, spread over the cycle, in which the heart is located."""
 
 MIN_COMPONENT_FRACTION = 0.1
-"""A separate piece of a ventricle smaller than this share of the largest is taken for an error."""
+"""Fraction of a ventricle's largest component below which a separate component counts as an error."""
 
-CLOSING_ROUNDS = 3
-"""Rounds in which drift is spread over a cycle: what is left after them is far below a voxel."""
+CLOSURE_ITERATIONS = 3
+"""Number of corrections of the drift over a cycle; the residual after them is far below a voxel."""
 
-FRAMES_TO_CLOSE = 8
-"""Shorter cycles are not closed: what a few long steps miss is an error of each, not drift in equal shares. Where every
-frame's motion is asked for from ED, nothing drifts."""
+MIN_FRAMES_TO_CLOSE = 8
+"""Number of frames from which a composed cycle is corrected for drift. In shorter cycles the errors of the steps are
+large and differ from step to step."""
 
-AS_ESTIMATED = Refinement(iterations=0)
-"""The network's motion as it is."""
+NO_REFINEMENT = Refinement(iterations=0)
+"""Settings that leave the network's motion as it is."""
 
 PRIOR_ENTROPY = 0.5 * 3.0 * math.log(2.0 * math.pi * math.e)
-"""Entropy of p(D) = N(0, I) in nats, in voxels of the motion's grid: what is known where nothing was estimated."""
+"""Entropy of the motion's prior N(0, I) in nats, in voxels of the motion's grid; the entropy outside of the window."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """Networks ready for inference on one device.
+    """Networks on one device, ready for inference.
 
     Attributes:
-        segnet: What is where.
-        motion: What moves.
-        card: What the weights say of themselves.
+        segnet: The segmentation network.
+        motion: The motion network.
+        card: Model card of the weights.
         digest: SHA-256 of the weights file.
-        device: Where the networks live.
+        device: Device of the networks.
     """
 
     segnet: SegNet
@@ -77,15 +77,19 @@ class Model:
 
 
 def load_model(source: str | Path, device: torch.device) -> Model:
-    """Load a shipped model by name, or any weights file that ``cmnet train --stage motion`` wrote.
+    """Load a shipped model by its name, or a weights file that ``cmnet train --stage motion`` wrote.
+
+    Args:
+        source: Name of a shipped model, or path of a weights file.
+        device: Device on which the networks run.
 
     Raises:
-        CheckpointError: There is no such model, the file is damaged, or it holds SegNet only.
+        CheckpointError: There is no such model, the file is damaged, or it contains SegNet only.
     """
     checkpoint = load_checkpoint(find_weights(source))
     if checkpoint.motion is None:
         raise CheckpointError(
-            f"The weights file {source} holds SegNet only, without the motion network.",
+            f"The weights file {source} contains SegNet only, without the motion network.",
             hint="Train the second stage with 'cmnet train --stage motion --init FILE', or name a shipped model.",
             code=ErrorCode.CHECKPOINT,
         )
@@ -95,23 +99,24 @@ def load_model(source: str | Path, device: torch.device) -> Model:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracking:
-    """What inference knows of one subject. Frames are numbered as in the input.
+    """The results of inference for one subject. Frames are numbered as in the input.
 
     Attributes:
-        cine: What the networks saw: normalised, at their spacing, in their window, with ED and ES.
-        window: The way back to the subject's own grid.
+        cine: The networks' input: normalised intensities at their spacing and in their window, with ED and ES.
+        window: The window's location on the subject's own grid.
         segmentation: SegNet's label maps of all frames, on the subject's own grid.
-        propagated: SegNet's ED mask carried to all frames by the motion, on the subject's own grid.
-        velocities: Of the motion of every frame of the closed cycle from the one after ED on, ED being the last, on the
-            motion's own grid, in its voxels; :mod:`cmnet_core.inference.composition` makes fields of them.
-        ed_to_es: The ED→ES motion on the subject's own grid: fixed at ES, pointing into ED.
-        entropy: Differential entropy of each step's posterior in nats, in voxels of the motion's grid, shown on the
-            subject's own grid; frame t holds the step into t.
-        cycle_consistency_error_mm: Mean distance, inside the heart, by which the estimated motion fails to close,
-            before it is made to.
-        folded_voxels: Of every frame, how many voxels of the window the motion from ED into it folds; ED's own is the
+        propagated: SegNet's ED label map propagated to all frames by the motion, on the subject's own grid.
+        velocities: Velocities of the frames from the one after ED on, ED last, on the motion's own grid and in its
+            voxels; :mod:`cmnet_core.inference.composition` computes displacement fields from them.
+        ed_to_es: The motion field on the subject's own grid that is fixed at ES and points into ED.
+        entropy: Differential entropy of the motion's posterior in nats, in voxels of the motion's grid, on the
+            subject's own grid; frame t has the entropy of the motion of frame t.
+        posterior: The posteriors of the segmentation and of the motion, pooled for storage.
+        cycle_consistency_error_mm: Mean length in mm, in the heart, of the motion once round the cycle, before the
+            cycle is closed. With an ED-referenced network it is the estimated motion of ED into itself.
+        folded_voxels: Number of voxels of the window at which the motion of each frame into ED folds; that of ED is the
             motion once round the cycle.
-        flags: Quality flags.
+        flags: Quality flags of the input.
     """
 
     cine: CineSequence
@@ -129,45 +134,50 @@ class Tracking:
     @property
     def ed(self) -> int:
         """End-diastolic frame."""
-        assert self.cine.ed is not None, "a tracked cine knows its ED"
+        assert self.cine.ed is not None, "a tracked cine has its ED"
         return self.cine.ed
 
     @property
     def es(self) -> int:
         """End-systolic frame."""
-        assert self.cine.es is not None, "a tracked cine knows its ES"
+        assert self.cine.es is not None, "a tracked cine has its ES"
         return self.cine.es
 
 
-def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIMATED, close: bool = False) -> Tracking:
-    """Find the heart, label every frame, follow the motion round the cycle, and bring all of it back.
+def track(model: Model, cine: CineSequence, *, refinement: Refinement = NO_REFINEMENT, close: bool = False) -> Tracking:
+    """Locate the heart, segment every frame and estimate the motion over the cycle, on the subject's own grid.
 
     Args:
         model: Trained networks.
-        cine: A cine on the subject's own grid; where ED and ES are None they are found.
-        refinement: How far the network's motion is fitted to this subject's shapes.
-        close: Whether the drift round the cycle is spread over its steps, so that the motion closes.
+        cine: A cine on the subject's own grid; where ED or ES is None it is determined by SegNet's LV volume.
+        refinement: Settings of the optional refinement of the motion.
+        close: Whether drift over the cycle is corrected where the motion is composed from frame to frame; with an
+            ED-referenced network, as the shipped one is, nothing is composed and this has no effect.
 
     Raises:
-        ImageError: No contrast, or no heart.
+        ImageError: The images have no contrast, or show no heart.
     """
-    window, voxels = _look(model, cine)
-    shapes = _shapes(model, voxels)
-    ed, es = _phases(cine, shapes, window.spacing)
-    from_ed = [shapes[frame] for frame in _round(cine.frames, ed)]
-    followed = _follow(model, [voxels[frame] for frame in _round(cine.frames, ed)], from_ed, ed)
-    unfolded = without_folds(followed.velocities, sizes=model.sizes)
-    velocities = refine(unfolded, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
-    drift_mm = _drift_mm(velocities, from_ed[0], window.spacing, model.sizes)
-    drifts = not model.sizes.ed_referenced and cine.frames >= FRAMES_TO_CLOSE
-    rounds = CLOSING_ROUNDS if close and drifts else 0
-    velocities = close_cycle(velocities, sizes=model.sizes, rounds=rounds)
+    normalised = replace(cine, voxels=preprocess.normalise(cine.voxels))
+    window = find_window(model, normalised)
+    voxels = preprocess.extract(normalised.voxels, window)
+    probabilities = _segment(model, voxels)
+    ed, es = _phases(cine, probabilities, window.spacing)
+    order = [(ed + step) % cine.frames for step in range(cine.frames)]
+    from_ed = [probabilities[frame] for frame in order]
+    estimate = _estimate_motion(model, [voxels[frame] for frame in order], from_ed, ed)
+    velocities = without_folds(estimate.velocities, sizes=model.sizes)
+    velocities = refine(velocities, from_ed, window.spacing, sizes=model.sizes, settings=refinement)
+    error_mm = _cycle_consistency_error_mm(velocities, from_ed[0], window.spacing, model.sizes)
+    composed = not model.sizes.ed_referenced and cine.frames >= MIN_FRAMES_TO_CLOSE
+    iterations = CLOSURE_ITERATIONS if close and composed else 0
+    velocities = close_cycle(velocities, sizes=model.sizes, iterations=iterations)
     to_ed = {field.fixed: field for field in fields_to_ed(velocities, window.spacing, ed=ed, sizes=model.sizes)}
     labels = LabelSequence(
-        preprocess.restore_labels(shapes, window), tuple(range(cine.frames)), cine.spacing, cine.affine
+        preprocess.restore_labels(probabilities, window), tuple(range(cine.frames)), cine.spacing, cine.affine
     )
-    carried = (
-        shapes[ed] if frame == ed else propagate_probabilities(shapes[ed], to_ed[frame]) for frame in range(cine.frames)
+    propagated = (
+        probabilities[ed] if frame == ed else propagate_probabilities(probabilities[ed], to_ed[frame])
+        for frame in range(cine.frames)
     )
     return Tracking(
         cine=CineSequence(
@@ -175,37 +185,32 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = AS_ESTIM
         ),
         window=window,
         segmentation=labels,
-        propagated=replace(labels, labels=torch.cat([preprocess.restore_labels(one[None], window) for one in carried])),
+        propagated=replace(
+            labels, labels=torch.cat([preprocess.restore_labels(frame[None], window) for frame in propagated])
+        ),
         velocities=velocities,
         ed_to_es=preprocess.restore_motion(to_ed[es], window),
-        entropy=preprocess.restore(followed.entropy, window, outside=PRIOR_ENTROPY),
-        posterior=Posterior(shapes[[ed, es]], followed.log_sd, followed.factor),
-        cycle_consistency_error_mm=drift_mm,
+        entropy=preprocess.restore(estimate.entropy, window, outside=PRIOR_ENTROPY),
+        posterior=Posterior(probabilities[[ed, es]], estimate.log_sd, estimate.factor),
+        cycle_consistency_error_mm=error_mm,
         folded_voxels=tuple(folded_voxels(jacobian_determinant(to_ed[frame])).count for frame in range(cine.frames)),
         flags=cine.flags,
     )
 
 
-def _look(model: Model, cine: CineSequence) -> tuple[Window, Float[Tensor, "t z y x"]]:
-    """Find the heart, and look at all frames through the networks' window."""
-    bright = replace(cine, voxels=preprocess.normalise(cine.voxels))
-    window = find_window(model, bright)
-    return window, preprocess.extract(bright.voxels, window)
-
-
-def _round(frames: int, ed: int) -> list[int]:
-    """The frames of the cycle from ED on."""
-    return [(ed + step) % frames for step in range(frames)]
-
-
 def find_window(model: Model, cine: CineSequence) -> Window:
-    """Place the networks' window around the heart, without any mask.
+    """Centre the networks' window on the heart, without a mask.
 
-    What changes once a cycle gives a first guess; SegNet's view of it gives the centre. Where SegNet sees no heart
-    there, it looks at the whole field.
+    The temporal changes of the images give a first estimate of the centre, and SegNet's probabilities in a window
+    around it give the centre itself. Where SegNet finds no heart in this window, it is applied to the whole field of
+    view.
+
+    Args:
+        model: Trained networks.
+        cine: A cine of normalised intensities.
 
     Raises:
-        ImageError: There is no heart in the whole field either.
+        ImageError: SegNet finds no heart in the whole field of view either.
     """
     spacing_mm, size = model.card.spacing_mm, model.card.window
     chosen = torch.linspace(0, cine.frames - 1, min(cine.frames, FRAMES_FOR_CENTRE)).round().long()
@@ -221,32 +226,33 @@ def find_window(model: Model, cine: CineSequence) -> Window:
 
 
 def _heart_centre(model: Model, frames: Float[Tensor, "t z y x"], window: Window) -> tuple[float, float]:
-    shapes = _shapes(model, preprocess.extract(frames, window))
-    return preprocess.centre_of_probability(1.0 - shapes[:, Label.BACKGROUND].mean(0), window)
+    probabilities = _segment(model, preprocess.extract(frames, window))
+    return preprocess.centre_of_probability(1.0 - probabilities[:, Label.BACKGROUND].mean(0), window)
 
 
-def _shapes(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t k z y x"]:
-    seen = voxels.to(model.device)
-    at_once = 1 if model.device.type == "cpu" else FRAMES_AT_ONCE
-    found = retry_with_smaller_batch(
-        lambda frames: class_probabilities(model.segnet, seen, frames_at_once=frames), at_once
+def _segment(model: Model, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t k z y x"]:
+    """Return SegNet's class probabilities of every frame, without separate components."""
+    inputs = voxels.to(model.device)
+    at_once = 1 if model.device.type == "cpu" else GPU_FRAMES_AT_ONCE
+    predicted = retry_with_smaller_batch(
+        lambda frames: class_probabilities(model.segnet, inputs, frames_at_once=frames), at_once
     )
-    frames = found.movedim(2, 1).cpu()
-    shapes = torch.empty(frames.shape)
-    for shape, frame in zip(shapes, frames, strict=True):
-        shape.copy_(keep_largest_component(frame))
-    return shapes
+    frames = predicted.movedim(2, 1).cpu()
+    probabilities = torch.empty(frames.shape)
+    for cleaned, frame in zip(probabilities, frames, strict=True):
+        cleaned.copy_(keep_largest_component(frame))
+    return probabilities
 
 
 def retry_with_smaller_batch(run: Callable[[int], Tensor], at_once: int) -> Tensor:
-    """What a function of a batch size gives at the largest size that fits into the GPU's memory.
+    """Call a function of a batch size, and halve the batch size as long as the GPU's memory is exhausted.
 
     Args:
-        run: Works on so many at once.
-        at_once: To begin with; halved as long as memory runs out.
+        run: The function.
+        at_once: The batch size to begin with.
 
     Raises:
-        CaseError: Not even one fits.
+        CaseError: The memory does not suffice for a batch of one.
     """
     while True:
         try:
@@ -254,57 +260,58 @@ def retry_with_smaller_batch(run: Callable[[int], Tensor], at_once: int) -> Tens
         except torch.cuda.OutOfMemoryError as error:
             if at_once == 1:
                 raise CaseError(
-                    f"The GPU's memory does not hold one frame: {error}",
-                    hint="Use a GPU with more memory, fewer workers a GPU, or --device cpu.",
+                    f"The GPU's memory does not suffice for one frame: {error}",
+                    hint="Use a GPU with more memory, fewer workers per GPU, or --device cpu.",
                     code=ErrorCode.OUT_OF_MEMORY,
                 ) from error
-        # Only here, after the error has let go of what it held, can the memory be given back.
+        # The memory can be released only here, after the error and its references to tensors are gone.
         torch.cuda.empty_cache()
         at_once //= 2
 
 
-def keep_largest_component(shape: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:
-    """Take away what cannot be heart, in one frame.
+def keep_largest_component(probabilities: Float[Tensor, "k z y x"]) -> Float[Tensor, "k z y x"]:
+    """Remove separate components from the segmentation of one frame.
 
-    Everything that does not hang together with the largest body is background. Within it, a piece of a ventricle
-    smaller than a tenth of that ventricle's largest gives way to the class that is next in probability.
+    All voxels outside of the heart's largest component become background. Within it, components of a ventricle that are
+    smaller than :data:`MIN_COMPONENT_FRACTION` of its largest component take the next most probable class.
     """
-    outside = _strays(_most_probable(shape) != Label.BACKGROUND, smaller_than=1.0)
-    shape = shape.clone()
-    shape[:, outside] = 0.0
-    shape[Label.BACKGROUND, outside] = 1.0
+    outside = _small_components(_most_probable(probabilities) != Label.BACKGROUND, fraction=1.0)
+    probabilities = probabilities.clone()
+    probabilities[:, outside] = 0.0
+    probabilities[Label.BACKGROUND, outside] = 1.0
     for ventricle in (Label.LV, Label.RV):
-        shape[ventricle, _strays(_most_probable(shape) == ventricle, smaller_than=MIN_COMPONENT_FRACTION)] = 0.0
-    return shape
+        small = _small_components(_most_probable(probabilities) == ventricle, fraction=MIN_COMPONENT_FRACTION)
+        probabilities[ventricle, small] = 0.0
+    return probabilities
 
 
-def _most_probable(shape: Float[Tensor, "k z y x"]) -> Int64[Tensor, "z y x"]:
-    """The class of every voxel; on a processor argmax across the first axis takes seven times as long."""
-    return shape.max(0).indices
+def _most_probable(probabilities: Float[Tensor, "k z y x"]) -> Int64[Tensor, "z y x"]:
+    """Return the most probable class; on a CPU, argmax over the first axis is seven times as slow as max."""
+    return probabilities.max(0).indices
 
 
-def _strays(mask: Bool[Tensor, "z y x"], *, smaller_than: float) -> Bool[Tensor, "z y x"]:
-    """Bodies of a mask smaller than this share of its largest; voxels that touch at a corner are one body."""
-    bodies, _ = ndimage.label(mask.numpy(), structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(bodies.ravel())
+def _small_components(mask: Bool[Tensor, "z y x"], *, fraction: float) -> Bool[Tensor, "z y x"]:
+    """Return the connected components that are smaller than a fraction of the largest one (26-connectivity)."""
+    components, _ = ndimage.label(mask.numpy(), structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(components.ravel())
     sizes[0] = 0
-    small = sizes < smaller_than * sizes.max(initial=0)
+    small = sizes < fraction * sizes.max(initial=0)
     small[0] = False
-    return torch.from_numpy(small[bodies])
+    return torch.from_numpy(small[components])
 
 
-def _phases(cine: CineSequence, shapes: Float[Tensor, "t k z y x"], spacing: Spacing) -> tuple[int, int]:
-    """ED and ES as given; where they are not, where SegNet's LV is largest and smallest."""
+def _phases(cine: CineSequence, probabilities: Float[Tensor, "t k z y x"], spacing: Spacing) -> tuple[int, int]:
+    """Return ED and ES as given; where they are not, the frames of SegNet's largest and smallest LV volume."""
     if cine.ed is not None and cine.es is not None:
         return cine.ed, cine.es
-    labels: UInt8[Tensor, "t z y x"] = shapes.argmax(1).to(torch.uint8)
+    labels: UInt8[Tensor, "t z y x"] = probabilities.argmax(1).to(torch.uint8)
     ed, es = find_phases(volumes_ml(labels, spacing).lv_ml)
     return (cine.ed if cine.ed is not None else ed), (cine.es if cine.es is not None else es)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Followed:
-    """What the motion network says of the steps of the cycle from ED on; the entropy is in the order of the input."""
+class _MotionEstimate:
+    """The motion network's results: the entropy in the order of the input, all else from the frame after ED on."""
 
     velocities: Float[Tensor, "t 3 z yh xh"]
     entropy: Float[Tensor, "t z y x"]
@@ -313,30 +320,33 @@ class _Followed:
 
 
 @torch.no_grad()
-def _follow(
-    model: Model, voxels: Sequence[Float[Tensor, "z y x"]], shapes: Sequence[Float[Tensor, "k z y x"]], ed: int
-) -> _Followed:
-    """Walk round the cycle from ED on and keep the means, the entropies and the pooled posterior."""
-    seen = (
-        torch.cat([image[None], shape[1:]])[: frame_channels(model.sizes)]
-        for image, shape in zip(voxels, shapes, strict=True)
+def _estimate_motion(
+    model: Model,
+    voxels: Sequence[Float[Tensor, "z y x"]],
+    probabilities: Sequence[Float[Tensor, "k z y x"]],
+    ed: int,
+) -> _MotionEstimate:
+    """Apply the motion network to the cycle from ED on; return the means, the entropies and the pooled posterior."""
+    inputs = (
+        torch.cat([image[None], frame[1:]])[: frame_channels(model.sizes)]
+        for image, frame in zip(voxels, probabilities, strict=True)
     )
-    frames = [frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last) for frame in seen]
-    velocities, entropies, image_flags = [], [], []
-    for stride in iterate_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
-        step = stride.step
-        velocities.append(step.motion.mean.movedim(0, 1).cpu())
-        entropies.append(enlarge(step.motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
-        image_flags.append(coarsen(step.motion))
-    log_sd, factor = (torch.stack(values).cpu() for values in zip(*image_flags, strict=True))
-    in_input_order = torch.stack(entropies).roll(ed + 1, dims=0)
-    return _Followed(torch.stack(velocities), in_input_order, log_sd, factor)
+    frames = [frame.movedim(0, 1).to(model.device).contiguous(memory_format=torch.channels_last) for frame in inputs]
+    velocities, entropies, pooled = [], [], []
+    for cycle_step in iterate_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None):
+        motion = cycle_step.output.motion
+        velocities.append(motion.mean.movedim(0, 1).cpu())
+        entropies.append(upsample(motion.entropy[:, None], factor=model.motion.scale)[:, 0].cpu())
+        pooled.append(pool_posterior(motion))
+    log_sd, factor = (torch.stack(values).cpu() for values in zip(*pooled, strict=True))
+    entropy = torch.stack(entropies).roll(ed + 1, dims=0)
+    return _MotionEstimate(torch.stack(velocities), entropy, log_sd, factor)
 
 
-def _drift_mm(
+def _cycle_consistency_error_mm(
     velocities: Float[Tensor, "t 3 z yh xh"], ed: Float[Tensor, "k z y x"], spacing: Spacing, sizes: MotionSizes
 ) -> float:
-    """Mean length, inside the heart at ED, of the motion composed once round the cycle; 0 where it closes."""
+    """Return the mean length in mm, in the heart at ED, of the motion once round the cycle; 0 without a heart."""
     heart = ed[Label.BACKGROUND] < 0.5
     round_trip = fields_to_ed(velocities, spacing, ed=0, sizes=sizes)[-1]
     return float(round_trip.displacement_mm.norm(dim=0)[heart].mean()) if bool(heart.any()) else 0.0

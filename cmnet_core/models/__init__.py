@@ -1,1 +1,1 @@
-"""The networks: layers, the model of the method, and the one place that knows sizes."""
+"""The networks: layers, SegNet, CardioMorphNet and its losses, their sizes, and the checkpoints that store them."""

@@ -1,4 +1,4 @@
-"""The one place that knows sizes."""
+"""Sizes of the networks, and the only functions that build networks of a given size."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,14 +10,13 @@ from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.labels import Label
 from cmnet_core.models.cardiomorphnet import (
     CardioMorphNet,
-    CascadeConfig,
     DecNet,
     DeformNet,
     FeatNet,
     GaussianNet,
     MatchNet,
-    Parts,
     RecNet,
+    SubNetworks,
 )
 from cmnet_core.models.layers import StackConv
 from cmnet_core.models.rotation_net import RotationNet
@@ -29,9 +28,10 @@ class SegNetSizes:
     """Sizes of SegNet.
 
     Attributes:
-        widths: Channels of each level of a network, finest first.
-        through_plane_from: The first level that sees neighbouring slices.
-        members: Networks whose probabilities are averaged; both training and use cost that many times as much.
+        widths: Channels of each level of a U-Net, finest first.
+        through_plane_from: First level, from 0, whose convolutions include the neighbouring slices.
+        members: Number of U-Nets whose probabilities are averaged. The cost of training and of inference is
+            proportional to it.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 96, 128)
@@ -40,31 +40,32 @@ class SegNetSizes:
 
 
 DEFAULT_SEGNET = SegNetSizes(members=3)
-"""cmnet's own setting."""
+"""Sizes of the SegNet that ``cmnet train`` trains by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class MotionSizes:
-    """Sizes of CardioMorphNet.
+    """Sizes of CardioMorphNet, and which of its parts are used.
 
     Attributes:
-        features: Channels of FeatNet; the last is that of φ_I, and of φ_Z.
+        features: Channels of FeatNet's layers; the last is the number of channels of φ_I and of φ_Z.
         latent: Channels of Z.
         hidden: Channels of each layer of RecNet.
-        decoder: Channels of DecNet.
+        decoder: Channels of DecNet's layers.
         deform: Channels of DeformNet's levels, finest first.
-        rank: Columns of V.
-        output_level: The level at which the motion leaves DeformNet: 0 full resolution, 1 half.
-        integration_steps: 0 for a displacement, n for a velocity and n squarings.
-        use_segmentation: Whether DeformNet sees SegNet's probabilities of both frames beside their images.
-        correlation_radius: Voxels of half the plane up to which DeformNet looks for a place of one frame in the
-            other; 0 leaves the matching out, as the article does.
-        rotation: Whether the rotation of each slice about the long axis is looked for first; it needs
-            ``use_segmentation``.
-        cascade_iterations: How often DeformNet looks at a step, each time at what is still amiss.
-        fit: Whether the motion is fitted to texture and shapes after the last look; it needs ``use_segmentation``
-            and the motion at half the plane.
-        ed_referenced: Whether the motion of every frame is asked for from ED itself, instead of from the frame before.
+        rank: Number of columns of the posterior's low-rank factor V.
+        output_level: Level of the motion: 0 for full in-plane resolution, 1 for half.
+        integration_steps: 0 for a displacement; n > 0 for a stationary velocity that is integrated by n squarings.
+        use_segmentation: Whether DeformNet takes SegNet's probabilities of both frames as input beside the images.
+        correlation_radius: Largest in-plane shift of the cost volume, in voxels of half the in-plane resolution; 0
+            leaves the cost volume out, as the article does.
+        rotation: Whether RotationNet estimates the rotation of each slice about the long axis before the cascade; this
+            needs ``use_segmentation``.
+        cascade_iterations: Number of times that DeformNet is applied to each step; each application estimates the
+            residual motion that the iterations before it have left.
+        fit: Whether the velocity is fitted to texture and segmentations after the cascade; this needs
+            ``use_segmentation`` and ``output_level`` 1.
+        ed_referenced: Whether the motion of every frame is estimated against ED; otherwise against the frame before it.
     """
 
     features: tuple[int, ...] = (16, 32, 32, 32)
@@ -84,14 +85,11 @@ class MotionSizes:
 
 
 DEFAULT_MOTION = MotionSizes(correlation_radius=3, rotation=True, cascade_iterations=2, fit=True, ed_referenced=True)
-"""cmnet's own setting."""
-
-PAPER = MotionSizes(deform=(16, 32, 32, 32, 32), output_level=0, integration_steps=0, use_segmentation=False)
-"""The article's own setting: a displacement at full resolution."""
+"""Sizes of the CardioMorphNet that ``cmnet train`` trains by default."""
 
 
 def build_segnet(sizes: SegNetSizes) -> SegNet:
-    """SegNet with these sizes and random weights."""
+    """Build SegNet of these sizes with random weights."""
     model = SegNet(
         widths=sizes.widths, through_plane_from=sizes.through_plane_from, members=sizes.members, classes=len(Label)
     )
@@ -99,30 +97,34 @@ def build_segnet(sizes: SegNetSizes) -> SegNet:
 
 
 def frame_channels(sizes: MotionSizes) -> int:
-    """Channels of a frame as CardioMorphNet takes it: the image, and the structures' probabilities if it sees them."""
+    """Return the number of channels of a frame as CardioMorphNet takes it.
+
+    They are the image and, with ``use_segmentation``, the probabilities of the three structures.
+    """
     return len(Label) if sizes.use_segmentation else 1
 
 
 def build_motion(sizes: MotionSizes) -> CardioMorphNet:
-    """CardioMorphNet with these sizes and random weights.
+    """Build CardioMorphNet of these sizes with random weights.
 
     Raises:
         ManifestError: The sizes contradict each other.
     """
     if sizes.rotation and not sizes.use_segmentation:
         raise ManifestError(
-            "sizes.rotation needs sizes.use_segmentation: a rotation is seen from where shapes place the axis.",
+            "sizes.rotation needs sizes.use_segmentation: the segmentation locates the long axis.",
             hint="Set motion.sizes.use_segmentation = true, or motion.sizes.rotation = false.",
             code=ErrorCode.CONFIG,
         )
     if sizes.fit and not (sizes.use_segmentation and sizes.output_level == 1):
         raise ManifestError(
             "sizes.fit needs sizes.use_segmentation and sizes.output_level = 1.",
-            hint="Set these under motion.sizes, or motion.sizes.fit = false.",
+            hint="Set these under motion.sizes, or set motion.sizes.fit = false.",
             code=ErrorCode.CONFIG,
         )
     channels, memory = sizes.features[-1], sizes.hidden[-1]
-    parts = Parts(
+    # Random weights depend on the order in which the networks are built.
+    networks = SubNetworks(
         feat_net=FeatNet(widths=sizes.features),
         infer_z=GaussianNet(channels=(channels + memory, channels), latent=sizes.latent),
         prior_z=GaussianNet(channels=(memory, channels, channels), latent=sizes.latent),
@@ -140,10 +142,11 @@ def build_motion(sizes: MotionSizes) -> CardioMorphNet:
         rotation_net=RotationNet(channels_in=frame_channels(sizes)) if sizes.rotation else None,
     )
     model = CardioMorphNet(
-        parts,
+        networks,
         integration_steps=sizes.integration_steps,
         output_level=sizes.output_level,
-        cascade=CascadeConfig(sizes.cascade_iterations, sizes.fit),
+        cascade_iterations=sizes.cascade_iterations,
+        fit=sizes.fit,
         ed_referenced=sizes.ed_referenced,
     )
     return _channels_last(model)
@@ -159,7 +162,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def _channels_last(network: Network) -> Network:
-    """Lay weights out as convolutions run them fastest."""
+    """Store the weights in the memory format in which convolutions are fastest."""
     for weight in network.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)

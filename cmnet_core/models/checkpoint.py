@@ -1,8 +1,7 @@
-"""Weights on disk: safetensors with a card in its header. Nothing is ever unpickled."""
+"""Checkpoints: safetensors files with a model card in their header. No file is ever unpickled."""
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cmnet_core.errors import CheckpointError, ErrorCode
+from cmnet_core.io import atomic
 from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
 from cmnet_core.models.cardiomorphnet import CardioMorphNet
 from cmnet_core.models.segnet import SegNet
@@ -23,20 +23,20 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a weights file says of itself.
+    """The description of a model that is stored with its weights.
 
     Attributes:
-        name: A short name.
+        name: Short name of the model.
         segnet: Sizes of SegNet.
-        motion: Sizes of CardioMorphNet, or None where only SegNet is trained yet.
-        spacing_mm: In-plane spacing that the networks see.
-        window: In-plane size (y, x) of the window that the networks see.
-        training_data: What it was trained on, in words.
-        terms: What it may be used for, in words.
-        version: Version of cmnet, with the commit where known.
-        training: Settings and course of the training.
-        metrics: Figures on the validation split.
-        format_version: Version of this layout.
+        motion: Sizes of CardioMorphNet, or None where only SegNet has been trained.
+        spacing_mm: In-plane voxel spacing of the networks' input, in mm.
+        window: In-plane size (y, x) of the networks' input, in voxels.
+        training_data: Description of the training data.
+        terms: Terms of use.
+        version: Version of cmnet that wrote the file.
+        training: Settings of each training stage.
+        metrics: Metrics on the validation cases.
+        format_version: Version of the file format.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """Networks, their card, and the digest of the file that they came from."""
+    """Networks, their model card, and the SHA-256 digest of the file from which they were read."""
 
     segnet: SegNet
     motion: CardioMorphNet | None
@@ -63,22 +63,16 @@ class Checkpoint:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors and a JSON header; the file appears under its name only when it is whole."""
+    """Write tensors and a JSON header atomically."""
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         metadata={CARD_KEY: json.dumps(header, sort_keys=True)},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic.write_bytes(path, content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote.
+    """Read the tensors and the JSON header of a file that :func:`save_tensors` wrote.
 
     Raises:
         CheckpointError: The file is missing, damaged or not one of cmnet's.
@@ -90,10 +84,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = (file.metadata() or {}).get(CARD_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        raise _unusable(path, "is not a whole safetensors file") from error
+        raise _unusable(path, "is not a complete safetensors file") from error
     if header is None:
         raise _unusable(path, "was not written by cmnet")
     return tensors, json.loads(header)
+
+
+def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Select the tensors whose names begin with a prefix, and remove it from their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _unusable(path: Path, why: str) -> CheckpointError:
@@ -105,7 +104,7 @@ def _unusable(path: Path, why: str) -> CheckpointError:
 
 
 def save_checkpoint(path: Path, *, segnet: SegNet, motion: CardioMorphNet | None, card: ModelCard) -> None:
-    """Write the networks' weights with their card."""
+    """Write the weights of the networks with their model card."""
     tensors = {f"segnet.{name}": tensor for name, tensor in segnet.state_dict().items()}
     if motion is not None:
         tensors |= {f"motion.{name}": tensor for name, tensor in motion.state_dict().items()}
@@ -113,37 +112,37 @@ def save_checkpoint(path: Path, *, segnet: SegNet, motion: CardioMorphNet | None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read networks, ready for inference, on the CPU.
+    """Read networks to the CPU, ready for inference.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or its weights do not fit the sizes on its card.
+        CheckpointError: The file is missing or damaged, or its weights do not fit the sizes on its model card.
     """
     tensors, header = load_tensors(path)
     card = _read_card(path, header)
     segnet = build_segnet(card.segnet)
     motion = build_motion(card.motion) if card.motion else None
     try:
-        segnet.load_state_dict(_part(tensors, "segnet."))
+        segnet.load_state_dict(select_prefix(tensors, "segnet."))
         if motion is not None:
-            motion.load_state_dict(_part(tensors, "motion."))
+            motion.load_state_dict(select_prefix(tensors, "motion."))
     except RuntimeError as error:
-        raise _unusable(path, "holds weights that do not fit the sizes on its card") from error
+        raise _unusable(path, "contains weights that do not fit the sizes on its model card") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Checkpoint(segnet.eval(), motion.eval() if motion is not None else None, card, digest)
 
 
 def shipped_models() -> dict[str, Path]:
-    """The weights that come with the package, by name."""
+    """Return the weights files of the package by the names of their models."""
     return {path.stem: path for path in sorted(WEIGHTS.glob("*.safetensors"))}
 
 
 def find_weights(source: str | Path) -> Path:
-    """The file behind a shipped name or a path."""
+    """Return the weights file of a shipped model by its name, or the path that is given."""
     return shipped_models().get(str(source), Path(source))
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read only the card of a weights file.
+    """Read only the model card of a weights file.
 
     Raises:
         CheckpointError: The file is missing, damaged or not one of cmnet's.
@@ -153,22 +152,18 @@ def read_card(path: Path) -> ModelCard:
 
 def _read_card(path: Path, header: dict[str, Any]) -> ModelCard:
     if header.get("format_version") != FORMAT_VERSION:
-        raise _unusable(path, f"has layout version {header.get('format_version')}, expected {FORMAT_VERSION}")
+        raise _unusable(path, f"has format version {header.get('format_version')}, not {FORMAT_VERSION}")
     unknown = set(header) - {entry.name for entry in fields(ModelCard)}
     if unknown:
-        raise _unusable(path, f"has unknown entries on its card: {sorted(unknown)}")
+        raise _unusable(path, f"has unknown entries on its model card: {sorted(unknown)}")
     try:
         header["segnet"] = SegNetSizes(**_tuples(header["segnet"]))
         header["motion"] = MotionSizes(**_tuples(header["motion"])) if header["motion"] else None
     except TypeError as error:
-        raise _unusable(path, "has sizes on its card that this version of cmnet does not know") from error
+        raise _unusable(path, "has sizes on its model card that this version of cmnet does not know") from error
     return ModelCard(**_tuples(header))
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the cards have tuples."""
+    """Convert the lists of JSON to tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,6 +1,6 @@
-"""The posterior of the displacement: a Gaussian per voxel with covariance ``C = σ² I + V Vᵀ``.
+"""The posterior of the motion: a Gaussian per voxel with covariance ``C = σ² I + V Vᵀ``.
 
-Everything is in the units in which the network predicts, unless said otherwise. σ² has one channel, V is 3 by r.
+σ² has one channel, and V is a 3 × r matrix. All quantities are in voxels of the motion's grid.
 """
 
 import math
@@ -14,11 +14,11 @@ from torch import Tensor
 def log_determinant(
     variance: Float[Tensor, "*b 1 z y x"], factor: Float[Tensor, "*b 3 r z y x"]
 ) -> Float[Tensor, "*b z y x"]:
-    """``log det C = 3 log σ² + log det(I_r + VᵀV / σ²)``, by the matrix determinant lemma.
+    """Compute ``log det C = 3 log σ² + log det(I_r + VᵀV / σ²)`` by the matrix determinant lemma.
 
     Args:
         variance: σ², positive.
-        factor: V.
+        factor: The low-rank factor V.
     """
     rank = factor.shape[-4]
     scaled = torch.einsum("...crzyx,...cszyx->...zyxrs", factor, factor) / variance.squeeze(-4)[..., None, None]
@@ -31,7 +31,7 @@ def log_determinant(
 def differential_entropy(
     variance: Float[Tensor, "*b 1 z y x"], factor: Float[Tensor, "*b 3 r z y x"]
 ) -> Float[Tensor, "*b z y x"]:
-    """Differential entropy in nats, ``½ [3 log(2πe) + log det C]``; it may be negative."""
+    """Compute the differential entropy ``½ [3 log(2πe) + log det C]`` in nats; it may be negative."""
     return 0.5 * (3 * math.log(2 * math.pi * math.e) + log_determinant(variance, factor))
 
 
@@ -41,9 +41,13 @@ def sample(
     factor: Float[Tensor, "*b 3 r z y x"],
     generator: torch.Generator,
 ) -> Float[Tensor, "*b 3 z y x"]:
-    """One draw of ``μ + σε₁ + Vε₂``.
+    """Draw one sample ``μ + σε₁ + Vε₂`` with independent standard normal ε₁ and ε₂.
 
-    The two ε are independent: only then is the covariance C. ``generator`` lives on the device of ``mean``.
+    Args:
+        mean: μ.
+        variance: σ².
+        factor: V.
+        generator: Draws ε₁ and ε₂, on the device of ``mean``.
     """
     isotropic = _normal(mean.shape, mean, generator)
     low_rank = _normal((*factor.shape[:-5], *factor.shape[-4:]), mean, generator)
@@ -56,32 +60,32 @@ def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) ->
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussian:
-    """A diagonal Gaussian over the latent Z."""
+    """A diagonal Gaussian distribution of the latent variable Z."""
 
     mean: Float[Tensor, "n c y x"]
     log_variance: Float[Tensor, "n c y x"]
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "n c y x"]:
-        """Draw once, so that gradients pass."""
+        """Draw one reparameterised sample, through which gradients pass."""
         noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MotionPosterior:
-    """q(D_t): per voxel N(μ, σ² I + V Vᵀ), of a displacement or of a velocity, in voxels of its own grid."""
+    """The posterior q(D_t) of a velocity or a displacement, N(μ, σ² I + V Vᵀ) per voxel, in voxels of its own grid."""
 
     mean: Float[Tensor, "n 3 y x"]
     log_variance: Float[Tensor, "n 1 y x"]
     factor: Float[Tensor, "n 3 r y x"]
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "n 3 y x"]:
-        """Draw once, so that gradients pass; voxels are independent of each other."""
+        """Draw one reparameterised sample, through which gradients pass; voxels are independent of each other."""
         return sample(self.mean[:, :, None], self.variance[:, :, None], self._factor, generator)[:, :, 0]
 
     @property
     def variance(self) -> Float[Tensor, "n 1 y x"]:
-        """σ²."""
+        """The isotropic variance σ²."""
         return self.log_variance.exp()
 
     @property
@@ -90,7 +94,7 @@ class MotionPosterior:
 
     @property
     def log_determinant(self) -> Float[Tensor, "n y x"]:
-        """Log det C of every voxel."""
+        """``log det C`` of every voxel."""
         return log_determinant(self.variance[:, :, None], self._factor)[:, 0]
 
     @property

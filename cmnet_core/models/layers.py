@@ -1,9 +1,9 @@
-"""Layers that act on stacks of slices of any depth.
+"""Layers for stacks with any number of slices.
 
-A batch is ragged: the slices of all its stacks lie one after the other in the first axis, ``[n c y x]``, and a
-:class:`Stacks` says how many belong to each. Nothing is padded, so a stack's result cannot depend on its company.
-A 3×3×3 convolution is the sum of three planar ones, of a slice and its two neighbours: on CPUs, in float32, that is up
-to ten times as fast as a convolution in space.
+A batch is ragged: the slices of all its stacks are concatenated along the first axis, ``[n c y x]``, and
+:class:`Stacks` holds the number of slices of each stack. Nothing is padded, so the result of a stack does not depend on
+the other stacks of the batch. A 3×3×3 convolution is computed as the sum of three two-dimensional ones, of a slice and
+of its two neighbours; on CPUs, in float32, this is up to ten times as fast as a three-dimensional convolution.
 """
 
 import math
@@ -15,12 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-LEAK = 0.2
+LEAKY_SLOPE = 0.2
+"""Slope of the activation for negative values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stacks:
-    """How the slices of a ragged batch belong together.
+    """The stacks to which the slices of a ragged batch belong.
 
     Attributes:
         depths: Number of slices of each stack.
@@ -29,21 +30,21 @@ class Stacks:
     depths: tuple[int, ...]
 
     def volumes(self, slices: Float[Tensor, "n c y x"]) -> list[Float[Tensor, "1 c _ y x"]]:
-        """Cut a ragged batch into one volume a stack."""
-        return [part.movedim(0, 1)[None] for part in torch.split(slices, list(self.depths))]
+        """Split a ragged batch into one volume per stack."""
+        return [stack.movedim(0, 1)[None] for stack in torch.split(slices, list(self.depths))]
 
     def slices(self, volumes: list[Float[Tensor, "1 c _ y x"]]) -> Float[Tensor, "n c y x"]:
-        """Undo :meth:`volumes`."""
+        """Concatenate volumes to a ragged batch; the inverse of :meth:`volumes`."""
         return torch.cat([volume[0].movedim(1, 0) for volume in volumes])
 
     def spans(self) -> list[tuple[int, int]]:
-        """First slice and the one after the last, of each stack."""
+        """Return the index of the first slice, and of the one after the last, of each stack."""
         ends = [sum(self.depths[: index + 1]) for index in range(len(self.depths))]
         return [(end - depth, end) for end, depth in zip(ends, self.depths, strict=True)]
 
 
 class _SumOfNeighbours(torch.autograd.Function):
-    """``out[z] = before[z − 1] + here[z] + after[z + 1]`` within each stack, copying whole slices only."""
+    """Computes ``out[z] = before[z − 1] + here[z] + after[z + 1]`` within each stack, without padding."""
 
     @staticmethod
     def forward(ctx: Any, before: Tensor, here: Tensor, after: Tensor, spans: list[tuple[int, int]]) -> Tensor:
@@ -64,15 +65,15 @@ class _SumOfNeighbours(torch.autograd.Function):
         return before, here, after, None
 
 
-def _sum_of_neighbours(planes: list[Tensor], stacks: Stacks) -> Tensor:
-    out: Tensor = _SumOfNeighbours.apply(*planes, stacks.spans())  # type: ignore[no-untyped-call]
+def _sum_of_neighbours(terms: list[Tensor], stacks: Stacks) -> Tensor:
+    out: Tensor = _SumOfNeighbours.apply(*terms, stacks.spans())  # type: ignore[no-untyped-call]
     return out
 
 
 class StackConv(nn.Module):
-    """A 3×3×3 convolution with stride 1 along depth and ``stride`` in the plane, zero-padded.
+    """A zero-padded 3×3×3 convolution with stride 1 through-plane and ``stride`` in-plane.
 
-    ``weight[k]`` acts on the slice before (k = 0), on the slice itself (1) and on the one after (2).
+    ``weight[0]`` acts on the slice before, ``weight[1]`` on the slice itself, and ``weight[2]`` on the slice after.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1) -> None:
@@ -83,15 +84,15 @@ class StackConv(nn.Module):
         _initialise(self.weight, inputs=27 * channels_in)
 
     def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n k yo xo"]:
-        planes = [
+        terms = [
             functional.conv2d(slices, _channels_last(weight), bias, stride=self.stride, padding=1)
             for weight, bias in zip(self.weight, (None, self.bias, None), strict=True)
         ]
-        return _sum_of_neighbours(planes, stacks)
+        return _sum_of_neighbours(terms, stacks)
 
 
 class StackUpConv(nn.Module):
-    """A 3×3×3 transposed convolution that doubles the plane and keeps the depth; ``weight`` as in StackConv."""
+    """A 3×3×3 transposed convolution that doubles the in-plane size; ``weight`` is as in :class:`StackConv`."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -100,11 +101,11 @@ class StackUpConv(nn.Module):
         _initialise(self.weight, inputs=27 * channels_in // 4)
 
     def forward(self, slices: Float[Tensor, "n c y x"], stacks: Stacks) -> Float[Tensor, "n k yo xo"]:
-        planes = [
+        terms = [
             functional.conv_transpose2d(slices, _channels_last(weight), bias, stride=2, padding=1, output_padding=1)
             for weight, bias in zip(self.weight, (None, self.bias, None), strict=True)
         ]
-        return _sum_of_neighbours(planes, stacks)
+        return _sum_of_neighbours(terms, stacks)
 
 
 def _channels_last(weight: Tensor) -> Tensor:
@@ -113,11 +114,11 @@ def _channels_last(weight: Tensor) -> Tensor:
 
 def _initialise(weight: Tensor, *, inputs: int) -> None:
     """He initialisation for the leaky activation (He et al., ICCV 2015)."""
-    nn.init.normal_(weight, std=math.sqrt(2.0 / ((1.0 + LEAK**2) * inputs)))
+    nn.init.normal_(weight, std=math.sqrt(2.0 / ((1.0 + LEAKY_SLOPE**2) * inputs)))
 
 
 class StackConvLSTM(nn.Module):
-    """One layer of a convolutional LSTM (Shi et al., NeurIPS 2015) without peepholes."""
+    """One layer of a convolutional LSTM without peephole connections (Shi et al., NeurIPS 2015)."""
 
     def __init__(self, channels_in: int, hidden: int) -> None:
         super().__init__()
@@ -127,37 +128,37 @@ class StackConvLSTM(nn.Module):
     def forward(
         self, slices: Float[Tensor, "n c y x"], state: tuple[Tensor, Tensor], stacks: Stacks
     ) -> tuple[Tensor, Tensor]:
-        """Advance by one frame.
+        """Update the state by one frame.
 
         Args:
             slices: The input of this frame.
-            state: Hidden and cell state of the frame before, each ``[n hidden y x]``.
-            stacks: Where the stacks begin.
+            state: Hidden and cell state after the previous frame, each ``[n hidden y x]``.
+            stacks: The stacks to which the slices belong.
 
         Returns:
-            Hidden and cell state of this frame.
+            Hidden and cell state after this frame.
         """
         hidden, cell = state
         gates = self.gates(torch.cat([slices, hidden.to(slices.dtype)], dim=1), stacks).float()
-        take, keep, show, candidate = gates.chunk(4, dim=1)
-        cell = torch.sigmoid(keep) * cell + torch.sigmoid(take) * torch.tanh(candidate)
-        return torch.sigmoid(show) * torch.tanh(cell), cell
+        input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=1)
+        cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+        return torch.sigmoid(output_gate) * torch.tanh(cell), cell
 
 
-def leaky(slices: Tensor) -> Tensor:
-    """The activation of every network of the method, LeakyReLU(0.2)."""
-    return functional.leaky_relu(slices, LEAK)
+def leaky_relu(slices: Tensor) -> Tensor:
+    """Apply LeakyReLU(0.2), the activation of all networks."""
+    return functional.leaky_relu(slices, LEAKY_SLOPE)
 
 
-def enlarge(slices: Float[Tensor, "n c y x"], *, factor: int) -> Float[Tensor, "n c yo xo"]:
-    """Enlarge the plane linearly; voxel edges, not centres, stay aligned."""
+def upsample(slices: Float[Tensor, "n c y x"], *, factor: int) -> Float[Tensor, "n c yo xo"]:
+    """Upsample slices in-plane by bilinear interpolation with aligned voxel edges."""
     if factor == 1:
         return slices
     return functional.interpolate(slices, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def enlarge_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: int) -> Float[Tensor, "1 3 z yo xo"]:
-    """Bring a displacement to a plane ``factor`` times as fine; its voxels, and so its in-plane values, change."""
-    planes = enlarge(displacement[0].movedim(1, 0), factor=factor)
-    voxels = torch.tensor([1.0, factor, factor], dtype=planes.dtype, device=planes.device).view(1, 3, 1, 1)
-    return (planes * voxels).movedim(0, 1)[None]
+def upsample_displacement(displacement: Float[Tensor, "1 3 z y x"], *, factor: int) -> Float[Tensor, "1 3 z yo xo"]:
+    """Upsample a displacement in-plane and scale its in-plane components to the smaller voxels."""
+    slices = upsample(displacement[0].movedim(1, 0), factor=factor)
+    voxels = torch.tensor([1.0, factor, factor], dtype=slices.dtype, device=slices.device).view(1, 3, 1, 1)
+    return (slices * voxels).movedim(0, 1)[None]

@@ -1,7 +1,7 @@
-"""Every term of the loss. All of them see shape or the model itself; none compares the images of two frames.
+"""The terms of the training losses, each a mean over voxels; no term compares the images of two frames.
 
-Formulas: Movahed et al., Medical Image Analysis 113 (2026) 104149, with log det C derived by the matrix determinant
-lemma. Means run over voxels; the sum over frames is taken where the terms are put together.
+The formulas are those of Movahed et al., Medical Image Analysis 113 (2026) 104149, with log det C by the matrix
+determinant lemma. :mod:`cmnet_core.training.cycle_loss` sums the terms over the frames of a cycle.
 """
 
 import torch
@@ -13,65 +13,71 @@ from cmnet_core.models.gaussian import Gaussian, MotionPosterior
 from cmnet_core.registration.displacement import volume_change
 from cmnet_core.types import Spacing
 
-SMALLEST_PROBABILITY = 1e-6
-"""Probabilities are cut off here before their logarithm; a missed voxel then costs 13.8 nats, not infinity."""
+MIN_PROBABILITY = 1e-6
+"""Lower bound of a probability before its logarithm is taken; a wrong voxel costs at most 13.8 nats."""
 
 
-def shape_divergence(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
-    """Kullback–Leibler divergence of class probabilities, mean over voxels: L_semi, and L_sup for one-hot targets.
+def kl_segmentation(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
+    """Compute the Kullback–Leibler divergence of class probabilities: L_semi, and L_sup for one-hot targets.
 
-    Both arguments are probabilities already. A perfect prediction costs exactly 0.
+    It is exactly 0 for equal arguments.
 
     Args:
-        predicted: θ, the probabilities of the frame before, warped.
-        target: A reference mask as one-hot, or SegNet's probabilities.
+        predicted: θ, the warped class probabilities of another frame.
+        target: A one-hot reference mask, or SegNet's class probabilities.
     """
-    log_predicted = predicted.clamp(SMALLEST_PROBABILITY, 1.0).log()
-    log_target = target.clamp(SMALLEST_PROBABILITY, 1.0).log()
+    log_predicted = predicted.clamp(MIN_PROBABILITY, 1.0).log()
+    log_target = target.clamp(MIN_PROBABILITY, 1.0).log()
     return (target * (log_target - log_predicted)).sum(1).mean()
 
 
-def shape_pyramid(
+def kl_segmentation_pyramid(
     predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"], *, levels: int, label_smoothing: float
 ) -> Float[Tensor, ""]:
-    """:func:`shape_divergence` averaged over ``levels`` planes, each half as fine as the one before.
+    """Average :func:`kl_segmentation` over resolution levels, each of half the in-plane resolution of the previous one.
 
-    A mask's edge attracts a displaced edge only from within a voxel; on a coarse plane a voxel is wide. And where a
-    class has almost no probability the slope of its logarithm drowns every other voxel's; with ``label_smoothing``,
-    that share of both arguments is spread evenly over the classes. One level without softening is the article's term.
+    The divergence attracts a displaced edge only from within one voxel, which is larger at a coarse level. Label
+    smoothing bounds the gradient where a class has almost no probability. One level without smoothing is the term of
+    the article.
+
+    Args:
+        predicted: Warped class probabilities.
+        target: Class probabilities of the target.
+        levels: Number of levels.
+        label_smoothing: Fraction of both arguments that is distributed evenly over the classes.
     """
     even = label_smoothing / predicted.shape[1]
     predicted, target = (1.0 - label_smoothing) * predicted + even, (1.0 - label_smoothing) * target + even
-    terms = [shape_divergence(predicted, target)]
+    terms = [kl_segmentation(predicted, target)]
     for _ in range(levels - 1):
         predicted, target = functional.avg_pool2d(predicted, 2), functional.avg_pool2d(target, 2)
-        terms.append(shape_divergence(predicted, target))
+        terms.append(kl_segmentation(predicted, target))
     return torch.stack(terms).mean()
 
 
 def kl_motion(posterior: MotionPosterior) -> Float[Tensor, ""]:
-    """KL_D = ½ [tr C + μᵀμ − 3 − log det C] against N(0, I), mean over voxels; tr C = 3σ² + ‖V‖²_F."""
+    """Compute KL_D = ½ [tr C + μᵀμ − 3 − log det C], the divergence from N(0, I), with tr C = 3σ² + ‖V‖²_F."""
     trace = 3.0 * posterior.variance[:, 0] + posterior.factor.square().sum((1, 2))
     distance = posterior.mean.square().sum(1)
     return 0.5 * (trace + distance - 3.0 - posterior.log_determinant).mean()
 
 
 def kl_latent(posterior: Gaussian, prior: Gaussian) -> Float[Tensor, ""]:
-    """KL_Z = ½ [log σ²_π − log σ² − 1 + (σ² + (μ − μ_π)²) / σ²_π], mean over voxels."""
+    """Compute KL_Z = ½ [log σ²_π − log σ² − 1 + (σ² + (μ − μ_π)²) / σ²_π], the divergence from the prior."""
     ratio = (posterior.log_variance - prior.log_variance).exp()
     distance = (posterior.mean - prior.mean).square() / prior.log_variance.exp()
     return 0.5 * (prior.log_variance - posterior.log_variance - 1.0 + ratio + distance).mean()
 
 
 def bending_energy(displacement: Float[Tensor, "1 3 z y x"], spacing: Spacing) -> Float[Tensor, ""]:
-    """Bending energy of a displacement, in mm (Rueckert et al., IEEE TMI 18(8), 1999).
+    """Compute the bending energy of a displacement in 1/mm² (Rueckert et al., IEEE TMI 18(8), 1999).
 
-    Mean over voxels of Σ_i |∂_ii u|² + 2 Σ_{i<j} |∂_ij u|², in 1/mm². Zero for any affine motion. A derivative for
-    which the stack has too few slices is left out.
+    It is the mean over voxels of Σ_i |∂_ii u|² + 2 Σ_{i<j} |∂_ij u|², with u in mm, and is zero for any affine motion.
+    A derivative for which the stack has too few slices is left out.
 
     Args:
-        displacement: In voxels.
-        spacing: Size of those voxels.
+        displacement: Displacement in voxels.
+        spacing: Voxel spacing in mm.
     """
     steps = spacing.zyx
     millimetres = displacement[0] * torch.tensor(steps, device=displacement.device).view(3, 1, 1, 1)
@@ -86,29 +92,38 @@ def bending_energy(displacement: Float[Tensor, "1 3 z y x"], spacing: Spacing) -
 
 
 def through_plane_shear(displacement: Float[Tensor, "1 3 z y x"], spacing: Spacing) -> Float[Tensor, ""]:
-    """Mean over voxels of |∂u_z/∂y|² + |∂u_z/∂x|²: how steeply motion through the slices changes within them.
+    """Compute the mean over voxels of |∂u_z/∂y|² + |∂u_z/∂x|², the in-plane gradient of through-plane motion.
 
-    No mask shows it, and half of it adds to in-plane strain whichever sign it has (E = ½ (FᵀF − I)).
+    The segmentations do not constrain it, and half of it adds to the in-plane strain E = ½ (FᵀF − I).
 
     Args:
-        displacement: In voxels.
-        spacing: Size of those voxels.
+        displacement: Displacement in voxels.
+        spacing: Voxel spacing in mm.
     """
     through = displacement[0, 0] * spacing.z
     down, across = torch.diff(through, dim=1) / spacing.y, torch.diff(through, dim=2) / spacing.x
     return down.square().mean() + across.square().mean()
 
 
-def folding(displacement: Float[Tensor, "1 3 z y x"], *, margin: float = 0.3) -> Float[Tensor, ""]:
-    """Mean over voxels of ``max(0, margin − det F)²``: no motion of a heart shrinks tissue to so little."""
+def folding_penalty(displacement: Float[Tensor, "1 3 z y x"], *, margin: float = 0.3) -> Float[Tensor, ""]:
+    """Compute the mean over voxels of ``max(0, margin − det F)²``, a penalty of folding and of excessive compression.
+
+    Args:
+        displacement: Displacement in voxels.
+        margin: Volume ratio det F below which a voxel is penalised.
+    """
     return (margin - volume_change(displacement)).clamp_min(0.0).square().mean()
 
 
-def missed_overlap(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
-    """1 − Dice of the structures (background left out), over the whole batch (Milletari et al., 3DV 2016).
+def dice_loss(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
+    """Compute 1 − the mean soft Dice of the structures over the whole batch (Milletari et al., 3DV 2016).
 
-    Both arguments are probabilities. With their squares below the line, as there, nothing is better than to be equal;
-    without, a soft target would ask for a sharper and larger prediction.
+    The denominator has the squares of the probabilities, so that the loss is smallest for equal arguments also where
+    the target is not binary.
+
+    Args:
+        predicted: Class probabilities; the first class is the background, which is left out.
+        target: Class probabilities, or a one-hot mask.
     """
     predicted, target = predicted[:, 1:], target[:, 1:]
     overlap = (predicted * target).sum((0, 2, 3))
@@ -117,5 +132,5 @@ def missed_overlap(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n
 
 
 def segmentation_loss(logits: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:
-    """Cross-entropy on logits plus :func:`missed_overlap`: what SegNet learns from."""
-    return functional.cross_entropy(logits, target) + missed_overlap(logits.softmax(1), target)
+    """Compute the loss of SegNet: the cross-entropy of the logits plus :func:`dice_loss`."""
+    return functional.cross_entropy(logits, target) + dice_loss(logits.softmax(1), target)

@@ -1,4 +1,4 @@
-"""The rotation of each slice about the long axis, which shape hardly shows."""
+"""RotationNet: the rotation of each slice about the long axis, which segmentations hardly constrain."""
 
 import math
 from dataclasses import dataclass
@@ -9,174 +9,196 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmnet_core.labels import Label
-from cmnet_core.models.layers import StackConv, Stacks, leaky
+from cmnet_core.models.layers import StackConv, Stacks, leaky_relu
 
-ANGLES = 72
-"""Directions in which a slice is seen from the long axis."""
+DIRECTIONS = 72
+"""Number of directions of the polar grid, 5° apart."""
 
 RINGS = tuple(0.25 + 0.125 * ring for ring in range(13))
-"""Distances from the long axis at which it is seen, as shares of the epicardial radius."""
+"""Radii of the polar grid as fractions of the epicardial radius."""
 
-LARGEST_SHIFT = 8
-"""Directions by which a slice may have turned: 40°, more than any heart twists."""
+MAX_SHIFT = 8
+"""Largest rotation that is considered, in directions of the polar grid: 40°, more than the twist of any ventricle."""
 
-FADES_FROM = 1.2
-FADES_OVER = 0.6
-"""From the first share of the epicardial radius on, a rotation fades as a Gaussian this wide."""
+ROTATION_DECAY_START = 1.2
+"""Fraction of the epicardial radius from which the rotation decays as a Gaussian of the distance."""
 
-FEW_VOXELS = 20.0
-"""A slice with less ventricle than this is seen from where the whole ventricle lies."""
+ROTATION_DECAY_SD = 0.6
+"""Standard deviation of that Gaussian, as a fraction of the epicardial radius."""
 
-SMALLEST_RADIUS = 3.0
-FEATURES = 16
-AT_FIRST = 10.0
+CENTRE_PRIOR_VOXELS = 20.0
+"""Weight, in voxels, of the whole ventricle's centre in the estimate of a slice's centre."""
+
+MIN_RADIUS = 3.0
+"""Lower bound of the epicardial radius, in voxels."""
+
+POLAR_FEATURES = 16
+"""Number of feature channels on the polar grid."""
+
+INITIAL_SHARPNESS = 10.0
+"""Initial factor of the mean correlation before the softmax over rotations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LVLocation:
-    """Where the left ventricle lies in each slice, in voxels.
+    """Location of the left ventricle in each slice, in voxels.
 
     Attributes:
-        centre: y and x.
-        radius: Of the circle with the area of cavity and wall.
-        presence: Almost 1 where there is a ventricle, 0 where there is none.
+        centre: Centre (y, x) of the ventricle.
+        radius: Epicardial radius, of the circle with the area of cavity and wall.
+        presence: Close to 1 in slices with a ventricle, 0 in slices without.
     """
 
     centre: Float[Tensor, "n 2"]
     radius: Float[Tensor, " n"]
     presence: Float[Tensor, " n"]
 
-    def of(self, first: int, end: int) -> "LVLocation":
-        """Of the slices from ``first`` to the one before ``end``."""
+    def subset(self, first: int, end: int) -> "LVLocation":
+        """Return the location in the slices from ``first`` to ``end - 1``."""
         return LVLocation(self.centre[first:end], self.radius[first:end], self.presence[first:end])
 
 
 def locate_lv(frame: Float[Tensor, "n c y x"], stacks: Stacks) -> LVLocation:
-    """Find the left ventricle in a frame whose channels hold SegNet's probabilities behind the image."""
-    heart = (frame[:, Label.LV] + frame[:, Label.MYO]).float()
-    rows, columns = (torch.arange(size, device=heart.device).float() for size in heart.shape[1:])
-    area = heart.sum((1, 2))
-    moment = torch.stack([(heart.sum(2) * rows).sum(1), (heart.sum(1) * columns).sum(1)], dim=1)
-    whole = torch.cat([_mean_centre(moment[a:b], area[a:b], heart) for a, b in stacks.spans()])
+    """Locate the left ventricle by SegNet's probabilities.
+
+    Args:
+        frame: The image in the first channel, followed by the probabilities of the structures.
+        stacks: The stacks to which the slices belong.
+    """
+    lv = (frame[:, Label.LV] + frame[:, Label.MYO]).float()
+    rows, columns = (torch.arange(size, device=lv.device).float() for size in lv.shape[1:])
+    area = lv.sum((1, 2))
+    moment = torch.stack([(lv.sum(2) * rows).sum(1), (lv.sum(1) * columns).sum(1)], dim=1)
+    whole = torch.cat([_mean_centre(moment[a:b], area[a:b], lv) for a, b in stacks.spans()])
     return LVLocation(
-        centre=(moment + FEW_VOXELS * whole) / (area + FEW_VOXELS)[:, None],
-        radius=(area / math.pi).sqrt().clamp_min(SMALLEST_RADIUS),
-        presence=area / (area + FEW_VOXELS),
+        centre=(moment + CENTRE_PRIOR_VOXELS * whole) / (area + CENTRE_PRIOR_VOXELS)[:, None],
+        radius=(area / math.pi).sqrt().clamp_min(MIN_RADIUS),
+        presence=area / (area + CENTRE_PRIOR_VOXELS),
     )
 
 
-def _mean_centre(moment: Float[Tensor, "z 2"], area: Float[Tensor, " z"], plane: Tensor) -> Float[Tensor, "z 2"]:
-    """The centre of the whole ventricle, for each slice; the plane's middle where there is none."""
-    middle = torch.tensor(plane.shape[1:], device=plane.device) / 2.0
+def _mean_centre(moment: Float[Tensor, "z 2"], area: Float[Tensor, " z"], lv: Tensor) -> Float[Tensor, "z 2"]:
+    """Return the centre of a stack's ventricle for each slice, or the image centre where there is no ventricle."""
+    middle = torch.tensor(lv.shape[1:], device=lv.device) / 2.0
     centre = (moment.sum(0) + middle) / (area.sum() + 1.0)
     return centre.expand(len(area), 2)
 
 
-def polar(frame: Float[Tensor, "n c y x"], place: LVLocation) -> Float[Tensor, "n c r a"]:
-    """A frame as it is seen from the long axis: by distance, as a share of the radius, and direction.
+def resample_polar(frame: Float[Tensor, "n c y x"], lv: LVLocation) -> Float[Tensor, "n c r a"]:
+    """Resample each slice on a polar grid about the long axis, scaled by the epicardial radius.
 
     Directions are counted from axis x towards axis y.
     """
-    radians = torch.arange(ANGLES, device=frame.device) * (2.0 * math.pi / ANGLES)
-    distance = torch.tensor(RINGS, device=frame.device)[:, None] * place.radius[:, None, None]
-    y = distance * radians.sin() + place.centre[:, 0, None, None]
-    x = distance * radians.cos() + place.centre[:, 1, None, None]
+    radians = torch.arange(DIRECTIONS, device=frame.device) * (2.0 * math.pi / DIRECTIONS)
+    distance = torch.tensor(RINGS, device=frame.device)[:, None] * lv.radius[:, None, None]
+    y = distance * radians.sin() + lv.centre[:, 0, None, None]
+    x = distance * radians.cos() + lv.centre[:, 1, None, None]
     height, width = frame.shape[2:]
     grid = torch.stack([2.0 * x / (width - 1) - 1.0, 2.0 * y / (height - 1) - 1.0], dim=-1)
     return functional.grid_sample(frame.float(), grid, padding_mode="border", align_corners=True)
 
 
 def rotation_velocity(
-    angle: Float[Tensor, " n"], place: LVLocation, size: tuple[int, int], *, scale: int
+    angle: Float[Tensor, " n"], lv: LVLocation, size: tuple[int, int], *, scale: int
 ) -> Float[Tensor, "n 3 y x"]:
-    """The velocity that rotates each slice about its centre, and fades outside of the heart.
+    """Compute the velocity that rotates each slice about the ventricle's centre and decays outside of it.
 
     Args:
-        angle: In radians, from axis x towards axis y.
-        place: Of the heart, in voxels of the full plane.
-        size: Of the velocity's plane.
-        scale: Voxels of the full plane in one of the velocity's.
+        angle: Rotation of each slice in radians, from axis x towards axis y.
+        lv: Location of the left ventricle, in voxels of the image.
+        size: In-plane size of the velocity's grid, in voxels.
+        scale: Size of the velocity's voxels in voxels of the image.
     """
     y, x = (
-        (torch.arange(count, device=angle.device) + 0.5) * scale - 0.5 - place.centre[:, axis, None]
+        (torch.arange(count, device=angle.device) + 0.5) * scale - 0.5 - lv.centre[:, axis, None]
         for axis, count in enumerate(size)
     )
     y, x = y[:, :, None], x[:, None, :]
-    share = (y.square() + x.square()).sqrt() / place.radius[:, None, None]
-    fading = torch.exp(-0.5 * ((share - FADES_FROM).clamp_min(0.0) / FADES_OVER).square())
-    rate = (angle * place.presence / scale)[:, None, None] * fading
+    distance = (y.square() + x.square()).sqrt() / lv.radius[:, None, None]
+    decay = torch.exp(-0.5 * ((distance - ROTATION_DECAY_START).clamp_min(0.0) / ROTATION_DECAY_SD).square())
+    rate = (angle * lv.presence / scale)[:, None, None] * decay
     return torch.stack([torch.zeros_like(rate), rate * x, -rate * y], dim=1)
 
 
-def mean_rotation(displacement: Float[Tensor, "3 n y x"], heart: Float[Tensor, "n y x"]) -> Float[Tensor, " n"]:
-    """By which angle a displacement turns each slice, in radians from axis x towards axis y.
+def mean_rotation(displacement: Float[Tensor, "3 n y x"], weight: Float[Tensor, "n y x"]) -> Float[Tensor, " n"]:
+    """Compute the angle by which a displacement rotates each slice, in radians from axis x towards axis y.
 
-    The angle of the rotation and scaling that comes nearest to it in the mean square, with every voxel weighted by its
-    share of heart (Umeyama, IEEE TPAMI 13(4), 1991, in the plane).
+    It is the angle of the similarity transform with the least weighted squared error (Umeyama, IEEE TPAMI 13(4), 1991).
+
+    Args:
+        displacement: Displacement in voxels.
+        weight: Weight of each voxel, for instance the probability of the left ventricle.
     """
-    share = heart / heart.sum((1, 2), keepdim=True).clamp_min(1.0)
-    rows, columns = (torch.arange(count, device=heart.device).float() for count in heart.shape[1:])
-    y, x = (_centred(place.expand_as(heart), share) for place in (rows[:, None], columns[None]))
-    to_y, to_x = (place + _centred(displacement[axis], share) for axis, place in ((1, y), (2, x)))
-    return torch.atan2((share * (x * to_y - y * to_x)).sum((1, 2)), (share * (x * to_x + y * to_y)).sum((1, 2)))
+    weight = weight / weight.sum((1, 2), keepdim=True).clamp_min(1.0)
+    rows, columns = (torch.arange(count, device=weight.device).float() for count in weight.shape[1:])
+    y, x = (_centred(position.expand_as(weight), weight) for position in (rows[:, None], columns[None]))
+    to_y, to_x = (position + _centred(displacement[axis], weight) for axis, position in ((1, y), (2, x)))
+    return torch.atan2((weight * (x * to_y - y * to_x)).sum((1, 2)), (weight * (x * to_x + y * to_y)).sum((1, 2)))
 
 
-def _centred(values: Float[Tensor, "n y x"], share: Float[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
-    return values - (share * values).sum((1, 2), keepdim=True)
+def _centred(values: Float[Tensor, "n y x"], weight: Float[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
+    """Subtract the weighted mean of each slice."""
+    return values - (weight * values).sum((1, 2), keepdim=True)
 
 
 class RotationNet(nn.Module):
-    """By which angle each slice has turned about the long axis since the frame before.
+    """Estimates the rotation of each slice about the long axis between the fixed and the moving frame.
 
-    Both frames are seen from the long axis, on rings that shrink with the ventricle, so that a rotation is a shift.
-    Learnt features are the same for both frames and know no direction; their correlation over all shifts is read with
-    that of the slices above and below. Nothing is asked of it but the known motion of made cines and the shape that all
-    motion must show: no loss compares images.
+    Both frames are resampled on polar grids that scale with the ventricle, on which a rotation is a circular shift. The
+    same network computes the features of both, without any dependence on the direction; their circular correlation over
+    all shifts is processed together with that of the neighbouring slices. The network is trained on the known rotation
+    of simulated cines and, with all other parts, on the segmentations; no loss term compares the two images.
 
     Args:
-        channels_in: Of one frame: its image, and SegNet's probabilities behind it.
+        channels_in: Channels of one frame: the image, followed by SegNet's probabilities of the structures.
     """
 
     def __init__(self, *, channels_in: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels_in, FEATURES, 3)
-        self.second = nn.Conv2d(FEATURES, FEATURES, 3)
-        self.rings = StackConv(len(RINGS) - 4, FEATURES)
-        self.shifts = StackConv(FEATURES, 1)
-        self.sharpness = nn.Parameter(torch.tensor(AT_FIRST))
+        self.first = nn.Conv2d(channels_in, POLAR_FEATURES, 3)
+        self.second = nn.Conv2d(POLAR_FEATURES, POLAR_FEATURES, 3)
+        self.rings = StackConv(len(RINGS) - 4, POLAR_FEATURES)
+        self.shifts = StackConv(POLAR_FEATURES, 1)
+        self.sharpness = nn.Parameter(torch.tensor(INITIAL_SHARPNESS))
 
     def forward(
-        self, previous: Float[Tensor, "n c y x"], current: Float[Tensor, "n c y x"], here: LVLocation, stacks: Stacks
+        self, moving: Float[Tensor, "n c y x"], fixed: Float[Tensor, "n c y x"], lv: LVLocation, stacks: Stacks
     ) -> Float[Tensor, " n"]:
-        """Radians, from axis x towards axis y, by which ``current`` points into ``previous``; ``here`` is of it."""
-        there = locate_lv(previous, stacks)
-        alike = circular_correlation(
-            self._features(polar(current, here)), self._features(polar(previous, there)), reach=LARGEST_SHIFT
-        )
-        read = self.shifts(leaky(self.rings(alike[:, :, None], stacks)), stacks)[:, 0, 0]
-        share = (read + self.sharpness * alike.mean(1)).softmax(dim=1)
-        shift = torch.arange(-LARGEST_SHIFT, LARGEST_SHIFT + 1, device=share.device) * (2.0 * math.pi / ANGLES)
-        found: Tensor = (share * shift).sum(1)
-        return found
+        """Return the angle in radians, from axis x towards axis y, by which ``fixed`` is rotated into ``moving``.
 
-    def _features(self, seen: Float[Tensor, "n c r a"]) -> Float[Tensor, "n k ri a"]:
-        features: Tensor = self.second(_round(leaky(self.first(_round(seen)))))
+        Args:
+            moving: The frame into which the rotation points.
+            fixed: The frame on which it is defined.
+            lv: Location of the left ventricle in ``fixed``.
+            stacks: The stacks to which the slices belong.
+        """
+        features = self._features(resample_polar(fixed, lv))
+        moving_features = self._features(resample_polar(moving, locate_lv(moving, stacks)))
+        correlation = circular_correlation(features, moving_features, max_shift=MAX_SHIFT)
+        logits = self.shifts(leaky_relu(self.rings(correlation[:, :, None], stacks)), stacks)[:, 0, 0]
+        probability = (logits + self.sharpness * correlation.mean(1)).softmax(dim=1)
+        angles = torch.arange(-MAX_SHIFT, MAX_SHIFT + 1, device=probability.device) * (2.0 * math.pi / DIRECTIONS)
+        expected: Tensor = (probability * angles).sum(1)
+        return expected
+
+    def _features(self, polar: Float[Tensor, "n c r a"]) -> Float[Tensor, "n k ri a"]:
+        features: Tensor = self.second(_pad_circular(leaky_relu(self.first(_pad_circular(polar)))))
         return features
 
 
-def _round(seen: Float[Tensor, "n c r a"]) -> Float[Tensor, "n c r ao"]:
-    """Go on by one direction at both ends, as a circle does."""
-    return functional.pad(seen, (1, 1, 0, 0), mode="circular")
+def _pad_circular(polar: Float[Tensor, "n c r a"]) -> Float[Tensor, "n c r ao"]:
+    """Pad one direction circularly at both ends."""
+    return functional.pad(polar, (1, 1, 0, 0), mode="circular")
 
 
 def circular_correlation(
-    here: Float[Tensor, "n k r a"], there: Float[Tensor, "n k r a"], *, reach: int
+    fixed: Float[Tensor, "n k r a"], moving: Float[Tensor, "n k r a"], *, max_shift: int
 ) -> Float[Tensor, "n r s"]:
-    """Correlation of every ring with the other's ring turned by −reach … reach directions.
+    """Correlate every ring with the same ring of the other frame, shifted by −max_shift … max_shift directions.
 
-    What is the same in all directions counts for nothing.
+    The mean over all directions is removed from both.
     """
-    here, there = (seen - seen.mean(3, keepdim=True) for seen in (here, there))
-    energy = here.square().sum((1, 3)) * there.square().sum((1, 3))
-    alike = [(here * there.roll(-shift, 3)).sum((1, 3)) for shift in range(-reach, reach + 1)]
-    return torch.stack(alike, dim=2) / (energy + 1e-6).sqrt()[:, :, None]
+    fixed, moving = (rings - rings.mean(3, keepdim=True) for rings in (fixed, moving))
+    energy = fixed.square().sum((1, 3)) * moving.square().sum((1, 3))
+    products = [(fixed * moving.roll(-shift, 3)).sum((1, 3)) for shift in range(-max_shift, max_shift + 1)]
+    return torch.stack(products, dim=2) / (energy + 1e-6).sqrt()[:, :, None]

@@ -1,1 +1,1 @@
-"""Simulated cines: a real ED image warped along a known motion, with its ground truth."""
+"""Simulated cines: a real ED image that is warped along a known motion, with its ground truth."""

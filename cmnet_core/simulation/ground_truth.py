@@ -1,4 +1,8 @@
-"""What is true of a made cine: the strain of its wall, from the motion that made it."""
+"""Ground truth of a simulated cine: the strain of its wall, from the motion by which it was simulated.
+
+The long axis and the strain are computed here independently of :mod:`cmnet_core.geometry` and
+:mod:`cmnet_core.mechanics`, so that these can be validated against them.
+"""
 
 from dataclasses import dataclass
 
@@ -8,21 +12,21 @@ from torch import Tensor
 
 from cmnet_core.labels import Label
 from cmnet_core.registration.displacement import deformation_gradient
-from cmnet_core.simulation.cine import LongAxis, SimulatedCine, long_axis
+from cmnet_core.simulation.cine import SimulatedCine, VoxelAxis, fit_voxel_axis
 from cmnet_core.types import MotionField
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WallStrain:
-    """Mean Green-Lagrange strain of the LV's wall in every frame, reference ED.
+    """Mean Green-Lagrange strain of the LV's wall in every frame, with ED as the reference.
 
-    The directions are those of the LV's axis at ED: away from it, around it and along it. Means over the wall's volume
-    at ED.
+    The means are over the wall's volume at ED. The directions are radial, circumferential and longitudinal to the long
+    axis at ED.
 
     Attributes:
-        err: Radial.
-        ecc: Circumferential.
-        ell: Longitudinal.
+        err: Radial strain.
+        ecc: Circumferential strain.
+        ell: Longitudinal strain.
     """
 
     err: Float[Tensor, " t"]
@@ -30,19 +34,19 @@ class WallStrain:
     ell: Float[Tensor, " t"]
 
 
-def wall_strain(made: SimulatedCine) -> WallStrain:
-    """The strain of every frame."""
-    axis = long_axis(made.labels[0])
-    frames = zip(made.to_ed, made.labels, strict=True)
+def wall_strain(simulated: SimulatedCine) -> WallStrain:
+    """Compute the strain of the wall in every frame."""
+    axis = fit_voxel_axis(simulated.labels[0])
+    frames = zip(simulated.to_ed, simulated.labels, strict=True)
     means = torch.stack([_mean_strain(field, labels, axis) for field, labels in frames], dim=1)
     return WallStrain(means[0], means[1], means[2])
 
 
-def _mean_strain(to_ed: MotionField, labels: UInt8[Tensor, "z y x"], axis: LongAxis) -> Float[Tensor, "3"]:
-    """Radial, circumferential and longitudinal strain, mean over the wall.
+def _mean_strain(to_ed: MotionField, labels: UInt8[Tensor, "z y x"], axis: VoxelAxis) -> Float[Tensor, "3"]:
+    """Return the mean radial, circumferential and longitudinal strain of the wall.
 
-    The pull-back x → X has the gradient G; that of the motion is F = G⁻¹, and a voxel of the frame stands for det G of
-    its volume at ED. No field needs to be inverted.
+    The pull-back x → X has the gradient G. The deformation gradient is F = G⁻¹, and a voxel of the frame has det G
+    times its volume at ED, so that no field needs to be inverted.
     """
     wall = labels == Label.MYO
     pull_back = deformation_gradient(to_ed)[:, :, wall].movedim(-1, 0).double()
@@ -53,15 +57,15 @@ def _mean_strain(to_ed: MotionField, labels: UInt8[Tensor, "z y x"], axis: LongA
 
 
 def _directions(
-    to_ed: MotionField, wall: Bool[Tensor, "z y x"], axis: LongAxis
+    to_ed: MotionField, wall: Bool[Tensor, "z y x"], axis: VoxelAxis
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-    """Unit vectors away from the axis, around it and along it, where the wall's voxels were at ED."""
+    """Return the radial, circumferential and longitudinal unit vectors at the ED positions of the wall's voxels."""
     size = torch.tensor(to_ed.spacing.zyx, dtype=torch.float64)
     at_ed = wall.nonzero().double() + (to_ed.displacement_mm[:, wall].T.double() / size)
     origin = torch.tensor([0.0, *axis.origin], dtype=torch.float64)
-    along = size * torch.tensor([1.0, *axis.slope], dtype=torch.float64)
-    along = (along / along.norm()).expand_as(at_ed)
-    away = size * (at_ed - origin)
-    away = away - (away * along).sum(-1, keepdim=True) * along
-    away = away / away.norm(dim=-1, keepdim=True).clamp_min(1e-9)
-    return away, torch.linalg.cross(along, away, dim=-1), along
+    longitudinal = size * torch.tensor([1.0, *axis.slope], dtype=torch.float64)
+    longitudinal = (longitudinal / longitudinal.norm()).expand_as(at_ed)
+    radial = size * (at_ed - origin)
+    radial = radial - (radial * longitudinal).sum(-1, keepdim=True) * longitudinal
+    radial = radial / radial.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+    return radial, torch.linalg.cross(longitudinal, radial, dim=-1), longitudinal

@@ -1,7 +1,7 @@
-"""The in-plane motion that turns one shape into another: a stationary velocity fitted to two masks.
+"""Registration of two masks: the in-plane stationary velocity that warps one mask onto the other.
 
-Slices are kept: each moves within its own plane, neighbours are held together by the bending energy. All planes are
-interpolated at once in two dimensions, several times faster than as volumes.
+Every slice moves in-plane only; the bending energy couples neighbouring slices. All slices are interpolated at once in
+two dimensions, which is several times as fast as in three.
 """
 
 import math
@@ -13,147 +13,168 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.labels import Label
-from cmnet_core.models.losses import bending_energy, shape_pyramid
+from cmnet_core.models.losses import bending_energy, kl_segmentation_pyramid
 from cmnet_core.types import Spacing
 
 SQUARINGS = 6
-_STEPS = 60
-_RATE = 0.15
-_LEVELS = 4
+"""Number of squarings of the velocity's exponential."""
+
+_LEARNING_RATE = 0.15
+"""Initial learning rate of Adam, in voxels of half the in-plane resolution."""
+
+_VELOCITY_LEVELS = 4
+"""Number of resolution levels whose velocities are added."""
+
 _PYRAMID_LEVELS = 5
-_SOFTENING = 0.1
-_SMOOTHNESS = 0.3
-_STRONGER = 4.0
-_ATTEMPTS = 4
+"""Number of resolution levels on which the masks are compared."""
+
+_LABEL_SMOOTHING = 0.1
+"""Label smoothing of both masks before they are compared."""
+
+_SMOOTHNESS_FACTOR = 4.0
+"""Factor by which the weight of the bending energy grows where the motion folds."""
+
+_MAX_ATTEMPTS = 4
+"""Largest number of registrations with growing weight of the bending energy."""
+
 _BORDER = 6
-_SMALLEST_DETERMINANT = 0.05
-_FEW_VOXELS = 4.0
+"""Width of the image border over which the velocity falls to 0, in voxels of half the in-plane resolution."""
+
+_MIN_DETERMINANT = 0.05
+"""Area ratio down to which a motion counts as free of folds."""
+
+_MIN_STRUCTURE_VOXELS = 4.0
+"""Number of voxels up to which a structure counts as absent from a slice."""
 
 
 @dataclass(frozen=True, slots=True)
-class FitSettings:
-    """How a velocity is fitted.
+class MaskRegistrationSettings:
+    """Settings of the registration.
 
     Attributes:
-        steps: Of Adam.
-        smoothness: Weight of the bending energy at first; it grows where the motion folds.
+        steps: Number of steps of Adam.
+        smoothness: Initial weight of the bending energy.
     """
 
-    steps: int = _STEPS
-    smoothness: float = _SMOOTHNESS
+    steps: int = 60
+    smoothness: float = 0.3
 
 
-def plane_grid(rows: int, columns: int) -> Float[Tensor, "2 y x"]:
-    """Coordinates (y, x) of every voxel centre of a plane, in voxels."""
+def slice_grid(rows: int, columns: int) -> Float[Tensor, "2 y x"]:
+    """Return the coordinates (y, x) of every voxel centre of a slice, in voxels."""
     return torch.stack(torch.meshgrid(torch.arange(rows).float(), torch.arange(columns).float(), indexing="ij"))
 
 
-def sample_planes(planes: Float[Tensor, "z c y x"], points: Float[Tensor, "z 2 y2 x2"]) -> Float[Tensor, "z c y2 x2"]:
-    """Read every plane at points given in its voxels (y, x), linearly; beyond the border the border's value goes on."""
-    last = torch.tensor([planes.shape[2] - 1, planes.shape[3] - 1], dtype=points.dtype).clamp_min(1).view(1, 2, 1, 1)
+def sample_slices(slices: Float[Tensor, "z c y x"], points: Float[Tensor, "z 2 y2 x2"]) -> Float[Tensor, "z c y2 x2"]:
+    """Sample every slice at points (y, x) in its voxels by bilinear interpolation; border values are continued."""
+    last = torch.tensor([slices.shape[2] - 1, slices.shape[3] - 1], dtype=points.dtype).clamp_min(1).view(1, 2, 1, 1)
     grid = (2.0 * points / last - 1.0).flip(1).movedim(1, -1)
-    return functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return functional.grid_sample(slices, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def warp_planes(planes: Float[Tensor, "z c y x"], displacement: Float[Tensor, "z 2 y x"]) -> Float[Tensor, "z c y x"]:
-    """Pull every plane back: ``out(p) = plane(p + u(p))``, displacement in voxels."""
-    return sample_planes(planes, plane_grid(planes.shape[2], planes.shape[3]) + displacement)
+def warp_slices(slices: Float[Tensor, "z c y x"], displacement: Float[Tensor, "z 2 y x"]) -> Float[Tensor, "z c y x"]:
+    """Pull every slice back by a displacement in voxels: ``out(p) = slice(p + u(p))``."""
+    return sample_slices(slices, slice_grid(slices.shape[2], slices.shape[3]) + displacement)
 
 
-def plane_exponential(velocity: Float[Tensor, "z 2 y x"]) -> Float[Tensor, "z 2 y x"]:
-    """Integrate an in-plane stationary velocity over unit time, as ``registration.displacement.exponential`` does."""
+def exponential_in_plane(velocity: Float[Tensor, "z 2 y x"]) -> Float[Tensor, "z 2 y x"]:
+    """Integrate an in-plane stationary velocity, as :func:`cmnet_core.registration.displacement.exponential` does."""
     displacement: Tensor = velocity / 2.0**SQUARINGS
     for _ in range(SQUARINGS):
-        displacement = displacement + warp_planes(displacement, displacement)
+        displacement = displacement + warp_slices(displacement, displacement)
     return displacement
 
 
-def twice_as_fine(field: Float[Tensor, "z 2 yh xh"]) -> Float[Tensor, "z 2 y x"]:
-    """A vector field in voxels, on a plane grid of half the voxel size."""
+def upsample_field(field: Float[Tensor, "z 2 yh xh"]) -> Float[Tensor, "z 2 y x"]:
+    """Upsample an in-plane vector field in voxels to twice the resolution."""
     return 2.0 * functional.interpolate(field, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def smallest_determinant(displacement: Float[Tensor, "z 2 y x"]) -> float:
-    """Smallest local change of area, from forward differences in every cell; at or below 0 a plane folds."""
+def min_determinant(displacement: Float[Tensor, "z 2 y x"]) -> float:
+    """Return the smallest local area ratio, from forward differences; a slice folds where it is not positive."""
     across = torch.diff(displacement, dim=3)[:, :, :-1]
     down = torch.diff(displacement, dim=2)[..., :-1]
     determinant = (1.0 + down[:, 0]) * (1.0 + across[:, 1]) - down[:, 1] * across[:, 0]
     return float(determinant.min())
 
 
-def fit_velocity(
-    source: Float[Tensor, "z k y x"], target: Float[Tensor, "z k y x"], spacing: Spacing, settings: FitSettings
+def register_masks(
+    source: Float[Tensor, "z k y x"],
+    target: Float[Tensor, "z k y x"],
+    spacing: Spacing,
+    settings: MaskRegistrationSettings,
 ) -> Float[Tensor, "z 2 yh xh"]:
-    """The velocity that carries ``source`` to ``target`` without folding, at half the in-plane resolution.
+    """Fit the velocity that warps ``source`` onto ``target`` without folding.
 
-    A slice that a structure enters or leaves through the plane says nothing of how tissue moves within it: to make it
-    vanish there a wall would have to collapse. Such slices, and those without a ventricle, are left to the bending
-    energy, which extends what their neighbours do. Where the motion folds, the fit is done again under a stronger one.
+    A slice that a structure enters or leaves through-plane does not determine in-plane motion: a wall would have to
+    collapse for it to vanish. In such slices, and in those without a ventricle, the bending energy continues the motion
+    of the neighbouring slices. Where the motion folds, the registration is repeated with a larger bending energy.
 
     Args:
-        source: Shares of the classes before.
-        target: Shares of the classes after.
-        spacing: Voxel spacing of both, in mm.
-        settings: How to fit.
+        source: One-hot mask or class probabilities, to be warped.
+        target: One-hot mask or class probabilities.
+        spacing: Voxel spacing of both in mm.
+        settings: Settings of the registration.
 
     Returns:
-        In voxels of the half-resolution grid. Pulled back by its exponential, the source shows the target.
+        The velocity at half the in-plane resolution, in its voxels; ``source``, pulled back by its exponential,
+        approximates ``target``.
     """
-    told = _comparable(source, target)
-    if not bool(told.any()):
+    used = _comparable_slices(source, target)
+    if not bool(used.any()):
         return torch.zeros(len(source), 2, source.shape[2] // 2, source.shape[3] // 2)
     smoothness = settings.smoothness
-    for _ in range(_ATTEMPTS):
-        velocity = _descend(source, target, told, spacing, FitSettings(settings.steps, smoothness))
-        worst = smallest_determinant(plane_exponential(velocity))
-        if worst > _SMALLEST_DETERMINANT:
+    for _ in range(_MAX_ATTEMPTS):
+        velocity = _optimise(source, target, used, spacing, MaskRegistrationSettings(settings.steps, smoothness))
+        if min_determinant(exponential_in_plane(velocity)) > _MIN_DETERMINANT:
             break
-        smoothness *= _STRONGER
+        smoothness *= _SMOOTHNESS_FACTOR
     return velocity
 
 
-def _comparable(source: Float[Tensor, "z k y x"], target: Float[Tensor, "z k y x"]) -> Bool[Tensor, " z"]:
-    """Slices in which both show the same structures, the left ventricle among them."""
-    before, after = (shares.sum(dim=(2, 3)) > _FEW_VOXELS for shares in (source, target))
+def _comparable_slices(source: Float[Tensor, "z k y x"], target: Float[Tensor, "z k y x"]) -> Bool[Tensor, " z"]:
+    """Return the slices in which both have the same structures, with cavity and wall of the left ventricle."""
+    before, after = (mask.sum(dim=(2, 3)) > _MIN_STRUCTURE_VOXELS for mask in (source, target))
     return (before == after)[:, Label.LV :].all(1) & before[:, Label.LV] & before[:, Label.MYO]
 
 
-def _descend(source: Tensor, target: Tensor, told: Tensor, spacing: Spacing, settings: FitSettings) -> Tensor:
+def _optimise(
+    source: Tensor, target: Tensor, used: Tensor, spacing: Spacing, settings: MaskRegistrationSettings
+) -> Tensor:
     half = (source.shape[2] // 2, source.shape[3] // 2)
-    still, coarse = _still_border(half), Spacing(spacing.z, 2 * spacing.y, 2 * spacing.x)
-    parts = [torch.zeros(len(source), 2, *(max(n // 2**k, 2) for n in half)) for k in range(_LEVELS)]
-    for part in parts:
-        part.requires_grad_()
-    optimiser = torch.optim.Adam(parts, lr=_RATE)
+    window, coarse = _border_window(half), Spacing(spacing.z, 2 * spacing.y, 2 * spacing.x)
+    levels = [torch.zeros(len(source), 2, *(max(n // 2**k, 2) for n in half)) for k in range(_VELOCITY_LEVELS)]
+    for level in levels:
+        level.requires_grad_()
+    optimiser = torch.optim.Adam(levels, lr=_LEARNING_RATE)
     for step in range(settings.steps):
         for group in optimiser.param_groups:
-            group["lr"] = _RATE * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
-        velocity = still * _sum_of(parts, half)
-        moved = warp_planes(source[told], twice_as_fine(plane_exponential(velocity[told])))
-        shape = shape_pyramid(moved, target[told], levels=_PYRAMID_LEVELS, label_smoothing=_SOFTENING)
-        loss = shape + settings.smoothness * bending_energy(_as_volume(velocity), coarse)
+            group["lr"] = _LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
+        velocity = window * _sum_levels(levels, half)
+        warped = warp_slices(source[used], upsample_field(exponential_in_plane(velocity[used])))
+        divergence = kl_segmentation_pyramid(
+            warped, target[used], levels=_PYRAMID_LEVELS, label_smoothing=_LABEL_SMOOTHING
+        )
+        in_plane = velocity.movedim(1, 0)
+        volume = torch.cat([torch.zeros_like(in_plane[:1]), in_plane])[None]
+        loss = divergence + settings.smoothness * bending_energy(volume, coarse)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return (still * _sum_of(parts, half)).detach()
+    return (window * _sum_levels(levels, half)).detach()
 
 
-def _sum_of(parts: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "z 2 yh xh"]:
-    """One velocity from several, each half as fine as the one before: coarse motion is found first."""
-    fine = [functional.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in parts]
-    return torch.stack(fine).sum(0)
+def _sum_levels(levels: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "z 2 yh xh"]:
+    """Add the velocities of all resolution levels, by which coarse motion converges first."""
+    upsampled = [functional.interpolate(level, size=size, mode="bilinear", align_corners=False) for level in levels]
+    return torch.stack(upsampled).sum(0)
 
 
-def _as_volume(velocity: Float[Tensor, "z 2 yh xh"]) -> Float[Tensor, "1 3 z yh xh"]:
-    in_plane = velocity.movedim(1, 0)
-    return torch.cat([torch.zeros_like(in_plane[:1]), in_plane])[None]
-
-
-def _still_border(size: tuple[int, int]) -> Float[Tensor, "yh xh"]:
-    """1 inside, falling to 0 at the border: nothing moves there, and the motion may go on as none outside."""
+def _border_window(size: tuple[int, int]) -> Float[Tensor, "yh xh"]:
+    """Return a window of 1 that falls to 0 at the image border, so that the motion is continuous outside of it."""
     sides = []
     for count in size:
-        place = torch.arange(count).float()
-        from_border = torch.minimum(place, count - 1 - place) / _BORDER
+        position = torch.arange(count).float()
+        from_border = torch.minimum(position, count - 1 - position) / _BORDER
         sides.append(0.5 - 0.5 * torch.cos(math.pi * from_border.clamp(0.0, 1.0)))
     return sides[0][:, None] * sides[1]

@@ -1,1 +1,1 @@
-"""Training in two stages, as plain loops: SegNet on masks, then CardioMorphNet on the shapes that follow from them."""
+"""Training in two stages: SegNet on reference masks, then CardioMorphNet on segmentations and on simulated cines."""

@@ -1,8 +1,8 @@
-"""The loop that both stages share.
+"""The training loop of both stages.
 
-The order of an epoch follows from the seed and the epoch's number, and all chance around a case from the order: nothing
-depends on what was drawn before. The state is saved whole after each epoch and every so often within it, so a run that
-was stopped goes on with the same numbers.
+The order of the cases in an epoch depends only on the seed and on the number of the epoch, and all random draws of a
+case only on its place in this order, not on any draw before. The state is saved after each epoch and at intervals
+within it, so that a resumed training gives the same weights as one that was not interrupted.
 """
 
 import math
@@ -18,25 +18,25 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from cmnet_core.training import processes
-from cmnet_core.training.state import Learning, Progress, load_state, save_state
+from cmnet_core.training.state import TrainingProgress, TrainingState, load_state, save_state
 
-GRADIENT_NORM = 1.0
-"""Longer gradients are shortened to this: recurrent networks meet some now and then."""
+MAX_GRADIENT_NORM = 1.0
+"""Norm to which longer gradients are clipped; recurrent networks have single gradients that are very long."""
 
-FINAL_SHARE = 0.005
-"""Share of the learning rate's peak that is left at the end of a cosine."""
+FINAL_LEARNING_RATE_FRACTION = 0.005
+"""Fraction of the peak learning rate that is left at the end of the cosine schedule."""
 
 PLATEAU_EPOCHS = 10
-"""Epochs without a better figure after which a plateau's learning rate falls."""
+"""Number of epochs without an improvement after which the plateau schedule reduces the learning rate."""
 
 PLATEAU_FACTOR = 0.1
-"""What it is multiplied with."""
+"""Factor by which the plateau schedule reduces the learning rate."""
 
 _CPU = torch.device("cpu")
 
 
 class Decay(StrEnum):
-    """How the learning rate falls."""
+    """How the learning rate decreases."""
 
     COSINE = "cosine"
     PLATEAU = "plateau"
@@ -44,19 +44,20 @@ class Decay(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast to learn.
+    """Duration and learning rate of a training.
 
     Attributes:
-        epochs: Passes over the training data, at most.
-        learning_rate: Its peak.
-        weight_decay: Of AdamW, which with 0 is Adam; both in their AMSGrad form.
-        seed: Of every random draw.
-        ema_decay: Share that the running average of the weights keeps at each step; the average is what is
-            validated and what training gives (Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992). 0 for none.
-        decay: ``cosine`` rises over the first epoch and then falls as a cosine; ``plateau`` stays, and falls to a tenth
-            when the watched figure has not become better for ten epochs.
-        monitored: The validation figure that decides which epoch's weights are kept; the last epoch's where empty.
-        patience: Epochs without a better watched figure after which training ends; 0 never ends early.
+        epochs: Largest number of passes over the training data.
+        learning_rate: Peak of the learning rate.
+        weight_decay: Weight decay of AdamW in its AMSGrad form; with 0 it is Adam.
+        seed: Seed of all random draws.
+        ema_decay: Decay per step of the exponential moving average of the weights, which is validated and returned
+            (Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992); 0 for no average.
+        decay: ``cosine`` is a linear warm-up over the first epoch and then a cosine; ``plateau`` divides the learning
+            rate by 10 when the monitored metric has not improved for ten epochs.
+        monitored: Validation metric by which the best epoch is selected; the last epoch is selected where it is empty.
+        patience: Number of epochs without an improvement of the monitored metric after which training ends; 0 for
+            never.
     """
 
     epochs: int
@@ -71,14 +72,14 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """What an epoch cost and gave.
+    """Record of one epoch.
 
     Attributes:
-        epoch: Its number, from 0.
-        loss: Mean of every term of the loss over the batches.
-        validation: Figures on the validation cases.
-        seconds: Wall time.
-        learning_rate: At its end.
+        epoch: Number of the epoch, from 0.
+        loss: Mean of every loss term over the batches.
+        validation: Validation metrics.
+        seconds: Wall time in seconds.
+        learning_rate: Learning rate at the end of the epoch.
     """
 
     epoch: int
@@ -90,235 +91,254 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingMonitor:
-    """Where a training runs and keeps its state, and whom it tells.
+    """Where a training runs, where it saves its state, and which functions it calls with its progress.
 
     Attributes:
-        state: File with weights and optimiser.
-        resume: Go on from that file where it exists.
-        on_batch: Told the number of finished batches of the epoch, and of all.
-        on_epoch: Told the record of each finished epoch.
-        every_s: Seconds between two times the state is saved within an epoch.
-        identity: What makes this training another than others; a state with another identity is refused.
-        device: Where the model learns.
+        state: File of the training state.
+        resume: Whether to continue from that file where it exists.
+        on_batch: Called after each batch with the number of finished batches of the epoch and the number of all.
+        on_epoch: Called after each epoch with its record.
+        save_interval_s: Interval in seconds at which the state is saved within an epoch.
+        identity: What distinguishes this training from others; a state with another identity is refused.
+        device: Device on which the model is trained.
     """
 
     state: Path
     resume: bool
     on_batch: Callable[[int, int], None]
     on_epoch: Callable[[EpochRecord], None]
-    every_s: float = math.inf
+    save_interval_s: float = math.inf
     identity: Mapping[str, str] = field(default_factory=dict)
     device: torch.device = _CPU
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Draw:
-    """One thing to learn from.
+class TrainingSample:
+    """One sample of a batch.
 
     Attributes:
-        number: Which one.
-        generator: Draws all chance around it, on the CPU.
+        index: Index of the training item.
+        generator: Draws everything random about the sample, on the CPU.
     """
 
-    number: int
+    index: int
     generator: torch.Generator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stage:
-    """What differs between the stages.
+class TrainingTask:
+    """What a training stage gives to the training loop.
 
     Attributes:
-        count: How many things there are to learn from.
-        at_once: How many share one step of the optimiser.
-        loss: Terms of the loss over a batch; ``loss`` among them is what is minimised.
-        validate: Figures of the model with its averaged weights.
+        size: Number of training items.
+        batch_size: Number of samples per step of the optimiser, in each process.
+        loss: Computes the loss terms of a batch; the term ``loss`` is minimised.
+        validate: Computes the validation metrics of the model with its averaged weights.
     """
 
-    count: int
-    at_once: int
-    loss: Callable[[list[Draw]], dict[str, Tensor]]
+    size: int
+    batch_size: int
+    loss: Callable[[list[TrainingSample]], dict[str, Tensor]]
     validate: Callable[[nn.Module], dict[str, float]]
 
 
-class _Learner(nn.Module):
-    """The model and its loss as one module, whose single forward pass DistributedDataParallel can follow."""
+class _LossModule(nn.Module):
+    """The model and its loss as one module with one forward pass, as DistributedDataParallel needs it."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[list[Draw]], dict[str, Tensor]]) -> None:
+    def __init__(self, model: nn.Module, loss: Callable[[list[TrainingSample]], dict[str, Tensor]]) -> None:
         super().__init__()
         self.model = model
         self._loss = loss
 
-    def forward(self, batch: list[Draw]) -> dict[str, Tensor]:
-        """Terms of the loss over a batch."""
+    def forward(self, batch: list[TrainingSample]) -> dict[str, Tensor]:
+        """Return the loss terms of a batch."""
         return self._loss(batch)
 
 
-def run(model: nn.Module, stage: Stage, *, schedule: Schedule, watch: TrainingMonitor) -> None:
-    """Train the model in place, from the beginning or from the saved state.
+def run_training(model: nn.Module, task: TrainingTask, *, schedule: Schedule, monitor: TrainingMonitor) -> None:
+    """Train a model in place, from the beginning or from a saved state.
 
-    It ends on the CPU, with the averaged weights of the last epoch, or of the best one where a figure is watched.
+    At the end the model is on the CPU and has the averaged weights of the best epoch where a metric is monitored,
+    otherwise those of the last epoch.
+
+    Args:
+        model: The model.
+        task: Loss and validation of the training stage.
+        schedule: Duration and learning rate.
+        monitor: Device, state file and callbacks.
 
     Raises:
         CheckpointError: The saved state belongs to another training.
     """
-    model.to(watch.device)
+    model.to(monitor.device)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, amsgrad=True
     )
-    average = AveragedModel(model, avg_fn=_running_average(schedule.ema_decay), use_buffers=True)
-    learning, progress = Learning(model, optimiser, average), Progress()
-    if watch.resume and watch.state.exists():
-        progress = load_state(watch.state, learning, watch.identity)
-    learner = processes.share_gradients(_Learner(model, stage.loss), watch.device)
+    average = AveragedModel(model, avg_fn=_moving_average(schedule.ema_decay), use_buffers=True)
+    state, progress = TrainingState(model, optimiser, average), TrainingProgress()
+    if monitor.resume and monitor.state.exists():
+        progress = load_state(monitor.state, state, monitor.identity)
+    loss_module = processes.wrap_data_parallel(_LossModule(model, task.loss), monitor.device)
     while progress.epoch < schedule.epochs and not out_of_patience(progress.history, schedule):
-        _epoch(learning, learner, stage, schedule=schedule, watch=watch, progress=progress)
-        learning.averaged.eval()
-        figures = processes.from_the_first(lambda: stage.validate(learning.averaged))
-        _finish_epoch(learning, progress, figures, schedule=schedule, watch=watch)
-    model.load_state_dict(learning.best or learning.averaged.state_dict())
+        _train_epoch(state, loss_module, task, schedule=schedule, monitor=monitor, progress=progress)
+        state.averaged.eval()
+        metrics = processes.broadcast_from_first(lambda: task.validate(state.averaged))
+        _finish_epoch(state, progress, metrics, schedule=schedule, monitor=monitor)
+    model.load_state_dict(state.best or state.averaged.state_dict())
     model.cpu().eval()
 
 
-def _running_average(share: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """An exponential average that keeps ``share``, and less as long as it has seen few steps."""
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Return an exponential moving average whose decay is smaller during the first steps."""
 
-    def average(before: Tensor, now: Tensor, seen: Tensor | int) -> Tensor:
-        keep = min(share, (1.0 + float(seen)) / (10.0 + float(seen)))
-        return torch.lerp(before, now, 1.0 - keep) if before.is_floating_point() else now
+    def average(before: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
+        kept = min(decay, (1.0 + float(steps)) / (10.0 + float(steps)))
+        return torch.lerp(before, now, 1.0 - kept) if before.is_floating_point() else now
 
     return average
 
 
-def _epoch(
-    learning: Learning,
-    learner: nn.Module,
-    stage: Stage,
+def _train_epoch(
+    state: TrainingState,
+    loss_module: nn.Module,
+    task: TrainingTask,
     *,
     schedule: Schedule,
-    watch: TrainingMonitor,
-    progress: Progress,
+    monitor: TrainingMonitor,
+    progress: TrainingProgress,
 ) -> None:
-    """Learn from all batches of the epoch that are not done yet."""
-    learning.model.train()
-    batches = epoch_batches(stage, schedule.seed, progress.epoch)
+    """Train on all batches of the current epoch that are not finished."""
+    state.model.train()
+    batches = epoch_batches(task, schedule.seed, progress.epoch)
     drops = plateau_drops(progress.history, schedule)
-    spent, started = progress.seconds, time.monotonic()
+    seconds_before, started = progress.seconds, time.monotonic()
     saved = started
     for number in range(progress.batch, len(batches)):
         rate = learning_rate(schedule, progress.epoch + number / len(batches), drops=drops)
-        progress.add(_step(learning, learner, batches[number], rate))
+        progress.add(_optimiser_step(state, loss_module, batches[number], rate))
         now = time.monotonic()
-        progress.seconds = spent + now - started
-        if now - saved >= watch.every_s and number + 1 < len(batches):
-            _save(learning, progress, watch)
+        progress.seconds = seconds_before + now - started
+        if now - saved >= monitor.save_interval_s and number + 1 < len(batches):
+            _save(state, progress, monitor)
             saved = now
-        watch.on_batch(number + 1, len(batches))
+        monitor.on_batch(number + 1, len(batches))
 
 
-def epoch_batches(stage: Stage, seed: int, epoch: int) -> list[list[Draw]]:
-    """The batches of an epoch that this process learns from, each draw with a generator of its own.
+def epoch_batches(task: TrainingTask, seed: int, epoch: int) -> list[list[TrainingSample]]:
+    """Return the batches of an epoch for this process, each sample with its own generator.
 
-    Every process takes every so manieth of the shuffled order, which goes round to make all shares equal: a step of n
-    processes with one draw each is the step of one process with n draws.
+    Of n processes, each takes every n-th sample of the shuffled order, which is repeated from its start until all have
+    the same number. A step of n processes with one sample each is the same as a step of one process with n samples.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(stage.count, generator=generator)
-    seeds = torch.randint(2**62, (stage.count,), generator=generator)
-    shares = math.ceil(stage.count / processes.count())
-    turns = torch.arange(shares * processes.count()).view(shares, -1)[:, processes.rank()] % stage.count
-    draws = [Draw(int(order[turn]), torch.Generator().manual_seed(int(seeds[turn]))) for turn in turns]
-    steps = torch.arange(shares).chunk(math.ceil(shares / stage.at_once))
-    return [[draws[index] for index in step] for step in steps]
+    order = torch.randperm(task.size, generator=generator)
+    seeds = torch.randint(2**62, (task.size,), generator=generator)
+    count = math.ceil(task.size / processes.world_size())
+    places = torch.arange(count * processes.world_size()).view(count, -1)[:, processes.rank()] % task.size
+    samples = [TrainingSample(int(order[k]), torch.Generator().manual_seed(int(seeds[k]))) for k in places]
+    steps = torch.arange(count).chunk(math.ceil(count / task.batch_size))
+    return [[samples[index] for index in step] for step in steps]
 
 
-def _step(learning: Learning, learner: nn.Module, batch: list[Draw], rate: float) -> dict[str, float]:
-    """One step of the optimiser; the terms of the loss before it.
+def _optimiser_step(
+    state: TrainingState, loss_module: nn.Module, batch: list[TrainingSample], rate: float
+) -> dict[str, float]:
+    """Take one step of the optimiser and return the loss terms before it.
 
-    A step whose gradient is not finite is left out: taken, it would be the end of all weights.
+    A step whose gradient is not finite is skipped, because it would make all weights non-finite.
     """
-    for group in learning.optimiser.param_groups:
+    for group in state.optimiser.param_groups:
         group["lr"] = rate
-    parts = learner(batch)
-    learning.optimiser.zero_grad(set_to_none=True)
-    parts["loss"].backward()
-    length = nn.utils.clip_grad_norm_(learning.model.parameters(), GRADIENT_NORM)
-    if bool(length.isfinite()):
-        learning.optimiser.step()
-        learning.average.update_parameters(learning.model)
-    return {name: float(part.detach()) for name, part in parts.items()}
+    terms = loss_module(batch)
+    state.optimiser.zero_grad(set_to_none=True)
+    terms["loss"].backward()
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), MAX_GRADIENT_NORM)
+    if bool(norm.isfinite()):
+        state.optimiser.step()
+        state.average.update_parameters(state.model)
+    return {name: float(term.detach()) for name, term in terms.items()}
 
 
 def _finish_epoch(
-    learning: Learning, progress: Progress, figures: dict[str, float], *, schedule: Schedule, watch: TrainingMonitor
+    state: TrainingState,
+    progress: TrainingProgress,
+    metrics: dict[str, float],
+    *,
+    schedule: Schedule,
+    monitor: TrainingMonitor,
 ) -> None:
-    """Keep what is best, save, and tell."""
-    rate = float(learning.optimiser.param_groups[0]["lr"])
-    means = processes.mean_over_all(progress.means(), watch.device)
-    record = EpochRecord(progress.epoch, means, figures, progress.seconds, rate)
-    progress.finish_epoch(figures)
+    """Keep the weights of the best epoch, report the epoch and save the state."""
+    rate = float(state.optimiser.param_groups[0]["lr"])
+    means = processes.mean_over_processes(progress.means(), monitor.device)
+    record = EpochRecord(progress.epoch, means, metrics, progress.seconds, rate)
+    progress.finish_epoch(metrics)
     if schedule.monitored and best_epoch(progress.history, schedule.monitored) == record.epoch:
-        learning.best = {name: tensor.clone() for name, tensor in learning.averaged.state_dict().items()}
-    # Told first: who is told twice can tell so by the epoch's number, who is never told cannot.
-    watch.on_epoch(record)
-    _save(learning, progress, watch)
+        state.best = {name: tensor.clone() for name, tensor in state.averaged.state_dict().items()}
+    # The epoch is reported before the state is saved: a training that stops in between repeats the end of the epoch and
+    # reports it twice, with the same number. In the other order it would never be reported.
+    monitor.on_epoch(record)
+    _save(state, progress, monitor)
 
 
-def _save(learning: Learning, progress: Progress, watch: TrainingMonitor) -> None:
+def _save(state: TrainingState, progress: TrainingProgress, monitor: TrainingMonitor) -> None:
     if processes.rank() == 0:
-        save_state(watch.state, learning, progress, watch.identity)
+        save_state(monitor.state, state, progress, monitor.identity)
 
 
-def _height(figures: Mapping[str, float], monitored: str) -> float:
-    """A figure as something that should grow: shares should, distances and counts should not."""
-    value = figures.get(monitored, math.nan)
-    height = value if monitored.endswith("_pct") else -value
-    return -math.inf if math.isnan(height) else height
+def _score(metrics: Mapping[str, float], monitored: str) -> float:
+    """Return a metric such that larger is better: percentages as they are, distances and counts negated."""
+    value = metrics.get(monitored, math.nan)
+    score = value if monitored.endswith("_pct") else -value
+    return -math.inf if math.isnan(score) else score
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], monitored: str) -> int:
-    """The first epoch with the best watched figure; the last one where none is watched."""
+    """Return the first epoch with the best monitored metric, or the last epoch where no metric is monitored."""
     if not monitored:
         return len(history) - 1
-    return max(range(len(history)), key=lambda epoch: (_height(history[epoch], monitored), -epoch))
+    return max(range(len(history)), key=lambda epoch: (_score(history[epoch], monitored), -epoch))
 
 
 def out_of_patience(history: Sequence[Mapping[str, float]], schedule: Schedule) -> bool:
-    """Whether the watched figure has not become better for too many epochs."""
+    """Return whether the monitored metric has not improved for ``schedule.patience`` epochs."""
     if not (schedule.patience and schedule.monitored and history):
         return False
     return len(history) - 1 - best_epoch(history, schedule.monitored) >= schedule.patience
 
 
 def plateau_drops(history: Sequence[Mapping[str, float]], schedule: Schedule) -> int:
-    """How often a plateau's learning rate has fallen, as PyTorch's ReduceLROnPlateau counts."""
+    """Return how often the plateau schedule has reduced the learning rate, as PyTorch's ReduceLROnPlateau does."""
     best, waited, drops = -math.inf, 0, 0
-    for figures in history if schedule.decay == Decay.PLATEAU else ():
-        height = _height(figures, schedule.monitored)
-        best, waited = (height, 0) if height > best else (best, waited + 1)
+    for metrics in history if schedule.decay == Decay.PLATEAU else ():
+        score = _score(metrics, schedule.monitored)
+        best, waited = (score, 0) if score > best else (best, waited + 1)
         if waited > PLATEAU_EPOCHS:
             drops, waited = drops + 1, 0
     return drops
 
 
 def learning_rate(schedule: Schedule, epochs_done: float, *, drops: int) -> float:
-    """A linear rise over the first epoch, then a cosine (Loshchilov and Hutter, ICLR 2017); or a plateau's."""
+    """Return the learning rate at a time in epochs.
+
+    The cosine schedule has a linear warm-up over the first epoch (Loshchilov and Hutter, ICLR 2017).
+    """
     if schedule.decay == Decay.PLATEAU:
         return schedule.learning_rate * PLATEAU_FACTOR**drops
     if epochs_done < 1.0:
         return schedule.learning_rate * max(epochs_done, 0.01)
     angle = math.pi * min((epochs_done - 1.0) / max(schedule.epochs - 1.0, 1.0), 1.0)
-    return schedule.learning_rate * (FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(angle)))
+    final = FINAL_LEARNING_RATE_FRACTION
+    return schedule.learning_rate * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(angle)))
 
 
-def mean_of_each(records: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of every entry over the records that have it; empty without records."""
+def mean_metrics(records: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Average each metric over the cases that have it; empty without cases."""
     names = dict.fromkeys(name for record in records for name in record)
     return {name: fmean(record[name] for record in records if name in record) for name in names}
 
 
-def fast_convolutions(device: torch.device) -> torch.autocast:
-    """Bfloat16 for convolutions, on GPUs and on processors that have instructions for it."""
-    # torch offers no public question for this.
-    fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=bool(fast))
+def bfloat16_autocast(device: torch.device) -> torch.autocast:
+    """Return the context in which convolutions run in bfloat16, on GPUs and on CPUs with instructions for it."""
+    # PyTorch has no public function for this.
+    supported = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(supported))

@@ -1,4 +1,4 @@
-"""Settings of the second stage, in which CardioMorphNet learns motion."""
+"""Settings of the second training stage, in which CardioMorphNet is trained."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,7 +9,7 @@ from cmnet_core.training.loop import Schedule
 
 
 class Trainable(StrEnum):
-    """What the second stage changes."""
+    """Which weights the second stage trains."""
 
     ALL = "all"
     ROTATION = "rotation"
@@ -18,24 +18,28 @@ class Trainable(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Weights of the terms of the loss.
+    """Weights of the loss terms.
 
     Attributes:
-        shape: λ_s, of one step's warped mask against the mask of its frame.
-        composed: Of the ED mask carried by the composed motion against the mask of its frame; 0 in the article.
-        overlap: Of 1 − Dice between the same two; 0 in the article. Small ventricles count as much as large ones.
-        inverse: Of the mask of a frame carried back to ED by the inverse of an anchored motion, against ED's mask:
-            divergence, and overlap by its own weight. 0 in the article, which has no inverse.
-        folding: Of :func:`cmnet_core.models.losses.folding`, for an anchored motion and its inverse; 0 in the article.
-        kl_motion: λ1.
-        kl_latent: λ2.
-        reconstruction: λ3.
-        smoothness: ρ, of the bending energy of one step's mean. Of a draw, as in the article, it would press the doubt
-            down everywhere, where nothing is known too.
-        shear: Of :func:`cmnet_core.models.losses.through_plane_shear` of one step's mean; 0 in the article.
-        endpoint: Of the distance, in mm, between composed motion and known motion, where it is known.
-        rotation: Of the error of each slice's rotation, as an arc of the epicardium in mm, where it is known.
-        closing: Of the distance, in mm, by which the motion composed once round the cycle fails to close.
+        shape: λ_s, weight of the divergence between the warped segmentation of the moving frame and the segmentation of
+            the fixed frame.
+        composed: Weight of the divergence between the ED segmentation, warped by the motion into ED, and the
+            segmentation of the fixed frame; 0 in the article.
+        overlap: Weight of 1 − Dice of the same two, in which small structures count as much as large ones; 0 in the
+            article.
+        inverse: Weight of the divergence between the segmentation of a frame, warped by the inverse of an ED-referenced
+            motion, and that of ED, plus ``overlap`` times 1 − Dice of these. 0 in the article.
+        folding: Weight of :func:`cmnet_core.models.losses.folding_penalty` of an ED-referenced motion and of its
+            inverse; 0 in the article.
+        kl_motion: λ1, weight of the divergence of the motion's posterior from N(0, I).
+        kl_latent: λ2, weight of the divergence of Z's posterior from its prior.
+        reconstruction: λ3, weight of the squared error of the reconstructed image.
+        smoothness: ρ, weight of the bending energy of the posterior's mean. The article takes that of a sample, which
+            reduces the posterior's variance also where the data do not determine the motion.
+        shear: Weight of :func:`cmnet_core.models.losses.through_plane_shear` of the posterior's mean; 0 in the article.
+        endpoint: Weight of the mean distance in mm from the known motion into ED, for simulated cines.
+        rotation: Weight of the error of each slice's rotation as an arc of the epicardium in mm, for simulated cines.
+        closing: Weight of the mean length in mm of the motion once round the cycle, the cycle-consistency error.
     """
 
     shape: float = 1.0
@@ -58,23 +62,22 @@ class MotionTraining:
     """Settings of the second stage.
 
     Attributes:
-        schedule: How long and how fast to learn.
-        trainable: ``all``; or ``rotation``: RotationNet alone, from the cases whose motion is known, quick enough
-            for many
-            epochs before everything learns together; or ``doubt``: σ and V of the posterior alone, while its mean stays
-            as it is. They come to rest slowly, long after the motion, and on their own can learn fast.
-        frames: Frames drawn from a cine: ED, ES and equally many on each arc between them.
-        repeat_frame_probability: Share of draws in which one frame is shown twice.
-        pyramid_levels: Planes on which shapes are compared; 1 in the article.
-        label_smoothing: Share of every class probability that is spread evenly before shapes are compared; 0 in the
-            article.
-        cycles_per_step: Cycles that share one step of the optimiser.
-        gradient_checkpointing: Work each step of the cycle out again on the way back instead of keeping all that it
-            saw: for GPUs, whose memory is small, at the price of a second forward pass.
-        window: Size (y, x) of a view.
-        weights: Of the terms of the loss.
+        schedule: Duration and learning rate.
+        trainable: ``all`` trains all weights; ``rotation`` trains RotationNet alone, on the cases whose motion is
+            known; ``posterior_variance`` trains σ and V of the posterior alone and leaves its mean as it is.
+        frames: Number of frames that are drawn from a cine: ED, ES, and equally many between them in systole and in
+            diastole.
+        repeat_frame_probability: Probability that one of the drawn frames is repeated.
+        pyramid_levels: Number of resolution levels on which segmentations are compared; 1 in the article.
+        label_smoothing: Fraction of every class probability that is distributed evenly over the classes before
+            segmentations are compared; 0 in the article.
+        cycles_per_step: Number of cycles per step of the optimiser.
+        gradient_checkpointing: Whether the backward pass recomputes each step of the cycle instead of storing its
+            activations. This saves GPU memory for the cost of a second forward pass.
+        window: In-plane size (y, x) of the network's input, in voxels.
+        weights: Weights of the loss terms.
         sizes: Sizes of the network.
-        augmentation: How far views may vary.
+        augmentation: Ranges of the augmentation.
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(40, 6e-4, 1e-5, seed=1))

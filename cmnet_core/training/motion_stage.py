@@ -1,4 +1,4 @@
-"""Stage 2: CardioMorphNet learns the motion that makes shapes fit, with SegNet frozen."""
+"""The second training stage: CardioMorphNet is trained on segmentations and known motion, with a frozen SegNet."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,15 @@ from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.registration.displacement import from_voxels, jacobian_determinant, warp
-from cmnet_core.training.cycle_loss import Cycle, cycle_loss, rotation_loss
-from cmnet_core.training.loop import Draw, Stage, TrainingMonitor, fast_convolutions, mean_of_each, run
+from cmnet_core.training.cycle_loss import TrainingCycle, cycle_loss, rotation_loss
+from cmnet_core.training.loop import (
+    TrainingMonitor,
+    TrainingSample,
+    TrainingTask,
+    bfloat16_autocast,
+    mean_metrics,
+    run_training,
+)
 from cmnet_core.training.motion_settings import MotionTraining, Trainable
 from cmnet_core.training.training_case import (
     CLASSES,
@@ -29,7 +36,7 @@ from cmnet_core.training.training_case import (
 from cmnet_core.types import Spacing
 
 METRICS = (*metric_names("ed2es"), "folded_voxels")
-"""What can be watched while this stage trains."""
+"""The metrics that can be monitored in this stage."""
 
 
 def train_motion(
@@ -38,32 +45,45 @@ def train_motion(
     *,
     segnet: SegNet,
     settings: MotionTraining,
-    watch: TrainingMonitor,
+    monitor: TrainingMonitor,
     start: CardioMorphNet | None,
 ) -> CardioMorphNet:
-    """Train on whole cycles of the cases, from ``start`` or from random weights."""
+    """Train CardioMorphNet on cycles of the cases.
+
+    Args:
+        cases: Cases to train on.
+        validation: Cases to validate on.
+        segnet: The trained SegNet.
+        settings: Settings of the stage.
+        monitor: Device, state file and callbacks.
+        start: The model to start from; None starts from random weights.
+
+    Raises:
+        ManifestError: RotationNet is to be trained but does not exist, or no case has known motion.
+        CheckpointError: The saved state belongs to another training.
+    """
     torch.manual_seed(settings.schedule.seed)
     model = start or build_motion(settings.sizes)
-    _let_learn(model, settings.trainable)
-    cases = _of_use(cases, settings)
-    segnet.to(watch.device)
+    _set_trainable(model, settings.trainable)
+    cases = _usable_cases(cases, settings)
+    segnet.to(monitor.device)
 
-    def loss(batch: list[Draw]) -> dict[str, Tensor]:
-        cycles = [_draw_loss(model, segnet, cases[draw.number], settings, draw.generator) for draw in batch]
+    def loss(batch: list[TrainingSample]) -> dict[str, Tensor]:
+        cycles = [_sample_loss(model, segnet, cases[sample.index], settings, sample.generator) for sample in batch]
         return {name: torch.stack([terms[name] for terms in cycles]).mean() for name in cycles[0]}
 
     def validate(average: nn.Module) -> dict[str, float]:
         assert isinstance(average, CardioMorphNet)
         return validate_motion(average, validation, segnet=segnet, settings=settings)
 
-    stage = Stage(len(cases), settings.cycles_per_step, loss, validate)
-    run(model, stage, schedule=settings.schedule, watch=watch)
+    task = TrainingTask(len(cases), settings.cycles_per_step, loss, validate)
+    run_training(model, task, schedule=settings.schedule, monitor=monitor)
     segnet.cpu()
-    _let_learn(model, Trainable.ALL)
+    _set_trainable(model, Trainable.ALL)
     return model
 
 
-def _let_learn(model: CardioMorphNet, trainable: Trainable) -> None:
+def _set_trainable(model: CardioMorphNet, trainable: Trainable) -> None:
     model.requires_grad_(trainable == Trainable.ALL)
     chosen: dict[Trainable, list[nn.Module | None]] = {
         Trainable.ALL: [],
@@ -75,122 +95,133 @@ def _let_learn(model: CardioMorphNet, trainable: Trainable) -> None:
             network.requires_grad_(True)
 
 
-def _of_use(cases: Sequence[TrainingCase], settings: MotionTraining) -> Sequence[TrainingCase]:
-    """The cases that say something of what is to be learnt.
-
-    Raises:
-        ManifestError: There are none, or there is nothing to learn.
-    """
+def _usable_cases(cases: Sequence[TrainingCase], settings: MotionTraining) -> Sequence[TrainingCase]:
+    """Return the cases that the trained weights can be trained on."""
     if settings.trainable != Trainable.ROTATION:
         return cases
     known = [case for case in cases if case.motion is not None]
     if not settings.sizes.rotation or not known:
         missing = "sizes.rotation is false" if known else "no case's motion is known"
         raise ManifestError(
-            f"Rotation is to be learnt, but {missing}.",
-            hint="Add made cines (cmnet phantom --from) and set sizes.rotation, or set trainable to 'all'.",
+            f"RotationNet cannot be trained: {missing}.",
+            hint="Add simulated cines (cmnet phantom --from) and set sizes.rotation, or set trainable to 'all'.",
             code=ErrorCode.TRAINING_CASES,
         )
     return known
 
 
-def _draw_loss(
+def _sample_loss(
     model: CardioMorphNet, segnet: SegNet, case: TrainingCase, settings: MotionTraining, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Terms of the loss of one cycle, drawn from a case."""
+    """Return the loss terms of one random cycle of a case."""
     cycle = _draw_cycle(case, segnet, settings, generator)
     if settings.trainable == Trainable.ROTATION:
         return rotation_loss(model, cycle)
-    return cycle_loss(model, cycle, settings=settings, generator=_beside(cycle.frames[0].device, generator))
+    return cycle_loss(model, cycle, settings=settings, generator=_generator_on(cycle.frames[0].device, generator))
 
 
-def _beside(device: torch.device, generator: torch.Generator) -> torch.Generator:
-    """A generator on a device; the same one on the CPU."""
+def _generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """Return a generator on a device; on the CPU it is the given one."""
     if device.type == "cpu":
         return generator
     return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
-def arc_frames(frames: int, *, ed: int, es: int, count: int, generator: torch.Generator) -> list[int]:
-    """Draw frames round the cycle: ED, some on the arc to ES, ES, some on the arc back; each frame at most once."""
-    to_es = [(ed + step) % frames for step in range(1, (es - ed) % frames)]
-    to_ed = [(es + step) % frames for step in range(1, (ed - es) % frames)]
-    return [ed, *_some(to_es, count // 2 - 1, generator), es, *_some(to_ed, count // 2 - 1, generator)]
+def draw_cycle_frames(frames: int, *, ed: int, es: int, count: int, generator: torch.Generator) -> list[int]:
+    """Draw frames of a cycle in their order: ED, some of systole, ES, and some of diastole.
 
-
-def pause(frames: list[int], *, share: float, generator: torch.Generator) -> list[int]:
-    """Show, in this share of draws, one frame twice in a row: with fresh noise, and without motion.
-
-    Long cines move little from frame to frame; a network that has met only strides drifts over fifty of them.
+    Args:
+        frames: Number of frames of the cine.
+        ed: End-diastolic frame.
+        es: End-systolic frame.
+        count: Number of frames to draw, where the cine has enough; no frame is drawn twice.
+        generator: Draws the frames.
     """
-    if float(torch.rand((), generator=generator)) >= share:
+    systole = [(ed + step) % frames for step in range(1, (es - ed) % frames)]
+    diastole = [(es + step) % frames for step in range(1, (ed - es) % frames)]
+    number = count // 2 - 1
+    return [ed, *_random_subset(systole, number, generator), es, *_random_subset(diastole, number, generator)]
+
+
+def repeat_frame(frames: list[int], *, probability: float, generator: torch.Generator) -> list[int]:
+    """Repeat one frame with some probability; its two images differ only in their noise and show no motion.
+
+    In long cines the motion from frame to frame is small. A network that was trained on large motion only would
+    accumulate drift over them.
+    """
+    if float(torch.rand((), generator=generator)) >= probability:
         return frames
     at = int(torch.randint(0, len(frames), (), generator=generator))
     return [*frames[: at + 1], *frames[at:]]
 
 
-def _some(arc: list[int], count: int, generator: torch.Generator) -> list[int]:
-    chosen = torch.randperm(len(arc), generator=generator)[: max(count, 0)]
-    return [arc[index] for index in sorted(chosen.tolist())]
+def _random_subset(frames: list[int], count: int, generator: torch.Generator) -> list[int]:
+    chosen = torch.randperm(len(frames), generator=generator)[: max(count, 0)]
+    return [frames[index] for index in sorted(chosen.tolist())]
 
 
-def _draw_cycle(case: TrainingCase, segnet: SegNet, settings: MotionTraining, generator: torch.Generator) -> Cycle:
-    frames = arc_frames(len(case.voxels), ed=case.ed, es=case.es, count=settings.frames, generator=generator)
-    frames = pause(frames, share=settings.repeat_frame_probability, generator=generator)
+def _draw_cycle(
+    case: TrainingCase, segnet: SegNet, settings: MotionTraining, generator: torch.Generator
+) -> TrainingCycle:
+    frames = draw_cycle_frames(len(case.voxels), ed=case.ed, es=case.es, count=settings.frames, generator=generator)
+    frames = repeat_frame(frames, probability=settings.repeat_frame_probability, generator=generator)
     view = augmentation.draw_view(case.centre, int(case.voxels.shape[1]), settings.augmentation, generator)
     voxels = augmentation.view_image(case.voxels[frames], view, settings.window)
     voxels = augmentation.augment_intensity(voxels, settings.augmentation, generator).to(_device_of(segnet))
-    found = find_shapes(segnet, voxels)
-    shapes = _targets(case, frames, found, view)
+    predicted = segment_frames(segnet, voxels)
+    segmentations = _targets(case, frames, predicted, view)
     keep = drop_end_slices(int(voxels.shape[1]), settings.augmentation.missing_slice_probability, generator)
-    seen = see(voxels[:, keep], found[:, keep], settings.sizes)
-    motion = _known_motion(case, frames, view, settings.window)
-    return Cycle(
-        seen,
-        [shape[keep] for shape in shapes],
-        motion and [field[:, keep] for field in motion],
-        _seen_spacing(case.spacing, view),
+    motion = None
+    if case.motion is not None:
+        motion = [field[:, keep] for field in augmentation.view_motion(case.motion[frames], view, settings.window)]
+    return TrainingCycle(
+        network_inputs(voxels[:, keep], predicted[:, keep], settings.sizes),
+        [segmentation[keep] for segmentation in segmentations],
+        motion,
+        _view_spacing(case.spacing, view),
     )
-
-
-def _known_motion(
-    case: TrainingCase, frames: list[int], view: View, size: tuple[int, int]
-) -> list[Float[Tensor, "3 z y x"]] | None:
-    return None if case.motion is None else list(augmentation.view_motion(case.motion[frames], view, size))
 
 
 def _device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def _seen_spacing(spacing: Spacing, view: View) -> Spacing:
-    """A view that shrinks the heart has larger voxels."""
+def _view_spacing(spacing: Spacing, view: View) -> Spacing:
+    """Return the voxel spacing of a view, which is larger where the view shrinks the heart."""
     scale = float(torch.linalg.det(view.matrix).abs().sqrt())
     return Spacing(spacing.z, spacing.y * scale, spacing.x * scale)
 
 
-def find_shapes(segnet: SegNet, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t z k y x"]:
-    """SegNet's probabilities, fast."""
-    with fast_convolutions(voxels.device):
+def segment_frames(segnet: SegNet, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor, "t z k y x"]:
+    """Return SegNet's class probabilities of frames, computed in bfloat16 where that is fast."""
+    with bfloat16_autocast(voxels.device):
         return class_probabilities(segnet, voxels, frames_at_once=len(voxels))
 
 
-def see(voxels: Float[Tensor, "t z y x"], shapes: Float[Tensor, "t z k y x"], sizes: MotionSizes) -> list[Tensor]:
-    """Frames as CardioMorphNet takes them."""
-    seen = torch.cat([voxels[:, :, None], shapes[:, :, 1:]], dim=2)[:, :, : frame_channels(sizes)]
-    return [frame.contiguous(memory_format=torch.channels_last) for frame in seen]
+def network_inputs(
+    voxels: Float[Tensor, "t z y x"], probabilities: Float[Tensor, "t z k y x"], sizes: MotionSizes
+) -> list[Tensor]:
+    """Return frames as CardioMorphNet takes them: images and, with ``use_segmentation``, probabilities.
+
+    Args:
+        voxels: Normalised intensities.
+        probabilities: SegNet's class probabilities, background first.
+        sizes: Sizes of the network.
+    """
+    inputs = torch.cat([voxels[:, :, None], probabilities[:, :, 1:]], dim=2)[:, :, : frame_channels(sizes)]
+    return [frame.contiguous(memory_format=torch.channels_last) for frame in inputs]
 
 
 def _targets(
-    case: TrainingCase, frames: list[int], found: Float[Tensor, "t z k y x"], view: View
+    case: TrainingCase, frames: list[int], predicted: Float[Tensor, "t z k y x"], view: View
 ) -> list[Float[Tensor, "z k y x"]]:
-    """The reference shape of each frame where there is one, else SegNet's."""
-    size = (int(found.shape[3]), int(found.shape[4]))
+    """Return the reference mask of each frame that has one, otherwise SegNet's probabilities."""
+    size = (int(predicted.shape[3]), int(predicted.shape[4]))
     return [
-        augmentation.view_labels(case.mask(frame)[None], view, size, classes=CLASSES)[0].to(found.device)
+        augmentation.view_labels(case.mask(frame)[None], view, size, classes=CLASSES)[0].to(predicted.device)
         if frame in case.labelled
-        else shape
-        for frame, shape in zip(frames, found, strict=True)
+        else probabilities
+        for frame, probabilities in zip(frames, predicted, strict=True)
     ]
 
 
@@ -198,47 +229,47 @@ def _targets(
 def validate_motion(
     model: CardioMorphNet, cases: Sequence[TrainingCase], *, segnet: SegNet, settings: MotionTraining
 ) -> dict[str, float]:
-    """Mean figures of the motion from ED to ES.
+    """Compute the mean metrics of the motion from ED to ES over the cases.
 
-    Dice in % and HD95 in mm of the reference ED mask carried to ES, Dice of the unmoved mask, the number of folded
-    voxels and, over the cases whose motion is known, the endpoint error in mm.
+    They are Dice in % and HD95 in mm of the reference ED mask warped to ES, Dice of the ED mask without motion, the
+    number of folded voxels and, over the cases whose motion is known, the endpoint error in mm.
     """
-    return mean_of_each([_case_figures(model, case, segnet, settings) for case in cases])
+    return mean_metrics([_case_metrics(model, case, segnet, settings) for case in cases])
 
 
-def _case_figures(
+def _case_metrics(
     model: CardioMorphNet, case: TrainingCase, segnet: SegNet, settings: MotionTraining
 ) -> dict[str, float]:
     view = augmentation.straight_view(case.centre, int(case.voxels.shape[1]))
     voxels = augmentation.view_image(case.voxels[[case.ed, case.es]], view, settings.window).to(_device_of(segnet))
-    frames = see(voxels, find_shapes(segnet, voxels), settings.sizes)
+    frames = network_inputs(voxels, segment_frames(segnet, voxels), settings.sizes)
     ed, es = (
         augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)[0]
         for frame in (case.ed, case.es)
     )
     stacks = Stacks((len(ed),))
-    stride = next(iterate_cycle(model, frames, stacks, None))
-    (displacement,) = model.enlarged([stride.displacement[0].cpu()])
-    carried = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
+    cycle_step = next(iterate_cycle(model, frames, stacks, None))
+    (displacement,) = model.upsample_displacements([cycle_step.displacement[0].cpu()])
+    warped = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     field = from_voxels(displacement[0], case.spacing, fixed=1, moving=0)
-    figures = {"folded_voxels": float((jacobian_determinant(field) <= 0).sum())}
+    metrics = {"folded_voxels": float((jacobian_determinant(field) <= 0).sum())}
     if case.motion is not None:
         known = augmentation.view_motion(case.motion[[case.es]], view, settings.window)
-        figures |= _endpoint_figures(displacement - known, es[:, Label.MYO] > 0.5, case.spacing)
+        metrics |= _endpoint_errors(displacement - known, es[:, Label.MYO] > 0.5, case.spacing)
     return (
-        surface_metrics(carried, es, case.spacing, phase="ed2es")
-        | dice_metrics(carried, es, phase="ed2es")
-        | dice_metrics(ed, es, phase="still")
-        | figures
+        surface_metrics(warped, es, case.spacing, phase="ed2es")
+        | dice_metrics(warped, es, phase="ed2es")
+        | dice_metrics(ed, es, phase="no_motion")
+        | metrics
     )
 
 
-def _endpoint_figures(
+def _endpoint_errors(
     error: Float[Tensor, "1 3 z y x"], myocardium: Bool[Tensor, "z y x"], spacing: Spacing
 ) -> dict[str, float]:
-    """Mean endpoint error in mm inside the myocardium, in the plane and through it."""
+    """Return the mean in-plane and through-plane endpoint error in the myocardium, in mm."""
     z, y, x = (error[0] * torch.tensor(spacing.zyx).view(3, 1, 1, 1))[:, myocardium]
     return {
-        "endpoint_plane_mm": float(torch.hypot(y, x).mean()),
-        "endpoint_through_mm": float(z.abs().mean()),
+        "endpoint_in_plane_mm": float(torch.hypot(y, x).mean()),
+        "endpoint_through_plane_mm": float(z.abs().mean()),
     }

@@ -1,4 +1,7 @@
-"""Training in several processes, one a GPU, by PyTorch's own DistributedDataParallel; alone, all of it does nothing."""
+"""Training in several processes, one per GPU, by PyTorch's DistributedDataParallel.
+
+In a single process all functions do nothing.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,29 +14,29 @@ from torch.nn.parallel import DistributedDataParallel
 ValueT = TypeVar("ValueT")
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def count() -> int:
-    """Processes that train together."""
-    return distributed.get_world_size() if _together() else 1
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    return distributed.get_world_size() if _is_distributed() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0. The first one validates, writes and speaks for all."""
-    return distributed.get_rank() if _together() else 0
+    """Return the number of this process, from 0; process 0 validates, writes files and prints."""
+    return distributed.get_rank() if _is_distributed() else 0
 
 
-def launched() -> bool:
-    """Whether torchrun started this process."""
+def launched_by_torchrun() -> bool:
+    """Return whether torchrun started this process."""
     return distributed.is_available() and distributed.is_torchelastic_launched()
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
-    """Train together with the other processes that torchrun started; alone where it started none."""
-    if not launched():
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started; do nothing where torchrun started none."""
+    if not launched_by_torchrun():
         yield
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -43,16 +46,16 @@ def joined(device: torch.device) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def share_gradients(learner: nn.Module, device: torch.device) -> nn.Module:
-    """The module whose backward pass leaves every process with the mean of all gradients."""
-    if not _together():
-        return learner
-    return DistributedDataParallel(learner, device_ids=[device] if device.type == "cuda" else None)
+def wrap_data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap a module so that its backward pass averages the gradients over all processes."""
+    if not _is_distributed():
+        return module
+    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
-def from_the_first(value: Callable[[], ValueT]) -> ValueT:
-    """What the first process finds, in all of them."""
-    if not _together():
+def broadcast_from_first(value: Callable[[], ValueT]) -> ValueT:
+    """Compute a value in process 0 and return it in all processes."""
+    if not _is_distributed():
         return value()
     box = [value() if rank() == 0 else None]
     distributed.broadcast_object_list(box)
@@ -60,10 +63,10 @@ def from_the_first(value: Callable[[], ValueT]) -> ValueT:
     return found
 
 
-def mean_over_all(values: dict[str, float], device: torch.device) -> dict[str, float]:
-    """Mean of every entry over the processes, all of which have the same entries."""
-    if not _together():
+def mean_over_processes(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Average every entry over the processes, all of which have the same entries."""
+    if not _is_distributed():
         return values
     sums: Tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     distributed.all_reduce(sums)
-    return dict(zip(values, (sums / count()).tolist(), strict=True))
+    return dict(zip(values, (sums / world_size()).tolist(), strict=True))

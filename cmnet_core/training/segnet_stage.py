@@ -1,4 +1,4 @@
-"""Stage 1: SegNet learns from the masks at ED and ES."""
+"""The first training stage: SegNet is trained on the reference masks at ED and ES."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,15 @@ from cmnet_core.models import losses
 from cmnet_core.models.build import DEFAULT_SEGNET, SegNetSizes, build_segnet
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
-from cmnet_core.training.loop import Draw, Schedule, Stage, TrainingMonitor, fast_convolutions, mean_of_each, run
+from cmnet_core.training.loop import (
+    Schedule,
+    TrainingMonitor,
+    TrainingSample,
+    TrainingTask,
+    bfloat16_autocast,
+    mean_metrics,
+    run_training,
+)
 from cmnet_core.training.training_case import (
     CLASSES,
     TrainingCase,
@@ -24,7 +32,7 @@ from cmnet_core.training.training_case import (
 )
 
 METRICS = (*metric_names("ed"), *metric_names("es"), "dice_pct")
-"""What can be watched while this stage trains."""
+"""The metrics that can be monitored in this stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +40,13 @@ class SegNetTraining:
     """Settings of the first stage.
 
     Attributes:
-        schedule: How long and how fast to learn.
-        stacks_per_batch: Stacks that share one step of the optimiser.
-        random_crop_probability: Share of views that look anywhere in the field rather than at the heart.
-        window: Size (y, x) of a view.
-        spacing_mm: In-plane spacing of a view.
+        schedule: Duration and learning rate.
+        stacks_per_batch: Number of stacks per step of the optimiser.
+        random_crop_probability: Probability that a view is centred anywhere in the image instead of near the heart.
+        window: In-plane size (y, x) of a view, in voxels.
+        spacing_mm: In-plane voxel spacing of a view, in mm.
         sizes: Sizes of the network.
-        augmentation: How far views may vary.
+        augmentation: Ranges of the augmentation.
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(60, 2e-3, 1e-4, seed=1))
@@ -55,30 +63,42 @@ def train_segnet(
     validation: Sequence[TrainingCase],
     *,
     settings: SegNetTraining,
-    watch: TrainingMonitor,
+    monitor: TrainingMonitor,
     start: SegNet | None,
 ) -> SegNet:
-    """Train on the ED and ES frames of the cases, from ``start`` or from random weights."""
+    """Train SegNet on the ED and ES frames of the cases.
+
+    Args:
+        cases: Cases to train on.
+        validation: Cases to validate on.
+        settings: Settings of the stage.
+        monitor: Device, state file and callbacks.
+        start: The model to start from; None starts from random weights.
+
+    Raises:
+        CheckpointError: The saved state belongs to another training.
+    """
     torch.manual_seed(settings.schedule.seed)
     model = start or build_segnet(settings.sizes)
     stacks = [(case, frame) for case in cases for frame in (case.ed, case.es)]
 
-    def loss(batch: list[Draw]) -> dict[str, Tensor]:
-        views = [_view(*stacks[draw.number], settings, draw.generator) for draw in batch]
-        return {"loss": _loss(model, views, watch.device)}
+    def loss(batch: list[TrainingSample]) -> dict[str, Tensor]:
+        views = [_draw_view(*stacks[sample.index], settings, sample.generator) for sample in batch]
+        return {"loss": _loss(model, views, monitor.device)}
 
     def validate(average: nn.Module) -> dict[str, float]:
         assert isinstance(average, SegNet)
         return validate_segnet(average, validation, window=settings.window)
 
-    stage = Stage(len(stacks), settings.stacks_per_batch, loss, validate)
-    run(model, stage, schedule=settings.schedule, watch=watch)
+    task = TrainingTask(len(stacks), settings.stacks_per_batch, loss, validate)
+    run_training(model, task, schedule=settings.schedule, monitor=monitor)
     return model
 
 
-def _view(
+def _draw_view(
     case: TrainingCase, frame: int, settings: SegNetTraining, generator: torch.Generator
 ) -> tuple[Float[Tensor, "z 1 y x"], Float[Tensor, "z k y x"]]:
+    """Draw an augmented view of a frame; return its image and its one-hot mask."""
     centre = case.centre
     if float(torch.rand((), generator=generator)) < settings.random_crop_probability:
         y, x = torch.rand(2, generator=generator).tolist()
@@ -94,24 +114,24 @@ def _view(
 def _loss(model: SegNet, views: list[tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
     image = torch.cat([view[0] for view in views]).to(device).contiguous(memory_format=torch.channels_last)
     target = torch.cat([view[1] for view in views]).to(device)
-    with fast_convolutions(image.device):
-        each = model.logits_of_each(image, Stacks(tuple(len(view[0]) for view in views)))
+    with bfloat16_autocast(image.device):
+        each = model.member_logits(image, Stacks(tuple(len(view[0]) for view in views)))
     return torch.stack([losses.segmentation_loss(logits.float(), target) for logits in each]).mean()
 
 
 def validate_segnet(model: SegNet, cases: Sequence[TrainingCase], *, window: tuple[int, int]) -> dict[str, float]:
-    """Mean Dice in % and HD95 in mm of each structure at ED and ES, through an unchanged window around the heart."""
-    return mean_of_each([_case_figures(model, case, window) for case in cases])
+    """Compute the mean Dice in % and HD95 in mm of each structure at ED and ES, in a window centred on the heart."""
+    return mean_metrics([_case_metrics(model, case, window) for case in cases])
 
 
-def _case_figures(model: SegNet, case: TrainingCase, window: tuple[int, int]) -> dict[str, float]:
+def _case_metrics(model: SegNet, case: TrainingCase, window: tuple[int, int]) -> dict[str, float]:
     view = augmentation.straight_view(case.centre, int(case.voxels.shape[1]))
     device = next(model.parameters()).device
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for phase, frame in (("ed", case.ed), ("es", case.es)):
         image = augmentation.view_image(case.voxels[frame : frame + 1], view, window)
         target = augmentation.view_labels(case.mask(frame)[None], view, window, classes=CLASSES)[0]
-        found = class_probabilities(model, image.to(device), frames_at_once=1)[0].cpu()
-        figures |= surface_metrics(found, target, case.spacing, phase=phase)
-        figures |= dice_metrics(found, target, phase=phase)
-    return figures | {"dice_pct": (figures["dice_ed_pct"] + figures["dice_es_pct"]) / 2}
+        predicted = class_probabilities(model, image.to(device), frames_at_once=1)[0].cpu()
+        metrics |= surface_metrics(predicted, target, case.spacing, phase=phase)
+        metrics |= dice_metrics(predicted, target, phase=phase)
+    return metrics | {"dice_pct": (metrics["dice_ed_pct"] + metrics["dice_es_pct"]) / 2}

@@ -1,4 +1,4 @@
-"""The state of a training on disk: all that a run needs to go on as if it had never stopped."""
+"""The state of a training on disk: everything that a resumed training needs to give the same weights."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,20 +9,21 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from cmnet_core.errors import CheckpointError, ErrorCode
-from cmnet_core.models.checkpoint import load_tensors, save_tensors
+from cmnet_core.models.checkpoint import load_tensors, save_tensors, select_prefix
 
-_MOST_NAMED = 5
+_MAX_LISTED = 5
+"""Number of differing settings that a message lists."""
 
 
 @dataclass(slots=True, eq=False)
-class Learning:
-    """What changes while a model learns.
+class TrainingState:
+    """What changes while a model is trained.
 
     Attributes:
         model: The model.
-        optimiser: With its moments.
-        average: The running average of the weights.
-        best: The averaged weights of the best epoch so far, where a figure is watched.
+        optimiser: The optimiser with its moments.
+        average: The moving average of the weights.
+        best: Averaged weights of the best epoch so far; empty where no metric is monitored.
     """
 
     model: nn.Module
@@ -38,15 +39,15 @@ class Learning:
 
 
 @dataclass(slots=True)
-class Progress:
-    """How far a training is.
+class TrainingProgress:
+    """How far a training has come.
 
     Attributes:
-        epoch: The epoch under way, which is the number of finished ones.
-        batch: Its finished batches.
-        totals: Sum of each term of the loss over these.
-        seconds: Wall time spent on this epoch.
-        history: Validation figures of each finished epoch.
+        epoch: Number of finished epochs, and so the number of the current one, from 0.
+        batch: Finished batches of the current epoch.
+        totals: Sum of each loss term over these batches.
+        seconds: Wall time of the current epoch so far.
+        history: Validation metrics of each finished epoch.
     """
 
     epoch: int = 0
@@ -56,80 +57,75 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, terms: Mapping[str, float]) -> None:
-        """Count one more batch."""
+        """Add the loss terms of one more batch."""
         self.totals = {name: self.totals.get(name, 0.0) + value for name, value in terms.items()}
         self.batch += 1
 
     def means(self) -> dict[str, float]:
-        """Mean of each term of the loss over the finished batches."""
+        """Return the mean of each loss term over the finished batches."""
         return {name: total / self.batch for name, total in self.totals.items()}
 
-    def finish_epoch(self, figures: dict[str, float]) -> None:
-        """Turn to the next epoch."""
-        self.history.append(figures)
+    def finish_epoch(self, metrics: dict[str, float]) -> None:
+        """Record the validation metrics of the current epoch and begin the next one."""
+        self.history.append(metrics)
         self.epoch, self.batch, self.totals, self.seconds = self.epoch + 1, 0, {}, 0.0
 
 
-def save_state(path: Path, learning: Learning, progress: Progress, identity: Mapping[str, str]) -> None:
-    """Write the whole state; the file appears under its name only when it is whole.
+def save_state(path: Path, state: TrainingState, progress: TrainingProgress, identity: Mapping[str, str]) -> None:
+    """Write the state of a training atomically.
 
     Args:
-        path: Where to.
-        learning: Weights and moments.
-        progress: How far it is.
-        identity: What makes this training another than others: settings, cases, weights it started from.
+        path: The state file.
+        state: Weights and moments.
+        progress: How far the training has come.
+        identity: What distinguishes this training from others: its settings, cases and initial weights.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in learning.model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in learning.average.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in learning.best.items()}
-    for index, moments in learning.optimiser.state_dict()["state"].items():
+    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+    for index, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     save_tensors(path, tensors, {"progress": asdict(progress), "identity": dict(identity)})
 
 
-def load_state(path: Path, learning: Learning, identity: Mapping[str, str]) -> Progress:
-    """Put a saved state back; how far it was.
+def load_state(path: Path, state: TrainingState, identity: Mapping[str, str]) -> TrainingProgress:
+    """Load a saved state into the model and the optimiser, and return how far the training had come.
 
     Raises:
         CheckpointError: The file is damaged, or belongs to a training with another identity.
     """
     tensors, header = load_tensors(path)
-    _refuse_another(path, header.get("identity", {}), identity)
-    learning.model.load_state_dict(_part(tensors, "model."))
-    learning.average.load_state_dict(_part(tensors, "average."))
-    device = next(learning.model.parameters()).device
-    learning.best = {name: tensor.to(device) for name, tensor in _part(tensors, "best.").items()}
-    state = learning.optimiser.state_dict()
-    for name, tensor in _part(tensors, "optimiser.").items():
+    _require_same_identity(path, header.get("identity", {}), identity)
+    state.model.load_state_dict(select_prefix(tensors, "model."))
+    state.average.load_state_dict(select_prefix(tensors, "average."))
+    device = next(state.model.parameters()).device
+    state.best = {name: tensor.to(device) for name, tensor in select_prefix(tensors, "best.").items()}
+    optimiser_state = state.optimiser.state_dict()
+    for name, tensor in select_prefix(tensors, "optimiser.").items():
         index, moment = name.split(".")
-        state["state"].setdefault(int(index), {})[moment] = tensor
-    learning.optimiser.load_state_dict(state)
-    return Progress(**header["progress"])
+        optimiser_state["state"].setdefault(int(index), {})[moment] = tensor
+    state.optimiser.load_state_dict(optimiser_state)
+    return TrainingProgress(**header["progress"])
 
 
-def read_progress(path: Path) -> Progress:
-    """How far a saved training is.
+def read_progress(path: Path) -> TrainingProgress:
+    """Read how far a saved training has come.
 
     Raises:
         CheckpointError: The file is missing or damaged.
     """
-    return Progress(**load_tensors(path)[1]["progress"])
+    return TrainingProgress(**load_tensors(path)[1]["progress"])
 
 
-def _refuse_another(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def _require_same_identity(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if not names:
         return
-    told = "; ".join(f"{name} was {before.get(name, 'unset')}, is {now.get(name, 'unset')}" for name in names)
-    if len(names) > _MOST_NAMED:
-        told = f"{len(names)} settings differ, among them {', '.join(names[:_MOST_NAMED])}"
+    differences = "; ".join(f"{name} was {before.get(name, 'unset')}, is {now.get(name, 'unset')}" for name in names)
+    if len(names) > _MAX_LISTED:
+        differences = f"{len(names)} settings differ, among them {', '.join(names[:_MAX_LISTED])}"
     raise CheckpointError(
-        f"The training saved in {path} was begun with something else: {told}.",
-        hint="Resume with the settings, cases and weights that it was begun with, or leave --resume out to begin anew.",
+        f"The training saved in {path} was started differently: {differences}.",
+        hint="Resume with the same settings, cases and initial weights, or omit --resume to start a new training.",
         code=ErrorCode.RESUME,
     )
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Entries whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,1 +1,1 @@
-"""Uncertainty: Gaussian posteriors of the networks, posterior samples, calibrated intervals."""
+"""Uncertainty: the stored posterior, samples of it, and calibrated intervals of the indices."""

@@ -1,13 +1,14 @@
-"""What inference leaves of its doubt, and draws from it: how far a volume or a strain may be from what is reported.
+"""The stored posteriors of the segmentation and of the motion, and samples of them.
 
-Two doubts are kept, both coarse enough to store. SegNet's: the probabilities of the tissues at ED and ES. The
-motion's: the posterior N(μ, σ²I + VVᵀ) of every step.
+Two sources of uncertainty are stored: the class probabilities of SegNet at ED and ES, and the posterior N(μ, σ²I + VVᵀ)
+of the motion of every frame, pooled in-plane.
 
-The networks say how sure they are in each voxel and nothing of how voxels err together. Taken as independent, the
-errors of thousands of voxels would cancel in every mean, and intervals would be absurdly narrow. A contour is too wide
-over a whole wall, though, or a slice too many is taken for heart. So the noise of a draw is smooth in space and lasts
-over steps (:class:`Correlation`). What remains wrong with the width of the intervals, one factor per family of
-quantities corrects; it is fitted on hearts whose truth is known (:mod:`cmnet_core.uncertainty.calibration`).
+The networks predict the variance of each voxel, but not the correlation between voxels. If the errors of thousands of
+voxels were independent, they would cancel in every mean, and intervals would be much too narrow. Real errors are
+correlated: a contour is too wide along a whole wall, or a whole slice is wrongly labelled as heart. The noise of a
+sample is therefore smooth in space and, for the motion, correlated over the frames (:class:`NoiseCorrelation`). The
+remaining error of the intervals' width is corrected by one factor per family of quantities
+(:mod:`cmnet_core.uncertainty.calibration`).
 """
 
 import math
@@ -24,45 +25,46 @@ from cmnet_core.imaging.filters import unit_variance_gaussian
 from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.types import Spacing
 
-POOLED = 4
-"""Voxels of the motion's grid, along y and x, that share one value of the stored posterior."""
+POOLING_FACTOR = 4
+"""Voxel size of the stored posterior along y and x, in voxels of the motion's grid."""
 
 LEAST_PROBABILITY = 3e-4
-"""Smaller probabilities count as this one: noise must be able to reach what the network rules out."""
+"""Lower bound of a probability before its logarithm, so that noise can also change what the network excludes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Correlation:
-    """How errors hang together. Their correlation at a distance d is exp(−d² / 2L²).
+class NoiseCorrelation:
+    """Correlation of errors; at a distance d it is exp(−d² / 2L²).
 
     Attributes:
-        in_plane_mm: L within a slice.
-        across_mm: L from slice to slice.
-        in_time: Correlation of the error at a phase or step with that at the one before.
+        in_plane_mm: In-plane length L in mm.
+        through_plane_mm: Through-plane length L in mm.
+        in_time: Correlation of the errors of successive frames.
     """
 
     in_plane_mm: float
-    across_mm: float
+    through_plane_mm: float
     in_time: float
 
 
-SHAPE_ERRORS = Correlation(in_plane_mm=60.0, across_mm=30.0, in_time=0.0)
-"""SegNet's. Of 20, 40 and 60 mm the last made the factors that single indices need most alike on the validation hearts:
-contours err as a whole, and a slice is heart as a whole or not. ED and ES are segmented each for itself."""
+SHAPE_ERRORS = NoiseCorrelation(in_plane_mm=60.0, through_plane_mm=30.0, in_time=0.0)
+"""Correlation of SegNet's errors. Of 20, 40 and 60 mm in-plane, 60 mm gave the most similar calibration factors for all
+indices on the validation cases: the errors of a contour have the same sign, and a slice is labelled as heart as a whole
+or not. ED and ES are segmented independently of each other."""
 
-MOTION_ERRORS = Correlation(in_plane_mm=20.0, across_mm=20.0, in_time=0.9)
-"""The motion's: a wall's width or two, below which the bending energy leaves no freedom, and drift that lasts: cycles
-fail to close by far more than errors that are drawn afresh at each step would add up to."""
+MOTION_ERRORS = NoiseCorrelation(in_plane_mm=20.0, through_plane_mm=20.0, in_time=0.9)
+"""Correlation of the motion's errors: a length of one or two wall thicknesses, below which the bending energy leaves no
+freedom, and a high correlation between successive frames."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
-    """The doubt that is stored of one subject.
+    """The stored posteriors of one subject.
 
     Attributes:
-        shapes: Probabilities of the tissues at ED and at ES, on the window's grid.
-        log_sd: log σ of every step from ED on, in voxels of the motion's grid, pooled.
-        factor: V of every step, likewise.
+        shapes: Class probabilities at ED and at ES, on the window's grid.
+        log_sd: Pooled log σ of the motion of every frame from the one after ED on, in voxels of the motion's grid.
+        factor: Pooled V of the same frames, in voxels of the motion's grid.
     """
 
     shapes: Float[Tensor, "2 4 z y x"]
@@ -70,11 +72,11 @@ class Posterior:
     factor: Float[Tensor, "t 3 r z yc xc"]
 
 
-def coarsen(motion: MotionPosterior) -> tuple[Float[Tensor, "z yc xc"], Float[Tensor, "3 r z yc xc"]]:
-    """Log σ and V of one step of one stack, pooled in the plane.
+def pool_posterior(motion: MotionPosterior) -> tuple[Float[Tensor, "z yc xc"], Float[Tensor, "3 r z yc xc"]]:
+    """Pool log σ and V of the motion of one frame in-plane.
 
-    σ is pooled as its logarithm. V is pooled as a vector and brought to the root mean square of its lengths, since
-    vectors that differ in direction would lose length in a mean.
+    σ is pooled as its logarithm. V is averaged as a vector and scaled to the root mean square of the lengths, because
+    the mean of vectors of different directions is too short.
     """
     log_sd = _pool(0.5 * motion.log_variance)[:, 0]
     mean = torch.unflatten(_pool(motion.factor.flatten(1, 2)), 1, (3, -1))
@@ -83,20 +85,27 @@ def coarsen(motion: MotionPosterior) -> tuple[Float[Tensor, "z yc xc"], Float[Te
     return log_sd, factor.movedim(0, 2)
 
 
-def _pool(planes: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c yc xc"]:
-    return functional.avg_pool2d(planes, POOLED, ceil_mode=True)
+def _pool(slices: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c yc xc"]:
+    return functional.avg_pool2d(slices, POOLING_FACTOR, ceil_mode=True)
 
 
 def smooth_noise(
-    shape: tuple[int, ...], spacing: Spacing, correlation: Correlation, generator: torch.Generator
+    shape: tuple[int, ...], spacing: Spacing, correlation: NoiseCorrelation, generator: torch.Generator
 ) -> Float[Tensor, "*n z y x"]:
-    """Gaussian noise of variance 1 whose neighbours hang together; one field for each of the leading axes."""
+    """Draw smooth Gaussian noise of variance 1, independently for each index of the leading axes.
+
+    Args:
+        shape: Shape of the noise, whose last three axes are z, y and x.
+        spacing: Voxel spacing in mm.
+        correlation: Spatial correlation of the noise.
+        generator: Draws the noise.
+    """
     noise = torch.randn(shape, generator=generator)
-    lengths = (correlation.across_mm, correlation.in_plane_mm, correlation.in_plane_mm)
+    lengths = (correlation.through_plane_mm, correlation.in_plane_mm, correlation.in_plane_mm)
     kernels = [
         unit_variance_gaussian(n, mm, length) for n, mm, length in zip(shape[-3:], spacing.zyx, lengths, strict=True)
     ]
-    # One axis at a time: an einsum over all of them would first multiply the kernels with each other.
+    # One axis after the other: einsum over all of them would first multiply the kernels.
     for axis, kernel in zip((-3, -2, -1), kernels, strict=True):
         noise = torch.tensordot(noise, kernel, dims=([axis], [1])).movedim(-1, axis)
     return noise
@@ -107,63 +116,65 @@ def draw_velocities(
     posterior: Posterior,
     spacing: Spacing,
     generator: torch.Generator,
-    correlation: Correlation = MOTION_ERRORS,
+    correlation: NoiseCorrelation = MOTION_ERRORS,
 ) -> Float[Tensor, "t 3 z y x"]:
-    """One draw ``μ + σε₁ + Vε₂`` of the velocities of all steps, from smooth ε that last over steps.
+    """Draw one sample ``μ + σε₁ + Vε₂`` of the velocities of all frames, with smooth ε that are correlated over frames.
 
     Args:
-        mean: Velocities of the steps from ED on, in voxels of their own grid.
-        posterior: Their doubt.
-        spacing: Of the grid of the velocities.
-        generator: Draws ε.
-        correlation: How ε hangs together.
+        mean: Velocities μ of the frames from the one after ED on, in voxels of their own grid.
+        posterior: The stored posterior.
+        spacing: Voxel spacing of the velocities' grid in mm.
+        generator: Draws ε₁ and ε₂.
+        correlation: Correlation of ε₁ and ε₂.
     """
     steps, rank = posterior.factor.shape[0], posterior.factor.shape[2]
-    coarse = Spacing(z=spacing.z, y=spacing.y * POOLED, x=spacing.x * POOLED)
-    fresh = smooth_noise((steps, 3 + rank, *posterior.log_sd.shape[1:]), coarse, correlation, generator)
-    noise = _lasting(fresh, correlation.in_time)
+    coarse = Spacing(z=spacing.z, y=spacing.y * POOLING_FACTOR, x=spacing.x * POOLING_FACTOR)
+    independent = smooth_noise((steps, 3 + rank, *posterior.log_sd.shape[1:]), coarse, correlation, generator)
+    noise = _correlate_in_time(independent, correlation.in_time)
     deviation = posterior.log_sd.exp()[:, None] * noise[:, :3]
     deviation = deviation + torch.einsum("tcrzyx,trzyx->tczyx", posterior.factor, noise[:, 3:])
-    return mean + _enlarged(deviation)[..., : mean.shape[-2], : mean.shape[-1]]
+    return mean + _upsample(deviation)[..., : mean.shape[-2], : mean.shape[-1]]
 
 
-def _enlarged(volumes: Float[Tensor, "t c z y x"]) -> Float[Tensor, "t c z yo xo"]:
-    planes = functional.interpolate(volumes.flatten(0, 1), scale_factor=POOLED, mode="bilinear")
-    return torch.unflatten(planes, 0, tuple(volumes.shape[:2]))
+def _upsample(volumes: Float[Tensor, "t c z y x"]) -> Float[Tensor, "t c z yo xo"]:
+    slices = functional.interpolate(volumes.flatten(0, 1), scale_factor=POOLING_FACTOR, mode="bilinear")
+    return torch.unflatten(slices, 0, tuple(volumes.shape[:2]))
 
 
-def _lasting(fresh: Float[Tensor, "t c z y x"], memory: float) -> Float[Tensor, "t c z y x"]:
-    """Noise of the same variance, each step correlated with the one before."""
-    kept = [fresh[0]]
-    for noise in fresh[1:]:
-        kept.append(memory * kept[-1] + math.sqrt(1 - memory**2) * noise)
-    return torch.stack(kept)
+def _correlate_in_time(noise: Float[Tensor, "t c z y x"], correlation: float) -> Float[Tensor, "t c z y x"]:
+    """Correlate successive entries of independent noise by a first-order autoregression, which keeps the variance."""
+    correlated = [noise[0]]
+    for innovation in noise[1:]:
+        correlated.append(correlation * correlated[-1] + math.sqrt(1 - correlation**2) * innovation)
+    return torch.stack(correlated)
 
 
 def draw_shapes(
-    posterior: Posterior, spacing: Spacing, generator: torch.Generator, correlation: Correlation = SHAPE_ERRORS
+    posterior: Posterior, spacing: Spacing, generator: torch.Generator, correlation: NoiseCorrelation = SHAPE_ERRORS
 ) -> Iterator[UInt8[Tensor, "2 z y x"]]:
-    """Draws of the label maps of ED and ES from SegNet's doubt, without end.
+    """Yield samples of the label maps of ED and ES from SegNet's probabilities, without end.
 
-    Each tissue's log-odds against background get smooth noise of variance 1; the likeliest tissue is then taken.
+    Smooth noise of variance 1 is added to the log-odds of each structure against background; the most probable class is
+    then taken.
 
     Args:
-        posterior: The doubt.
-        spacing: Of the window.
+        posterior: The stored posterior.
+        spacing: Voxel spacing of the window in mm.
         generator: Draws the noise.
-        correlation: How it hangs together.
+        correlation: Correlation of the noise.
     """
     log_odds = posterior.shapes.clamp_min(LEAST_PROBABILITY).log()
     log_odds = log_odds - log_odds[:, :1]
-    _, tissues, depth, rows, columns = log_odds.shape
-    coarse = Spacing(z=spacing.z, y=spacing.y * POOLED, x=spacing.x * POOLED)
-    shape = (2, tissues - 1, depth, math.ceil(rows / POOLED), math.ceil(columns / POOLED))
+    _, classes, depth, rows, columns = log_odds.shape
+    coarse = Spacing(z=spacing.z, y=spacing.y * POOLING_FACTOR, x=spacing.x * POOLING_FACTOR)
+    shape = (2, classes - 1, depth, math.ceil(rows / POOLING_FACTOR), math.ceil(columns / POOLING_FACTOR))
     while True:
-        noise = _enlarged(_lasting(smooth_noise(shape, coarse, correlation, generator), correlation.in_time))
+        noise = smooth_noise(shape, coarse, correlation, generator)
+        noise = _upsample(_correlate_in_time(noise, correlation.in_time))
         noisy = log_odds[:, 1:] + noise[..., :rows, :columns]
         yield torch.cat([log_odds[:, :1], noisy], dim=1).argmax(1).to(torch.uint8)
 
 
 def indices_of_shapes(phases: UInt8[Tensor, "2 z y x"], spacing: Spacing) -> ClinicalIndices:
-    """The clinical indices of the label maps of ED and ES."""
+    """Compute the clinical indices of the label maps of ED and ES."""
     return clinical_indices(volumes_ml(phases, spacing), ed=0, es=1)

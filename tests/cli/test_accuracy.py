@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import accuracy
-from benchmarks.accuracy import BARS, Bar, Found, gcs_pct, judge, known_motion_errors, turns_rad
+from benchmarks.accuracy import TARGETS, Measurement, Target, gcs_pct, judge, known_motion_errors, slice_rotations_rad
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.derivatives.tracking import open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
@@ -65,37 +65,37 @@ def test_the_circles_of_masks_tell_the_same_where_the_wall_stays_in_its_slices()
 
 def test_hearts_that_stretch_are_counted() -> None:
     strains = [accuracy.RealStrain(-12.0, -15.0), accuracy.RealStrain(14.0, -16.0), accuracy.RealStrain(-3.0, None)]
-    (found,) = accuracy.strain_figures(strains).values()
-    assert found == Found(1, None, 3)
+    (found,) = accuracy.strain_metrics(strains).values()
+    assert found == Measurement(1, None, 3)
     assert "16.50" in accuracy.strain_remarks(strains)[1]
 
 
 def test_twist_is_what_slices_turn_against_each_other() -> None:
-    true = turns_rad(pull_back([turn(angle) for angle in (0.0, 0.1, 0.2)]), ring(), ring())
-    half = turns_rad(pull_back([turn(angle) for angle in (0.3, 0.35, 0.4)]), ring(), ring())
+    true = slice_rotations_rad(pull_back([turn(angle) for angle in (0.0, 0.1, 0.2)]), ring(), ring())
+    half = slice_rotations_rad(pull_back([turn(angle) for angle in (0.3, 0.35, 0.4)]), ring(), ring())
     assert (true - true[0]).abs().tolist() == pytest.approx([0.0, 0.1, 0.2], abs=1e-3)
-    assert accuracy._share_recovered(true, true) == pytest.approx(100.0)
-    assert accuracy._share_recovered(half, true) == pytest.approx(50.0, rel=0.01)
-    assert accuracy._share_recovered(half, torch.zeros(3)) is None
+    assert accuracy.recovered_pct(true, true) == pytest.approx(100.0)
+    assert accuracy.recovered_pct(half, true) == pytest.approx(50.0, rel=0.01)
+    assert accuracy.recovered_pct(half, torch.zeros(3)) is None
 
 
 def test_every_bar_has_a_goal_beyond_its_floor_and_is_judged_by_both() -> None:
-    assert len({bar.name for bar in BARS}) == len(BARS)
-    for bar in BARS:
-        assert (bar.goal >= bar.floor) if bar.higher else (bar.goal <= bar.floor)
-    bar = Bar("error", "mm", 6, 3, higher=False)
-    told = [judge(bar, Found(value, None, 5)) for value in (3.0, 3.1, 6.0, 6.1)]
-    assert told == ["goal", "floor", "floor", "below"]
-    higher = replace(bar, floor=90, goal=95, higher=True)
-    assert [judge(higher, Found(value, None, 5)) for value in (95.0, 94.9, 89.9)] == ["goal", "floor", "below"]
-    assert judge(bar, None) == "not measured"
-    assert judge(bar, Found(1.0, None, 4, failures=1)) == "below"
+    assert len({target.name for target in TARGETS}) == len(TARGETS)
+    for target in TARGETS:
+        assert (target.goal >= target.floor) if target.higher else (target.goal <= target.floor)
+    target = Target("error", "mm", 6, 3, higher=False)
+    notes = [judge(target, Measurement(value, None, 5)) for value in (3.0, 3.1, 6.0, 6.1)]
+    assert notes == ["goal", "floor", "floor", "below"]
+    higher = replace(target, floor=90, goal=95, higher=True)
+    assert [judge(higher, Measurement(value, None, 5)) for value in (95.0, 94.9, 89.9)] == ["goal", "floor", "below"]
+    assert judge(target, None) == "not measured"
+    assert judge(target, Measurement(1.0, None, 4, failures=1)) == "below"
 
 
 def test_the_table_for_a_page_says_what_the_one_for_a_terminal_says() -> None:
-    figures = {"LVEF RMSE": Found(3.21, None, 20), "ED to ES Dice, lv": Found(95.5, 2.0, 19, failures=1)}
-    lines = accuracy.markdown(figures, ["one failed"]).splitlines()
-    assert len(lines) == 2 + len(BARS) + 2
+    metrics = {"LVEF RMSE": Measurement(3.21, None, 20), "ED to ES Dice, lv": Measurement(95.5, 2.0, 19, failures=1)}
+    lines = accuracy.markdown(metrics, ["one failed"]).splitlines()
+    assert len(lines) == 2 + len(TARGETS) + 2
     assert "| LVEF RMSE, percentage points | 3.21 (n = 20) | 5 | 3 | floor |" in lines
     assert "| ED to ES Dice, lv, % | 95.50 ± 2.00 (n = 19, 1 failed) | 90 | 95 | below |" in lines
     assert lines[-1] == "* one failed"
@@ -114,10 +114,10 @@ def test_errors_are_measured_against_the_motion_beside_the_image(tmp_path: Path,
     shifted = replace(own, displacement_mm=own.displacement_mm + torch.tensor([2.0, 3.0, 4.0]).view(3, 1, 1, 1))
     write_motion(tmp_path / f"{case.case_id}_desc-ed2es_motion.nii.gz", shifted, affine=affine)
     errors = known_motion_errors(case, folder)
-    assert errors.plane_mm == pytest.approx(5.0, abs=1e-3)
-    assert errors.through_mm == pytest.approx(2.0, abs=1e-3)
+    assert errors.in_plane_mm == pytest.approx(5.0, abs=1e-3)
+    assert errors.through_plane_mm == pytest.approx(2.0, abs=1e-3)
     # A shift hardly strains: the direction around the cavity is another one where the material is thought to come from.
-    assert errors.gcs_points < 0.5
+    assert errors.gcs_error_pct < 0.5
 
 
 def test_the_whole_benchmark_on_a_small_cohort(
@@ -129,10 +129,10 @@ def test_the_whole_benchmark_on_a_small_cohort(
     given = {"manifest": manifest, "long": manifest, "model": tiny_model, "out": tmp_path / "work"}
     given["json"] = tmp_path / "figures.json"
     accuracy.main([word for name, value in given.items() for word in (f"--{name}", str(value))])
-    told = capsys.readouterr().out
-    assert all(bar.name in told for bar in BARS)
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["SegNet Dice, mean of ED and ES, lv"]["reached"] == "goal"
-    assert figures["simulated cines, GCS error"]["reached"] == "not measured"
+    notes = capsys.readouterr().out
+    assert all(target.name in notes for target in TARGETS)
+    metrics = json.loads((tmp_path / "figures.json").read_text())
+    assert metrics["SegNet Dice, mean of ED and ES, lv"]["reached"] == "goal"
+    assert metrics["simulated cines, GCS error"]["reached"] == "not measured"
     # The tiny model hardly moves anything: round the cycle a mask stays where it is.
-    assert figures["long cine, cycle consistency, LV Dice"]["measured"]["value"] > 95
+    assert metrics["long cine, cycle consistency, LV Dice"]["measured"]["value"] > 95

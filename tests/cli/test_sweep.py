@@ -12,7 +12,16 @@ from torch.nn import functional
 from benchmarks import sweep
 from benchmarks.pages import replace_section
 from benchmarks.refinement import Outcome, lines
-from benchmarks.sweep import DEFAULT_MOTION, VARIANTS, Budget, Heart, draw_cycle, figures_of, intensity_term, start
+from benchmarks.sweep import (
+    BASELINE,
+    VARIANTS,
+    Budget,
+    SweepSubject,
+    draw_cycle,
+    evaluate_subject,
+    intensity_term,
+    start,
+)
 from benchmarks.sweep_page import gain, over_seeds, picture, section
 from cmnet_core.models.cardiomorphnet import iterate_cycle
 from cmnet_core.training.motion_settings import LossWeights
@@ -21,7 +30,7 @@ from cmnet_core.types import Spacing
 FEW = Budget(training=2, epochs=1)
 
 
-def heart(subject: str) -> Heart:
+def heart(subject: str) -> SweepSubject:
     """Two frames of a ventricle within its wall, with the right one beside it; SegNet sees them as they are."""
     y, x = torch.meshgrid(*(torch.arange(128) - 63.5,) * 2, indexing="ij")
     labels = []
@@ -30,61 +39,61 @@ def heart(subject: str) -> Heart:
         rings = torch.where(radius < cavity, 1, torch.where(radius < cavity + 7, 2, 0))
         labels.append(torch.where((rings == 0) & (y.abs() < 10) & (x > 0) & (x < cavity + 20), 3, rings))
     masks = functional.one_hot(torch.stack(labels), 4).movedim(-1, 1).float()[:, None].repeat(1, 3, 1, 1, 1)
-    found = functional.avg_pool2d(masks.flatten(0, 2), 2).unflatten(0, (2, 3, 4))
-    look = torch.einsum("tzkyx,k->tzyx", found, torch.tensor([0.2, 0.9, 0.4, 0.8]))
-    return Heart(subject, look, found, masks, Spacing(8.0, 1.5, 1.5))
+    probabilities = functional.avg_pool2d(masks.flatten(0, 2), 2).unflatten(0, (2, 3, 4))
+    look = torch.einsum("tzkyx,k->tzyx", probabilities, torch.tensor([0.2, 0.9, 0.4, 0.8]))
+    return SweepSubject(subject, look, probabilities, masks, Spacing(8.0, 1.5, 1.5))
 
 
-def drawn(variant: sweep.Variant) -> sweep.Cycle:
+def drawn(variant: sweep.Variant) -> sweep.TrainingCycle:
     return draw_cycle(heart("one"), variant, torch.Generator().manual_seed(1))
 
 
-def test_variants_differ_from_ours_in_what_they_are_named_for() -> None:
+def test_variants_differ_from_the_baseline_as_their_names_state() -> None:
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     assert {variant.weights.smoothness for variant in VARIANTS} == {0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1.0}
-    assert replace(LossWeights(), endpoint=0.0, overlap=0.0, folding=0.0, smoothness=0.05) == DEFAULT_MOTION.weights
+    assert replace(LossWeights(), endpoint=0.0, overlap=0.0, folding=0.0, smoothness=0.05) == BASELINE.weights
     named = {variant.name: variant for variant in VARIANTS}
-    blind = named["without SegNet: intensity loss, images alone seen"]
+    blind = named["without SegNet: intensity loss, images alone as input"]
     assert (blind.weights.shape, blind.weights.composed, blind.weights.closing) == (0.0, 0.0, 0.0)
     assert drawn(blind).frames[0].shape == (3, 1, 48, 48)
-    assert named["displacement (`integration_steps = 0`)"].sizes == replace(DEFAULT_MOTION.sizes, integration_steps=0)
-    hard, soft = (drawn(replace(DEFAULT_MOTION, references=references)).shapes[0] for references in (True, False))
+    assert named["displacement (`integration_steps = 0`)"].sizes == replace(BASELINE.sizes, integration_steps=0)
+    hard, soft = (drawn(replace(BASELINE, references=references)).segmentations[0] for references in (True, False))
     assert set(hard.unique().tolist()) == {0.0, 1.0}
     assert 0.1 < float(soft.max(1).values.min()) < 0.9
     assert torch.allclose(soft.sum(1), torch.ones(3, 48, 48), atol=1e-5)
 
 
 def test_without_the_rvae_the_latent_says_nothing() -> None:
-    model = start(replace(DEFAULT_MOTION, latent=False), 1)
+    model = start(replace(BASELINE, latent=False), 1)
     frames = [torch.rand(3, 4, 48, 48) for _ in range(2)]
     motions = []
     for seed in (1, 2):
         generator = torch.Generator().manual_seed(seed)
-        step = next(iterate_cycle(model, frames, sweep.Stacks((3,)), generator)).step
+        step = next(iterate_cycle(model, frames, sweep.Stacks((3,)), generator)).output
         motions.append(step.motion.mean)
     assert torch.equal(*motions)
 
 
 def test_intensities_are_compared_after_the_warp() -> None:
-    cycle = drawn(DEFAULT_MOTION)
-    still = torch.zeros(1, 3, 3, 48, 48)
+    cycle = drawn(BASELINE)
+    zero_motion = torch.zeros(1, 3, 3, 48, 48)
     expected = 2.0 * float((cycle.frames[0][:, 0] - cycle.frames[1][:, 0]).square().mean())
-    assert float(intensity_term(3.0)(cycle, 1, still, still)) == pytest.approx(3.0 * expected, rel=1e-4)
+    assert float(intensity_term(3.0)(cycle, 1, zero_motion, zero_motion)) == pytest.approx(3.0 * expected, rel=1e-4)
 
 
 def test_a_sweep_trains_what_is_missing_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = (DEFAULT_MOTION, replace(VARIANTS[3], name="both"))
+    chosen = (BASELINE, replace(VARIANTS[3], name="both"))
     monkeypatch.setattr(sweep, "VARIANTS", chosen)
-    monkeypatch.setattr(sweep, "load_hearts", lambda *_, **__: ([heart("one"), heart("two")], [heart("three")]))
+    monkeypatch.setattr(sweep, "load_subjects", lambda *_, **__: ([heart("one"), heart("two")], [heart("three")]))
     first = sweep.sweep(tmp_path, tmp_path, seeds=[1], budget=FEW)
-    assert [line["variant"] for line in first.lines] == ["ours", "both"]
+    assert [line["variant"] for line in first.lines] == ["baseline", "both"]
     figures = first.lines[0]["subjects"]["three"]
     assert (
-        figures["dice_lv_still_pct"]
-        == figures_of(start(DEFAULT_MOTION, 1).eval(), heart("three"), DEFAULT_MOTION.sizes)["dice_lv_still_pct"]
+        figures["dice_lv_no_motion_pct"]
+        == evaluate_subject(start(BASELINE, 1).eval(), heart("three"), BASELINE.sizes)["dice_lv_no_motion_pct"]
     )
-    assert 50 < figures["dice_lv_still_pct"] < 90
-    monkeypatch.setattr(sweep, "load_hearts", None)
+    assert 50 < figures["dice_lv_no_motion_pct"] < 90
+    monkeypatch.setattr(sweep, "load_subjects", None)
     again = sweep.sweep(tmp_path, tmp_path, seeds=[1], budget=FEW)
     assert again.lines == first.lines
     assert len((tmp_path / "sweep.jsonl").read_text().splitlines()) == 2
@@ -92,35 +101,36 @@ def test_a_sweep_trains_what_is_missing_and_no_more(tmp_path: Path, monkeypatch:
 
 
 def line(variant: str, seed: int, *, dice: float, folds: float = 0.0) -> dict:
-    """A line of the ledger: three subjects, two points apart."""
+    """Return a line of the file of trainings: three subjects whose Dice differ by two percentage points."""
     subjects = {}
     for number in range(3):
         value = dice + 2.0 * number
         subject = {"dice_ed2es_pct": value, "folded_voxels": folds, "not_found_ed2es": 0.0}
         for s in ("lv", "myo", "rv"):
-            subject |= {f"dice_{s}_ed2es_pct": value, f"dice_{s}_still_pct": 50.0 + number, f"hd95_{s}_ed2es_mm": 3.0}
+            names = f"dice_{s}_ed2es_pct", f"dice_{s}_no_motion_pct", f"hd95_{s}_ed2es_mm"
+            subject |= dict(zip(names, (value, 50.0 + number, 3.0), strict=True))
         subjects[f"990000{number}"] = subject
-    common = {"budget": asdict(FEW), "worth_of_intensity": 20.0, "cpu_seconds": 60.0}
+    common = {"budget": asdict(FEW), "intensity_weight": 20.0, "cpu_seconds": 60.0}
     return {"variant": variant, "seed": seed, "subjects": subjects, **common}
 
 
 LINES = [
-    line("ours", 1, dice=80.0),
-    line("ours", 2, dice=82.0),
+    line("baseline", 1, dice=80.0),
+    line("baseline", 2, dice=82.0),
     line("ρ = 0.3", 1, dice=78.0, folds=7.0),
     line("ρ = 0.01", 1, dice=79.5),
 ]
 
 
 def test_a_variant_is_compared_over_the_seeds_that_both_have() -> None:
-    assert over_seeds(LINES, "ours", [1, 2])["9900000"]["dice_ed2es_pct"] == 81.0
+    assert over_seeds(LINES, "baseline", [1, 2])["9900000"]["dice_ed2es_pct"] == 81.0
     assert gain(LINES, "ρ = 0.3") == "\N{MINUS SIGN}2.0 (\N{MINUS SIGN}2.0 to \N{MINUS SIGN}2.0)"
-    assert gain(LINES, "ours") == ""
+    assert gain(LINES, "baseline") == ""
 
 
 def test_the_page_holds_every_variant_and_the_plot_is_a_picture_of_its_own() -> None:
     text = section(LINES)
-    assert "| ours | 2 | 83.0 ± 2.0 |" in text
+    assert "| baseline | 2 | 83.0 ± 2.0 |" in text
     assert text.index("| ρ = 0.01 |") < text.index("| ρ = 0.05 |") < text.index("| ρ = 0.3 |")
     assert "| 7, 7 |" in text
     assert "80.0 ± 2.0" in text
@@ -149,9 +159,9 @@ def test_refinement_costs_what_it_takes_beyond_none() -> None:
     ]
 
 
-def test_a_ledger_is_lines_of_json(tmp_path: Path) -> None:
-    attempt_log = sweep.AttemptLog.open(tmp_path / "sweep.jsonl")
-    attempt_log.add(LINES[0])
+def test_sweep_log_is_lines_of_json(tmp_path: Path) -> None:
+    sweep_log = sweep.SweepLog.open(tmp_path / "sweep.jsonl")
+    sweep_log.add(LINES[0])
     assert json.loads((tmp_path / "sweep.jsonl").read_text()) == LINES[0]
-    assert sweep.AttemptLog.open(tmp_path / "sweep.jsonl").has(DEFAULT_MOTION, 1, FEW)
-    assert not sweep.AttemptLog.open(tmp_path / "sweep.jsonl").has(DEFAULT_MOTION, 2, FEW)
+    assert sweep.SweepLog.open(tmp_path / "sweep.jsonl").has(BASELINE, 1, FEW)
+    assert not sweep.SweepLog.open(tmp_path / "sweep.jsonl").has(BASELINE, 2, FEW)

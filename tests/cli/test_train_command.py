@@ -22,7 +22,6 @@ from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import read_rows
 from cmnet_cli.training.log import tell
 from cmnet_core.imaging.augmentation import AugmentationRanges
-from cmnet_core.models.build import PAPER
 from cmnet_core.models.checkpoint import load_tensors, read_card
 from cmnet_core.training.loop import EpochRecord
 from cmnet_core.training.motion_stage import METRICS as MOTION_FIGURES
@@ -30,7 +29,7 @@ from cmnet_core.training.segnet_stage import METRICS as SEGNET_FIGURES
 from cmnet_core.training.state import read_progress
 from tests.cli.commanding import cmnet, column
 from tests.phantoms import write_cohort
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import ARTICLE_MOTION, write_tiny_model
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -257,14 +256,14 @@ def test_settings_that_are_not_there_are_answered_with_those_that_are(cohort: Pa
 
 def test_what_cannot_be_watched_is_told_before_the_first_epoch(cohort: Path, tmp_path: Path) -> None:
     config = _settings(tmp_path)
-    config.write_text(config.read_text().replace("epochs = 1", 'epochs = 1\nwatched = "dyce_pct"', 1))
+    config.write_text(config.read_text().replace("epochs = 1", 'epochs = 1\nmonitored = "dyce_pct"', 1))
     ran = _train(cohort, tmp_path / "training", config)
     assert (ran.exit_code, "(config)" in ran.output, "dice_pct" in ran.output) == (3, True, True)
 
 
 def test_a_training_without_progress_ends_early_and_stays_ended(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
     out, config = tmp_path / "training", _settings(tmp_path, epochs=9)
-    stop = 'learning_rate = 1e-12\nwatched = "dice_ed2es_pct"\npatience = 2\n'
+    stop = 'learning_rate = 1e-12\nmonitored = "dice_ed2es_pct"\npatience = 2\n'
     config.write_text(config.read_text().replace("[motion.schedule]\n", f"[motion.schedule]\n{stop}"))
     init = ("--init", tiny_model, "--fresh-motion")
     assert _train(cohort, out, config, *init, stage="motion").exit_code == 0
@@ -282,7 +281,7 @@ def test_the_shipped_default_spells_the_defaults_out() -> None:
 
 def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
     paper = load_config(TrainConfig, find_config("paper"))
-    assert paper.motion.sizes == PAPER
+    assert paper.motion.sizes == ARTICLE_MOTION
     assert paper.segnet.sizes.members == 1
     ours = ("composed", "overlap", "inverse", "folding", "shear", "endpoint", "rotation", "closing")
     ours_alone = dict.fromkeys(ours, 0.0)

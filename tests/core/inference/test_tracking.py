@@ -1,49 +1,47 @@
-"""One subject through the networks: frames keep their order, everything comes back to the subject's own grid."""
-
-from pathlib import Path
+"""Tracking of one subject: frames keep their order, and all results are on the subject's own grid."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cmnet_core.errors import CaseError, CheckpointError, ErrorCode, ImageError
+from cmnet_core.errors import CaseError, ErrorCode, ImageError
 from cmnet_core.inference.tracking import (
     PRIOR_ENTROPY,
     Model,
     keep_largest_component,
-    load_model,
     retry_with_smaller_batch,
     track,
 )
 from cmnet_core.labels import Label
-from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
+from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion
 from cmnet_core.models.checkpoint import (
     ModelCard,
-    load_checkpoint,
-    load_tensors,
-    read_card,
-    save_checkpoint,
-    save_tensors,
 )
 from cmnet_core.models.segnet import SegNet
 from cmnet_core.stats.metrics import dice_pct
 from cmnet_core.types import CineSequence, Spacing
 
 SIZES = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(4, 8, 8, 8, 8))
+
+
 CARD = ModelCard("test", SegNetSizes((8, 8), 1), SIZES, 1.5, (128, 128), "nothing", "tests only", "0")
-LOOK = torch.tensor([0.0, 1.0, 0.35, 0.7])
+
+
+BRIGHTNESS = torch.tensor([0.0, 1.0, 0.35, 0.7])
+
+
 CAVITIES = (14.0, 16.0, 20.0, 24.0, 20.0, 12.0)
-"""Radii in mm, frame by frame: ED is frame 3, ES frame 5."""
+"""Radius of the cavity in each frame in mm: ED is frame 3, ES is frame 5."""
 
 
 class ByBrightness(SegNet):
-    """Stands for a perfect SegNet where every class has a brightness of its own."""
+    """A perfect SegNet for images in which every class has its own brightness."""
 
     def __init__(self) -> None:
         super().__init__(widths=(4, 4), through_plane_from=1, members=1, classes=4)
 
     def forward(self, slices: Tensor, stacks: object) -> Tensor:
-        return (-80.0 * (slices - LOOK.view(1, 4, 1, 1)).square()).softmax(1)
+        return (-80.0 * (slices - BRIGHTNESS.view(1, 4, 1, 1)).square()).softmax(1)
 
 
 def model(*, motion: MotionSizes = SIZES) -> Model:
@@ -55,7 +53,7 @@ def model(*, motion: MotionSizes = SIZES) -> Model:
 
 
 def beating_labels(*, depth: int, spacing: Spacing, size: int) -> Tensor:
-    """A round ventricle off the middle of the field."""
+    """Return label maps of a round ventricle outside the centre of the field of view."""
     y, x = torch.meshgrid(*((torch.arange(size) - size / 2) * mm for mm in (spacing.y, spacing.x)), indexing="ij")
     radius = torch.hypot(y - 14, x + 21)
     rv = (torch.hypot(y - 14, x - 12) < 14)[None]
@@ -68,37 +66,37 @@ def beating_labels(*, depth: int, spacing: Spacing, size: int) -> Tensor:
 
 def beating_cine(*, depth: int, spacing: Spacing, size: int) -> tuple[CineSequence, Tensor]:
     labels = beating_labels(depth=depth, spacing=spacing, size=size)
-    voxels = 500.0 * LOOK[labels.long()] + 20.0
+    voxels = 500.0 * BRIGHTNESS[labels.long()] + 20.0
     return CineSequence(voxels, spacing, torch.eye(4, dtype=torch.float64), 40.0, None, None), labels
 
 
 @pytest.mark.parametrize("depth", [1, 3, 30])
-def test_labels_come_back_in_order_on_the_own_grid(depth: int) -> None:
+def test_labels_are_in_order_and_on_the_subjects_grid(depth: int) -> None:
     cine, labels = beating_cine(depth=depth, spacing=Spacing(8.0, 1.2, 1.7), size=160)
-    tracked = track(model(), cine)
-    assert (tracked.ed, tracked.es) == (3, 5)
-    assert tracked.segmentation.labels.shape == labels.shape
+    tracking = track(model(), cine)
+    assert (tracking.ed, tracking.es) == (3, 5)
+    assert tracking.segmentation.labels.shape == labels.shape
     for frame in range(cine.frames):
         for label in (Label.LV, Label.MYO, Label.RV):
-            score = dice_pct(tracked.segmentation.at(frame), labels[frame], label)
+            score = dice_pct(tracking.segmentation.at(frame), labels[frame], label)
             assert score is not None
             assert score > 85
-    assert tracked.entropy.shape == labels.shape
-    assert float(tracked.entropy[0, 0, 0, 0]) == pytest.approx(PRIOR_ENTROPY)
+    assert tracking.entropy.shape == labels.shape
+    assert float(tracking.entropy[0, 0, 0, 0]) == pytest.approx(PRIOR_ENTROPY)
 
 
-def test_a_model_that_stands_still_carries_the_mask_unmoved() -> None:
+def test_zero_motion_propagates_the_ed_mask_unchanged() -> None:
     cine, _ = beating_cine(depth=2, spacing=Spacing(8.0, 1.4, 1.4), size=160)
-    tracked = track(model(), cine)
-    assert float(tracked.ed_to_es.displacement_mm.abs().max()) == 0
-    assert (tracked.ed_to_es.fixed, tracked.ed_to_es.moving) == (5, 3)
-    assert tracked.cycle_consistency_error_mm == 0
-    assert tracked.folded_voxels == (0,) * cine.frames
+    tracking = track(model(), cine)
+    assert float(tracking.ed_to_es.displacement_mm.abs().max()) == 0
+    assert (tracking.ed_to_es.fixed, tracking.ed_to_es.moving) == (5, 3)
+    assert tracking.cycle_consistency_error_mm == 0
+    assert tracking.folded_voxels == (0,) * cine.frames
     for frame in range(cine.frames):
-        assert torch.equal(tracked.propagated.at(frame), tracked.segmentation.at(3))
+        assert torch.equal(tracking.propagated.at(frame), tracking.segmentation.at(3))
 
 
-def test_what_lies_apart_from_the_heart_is_background() -> None:
+def test_components_outside_of_the_heart_become_background() -> None:
     labels = torch.zeros(2, 20, 20, dtype=torch.long)
     labels[:, 2:10, 2:10] = 1
     expected = labels.clone()
@@ -107,7 +105,7 @@ def test_what_lies_apart_from_the_heart_is_background() -> None:
     assert torch.equal(keep_largest_component(shape).argmax(0), expected)
 
 
-def test_a_speck_within_the_heart_gives_way_to_the_next_class() -> None:
+def test_small_components_of_a_ventricle_take_the_next_class() -> None:
     expected = torch.full((1, 20, 20), 2)
     expected[0, 2:8, 2:8], expected[0, 12:18, 12:18] = 1, 3
     labels = expected.clone()
@@ -118,61 +116,29 @@ def test_a_speck_within_the_heart_gives_way_to_the_next_class() -> None:
     assert torch.equal(keep_largest_component(shape).argmax(0), expected)
 
 
-def test_phases_of_the_manifest_are_kept() -> None:
+def test_given_ed_and_es_are_kept() -> None:
     cine, _ = beating_cine(depth=1, spacing=Spacing(8.0, 1.4, 1.4), size=160)
     given = CineSequence(cine.voxels, cine.spacing, cine.affine, 40.0, 2, 0)
-    tracked = track(model(), given)
-    assert (tracked.ed, tracked.es) == (2, 0)
-    assert (tracked.ed_to_es.moving, tracked.ed_to_es.fixed) == (2, 0)
+    tracking = track(model(), given)
+    assert (tracking.ed, tracking.es) == (2, 0)
+    assert (tracking.ed_to_es.moving, tracking.ed_to_es.fixed) == (2, 0)
 
 
-def test_a_field_of_nothing_has_no_heart() -> None:
+def test_images_without_a_heart_are_refused() -> None:
     noise = torch.rand(4, 2, 140, 140, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.3
     noise[0, 0, :4, :4] = 1.0
     cine = CineSequence(noise, Spacing(8.0, 1.4, 1.4), torch.eye(4, dtype=torch.float64), None, None, None)
 
-    class Blind(ByBrightness):
+    class NoHeart(ByBrightness):
         def forward(self, slices: Tensor, stacks: object) -> Tensor:
             return torch.tensor([5.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1).expand(len(slices), 4, *slices.shape[2:])
 
-    blind = Model(Blind(), model().motion, CARD, "digest", torch.device("cpu"))
+    model_without_heart = Model(NoHeart(), model().motion, CARD, "digest", torch.device("cpu"))
     with pytest.raises(ImageError, match="heart"):
-        track(blind, cine)
+        track(model_without_heart, cine)
 
 
-def saved(path: Path, *, with_motion: bool) -> Path:
-    card = ModelCard("test", SegNetSizes((8, 8), 1), SIZES if with_motion else None, 1.5, (64, 64), "-", "-", "0")
-    motion = build_motion(SIZES) if with_motion else None
-    save_checkpoint(path, segnet=build_segnet(card.segnet), motion=motion, card=card)
-    return path
-
-
-def test_weights_come_back_with_their_card(tmp_path: Path) -> None:
-    path = saved(tmp_path / "model.safetensors", with_motion=True)
-    loaded = load_model(path, torch.device("cpu"))
-    assert loaded.card == read_card(path)
-    assert loaded.card.motion == SIZES
-    assert len(loaded.digest) == 64
-
-
-def test_unusable_weights_are_refused(tmp_path: Path) -> None:
-    whole = saved(tmp_path / "model.safetensors", with_motion=True)
-    cut = tmp_path / "cut.safetensors"
-    cut.write_bytes(whole.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="not a whole"):
-        load_checkpoint(cut)
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load_model("no-such-model", torch.device("cpu"))
-    tensors, card = load_tensors(whole)
-    card["motion"] |= {"of_another_version": True}
-    save_tensors(tmp_path / "other.safetensors", tensors, card)
-    with pytest.raises(CheckpointError, match="does not know"):
-        load_checkpoint(tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="SegNet only"):
-        load_model(saved(tmp_path / "half.safetensors", with_motion=False), torch.device("cpu"))
-
-
-def test_a_batch_is_halved_until_it_fits_into_memory() -> None:
+def test_batch_size_is_halved_until_it_fits_into_memory() -> None:
     tried = []
 
     def run(at_once: int) -> Tensor:
@@ -185,7 +151,7 @@ def test_a_batch_is_halved_until_it_fits_into_memory() -> None:
     assert tried == [8, 4, 2]
 
 
-def test_a_frame_that_never_fits_is_said() -> None:
+def test_a_batch_of_one_that_does_not_fit_is_an_error() -> None:
     def run(_: int) -> Tensor:
         raise torch.cuda.OutOfMemoryError("full")
 

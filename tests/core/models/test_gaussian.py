@@ -1,4 +1,4 @@
-"""The posterior of the displacement against torch.distributions."""
+"""The posterior of the motion, compared with torch.distributions."""
 
 import pytest
 import torch

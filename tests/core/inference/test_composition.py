@@ -1,4 +1,4 @@
-"""Motion between frames, from stored velocities: steps that are composed, or motion that leads into ED at once."""
+"""Motion between frames from stored velocities: composed steps, or ED-referenced motion."""
 
 from dataclasses import replace
 
@@ -16,16 +16,16 @@ SIZES = MotionSizes(integration_steps=4)
 SPACING = Spacing(8.0, 1.5, 1.5)
 ED, FRAMES = 1, 4
 TO_ED_MM = {2: 3.0, 3: 9.0, 0: 6.0, 1: 0.6}
-"""How far along x the material of each frame was at ED; once round the cycle, 0.6 mm are missing."""
+"""Displacement along x of each frame into ED; the cycle-consistency error is 0.6 mm."""
 
 
 def velocities(*, ed_referenced: bool) -> Tensor:
-    """Of frames 2, 3, 0 and 1: along x, in voxels of half the plane."""
+    """Return velocities of frames 2, 3, 0 and 1 along x, in voxels of half the in-plane resolution."""
     order = list(TO_ED_MM.values())
     along = order if ed_referenced else [now - before for now, before in zip(order, [0.0, *order], strict=False)]
-    moved = torch.zeros(FRAMES, 3, 2, 8, 8)
-    moved[:, 2] = torch.tensor(along).view(-1, 1, 1, 1) / (2 * SPACING.x)
-    return moved
+    result = torch.zeros(FRAMES, 3, 2, 8, 8)
+    result[:, 2] = torch.tensor(along).view(-1, 1, 1, 1) / (2 * SPACING.x)
+    return result
 
 
 def along_x(field: MotionField) -> float:
@@ -36,7 +36,7 @@ def along_x(field: MotionField) -> float:
 
 
 @pytest.mark.parametrize("ed_referenced", [True, False])
-def test_a_motion_that_is_known_comes_out_between_any_two_frames(*, ed_referenced: bool) -> None:
+def test_known_motion_is_returned_between_any_two_frames(*, ed_referenced: bool) -> None:
     sizes, given = replace(SIZES, ed_referenced=ed_referenced), velocities(ed_referenced=ed_referenced)
     fields = fields_to_ed(given, SPACING, ed=ED, sizes=sizes)
     assert [(field.fixed, field.moving) for field in fields] == [(2, ED), (3, ED), (0, ED), (1, ED)]
@@ -50,8 +50,8 @@ def test_a_motion_that_is_known_comes_out_between_any_two_frames(*, ed_reference
         field_between(given, SPACING, ed=ED, sizes=sizes, moving=7, fixed=ED)
 
 
-def test_the_way_out_of_ed_and_back_is_no_way() -> None:
-    """The motion between two frames is the inverse of the one and then the other, up to interpolation."""
+def test_motion_of_a_frame_into_itself_by_ed_is_zero() -> None:
+    """The motion by ED is the motion into ED and then its inverse, up to interpolation."""
     generator = torch.Generator().manual_seed(3)
     knots = torch.randn(FRAMES, 3, 2, 3, 3, generator=generator)
     smooth = torch.nn.functional.interpolate(knots, (4, 24, 24), mode="trilinear", align_corners=True)
@@ -61,21 +61,21 @@ def test_the_way_out_of_ed_and_back_is_no_way() -> None:
     assert float(there[..., 8:-8, 8:-8].norm(dim=0).max()) < 0.2
 
 
-def test_a_motion_that_folds_on_the_grid_is_smoothed_there_alone() -> None:
+def test_velocity_is_smoothed_only_where_it_folds() -> None:
     steep = torch.zeros(2, 3, 6, 24, 24)
     steep[0, :, :, 4:12, 4:12] = 2.0 * torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(1))
     steep[1, 2] = 0.5
     sizes = replace(SIZES, ed_referenced=True)
-    found = without_folds(steep, sizes=sizes)
-    before, after = (fields_to_ed(part, SPACING, ed=ED, sizes=sizes)[0] for part in (steep, found))
+    unfolded = without_folds(steep, sizes=sizes)
+    before, after = (fields_to_ed(part, SPACING, ed=ED, sizes=sizes)[0] for part in (steep, unfolded))
     assert int((jacobian_determinant(before) <= 0).sum()) > 0
     assert int((jacobian_determinant(after) <= 0).sum()) == 0
-    assert torch.equal(found[1], steep[1])
-    assert not found[0, :, :, 20:].any()
-    assert float(found[0].std()) > 0.05
+    assert torch.equal(unfolded[1], steep[1])
+    assert not unfolded[0, :, :, 20:].any()
+    assert float(unfolded[0].std()) > 0.05
 
 
-def test_the_inverse_does_not_fold_either() -> None:
+def test_inverse_motion_does_not_fold() -> None:
     steep = torch.zeros(FRAMES, 3, 6, 24, 24)
     steep[0, :, :, 4:12, 4:12] = 2.0 * torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(1))
     sizes = replace(SIZES, ed_referenced=True)
@@ -84,6 +84,6 @@ def test_the_inverse_does_not_fold_either() -> None:
     assert int((jacobian_determinant(bare) <= 0).sum()) > 0
     back = field_between(unfolded, SPACING, ed=ED, sizes=sizes, moving=2, fixed=ED)
     assert int((jacobian_determinant(back) <= 0).sum()) == 0
-    # Far from the folds it is still the inverse.
+    # Far from the folds it equals the exponential of the negated velocity.
     torch.testing.assert_close(back.displacement_mm[..., 40:], bare.displacement_mm[..., 40:])
     assert float(back.displacement_mm.std()) > 0.1

@@ -1,4 +1,4 @@
-"""Every term of the loss against what it must be where that is known."""
+"""Loss terms: each has its known value in closed form or that of PyTorch."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def as_normal(posterior: MotionPosterior) -> MultivariateNormal:
     return MultivariateNormal(posterior.mean.movedim(1, -1), isotropic + factor @ factor.mT)
 
 
-def test_kl_of_the_motion_is_that_of_torch_distributions() -> None:
+def test_kl_motion_equals_torch_distributions() -> None:
     for rank in (1, 2):
         posterior = random_posterior(rank=rank, seed=rank)
         expected = kl_divergence(as_normal(posterior), MultivariateNormal(torch.zeros(3), torch.eye(3))).mean()
@@ -33,7 +33,7 @@ def test_kl_of_the_motion_is_that_of_torch_distributions() -> None:
         torch.testing.assert_close(posterior.entropy, as_normal(posterior).entropy(), rtol=1e-4, atol=1e-4)
 
 
-def test_samples_of_the_motion_have_the_covariance_of_the_model() -> None:
+def test_samples_of_the_motion_have_the_posterior_covariance() -> None:
     one = random_posterior(rank=1, seed=5)
     many = MotionPosterior(
         one.mean[:1, :, :1, :1].expand(1, 3, 200, 200),
@@ -45,7 +45,7 @@ def test_samples_of_the_motion_have_the_covariance_of_the_model() -> None:
     torch.testing.assert_close(torch.cov(drawn), expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
 
 
-def test_kl_of_the_latent_is_that_of_torch_distributions() -> None:
+def test_kl_latent_equals_torch_distributions() -> None:
     generator = torch.Generator().manual_seed(2)
     a, b, c, d = (torch.randn(3, 1, 4, 4, generator=generator) for _ in range(4))
     normal = torch.distributions.Normal
@@ -58,19 +58,19 @@ def one_hot_shapes(*, seed: int) -> Tensor:
     return functional.one_hot(labels, 4).movedim(-1, 1).float()
 
 
-def test_a_perfect_prediction_costs_nothing() -> None:
+def test_kl_segmentation_of_equal_arguments_is_zero() -> None:
     shapes = one_hot_shapes(seed=0)
     soft = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1)).softmax(1)
     for target in (shapes, soft):
-        assert float(losses.shape_divergence(target, target)) == 0.0
-        assert float(losses.shape_pyramid(target, target, levels=3, label_smoothing=0.04)) == 0.0
+        assert float(losses.kl_segmentation(target, target)) == 0.0
+        assert float(losses.kl_segmentation_pyramid(target, target, levels=3, label_smoothing=0.04)) == 0.0
 
 
-def test_supervised_shape_loss_is_the_cross_entropy() -> None:
+def test_kl_segmentation_of_a_one_hot_target_is_the_cross_entropy() -> None:
     shapes = one_hot_shapes(seed=0)
     logits = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     expected = functional.cross_entropy(logits, shapes.argmax(1))
-    torch.testing.assert_close(losses.shape_divergence(logits.softmax(1), shapes), expected)
+    torch.testing.assert_close(losses.kl_segmentation(logits.softmax(1), shapes), expected)
 
 
 def test_bending_energy_of_known_fields() -> None:
@@ -94,7 +94,7 @@ def test_bending_energy_of_a_single_slice_is_finite() -> None:
     assert bool(losses.bending_energy(displacement, Spacing(8.0, 1.5, 1.5)).isfinite())
 
 
-def test_through_plane_shear_is_the_slope_of_motion_through_the_slices_alone() -> None:
+def test_through_plane_shear_is_the_in_plane_gradient_of_through_plane_motion() -> None:
     rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(5.0), indexing="ij")
     voxels = torch.stack([0.02 * rows - 0.03 * columns, rows, columns])[:, None].expand(3, 4, 6, 5)
     # In mm, slices of 8 and voxels of 2 and 1.5: slopes of 0.02 · 8 / 2 and 0.03 · 8 / 1.5.
@@ -102,6 +102,6 @@ def test_through_plane_shear_is_the_slope_of_motion_through_the_slices_alone() -
     assert found == pytest.approx(0.08**2 + 0.16**2, rel=1e-4)
 
 
-def test_segmentation_loss_vanishes_with_certainty() -> None:
+def test_segmentation_loss_of_a_certain_and_correct_prediction_is_zero() -> None:
     shapes = one_hot_shapes(seed=3)
     assert float(losses.segmentation_loss(50.0 * shapes, shapes)) < 1e-3

@@ -1,0 +1,54 @@
+"""Checkpoints: weights are read back with their model card, and unusable files are refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmnet_core.errors import CheckpointError
+from cmnet_core.inference.tracking import (
+    load_model,
+)
+from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
+from cmnet_core.models.checkpoint import (
+    ModelCard,
+    load_checkpoint,
+    load_tensors,
+    read_card,
+    save_checkpoint,
+    save_tensors,
+)
+
+SIZES = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(4, 8, 8, 8, 8))
+
+
+def saved(path: Path, *, with_motion: bool) -> Path:
+    card = ModelCard("test", SegNetSizes((8, 8), 1), SIZES if with_motion else None, 1.5, (64, 64), "-", "-", "0")
+    motion = build_motion(SIZES) if with_motion else None
+    save_checkpoint(path, segnet=build_segnet(card.segnet), motion=motion, card=card)
+    return path
+
+
+def test_weights_are_read_back_with_their_model_card(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.safetensors", with_motion=True)
+    loaded = load_model(path, torch.device("cpu"))
+    assert loaded.card == read_card(path)
+    assert loaded.card.motion == SIZES
+    assert len(loaded.digest) == 64
+
+
+def test_unusable_weights_are_refused(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "model.safetensors", with_motion=True)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a complete"):
+        load_checkpoint(cut)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model("no-such-model", torch.device("cpu"))
+    tensors, card = load_tensors(whole)
+    card["motion"] |= {"of_another_version": True}
+    save_tensors(tmp_path / "other.safetensors", tensors, card)
+    with pytest.raises(CheckpointError, match="does not know"):
+        load_checkpoint(tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="SegNet only"):
+        load_model(saved(tmp_path / "half.safetensors", with_motion=False), torch.device("cpu"))
