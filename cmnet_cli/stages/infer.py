@@ -19,7 +19,7 @@ from cmnet_cli.stages.read_images import load_cine, naming
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.inference.refinement import Refinement
-from cmnet_core.inference.tracking import FRAMES_TO_CLOSE, Model, Tracking, load_model, track
+from cmnet_core.inference.tracking import MIN_FRAMES_TO_CLOSE, Model, Tracking, load_model, track
 from cmnet_core.io.nifti import write_labels, write_motion
 from cmnet_core.types import CineSequence
 
@@ -128,6 +128,6 @@ def _facts_of(tracking: Tracking, model: Model, config: InferConfig) -> Tracking
         motion=model.sizes,
         segnet_members=model.card.segnet.members,
         refinement_iterations=config.refine,
-        cycle_closed=config.close and not model.sizes.ed_referenced and tracking.cine.frames >= FRAMES_TO_CLOSE,
+        cycle_closed=config.close and not model.sizes.ed_referenced and tracking.cine.frames >= MIN_FRAMES_TO_CLOSE,
         flags=tracking.flags,
     )

@@ -23,6 +23,7 @@ from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.checkpoint import ModelCard, find_weights, load_checkpoint
 from cmnet_core.models.layers import Stacks, upsample
 from cmnet_core.models.segnet import SegNet, class_probabilities
+from cmnet_core.qc.result_checks import check_confidence
 from cmnet_core.registration.displacement import jacobian_determinant, propagate_probabilities
 from cmnet_core.stats.metrics import folded_voxels
 from cmnet_core.types import CineSequence, LabelSequence, MotionField, Spacing
@@ -116,7 +117,7 @@ class Tracking:
             cycle is closed. With an ED-referenced network it is the estimated motion of ED into itself.
         folded_voxels: Number of voxels of the window at which the motion of each frame into ED folds; that of ED is the
             motion once round the cycle.
-        flags: Quality flags of the input.
+        flags: Quality flags of the input and of the segmentation.
     """
 
     cine: CineSequence
@@ -194,7 +195,7 @@ def track(model: Model, cine: CineSequence, *, refinement: Refinement = NO_REFIN
         posterior=Posterior(probabilities[[ed, es]], estimate.log_sd, estimate.factor),
         cycle_consistency_error_mm=error_mm,
         folded_voxels=tuple(folded_voxels(jacobian_determinant(to_ed[frame])).count for frame in range(cine.frames)),
-        flags=cine.flags,
+        flags=(*cine.flags, *check_confidence(probabilities[[ed, es]])),
     )
 
 
