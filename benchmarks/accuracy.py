@@ -25,10 +25,10 @@ from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, read_ground_truth_motion
+from cmnet_cli.derivatives.ground_truth_motion import read_ground_truth_motion
 from cmnet_cli.derivatives.tracking import open_tracking, read_field
-from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.stages.evaluate import carry_labels
+from cmnet_cli.runs.paths import CaseFolder, RunFolder, ground_truth_motion_path
+from cmnet_cli.stages.evaluate import propagate_labels
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_cli.tables.schema import read_rows
 from cmnet_core.geometry.lv_coordinates import lv_coordinates
@@ -303,7 +303,7 @@ def round_trip_dice_pct(case: Case, folder: CaseFolder) -> float | None:
     stored, labels = open_tracking(folder), _masks(case)
     ed = stored.facts.ed
     round_trip = read_field(folder, stored.facts, moving=ed, fixed=ed)
-    return dice_pct(carry_labels(labels.at(ed), round_trip, stored.facts.window), labels.at(ed), Label.LV)
+    return dice_pct(propagate_labels(labels.at(ed), round_trip, stored.facts.window), labels.at(ed), Label.LV)
 
 
 def made_figures(errors: Sequence[KnownMotionErrors]) -> dict[str, Found | None]:

@@ -18,7 +18,7 @@ from cmnet_cli.execution.attempt_log import AttemptLog, attempt_of, status_rows
 from cmnet_cli.options import EngineOptions, ExecutionOptions, SelectionOptions
 from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.runs.provenance import Expected, OnStale, State, judge
+from cmnet_cli.runs.provenance import Expected, OnStale, State, stage_state
 from cmnet_cli.runs.run_folder import OpenRun, locked_run
 from cmnet_cli.runs.run_lock import RunLock
 from cmnet_cli.tables.schema import write_data_dictionary, write_table
@@ -141,7 +141,7 @@ def make_plan(stage: StoredStage[Any], cases: Iterable[Case], run: RunFolder, ho
     """
     judged, todo = {}, []
     for case in cases:
-        state, reason = judge(run.case(case.case_id).sidecar(stage.name), stage.expected(case))
+        state, reason = stage_state(run.case(case.case_id).sidecar(stage.name), stage.expected(case))
         judged[case.case_id] = (state, reason)
         if how.force or state == State.PENDING or (state == State.STALE and how.on_stale != OnStale.SKIP):
             todo.append(case)

@@ -1,4 +1,4 @@
-"""Evaluate: what infer stored, against reference masks at ED and ES (the protocol of the documentation)."""
+"""Evaluate: compare the stored results of infer with reference masks at ED and ES (docs/validation.md)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -14,9 +14,8 @@ from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.indices import who
-from cmnet_cli.stages.read_images import load_cine, load_labels
-from cmnet_core.errors import ErrorCode, LabelError
-from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, find_phases, volumes_ml
+from cmnet_cli.stages.read_images import ReferenceMasks, load_cine, load_reference_masks
+from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, volumes_ml
 from cmnet_core.imaging.preprocess import Window, extract, extract_labels, restore_motion
 from cmnet_core.labels import Label
 from cmnet_core.registration.displacement import jacobian_determinant, propagate_probabilities
@@ -29,7 +28,7 @@ from cmnet_core.stats.metrics import (
     overlap,
     surface_distances_mm,
 )
-from cmnet_core.types import LabelSequence, MotionField, Spacing
+from cmnet_core.types import MotionField, Spacing
 
 NAME = "evaluate"
 ED_TO_ES, ES_TO_ED, POOLED, AT_ED, AT_ES = "ed-to-es", "es-to-ed", "pooled", "at-ed", "at-es"
@@ -41,31 +40,12 @@ Map = UInt8[Tensor, "z y x"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The rows that one case adds to the tables of an evaluation; ``motion`` is one."""
+    """The rows of one case in the tables of an evaluation; ``motion`` is a single row."""
 
     overlaps: tuple[Row, ...]
     folding: tuple[Row, ...]
     agreement: tuple[Row, ...]
     motion: Row
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The reference masks of a case at its two phases."""
-
-    ed: int
-    es: int
-    labels: LabelSequence
-
-    @property
-    def at_ed(self) -> Map:
-        """The mask at end-diastole."""
-        return self.labels.at(self.ed)
-
-    @property
-    def at_es(self) -> Map:
-        """The mask at end-systole."""
-        return self.labels.at(self.es)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,75 +57,57 @@ class EvaluateStage:
     name: str = NAME
 
     def open(self) -> Callable[[Case], Evaluation]:
-        """Nothing to load; the function of a case."""
+        """Return the function that evaluates a case."""
         return lambda case: evaluate_case(case, RunFolder(self.root), self.config)
-
-
-def has_reference(case: Case) -> bool:
-    """Whether the manifest names masks of both phases."""
-    return case.labels is not None or (case.labels_ed is not None and case.labels_es is not None)
 
 
 def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluation:
     """Compare one case with its reference masks.
 
     Raises:
-        CaseError: Infer has not been run for it, its motion was not stored, or a mask cannot be used.
+        CaseError: The results of infer are missing, its motion was not stored, or a mask cannot be used.
     """
     folder = run.case(case.case_id)
     stored = open_tracking(folder)
-    reference = _read_reference(case)
+    reference = load_reference_masks(case, load_cine(case), purpose="Evaluation")
     to_es = read_field(folder, stored.facts, moving=reference.ed, fixed=reference.es)
     to_ed = read_field(folder, stored.facts, moving=reference.es, fixed=reference.ed)
-    described = {**who(case), "group": case.group}
+    identity = {**who(case), "group": case.group}
     return Evaluation(
-        overlaps=tuple(described | row for row in _overlap_rows(stored, reference, to_es, to_ed)),
+        overlaps=tuple(identity | row for row in _overlap_rows(stored, reference, to_es, to_ed)),
         folding=(
-            described | _folding_row(ED_TO_ES, to_es, reference.at_es, stored.facts.window, config),
-            described | _folding_row(ES_TO_ED, to_ed, reference.at_ed, stored.facts.window, config),
+            identity | _folding_row(ED_TO_ES, to_es, reference.at_es, stored.facts.window, config),
+            identity | _folding_row(ES_TO_ED, to_ed, reference.at_ed, stored.facts.window, config),
         ),
-        agreement=tuple(described | row for row in _agreement_rows(stored, reference)),
-        motion=described | _motion_row(stored, reference),
+        agreement=tuple(identity | row for row in _agreement_rows(stored, reference)),
+        motion=identity | _motion_row(stored, reference),
     )
 
 
-def _read_reference(case: Case) -> Reference:
-    labels = load_labels(case, load_cine(case))
-    if labels is None or len(labels.frames) < 2:
-        raise LabelError(
-            f"Evaluation needs reference masks at ED and ES; {case.case_id} has "
-            f"{len(labels.frames) if labels else 0} of them.",
-            hint="Name labels_ed and labels_es, or a 4-D mask in the column labels.",
-            code=ErrorCode.LABEL_GEOMETRY,
-        )
-    if case.ed is not None and case.es is not None:
-        return Reference(case.ed, case.es, labels)
-    largest, smallest = find_phases(volumes_ml(labels.labels, labels.spacing).lv_ml)
-    return Reference(labels.frames[largest], labels.frames[smallest], labels)
+def propagate_labels(labels: Map, field: MotionField, window: Window) -> Map:
+    """Propagate a label map from the moving to the fixed frame of a displacement field, on the subject's own grid."""
+    probabilities = torch.stack([labels == label for label in Label]).float()
+    propagated: Tensor = propagate_probabilities(probabilities, restore_motion(field, window)).argmax(0)
+    return propagated.to(torch.uint8)
 
 
-def carry_labels(labels: Map, field: MotionField, window: Window) -> Map:
-    """A label map of the field's moving frame, seen at its fixed frame, on the subject's own grid."""
-    shares = torch.stack([labels == label for label in Label]).float()
-    carried: Tensor = propagate_probabilities(shares, restore_motion(field, window)).argmax(0)
-    return carried.to(torch.uint8)
-
-
-def _overlap_rows(stored: StoredTracking, reference: Reference, to_es: MotionField, to_ed: MotionField) -> list[Row]:
+def _overlap_rows(
+    stored: StoredTracking, reference: ReferenceMasks, to_es: MotionField, to_ed: MotionField
+) -> list[Row]:
     window, spacing = stored.facts.window, stored.spacing
     at_ed, at_es = reference.at_ed, reference.at_es
     rows = []
     for method, es, ed in (
-        ("cardiomorphnet", carry_labels(at_ed, to_es, window), carry_labels(at_es, to_ed, window)),
+        ("cardiomorphnet", propagate_labels(at_ed, to_es, window), propagate_labels(at_es, to_ed, window)),
         ("no-motion", at_ed, at_es),
     ):
-        rows += _figures(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
-    seen = {AT_ED: (stored.segmented[reference.ed], at_ed), AT_ES: (stored.segmented[reference.es], at_es)}
-    return rows + _figures("segnet", seen, spacing)
+        rows += _comparison_rows(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
+    segmented = {AT_ED: (stored.segmented[reference.ed], at_ed), AT_ES: (stored.segmented[reference.es], at_es)}
+    return rows + _comparison_rows("segnet", segmented, spacing)
 
 
-def _figures(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
-    """Rows of every figure and structure, and of the two figures pooled."""
+def _comparison_rows(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
+    """Return the rows of both comparisons and of the two pooled, for every structure."""
     rows = []
     for label in _STRUCTURES:
         overlaps, distances = [], []
@@ -157,13 +119,13 @@ def _figures(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing
     return rows
 
 
-def _overlap_row(method: str, comparison: str, label: Label, shared: Overlap, distance: SurfaceDistance) -> Row:
+def _overlap_row(method: str, comparison: str, label: Label, common: Overlap, distance: SurfaceDistance) -> Row:
     return {
         "method": method,
         "comparison": comparison,
         "structure": label.name.lower(),
-        "dsc_pct": shared.dice_pct,
-        "jac_pct": shared.jaccard_pct,
+        "dsc_pct": common.dice_pct,
+        "jac_pct": common.jaccard_pct,
         "hd95_mm": distance.hd95_mm,
         "msd_mm": distance.msd_mm,
         "failure": distance.failure,
@@ -171,7 +133,7 @@ def _overlap_row(method: str, comparison: str, label: Label, shared: Overlap, di
 
 
 def _mean_distance(first: SurfaceDistance, second: SurfaceDistance) -> SurfaceDistance:
-    """Voxels can be pooled, distances cannot: those of the pooled figure are the mean of the two."""
+    """Return the mean of two distances: unlike voxels, distances of two comparisons cannot be pooled."""
     failure = first.failure or second.failure
     if failure or first.hd95_mm is None or second.hd95_mm is None or first.msd_mm is None or second.msd_mm is None:
         return SurfaceDistance(None, None, failure)
@@ -189,13 +151,13 @@ def _folding_row(comparison: str, field: MotionField, fixed: Map, window: Window
     return row
 
 
-def _motion_row(stored: StoredTracking, reference: Reference) -> Row:
-    """How well the cycle closes, and whether entropy tells the heart from its surroundings.
+def _motion_row(stored: StoredTracking, reference: ReferenceMasks) -> Row:
+    """Return the cycle-consistency error, and the AUROC with which entropy separates the heart from the background.
 
-    Shape says nothing of motion away from the heart: there the posterior should be wide.
+    Segmentations do not determine the motion far from the heart, so that the posterior should be wide there.
     """
     window, phases = stored.facts.window, [reference.ed, reference.es]
-    # Beyond the image nothing was estimated.
+    # No motion was estimated outside the image.
     within = extract(torch.ones((1, *window.source_shape)), window) > 0.999
     entropy = extract(stored.entropy[phases], window)
     heart = extract_labels(torch.stack([reference.at_ed, reference.at_es]), window) > 0
@@ -208,8 +170,8 @@ def _motion_row(stored: StoredTracking, reference: Reference) -> Row:
     }
 
 
-def _agreement_rows(stored: StoredTracking, reference: Reference) -> list[Row]:
-    """Each clinical index from SegNet beside that of the reference masks."""
+def _agreement_rows(stored: StoredTracking, reference: ReferenceMasks) -> list[Row]:
+    """Return each clinical index from SegNet's segmentation beside that of the reference masks."""
     facts = stored.facts
     found = clinical_indices(volumes_ml(stored.segmented, stored.spacing), ed=facts.ed, es=facts.es)
     both = torch.stack([reference.at_ed, reference.at_es])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.commands.compare import _our_columns
+from cmnet_cli.commands.compare import comparable_columns
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import start_run
 from cmnet_cli.tables.schema import write_table
@@ -76,7 +76,7 @@ def test_segments_are_matched_by_the_field_of_their_number(run: Path) -> None:
 
 
 def test_every_field_of_uk_biobank_that_is_held_against_ours_is_held_once() -> None:
-    fields = [field for field in _our_columns().values() if field]
+    fields = [field for field in comparable_columns().values() if field]
     assert len(fields) == len(set(fields))
     wanted = {*range(24100, 24110), *range(24124, 24175)}
     assert {int(field) for field in fields} == wanted
@@ -95,7 +95,7 @@ def test_ids_are_text_and_rows_without_a_partner_are_counted_without_their_ids(r
     table = run.parent / "t.csv"
     table.write_text("subject_id,lvedv_ml\n12,1\n9900002,n/a\nsub-9900003,140\nnobody,1\n")
     compared = cmnet("compare", "--run", run, "--against", table)
-    assert "2 subjects in both; 2 rows of the run without a partner, 2 of the outside table" in compared.output
+    assert "2 subjects in both; 2 rows of the run without a counterpart, 2 of the other table" in compared.output
     assert "9900002" not in compared.output
     [row] = rows(run, "comparison")
     assert (row["n"], row["unreadable"], row["bias"]) == (1, 1, 10.0)

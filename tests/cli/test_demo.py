@@ -9,7 +9,7 @@ def test_the_demo_ends_with_indices_beside_the_truth_and_a_report(tmp_path: Path
     out = tmp_path / "demo"
     ran = cmnet("demo", out, "--subjects", 1, "--frames", 3, "--model", tiny_model)
     assert ran.exit_code == 0, ran.output
-    assert "Found (true)" in ran.output
+    assert "Estimate (ground truth)" in ran.output
     assert (out / "run" / "report" / "index.html").is_file()
     assert ran.output.rstrip().endswith("index.html")
     [row] = rows(out / "run", "indices")

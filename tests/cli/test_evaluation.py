@@ -11,7 +11,7 @@ from scipy import stats
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.derivatives.tracking import open_tracking, write_entropy
-from cmnet_cli.evaluation.page import MOST_SUBJECTS, Summaries, markdown
+from cmnet_cli.evaluation.page import MAX_SUBJECTS, Summaries, markdown
 from cmnet_cli.evaluation.summary import compare_methods, subject_row, summarise_overlaps, summarise_subjects
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.evaluate import Evaluation, evaluate_case
@@ -157,10 +157,10 @@ def test_a_page_of_many_subjects_says_where_the_others_are() -> None:
     columns = [column.name for column in TABLES["evaluation_subjects"]]
     subjects = [
         dict.fromkeys(columns) | {"case_id": f"sub-{n}", "group": "", "njd_field_ed_to_es": 0, "njd_field_es_to_ed": 0}
-        for n in range(MOST_SUBJECTS + 1)
+        for n in range(MAX_SUBJECTS + 1)
     ]
     page = markdown(Summaries([], [], [], [], subjects))
-    assert f"The first {MOST_SUBJECTS} of {MOST_SUBJECTS + 1}" in page
+    assert f"The first {MAX_SUBJECTS} of {MAX_SUBJECTS + 1}" in page
     assert "| sub-199 |" in page
     assert "| sub-200 |" not in page
 

@@ -23,16 +23,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     source = write_cohort(folder, 2)
     source.write_text(source.read_text().replace("9900002_labels.nii.gz", ""))
-    ran = cmnet("phantom", folder / "made", "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
+    ran = cmnet("phantom", folder / "simulated", "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
     assert ran.exit_code == 4, ran.output
     assert "row 3 (label-geometry)" in ran.output
     assert "9900002" not in ran.output
-    return folder / "made" / "cohort.csv"
+    return folder / "simulated" / "cohort.csv"
 
 
 def test_the_manifest_carries_the_hearts_columns_through(made: Path) -> None:
     rows = rows_of(made)
-    assert [row["subject_id"] for row in rows] == ["9900001-made1", "9900001-made2"]
+    assert [row["subject_id"] for row in rows] == ["9900001-sim1", "9900001-sim2"]
     assert {(row["group"], row["clinic"], row["ed"], row["es"]) for row in rows} == {("DCM", "north", "0", "1")}
 
 
@@ -47,8 +47,7 @@ def test_training_reads_image_masks_and_motion(made: Path) -> None:
 
 def test_the_truth_stands_beside_the_image(made: Path) -> None:
     first, second = (
-        json.loads((made.parent / f"sub-9900001-made{k}" / f"sub-9900001-made{k}_truth.json").read_text())
-        for k in (1, 2)
+        json.loads((made.parent / f"sub-9900001-sim{k}" / f"sub-9900001-sim{k}_truth.json").read_text()) for k in (1, 2)
     )
     assert first["hidden_motion_at_es"] != second["hidden_motion_at_es"]
     assert len(first["green_lagrange_strain_of_wall"]["ecc"]) == 3
@@ -60,11 +59,11 @@ def test_the_truth_stands_beside_the_image(made: Path) -> None:
 
 def test_what_is_there_is_kept_and_what_is_missing_is_made_again_alike(made: Path) -> None:
     source, folder = made.parent.parent / "cohort.csv", made.parent
-    kept, lost = (folder / f"sub-9900001-made{k}" / f"sub-9900001-made{k}_cine.nii.gz" for k in (1, 2))
+    kept, lost = (folder / f"sub-9900001-sim{k}" / f"sub-9900001-sim{k}_cine.nii.gz" for k in (1, 2))
     before, written = lost.read_bytes(), kept.stat().st_mtime_ns
     arguments = ("phantom", folder, "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
     assert cmnet(*arguments).exit_code == 4
     assert kept.stat().st_mtime_ns == written
-    lost.with_name("sub-9900001-made2_truth.json").unlink()
+    lost.with_name("sub-9900001-sim2_truth.json").unlink()
     assert cmnet(*arguments).exit_code == 4
     assert lost.read_bytes() == before

@@ -127,7 +127,7 @@ def test_other_weights_make_a_run_stale(analysis: Path, again: Path, tmp_path: P
     assert "3 stale and left as they are" in kept
     refused = cmnet("infer", "-m", analysis / "cohort.csv", "-o", again, "--model", other, "--on-stale", "error")
     assert refused.exit_code == 3
-    assert "made with other weights" in refused.output
+    assert "computed with other weights" in refused.output
     assert "3 to do" in _infer(analysis, again, other)
 
 

@@ -120,9 +120,14 @@ def test_all_problems_of_all_rows_are_listed_together(tmp_path: Path) -> None:
         ("m.csv", "subject_id,image\n,\n\n", ErrorCode.MANIFEST_EMPTY, "has no rows"),
         ("m.csv", "Subject ID,image\n1,a.nii\n", ErrorCode.MANIFEST_COLUMN, "Rename 'Subject ID' to 'subject_id'"),
         ("m.csv", "subject_id;image\n1;a.nii\n", ErrorCode.MANIFEST_COLUMN, "commas separate"),
-        ("m.csv", "subject_id,image\n1,a,b,c\n2\n3,a,b,c,d", ErrorCode.MANIFEST_UNREADABLE, "reading the manifest"),
+        (
+            "m.csv",
+            "subject_id,image\n1,a,b,c\n2\n3,a,b,c,d",
+            ErrorCode.MANIFEST_UNREADABLE,
+            "cannot be read as a table",
+        ),
         ("m.xlsx", "PK", ErrorCode.MANIFEST_UNREADABLE, "Save the table as CSV"),
-        ("m.parquet", "text", ErrorCode.MANIFEST_UNREADABLE, "reading the manifest"),
+        ("m.parquet", "text", ErrorCode.MANIFEST_UNREADABLE, "cannot be read as a table"),
     ],
 )
 def test_tables_that_are_none(tmp_path: Path, name: str, text: str, code: ErrorCode, said: str) -> None:
@@ -137,9 +142,7 @@ def test_missing_and_binary_manifest(tmp_path: Path) -> None:
         with pytest.raises(ManifestError) as caught:
             read_manifest(tmp_path / name)
         assert caught.value.code is ErrorCode.MANIFEST_UNREADABLE
-    assert (
-        caught.value.message == f"{tmp_path / 'nowhere.csv'}: reading the manifest failed: No such file or directory."
-    )
+    assert caught.value.message == f"{tmp_path / 'nowhere.csv'} cannot be read as a table: No such file or directory."
 
 
 def save(path: Path, *shape: int) -> Path:

@@ -20,13 +20,13 @@ from cmnet_cli.config import find_config, load_config
 from cmnet_cli.console import Messages, live_table
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import read_rows
-from cmnet_cli.training.log import tell
+from cmnet_cli.training.log import print_epoch
 from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.build import PAPER
 from cmnet_core.models.checkpoint import load_tensors, read_card
 from cmnet_core.training.loop import EpochRecord
-from cmnet_core.training.motion_stage import METRICS as MOTION_FIGURES
-from cmnet_core.training.segnet_stage import METRICS as SEGNET_FIGURES
+from cmnet_core.training.motion_stage import METRICS as MOTION_METRICS
+from cmnet_core.training.segnet_stage import METRICS as SEGNET_METRICS
 from cmnet_core.training.state import read_progress
 from tests.cli.commanding import cmnet, column
 from tests.phantoms import write_cohort
@@ -297,7 +297,7 @@ def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
     turns_only = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
     for stage in (paper.segnet, paper.motion):
         assert stage.augmentation == replace(turns_only, quarter_turns=1.0, coarsening=1.0)
-        assert stage.schedule.monitored in (*SEGNET_FIGURES, *MOTION_FIGURES)
+        assert stage.schedule.monitored in (*SEGNET_METRICS, *MOTION_METRICS)
 
 
 def test_the_log_has_a_row_an_epoch_in_mm_and_percent(cohort: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_the_log_has_a_row_an_epoch_in_mm_and_percent(cohort: Path, tmp_path: Pa
     log = read_rows(out / "logs" / "train-segnet.parquet")
     assert [row["epoch"] for row in log] == [1, 2]
     assert all(0 <= row["dice_lv_es_pct"] <= 100 and row["seconds"] > 0 and row["loss"] > 0 for row in log)
-    assert set(SEGNET_FIGURES) >= {name for name in log[0] if name.endswith("_mm")}
+    assert set(SEGNET_METRICS) >= {name for name in log[0] if name.endswith("_mm")}
     assert list((out / "logs" / "tensorboard" / "segnet").glob("events.*"))
 
 
@@ -321,10 +321,10 @@ def test_without_tensorboard_its_option_says_how_to_get_it(
 def test_a_terminal_sees_a_table_that_grows() -> None:
     text = io.StringIO()
     messages = Messages(notes=Console(file=text, force_terminal=True, width=100, height=30))
-    figures = {f"dice_{name}_ed2es_pct": 90.0 + n for n, name in enumerate(("lv", "myo", "rv"))}
-    with live_table(messages, "train motion", total=2) as shown:
+    metrics = {f"dice_{name}_ed2es_pct": 90.0 + n for n, name in enumerate(("lv", "myo", "rv"))}
+    with live_table(messages, "train motion", total=2) as table:
         for epoch in range(2):
-            tell(EpochRecord(epoch, {"loss": 0.5}, {**figures, "folded_voxels": 0.0}, 3.0, 1e-3), shown)
+            print_epoch(EpochRecord(epoch, {"loss": 0.5}, {**metrics, "folded_voxels": 0.0}, 3.0, 1e-3), table)
     assert "90.0 / 91.0 / 92.0" in text.getvalue()
     assert "Dice % ed2es" in text.getvalue()
 

@@ -114,7 +114,7 @@ def test_masks_are_placed_on_the_frames_of_their_image(tmp_path: Path) -> None:
 
 def test_frames_outside_the_cine_are_refused(tmp_path: Path) -> None:
     cine = save(tmp_path / "cine.nii.gz", 5, 2, 3, 4)
-    with pytest.raises(CmnetError, match=r"cine\.nii\.gz: frame ed=7 lies outside"):
+    with pytest.raises(CmnetError, match=r"cine\.nii\.gz: frame ed=7 is outside"):
         load_cine(Case(2, "a", (cine,), ed=7))
 
 
