@@ -1,6 +1,6 @@
-"""What the engine costs when the work costs nothing: driver, status and merge over 1,000, 10,000 and 100,000 subjects.
+"""The overhead of the engine, status and merge per subject, over 1,000, 10,000 and 100,000 subjects.
 
-A stub stands in for the stage, so that everything measured is overhead. Each figure comes from a process of its own.
+The stage does nothing, so that everything measured is overhead. Each value is measured in a process of its own.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import pyarrow as pa
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import Manifest, read_manifest, write_manifest
 from cmnet_cli.console import Messages
-from cmnet_cli.execution.runner import Job, at_work, go, make_plan
-from cmnet_cli.options import ExecutionOptions, SelectionOptions
+from cmnet_cli.execution.plan import ExecutionSettings, plan_stage
+from cmnet_cli.execution.runner import open_execution, run_stage
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import Expected
 from cmnet_cli.runs.run_folder import start_run
@@ -39,26 +39,26 @@ class Stub:
     name: str = "infer"
 
     def open(self) -> Callable[[Case], str]:
-        """Nothing to load; the function of a case."""
+        """Return the function of a case."""
         return lambda case: case.case_id
 
     def expected(self, case: Case) -> Expected:
-        """Nobody asks."""
+        """Return an expectation that no sidecar of the benchmark is compared with."""
         return Expected(case.image, "", "")
 
 
 def drive(run: Path, manifest: Path, workers: int) -> None:
-    """Go over the cohort with the stub; prints the seconds on the clock and of this process that it took."""
+    """Run the stub on the cohort; print the wall time and this process's CPU time in seconds."""
     read = read_manifest(manifest)
-    how = ExecutionOptions(workers=workers)
+    settings = ExecutionSettings(workers=workers)
     folder = RunFolder(run)
-    with at_work(folder, "infer", Job(SelectionOptions(), how, Messages(quiet=True))) as site:
-        plan = make_plan(Stub(), read.cases, folder, how)
+    with open_execution(folder, "infer", settings, Messages(quiet=True)) as context:
+        plan = plan_stage(Stub(), read.cases, folder, settings)
         opened = start_run(run, read, "infer", {})
         started, used = time.monotonic(), time.process_time()
-        tally = go(Stub(), plan, opened, site)
+        result = run_stage(Stub(), plan, opened, context)
         print(time.monotonic() - started, time.process_time() - used)
-    assert len(tally.done) == len(read.cases)
+    assert len(result.done) == len(read.cases)
 
 
 def write_cohort(folder: Path, subjects: int) -> Path:
@@ -69,7 +69,7 @@ def write_cohort(folder: Path, subjects: int) -> Path:
 
 
 def pretend_done(run: RunFolder, manifest: Manifest) -> None:
-    """Give every case the sidecar that status looks for."""
+    """Write an empty sidecar for every case, whose existence status checks."""
     for case in manifest.cases:
         sidecar = run.case(case.case_id).sidecar("infer")
         sidecar.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def write_parts(run: RunFolder, manifest: Manifest) -> None:
 
 
 def _drawn(table: str, case_ids: Sequence[str]) -> pa.Table:
-    """Rows of a table with numbers drawn at random."""
+    """Return rows of a table with random numbers."""
     schema = schema_of(table)
     numbers = np.random.default_rng(1)
     columns = [
@@ -103,42 +103,42 @@ def _drawn(table: str, case_ids: Sequence[str]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a process took: seconds on the clock and of the processor, peak memory in MB; and what it printed."""
+    """The cost of a process: wall time and CPU time in seconds, peak memory in MB; and its output."""
 
     wall_s: float
     cpu_s: float
     peak_mb: float
-    told: str
+    output: str
 
 
-def measure(words: Sequence[str], log: Path) -> Cost:
+def measure(arguments: Sequence[str], log: Path) -> Cost:
     """Run a process to its end."""
     started = time.monotonic()
-    with log.open("w+") as output:
-        process = subprocess.Popen([sys.executable, *words], stdout=output, stderr=subprocess.STDOUT)
+    with log.open("w+") as file:
+        process = subprocess.Popen([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        told = output.read()
+        file.seek(0)
+        output = file.read()
     if process.returncode:
-        raise SystemExit(f"{' '.join(words)} ended with exit code {process.returncode}:\n{told}")
-    return Cost(time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, told)
+        raise SystemExit(f"{' '.join(arguments)} ended with exit code {process.returncode}:\n{output}")
+    return Cost(time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, output)
 
 
 def bench(folder: Path, subjects: int, workers: int) -> None:
-    """Measure one size of cohort and print its line."""
+    """Measure a cohort of one size and print its line of the table."""
     manifest, run = write_cohort(folder, subjects), folder / "run"
     here = ["--drive", str(run), str(manifest), "--workers", str(workers)]
     driver = measure([__file__, *here], folder / "log")
     read = read_manifest(manifest)
     pretend_done(RunFolder(run), read)
     status = measure(["-m", "cmnet_cli", "status", "--run", str(run)], folder / "log")
-    assert f"{subjects} done" in status.told, status.told
+    assert f"{subjects} done" in status.output, status.output
     as_json = measure(["-m", "cmnet_cli", "status", "--run", str(run), "--json"], folder / "log")
     write_parts(RunFolder(run), read)
     merge = measure(["-m", "cmnet_cli", "merge", "--run", str(run)], folder / "log")
-    assert f"indices: {subjects} rows" in merge.told, merge.told
-    wall_ms, cpu_ms = (1000 * float(word) / subjects for word in driver.told.split()[-2:])
+    assert f"indices: {subjects} rows" in merge.output, merge.output
+    wall_ms, cpu_ms = (1000 * float(seconds) / subjects for seconds in driver.output.split()[-2:])
     cells = [f"{wall_ms:.2f} ({cpu_ms:.2f})", f"{1000 * driver.cpu_s / subjects:.2f}", f"{driver.peak_mb:.0f}"]
     cells += [f"{cost.wall_s:.1f} ({cost.cpu_s:.1f})" for cost in (status, as_json, merge)]
     print(f"{subjects:>9,}" + "".join(f"{cell:>16}" for cell in [*cells, f"{merge.peak_mb:.0f}"]), flush=True)
@@ -155,8 +155,8 @@ def main() -> None:
         drive(*given.drive, given.workers)
         return
     print(f"{given.workers} workers, {os.cpu_count()} cores, {FRAMES} frames a subject in the merge")
-    print("Seconds on the clock; in brackets those of the processor, which do not depend on what else it does")
-    print("All CPU: driver and workers from start to end, imports included: what one core would need for everything")
+    print("Wall time; CPU time in brackets, which does not depend on the machine's other work")
+    print("All CPU: CPU time of driver and workers from start to end, including imports")
     names = ("ms/subject", "all CPU ms", "driver MB", "status s", "--json s", "merge s", "merge MB")
     print(f"{'subjects':>9}" + "".join(f"{name:>16}" for name in names))
     for subjects in given.subjects:

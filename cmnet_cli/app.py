@@ -3,16 +3,18 @@
 Modules that are slow to import are imported by the command that needs them, so that ``cmnet --help`` answers at once.
 """
 
+import dataclasses
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
-from cmnet_cli.exits import CommandGroup, ExitCode, interrupt, report_defect
+from cmnet_cli.exit_code import ExitCode
+from cmnet_cli.exits import CommandGroup, interrupt, report_defect
 from cmnet_cli.malloc import reuse_freed_memory
 from cmnet_cli.options import (
     DEFAULT_RUN,
@@ -33,6 +35,7 @@ from cmnet_cli.options import (
     Frames,
     FreshMotion,
     ImagePattern,
+    IndicesConfigFile,
     InitWeights,
     KeepMotion,
     KnownModel,
@@ -79,7 +82,8 @@ from cmnet_core.labels import LabelScheme
 
 if TYPE_CHECKING:
     from cmnet_cli.console import Messages
-    from cmnet_cli.execution.runner import Job, Summary
+    from cmnet_cli.execution.plan import ExecutionSettings
+    from cmnet_cli.execution.summary import CommandSummary
 
 # The panels of the help page, in the order of the work.
 START = "Start"
@@ -203,7 +207,7 @@ def validate(
     from cmnet_cli.commands import validate as command
 
     usable = command.validate(manifest, _messages(verbosity), deep=deep, workers=workers, as_json=as_json)
-    raise typer.Exit(ExitCode.DONE if usable else ExitCode.BAD_INPUT)
+    raise typer.Exit(ExitCode.SUCCESS if usable else ExitCode.BAD_INPUT)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -222,8 +226,8 @@ def preprocess(
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import PreprocessConfig, load_config
 
-    job = _job(selection, execution, engine, verbosity)
-    summary = command.preprocess(manifest, out, load_config(PreprocessConfig, config), job)
+    settings = _execution_settings(selection, execution, engine)
+    summary = command.preprocess(manifest, out, load_config(PreprocessConfig, config), settings, _messages(verbosity))
     _exit_with(summary, verbosity, as_json=as_json)
 
 
@@ -248,9 +252,10 @@ def infer(
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import InferConfig, load_config
 
-    settings = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
-    job = _job(selection, execution, engine, verbosity)
-    _exit_with(command.infer(manifest, out, settings, device=device, job=job), verbosity, as_json=as_json)
+    infer_config = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
+    settings = _execution_settings(selection, execution, engine)
+    summary = command.infer(manifest, out, infer_config, settings, _messages(verbosity), device=device)
+    _exit_with(summary, verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -272,9 +277,9 @@ def indices(
     from cmnet_cli.config import IndicesConfig, load_config
 
     table = None if reference is None else str(reference)
-    settings = load_config(IndicesConfig, config, reference=table, samples=samples, seed=seed)
-    job = _job(selection, execution.as_execution(), engine, verbosity)
-    _exit_with(command.indices(run, settings, job), verbosity, as_json=as_json)
+    indices_config = load_config(IndicesConfig, config, reference=table, samples=samples, seed=seed)
+    settings = _execution_settings(selection, execution, engine)
+    _exit_with(command.indices(run, indices_config, settings, _messages(verbosity)), verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -317,8 +322,8 @@ def evaluate(
     from cmnet_cli.commands import evaluate as command
     from cmnet_cli.config import EvaluateConfig, load_config
 
-    job = _job(selection, execution.as_execution(), engine, verbosity)
-    summary = command.evaluate(run, manifest, load_config(EvaluateConfig, config), job)
+    settings = _execution_settings(selection, execution, engine)
+    summary = command.evaluate(run, manifest, load_config(EvaluateConfig, config), settings, _messages(verbosity))
     _exit_with(summary, verbosity, as_json=as_json)
 
 
@@ -357,21 +362,32 @@ def submit(
     refine: RefineSteps = None,
     close: CloseCycle = None,
     device: Device = "auto",
+    samples: Samples = None,
+    seed: DrawSeed = None,
+    reference: ReferenceRanges = None,
     config: ConfigFile = None,
+    indices_config: IndicesConfigFile = None,
 ) -> None:
     """Submit a cohort to SLURM as an array job and a job that merges its results. Other options go to sbatch."""
     from cmnet_cli.commands import submit as command
-    from cmnet_cli.config import InferConfig, PreprocessConfig, load_config
     from cmnet_cli.slurm.sbatch import read_sbatch_options
 
-    settings = (
-        load_config(PreprocessConfig, config)
-        if stage == CohortStage.PREPROCESS
-        else load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
+    stage_config, indices_of_tasks = command.load_submission_settings(
+        stage,
+        config,
+        indices_config,
+        infer_options={"model": model, "save_motion": save_motion, "refine": refine, "close": close},
+        indices_options={
+            "reference": None if reference is None else str(reference),
+            "samples": samples,
+            "seed": seed,
+        },
     )
-    words = read_sbatch_options(context.args)
-    order = command.Order(stage, manifest, out, settings, device, execution.chunk, execution.max_parallel, words)
-    command.submit(order, _job(selection, execution.as_execution(), execution.as_engine(), verbosity))
+    sbatch = read_sbatch_options(context.args)
+    request = command.SubmissionRequest(
+        manifest, out, stage_config, indices_of_tasks, device, execution.chunk, execution.max_parallel, sbatch
+    )
+    command.submit(request, _execution_settings(selection, execution), _messages(verbosity))
 
 
 @app.command(rich_help_panel=CLUSTER)
@@ -427,7 +443,7 @@ def train(
         tensorboard=tensorboard,
     )
     left_out = command.train(stage, settings, training)
-    raise typer.Exit(ExitCode.SOME_FAILED if left_out else ExitCode.DONE)
+    raise typer.Exit(ExitCode.SOME_FAILED if left_out else ExitCode.SUCCESS)
 
 
 @app.command(rich_help_panel=CHECKS)
@@ -446,7 +462,7 @@ def verify(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN) -> None:
     from cmnet_cli.commands import verify as command
 
     verification = command.verify_run(run, _messages(verbosity))
-    raise typer.Exit(ExitCode.SOME_FAILED if verification.damaged else ExitCode.DONE)
+    raise typer.Exit(ExitCode.SOME_FAILED if verification.damaged else ExitCode.SUCCESS)
 
 
 @app.command(rich_help_panel=CHECKS)
@@ -500,22 +516,27 @@ def _messages(verbosity: VerbosityOptions, run: Path | None = None) -> "Messages
     return Messages(verbosity.quiet, verbosity.verbose, deidentifier)
 
 
-def _job(
-    selection: SelectionOptions, execution: ExecutionOptions, engine: EngineOptions, verbosity: VerbosityOptions
-) -> "Job":
-    from cmnet_cli.execution.runner import Job
+def _execution_settings(*options: Any) -> "ExecutionSettings":
+    """Combine the groups of options that choose the subjects, the engine and its limits."""
+    from cmnet_cli.execution.plan import ExecutionSettings
 
-    return Job(selection, execution, _messages(verbosity), engine)
+    known = {field.name for field in dataclasses.fields(ExecutionSettings)}
+    given: dict[str, Any] = {}
+    for group in options:
+        for name, value in dataclasses.asdict(group).items():
+            if name in known and value is not None:
+                given[name] = tuple(value) if isinstance(value, list) else value
+    return ExecutionSettings(**given)
 
 
-def _exit_with(summary: "Summary", verbosity: VerbosityOptions, *, as_json: bool = False) -> None:
+def _exit_with(summary: "CommandSummary", verbosity: VerbosityOptions, *, as_json: bool = False) -> None:
     """Print the summary of a command over a cohort, and exit with its code."""
-    from cmnet_cli.execution.runner import tell_summary, to_json
+    from cmnet_cli.execution.summary import print_summary, summary_as_json
 
     if as_json:
-        typer.echo(to_json(summary, _messages(verbosity, Path(summary.run)).deidentifier))
+        typer.echo(summary_as_json(summary, _messages(verbosity, Path(summary.run)).deidentifier))
     else:
-        tell_summary(summary, _messages(verbosity))
+        print_summary(summary, _messages(verbosity))
     raise typer.Exit(summary.exit_code)
 
 

@@ -1,23 +1,14 @@
-"""Exit codes of the command line, and what each kind of error becomes: a message with a code, or a traceback."""
+"""How errors end a command: in a message with an exit code, or in a traceback."""
 
 import sys
 import traceback
-from enum import IntEnum
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from cmnet_cli.exit_code import ExitCode
 from cmnet_core.errors import CmnetError, EngineError
-
-
-class ExitCode(IntEnum):
-    """The exit codes besides 1, a defect in cmnet, and 2, wrong usage."""
-
-    DONE = 0
-    BAD_INPUT = 3
-    SOME_FAILED = 4
-    INTERRUPTED = 130
 
 
 class CommandGroup(TyperGroup):
@@ -36,11 +27,11 @@ class CommandGroup(TyperGroup):
             interrupted = isinstance(error, EngineError)
             raise typer.Exit(ExitCode.INTERRUPTED if interrupted else ExitCode.BAD_INPUT) from error
         except OSError as error:
-            from cmnet_cli.engines.base import FULL, disk_is_full
+            from cmnet_cli.engines.base import DISK_FULL_ERRNOS, disk_full_error
 
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            _print_error(disk_is_full(error))
+            _print_error(disk_full_error(error))
             raise typer.Exit(ExitCode.INTERRUPTED) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted. Finished subjects are stored; the same command continues from here.", err=True)

@@ -65,6 +65,14 @@ DiskFolder = Annotated[Path, typer.Argument(help="Folder on the disk whose free 
 ConfigFile = Annotated[
     Path | None, _option("--config", metavar="FILE", text="Settings in a TOML file. An unknown key is an error.")
 ]
+IndicesConfigFile = Annotated[
+    Path | None,
+    _option(
+        "--indices-config",
+        metavar="FILE",
+        text="For the stage infer: settings of indices in a TOML file, for the tables that its tasks write.",
+    ),
+]
 
 # Data sets on disk.
 
@@ -408,10 +416,6 @@ class RecomputeOptions:
     workers: Workers = 0
     dry_run: DryRun = False
 
-    def as_execution(self) -> ExecutionOptions:
-        """Return the options of execution, with those that do not apply at their defaults."""
-        return ExecutionOptions(workers=self.workers, dry_run=self.dry_run)
-
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -434,14 +438,6 @@ class SubmitOptions:
     memory_limit: MemoryLimit = None
     subject_timeout: SubjectTimeout = None
     dry_run: DryRun = False
-
-    def as_execution(self) -> ExecutionOptions:
-        """Return the options that decide which subjects are submitted."""
-        return ExecutionOptions(workers=self.workers, on_stale=self.on_stale, dry_run=self.dry_run)
-
-    def as_engine(self) -> EngineOptions:
-        """Return the limits of a task's workers."""
-        return EngineOptions(memory_limit=self.memory_limit, subject_timeout=self.subject_timeout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from cmnet_cli.commands.evaluate import evaluate
@@ -10,8 +9,8 @@ from cmnet_cli.commands.process import indices, infer
 from cmnet_cli.commands.report import report
 from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, load_config
 from cmnet_cli.console import Messages, progress
-from cmnet_cli.execution.runner import Job, Summary
-from cmnet_cli.options import ExecutionOptions, SelectionOptions
+from cmnet_cli.execution.plan import ExecutionSettings
+from cmnet_cli.execution.summary import CommandSummary
 from cmnet_cli.runs.paths import RunFolder, SimulationFolder
 from cmnet_cli.stages.phantom import write_cohort
 from cmnet_cli.tables.schema import read_rows
@@ -52,7 +51,9 @@ def simulate_phantoms(
         )
 
 
-def demo(manifest: Path, run: Path, messages: Messages, *, model: str | None, device: str, workers: int) -> Summary:
+def demo(
+    manifest: Path, run: Path, messages: Messages, *, model: str | None, device: str, workers: int
+) -> CommandSummary:
     """Analyse simulated phantoms from images to the report, and print the indices beside the ground truth.
 
     Args:
@@ -69,10 +70,10 @@ def demo(manifest: Path, run: Path, messages: Messages, *, model: str | None, de
     Raises:
         CheckpointError: The weights cannot be used.
     """
-    job = Job(SelectionOptions(), ExecutionOptions(workers=workers), messages)
-    summary = infer(manifest, run, load_config(InferConfig, None, model=model), device=device, job=job)
-    indices(run, IndicesConfig(), job)
-    evaluate(run, None, EvaluateConfig(), replace(job, messages=Messages(quiet=True)))
+    settings = ExecutionSettings(workers=workers)
+    summary = infer(manifest, run, load_config(InferConfig, None, model=model), settings, messages, device=device)
+    indices(run, IndicesConfig(), settings, messages)
+    evaluate(run, None, EvaluateConfig(), settings, Messages(quiet=True))
     page = report(run, messages)
     print_beside_truth(run, SimulationFolder(manifest.parent).truth_table, messages)
     messages.result(f"Report: {page.resolve()}")

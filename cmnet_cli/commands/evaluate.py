@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from cmnet_cli.evaluation.summary import (
     summarise_overlaps,
     summarise_subjects,
 )
-from cmnet_cli.execution.runner import Job, Summary, at_work, go, plan_after, select_cases, summarise, summarise_dry_run
+from cmnet_cli.execution.plan import ExecutionSettings, plan_after_stage, select_cases
+from cmnet_cli.execution.runner import open_execution, run_stage
+from cmnet_cli.execution.summary import CommandSummary, summarise_dry_run, summarise_stage
 from cmnet_cli.runs.run_folder import OpenRun, open_run, record_command
 from cmnet_cli.stages.evaluate import EvaluateStage, Evaluation
 from cmnet_cli.tables.schema import TABLES, write_table
@@ -30,32 +32,35 @@ from cmnet_core.io.atomic import write_text
 Row = dict[str, Any]
 
 
-def evaluate(run: Path, manifest: Path | None, config: EvaluateConfig, job: Job) -> Summary:
+def evaluate(
+    run: Path, manifest: Path | None, config: EvaluateConfig, settings: ExecutionSettings, messages: Messages
+) -> CommandSummary:
     """Compare the results of a run with reference masks.
 
     Args:
         run: The run folder.
         manifest: The manifest that names the masks; None for that of the run.
-        config: Settings.
-        job: Selection of subjects, execution and messages.
+        config: Settings of the evaluation.
+        settings: Selection of subjects and execution.
+        messages: Where to print.
 
     Raises:
         ManifestError: There is no such run, or no subject has reference masks of ED and ES.
     """
     opened = open_run(run.absolute())
     cases = read_manifest(manifest.absolute()).cases if manifest else opened.cases
-    chosen = select_cases(cases, job.who)
-    plan = plan_after("infer", opened, _cases_with_masks(chosen, job.messages))
-    left_out = len(plan.judged) - len(plan.todo)
-    if job.how.dry_run:
+    selected = select_cases(cases, settings)
+    plan = plan_after_stage("infer", opened, _cases_with_masks(selected, messages))
+    left_out = len(plan.states) - len(plan.to_run)
+    if settings.dry_run:
         return summarise_dry_run("evaluate", opened.folder, plan)
     found: list[Evaluation] = []
-    with at_work(opened.folder, "evaluate", job) as site:
+    with open_execution(opened.folder, "evaluate", settings, messages) as context:
         record_command(opened.folder, "evaluate", settings=asdict(config))
-        tally = go(EvaluateStage(opened.folder.root, config), plan, opened, site, keep=found.append)
+        result = run_stage(EvaluateStage(opened.folder.root, config), plan, opened, context, on_receipt=found.append)
         if found:
-            write_evaluation(opened, found, job.messages)
-    return replace(summarise("evaluate", opened, plan, tally), left_out=left_out)
+            write_evaluation(opened, found, messages)
+    return summarise_stage("evaluate", opened.folder, plan, result, left_out=left_out)
 
 
 def _cases_with_masks(cases: Sequence[Case], messages: Messages) -> list[Case]:

@@ -1,74 +1,74 @@
-"""The command merge: the parts that tasks wrote, into the tables that a local run writes."""
+"""The command merge: the parts that array tasks wrote become the tables that a local run writes."""
 
 import os
 from dataclasses import replace
 from pathlib import Path
 
-from cmnet_cli.commands.task import write_part
+from cmnet_cli.commands.task import build_submitted_indices, write_shard_part
 from cmnet_cli.console import Messages
 from cmnet_cli.engines.serial import SerialEngine
-from cmnet_cli.execution.runner import Failed, Site, Summary, write_status
+from cmnet_cli.execution.runner import ExecutionContext, FailedCase, write_status
+from cmnet_cli.execution.summary import CommandSummary
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.run_folder import OpenRun, locked_run, open_run, record_command
 from cmnet_cli.runs.run_lock import RunLock
-from cmnet_cli.slurm.array_tasks import FINISHED, MERGED, STARTED
 from cmnet_cli.slurm.shards import read_shard
-from cmnet_cli.slurm.submission import Submission, add_event, read_events, read_submission
-from cmnet_cli.stages import infer, preprocess
+from cmnet_cli.slurm.submission import Submission, TaskEvent, add_event, read_events, read_submission
+from cmnet_cli.stages import infer
 from cmnet_cli.tables.parts import merge_parts
 
 
-def merge(run: Path, messages: Messages) -> Summary:
-    """Bring the rows of all tasks into the tables of a run, and say who is missing.
+def merge(run: Path, messages: Messages) -> CommandSummary:
+    """Merge the rows of all tasks into the tables of a run, and list the subjects that are missing.
 
     Raises:
-        ManifestError: There is no such run, or somebody works on it.
+        ManifestError: There is no such run, or another command works on it.
     """
     opened = open_run(run.absolute())
     folder = opened.folder
-    # A merge job waits for a task that SLURM has started twice; a person would rather be told.
+    # A merge job waits for a task that SLURM has started twice; an interactive user gets an error instead.
     with locked_run(folder, "merge", wait="SLURM_JOB_ID" in os.environ) as lock:
         record_command(folder, "merge")
         for name in folder.submissions:
-            submission = read_submission(folder.submission(name))
-            if submission.stage != preprocess.NAME:
-                _finish_for_tasks(submission, opened, lock, messages)
+            _write_missing_parts(read_submission(folder.submission(name)), opened, lock, messages)
         counts = merge_parts(folder, opened.order, extra=opened.extra)
-        rows = write_status(opened, _judged(opened))
+        states = {
+            case.case_id: (State.DONE, "")
+            if folder.case(case.case_id).sidecar(infer.NAME).exists()
+            else (State.PENDING, "infer has not finished")
+            for case in opened.cases
+        }
+        rows = write_status(opened, states)
     messages.note(", ".join(f"{table}: {count} rows" for table, count in counts.items()) or "No new rows.")
     failed = [
-        Failed(row["case_id"], case.row, row["error_code"], row["message"], row["hint"])
+        FailedCase(row["case_id"], case.row, row["error_code"], row["message"], row["hint"])
         for case, row in zip(opened.cases, rows, strict=True)
         if row["state"] == State.FAILED
     ]
     done = sum(row["state"] == State.DONE for row in rows)
-    return Summary("merge", str(folder.root), done, 0, 0, tuple(failed), left_out=len(rows) - done - len(failed))
+    left_out = len(rows) - done - len(failed)
+    return CommandSummary("merge", str(folder.root), done, 0, 0, tuple(failed), left_out=left_out)
 
 
-def _finish_for_tasks(submission: Submission, opened: OpenRun, lock: RunLock, messages: Messages) -> None:
-    """Compute the rows that tasks were ended before: whoever infer has finished with is in the tables."""
-    submitted = opened.folder.submission(submission.name)
+def _write_missing_parts(submission: Submission, opened: OpenRun, lock: RunLock, messages: Messages) -> None:
+    """Compute the rows of finished subjects whose task ended before it could write them."""
+    folder = opened.folder
+    submitted = folder.submission(submission.name)
     for shard in submission.shards:
         events = read_events(submitted.events(shard.number))
-        if not events or not _was_ended(events[-1]):
+        if not events or not _ended_early(events[-1]):
             continue
+        stage = build_submitted_indices(folder, submission)
+        if stage is None:
+            return
         of_shard = replace(opened, cases=read_shard(submitted, submission, shard.number))
-        attempt_log = opened.folder.task_outcomes(submission.name, shard.number)
-        site = Site(SerialEngine(), lock, attempt_log, None, messages, is_task=True)
-        tally = write_part(opened.folder, submission, of_shard, site, f"{shard.number:05d}")
-        left = shard.cases - len(tally.done) - len(tally.failed)
-        add_event(submitted.events(shard.number), MERGED, pending=left, reason=events[-1].get("reason", ""))
+        attempt_log = folder.task_outcomes(submission.name, shard.number)
+        context = ExecutionContext(SerialEngine(), lock, attempt_log, None, messages, is_task=True)
+        result = write_shard_part(stage, submission, of_shard, context, shard.number)
+        left = shard.cases - len(result.done) - len(result.failed)
+        reason = events[-1].get("reason", "")
+        add_event(submitted.events(shard.number), TaskEvent.MERGED, pending=left, reason=reason)
 
 
-def _was_ended(last: dict[str, object]) -> bool:
-    return last["event"] == STARTED or (last["event"] == FINISHED and bool(last["reason"]))
-
-
-def _judged(opened: OpenRun) -> dict[str, tuple[State, str]]:
-    """Whom infer has finished with."""
-    return {
-        case.case_id: (State.DONE, "")
-        if opened.folder.case(case.case_id).sidecar(infer.NAME).exists()
-        else (State.PENDING, "infer has not finished")
-        for case in opened.cases
-    }
+def _ended_early(last: dict[str, object]) -> bool:
+    return last["event"] == TaskEvent.STARTED or (last["event"] == TaskEvent.FINISHED and bool(last["reason"]))

@@ -1,125 +1,134 @@
-"""The commands that go over a cohort and fill a run folder: preprocess, infer and indices."""
+"""The commands that work through a cohort and fill a run folder: preprocess, infer and indices."""
 
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from cmnet_cli.cohort.manifest import Manifest, read_manifest
 from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig
+from cmnet_cli.console import Messages
 from cmnet_cli.engines.base import LOCAL
 from cmnet_cli.engines.devices import CPU, resolve_device
-from cmnet_cli.execution.runner import (
-    Job,
-    Summary,
-    at_work,
-    go,
-    make_plan,
-    plan_after,
-    select_cases,
-    summarise,
-    summarise_dry_run,
-    tell_plan,
-)
+from cmnet_cli.execution.build_stage import build_indices_stage, build_infer_stage, indices_facts, stage_facts
+from cmnet_cli.execution.indices_parts import write_indices_parts
+from cmnet_cli.execution.plan import ExecutionSettings, plan_after_stage, plan_stage, select_cases
+from cmnet_cli.execution.runner import open_execution, run_stage
+from cmnet_cli.execution.summary import CommandSummary, print_plan, summarise_dry_run, summarise_stage
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import open_run, record_command, require_same_manifest, start_run
+from cmnet_cli.stages import indices as indices_stage
 from cmnet_cli.stages import infer as infer_stage
-from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
 from cmnet_cli.stages.infer import InferStage
-from cmnet_cli.stages.intervals import SamplingSettings
 from cmnet_cli.stages.preprocess import PreprocessStage
-from cmnet_cli.tables.parts import PartWriter, merge_parts, new_part_folder
-from cmnet_core.function.reference_ranges import SHIPPED, read_reference
-from cmnet_core.inference.tracking import load_model
+from cmnet_cli.tables.parts import merge_parts, new_part_folder
 
-CASES_A_PART = 500
+_CASES_A_PART = 500
 
 
-def preprocess(manifest: Path, out: Path, config: PreprocessConfig, job: Job) -> Summary:
+def preprocess(
+    manifest: Path, out: Path, config: PreprocessConfig, settings: ExecutionSettings, messages: Messages
+) -> CommandSummary:
     """Cut the network's window out of every cine of a manifest.
+
+    Args:
+        manifest: The manifest.
+        out: The run folder.
+        config: The settings of the stage.
+        settings: Which cases to run, and where.
+        messages: The console.
 
     Raises:
         ManifestError: The manifest or the run folder cannot be used.
     """
     stage = PreprocessStage(out.absolute(), config)
-    return _fill(stage, read_manifest(manifest.absolute()), {"settings": asdict(config)}, job)
+    return _run_stored_stage(stage, read_manifest(manifest.absolute()), settings, messages)
 
 
-def infer(manifest: Path, out: Path, config: InferConfig, *, device: str, job: Job) -> Summary:
+def infer(
+    manifest: Path,
+    out: Path,
+    config: InferConfig,
+    settings: ExecutionSettings,
+    messages: Messages,
+    *,
+    device: str,
+) -> CommandSummary:
     """Segment and track every cine of a manifest.
+
+    Args:
+        manifest: The manifest.
+        out: The run folder.
+        config: The settings of the stage.
+        settings: Which cases to run, and where.
+        messages: The console.
+        device: The device that the networks run on.
 
     Raises:
         ManifestError: The manifest or the run folder cannot be used, or there is no such device.
         CheckpointError: The weights cannot be used.
     """
-    read = read_manifest(manifest.absolute())
-    if job.engine.engine == LOCAL:
+    cohort = read_manifest(manifest.absolute())
+    if settings.engine == LOCAL:
         resolve_device(device)
-    stage = infer_stage_of(out.absolute(), config, device)
-    facts = {"settings": asdict(config), "model_digest": stage.model_digest}
-    return _fill(stage, read, facts, job, device=device)
+    stage = build_infer_stage(out.absolute(), config, device)
+    return _run_stored_stage(stage, cohort, settings, messages, device=device)
 
 
-def infer_stage_of(root: Path, config: InferConfig, device: str) -> InferStage:
-    """The stage of infer, with the digest of its weights.
-
-    Raises:
-        CheckpointError: The weights cannot be used.
-    """
-    # Loaded here for its digest, and so that weights that cannot be used are found out before anything is written.
-    model = load_model(config.model, torch.device("cpu"))
-    if Path(config.model).is_file():
-        # Workers may run in another folder.
-        config = replace(config, model=str(Path(config.model).absolute()))
-    return InferStage(root, config, device, model.digest)
-
-
-def _fill(
+def _run_stored_stage(
     stage: PreprocessStage | InferStage,
     manifest: Manifest,
-    facts: dict[str, Any],
-    job: Job,
+    settings: ExecutionSettings,
+    messages: Messages,
     *,
     device: str = CPU,
-) -> Summary:
-    """Run a stage that stores files over the cases of a manifest that still need it."""
+) -> CommandSummary:
+    """Run a stage that stores files on the cases of a manifest that still need it."""
     folder = RunFolder(stage.root)
-    chosen = select_cases(manifest.cases, job.who)
+    selected = select_cases(manifest.cases, settings)
     require_same_manifest(folder, manifest)
-    if job.how.dry_run:
-        plan = make_plan(stage, chosen, folder, job.how)
-        tell_plan(plan, job.messages, dry_run=True)
+    if settings.dry_run:
+        plan = plan_stage(stage, selected, folder, settings)
+        print_plan(plan, messages, dry_run=True)
         return summarise_dry_run(stage.name, folder, plan)
-    with at_work(folder, stage.name, job, device=device) as site:
-        plan = make_plan(stage, chosen, folder, job.how)
-        tell_plan(plan, job.messages, dry_run=False)
-        opened = start_run(stage.root, manifest, stage.name, facts | {"workers": job.how.workers})
-        tally = go(stage, plan, opened, site)
-    return summarise(stage.name, opened, plan, tally)
+    with open_execution(folder, stage.name, settings, messages, device=device) as context:
+        plan = plan_stage(stage, selected, folder, settings)
+        print_plan(plan, messages, dry_run=False)
+        opened = start_run(stage.root, manifest, stage.name, stage_facts(stage) | {"workers": settings.workers})
+        result = run_stage(stage, plan, opened, context)
+    return summarise_stage(stage.name, folder, plan, result)
 
 
-def indices(run: Path, config: IndicesConfig, job: Job) -> Summary:
+def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messages: Messages) -> CommandSummary:
     """Compute the tables of a run from what infer stored.
+
+    Args:
+        run: The run folder.
+        config: The settings of the stage.
+        settings: Which cases to run, and where.
+        messages: The console.
 
     Raises:
         ManifestError: There is no such run, or the reference ranges cannot be used.
     """
     opened = open_run(run.absolute())
-    reference = read_reference(Path(config.reference) if config.reference else SHIPPED)
-    stage = IndicesStage(opened.folder.root, reference, SamplingSettings(config.samples, config.seed))
-    chosen = select_cases(opened.cases, job.who)
-    if job.how.dry_run:
-        plan = plan_after(infer_stage.NAME, opened, chosen)
-        tell_plan(plan, job.messages, dry_run=True)
-        return summarise_dry_run("indices", opened.folder, plan)
-    with at_work(opened.folder, "indices", job) as site:
-        plan = plan_after(infer_stage.NAME, opened, chosen)
-        record_command(opened.folder, "indices", settings=asdict(config), reference=stage.reference_tables)
-        rows = PartWriter(new_part_folder(opened.folder), "local", extra=opened.extra, cases_per_part=CASES_A_PART)
-        rows.add(dict.fromkeys(TABLES_OF_INDICES, ()))
-        tally = go(stage, plan, opened, site, keep=lambda found: rows.add(found.tables()))
-        rows.close()
-        merge_parts(opened.folder, opened.order, extra=opened.extra)
-    left_out = len(chosen) - len(plan.todo)
-    return replace(summarise("indices", opened, plan, tally), left_out=left_out)
+    folder = opened.folder
+    stage = build_indices_stage(folder.root, config)
+    selected = select_cases(opened.cases, settings)
+    if settings.dry_run:
+        plan = plan_after_stage(infer_stage.NAME, opened, selected)
+        print_plan(plan, messages, dry_run=True)
+        return summarise_dry_run(indices_stage.NAME, folder, plan)
+    with open_execution(folder, indices_stage.NAME, settings, messages) as context:
+        plan = plan_after_stage(infer_stage.NAME, opened, selected)
+        record_command(folder, indices_stage.NAME, **indices_facts(config, stage))
+        result = write_indices_parts(
+            stage,
+            plan,
+            opened,
+            context,
+            folder=new_part_folder(folder),
+            name="local",
+            extra=opened.extra,
+            cases_per_part=_CASES_A_PART,
+        )
+        merge_parts(folder, opened.order, extra=opened.extra)
+    left_out = len(selected) - len(plan.to_run)
+    return summarise_stage(indices_stage.NAME, folder, plan, result, left_out=left_out)

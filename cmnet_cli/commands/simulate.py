@@ -5,7 +5,8 @@ from pathlib import Path
 from cmnet_cli.cohort.manifest import Case, read_manifest, write_manifest
 from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.select import map_cases
-from cmnet_cli.execution.runner import Failed, Summary
+from cmnet_cli.execution.runner import FailedCase
+from cmnet_cli.execution.summary import CommandSummary
 from cmnet_cli.runs.paths import SimulationFolder
 from cmnet_cli.stages.simulate import SimulateStage
 from cmnet_core import __version__
@@ -17,7 +18,7 @@ _TERMS = (
 )
 
 
-def simulate(source: Path, out: Path, messages: Messages, *, frames: int, variants: int, seed: int) -> Summary:
+def simulate(source: Path, out: Path, messages: Messages, *, frames: int, variants: int, seed: int) -> CommandSummary:
     """Simulate cines with known motion of every labelled case of a manifest; cines that exist are kept.
 
     Args:
@@ -36,19 +37,17 @@ def simulate(source: Path, out: Path, messages: Messages, *, frames: int, varian
     stage = SimulateStage(folder.root, frames, variants, seed)
     _write_description(folder, source)
     simulated: list[Case] = []
-    failed: list[Failed] = []
+    failed: list[FailedCase] = []
     rows = {case.case_id: case.row for case in cases}
     with progress(messages, stage.name, total=len(cases)) as ticker:
         for outcome in map_cases(stage, cases, workers=0):
             simulated += outcome.receipt or []
             if outcome.failure:
-                failure = outcome.failure
-                row = rows[outcome.case_id]
-                failed.append(Failed(outcome.case_id, row, str(failure.code), failure.message, failure.hint))
+                failed.append(FailedCase.of(outcome.case_id, rows[outcome.case_id], outcome.failure))
             ticker.tick(failed=outcome.failure is not None)
     if simulated:
         write_manifest(folder.manifest, simulated)
-    return Summary(
+    return CommandSummary(
         command=stage.name,
         run=str(out),
         done=len(cases) - len(failed),

@@ -1,206 +1,285 @@
-"""The command submit: the cohort in frozen shards, one task of an array job each, and a merge after all."""
+"""The command submit: it freezes the cohort into shards, and submits an array job, one task per shard, and a merge."""
 
 import getpass
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import Manifest, read_manifest
-from cmnet_cli.commands.process import infer_stage_of
-from cmnet_cli.config import InferConfig, PreprocessConfig
+from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig, load_config
 from cmnet_cli.console import Messages
-from cmnet_cli.execution.runner import Job, Plan, make_plan, plan_after, select_cases, tell_plan
-from cmnet_cli.runs.paths import RunFolder, SubmissionFolder
-from cmnet_cli.runs.run_folder import OpenRun, locked_run, report_disk_errors, require_same_manifest, start_run
-from cmnet_cli.slurm import sbatch as slurm
-from cmnet_cli.slurm.array_tasks import at_work
-from cmnet_cli.slurm.shards import cut, freeze
-from cmnet_cli.slurm.submission import Job as SlurmJob
-from cmnet_cli.slurm.submission import Submission, add_job
-from cmnet_cli.stages import indices, infer, preprocess
+from cmnet_cli.execution.build_stage import (
+    build_indices_stage,
+    build_infer_stage,
+    indices_facts,
+    reference_path,
+    stage_facts,
+)
+from cmnet_cli.execution.plan import CasePlan, ExecutionSettings, plan_after_stage, plan_stage, select_cases
+from cmnet_cli.execution.summary import print_plan
+from cmnet_cli.runs.paths import CohortStage, RunFolder, SubmissionFolder
+from cmnet_cli.runs.run_folder import (
+    OpenRun,
+    locked_run,
+    record_command,
+    report_disk_errors,
+    require_same_manifest,
+    start_run,
+)
+from cmnet_cli.runs.timestamp import utc_now
+from cmnet_cli.slurm import sbatch
+from cmnet_cli.slurm.array_tasks import count_active_tasks
+from cmnet_cli.slurm.shards import freeze_reference, freeze_submission, split_into_shards
+from cmnet_cli.slurm.submission import Submission, SubmittedJob, add_job
+from cmnet_cli.stages import infer
+from cmnet_cli.stages.indices import IndicesStage
+from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables.parts import new_part_folder
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
 
-STAGES = (preprocess.NAME, infer.NAME, indices.NAME)
 _SIGNAL = "--signal=B:TERM@120"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be submitted.
+class SubmissionRequest:
+    """What the user submits.
 
     Attributes:
-        stage: preprocess, infer or indices.
         manifest: The cohort.
         out: The run folder.
-        config: The stage's settings.
-        device: Where the networks run.
-        chunk: Subjects a task.
-        max_parallel: Tasks that may run at once, or None.
-        sbatch: Options for sbatch.
+        config: The settings of preprocess or infer; None for a submission of indices.
+        indices: The settings of the index rows that the tasks of infer and indices write; None for preprocess.
+        device: The device that the networks run on.
+        chunk: Number of subjects per task.
+        max_parallel: Number of tasks that may run at once, or None.
+        sbatch: sbatch options.
     """
 
-    stage: str
     manifest: Path
     out: Path
-    config: InferConfig | PreprocessConfig
+    config: PreprocessConfig | InferConfig | None
+    indices: IndicesConfig | None
     device: str
     chunk: int
     max_parallel: int | None
     sbatch: tuple[str, ...]
 
+    @property
+    def stage(self) -> CohortStage:
+        """The stage that the tasks run."""
+        if self.config is None:
+            return CohortStage.INDICES
+        return CohortStage.INFER if isinstance(self.config, InferConfig) else CohortStage.PREPROCESS
 
-def submit(order: Order, job: Job) -> None:
-    """Freeze what is missing into shards and submit an array job for them, and a merge after it.
+
+def load_submission_settings(
+    stage: CohortStage,
+    config: Path | None,
+    indices_config: Path | None,
+    *,
+    infer_options: Mapping[str, object],
+    indices_options: Mapping[str, object],
+) -> tuple[PreprocessConfig | InferConfig | None, IndicesConfig | None]:
+    """Load the settings of a stage, and those of the index rows that its tasks write, as the local commands do.
+
+    Args:
+        stage: The stage.
+        config: The TOML file of the stage, or None.
+        indices_config: For infer, the TOML file of the index rows, or None.
+        infer_options: Settings of infer from the command line; None means not given.
+        indices_options: Settings of indices from the command line; None means not given.
 
     Raises:
-        ManifestError: The manifest, the options or the run folder cannot be used, or an earlier submission still works.
-        CheckpointError: The weights cannot be used.
-        EngineError: SLURM took some of the jobs only.
+        ManifestError: A file cannot be used, or a given option belongs to another stage.
     """
-    folder = RunFolder(order.out.absolute())
-    manifest = read_manifest(order.manifest.absolute())
-    chosen = select_cases(manifest.cases, job.who)
+    foreign = {
+        CohortStage.PREPROCESS: {**infer_options, **indices_options, "indices_config": indices_config},
+        CohortStage.INFER: {},
+        CohortStage.INDICES: {**infer_options, "indices_config": indices_config},
+    }[stage]
+    unusable = [f"--{name.replace('_', '-')}" for name, value in foreign.items() if value is not None]
+    if unusable:
+        raise ManifestError(
+            f"cmnet submit {stage} does not use {', '.join(unusable)}.",
+            hint="Leave it out, or submit the stage that it belongs to.",
+            code=ErrorCode.CONFIG,
+        )
+    if stage == CohortStage.PREPROCESS:
+        return load_config(PreprocessConfig, config), None
+    if stage == CohortStage.INDICES:
+        return None, load_config(IndicesConfig, config, **indices_options)
+    return (
+        load_config(InferConfig, config, **infer_options),
+        load_config(IndicesConfig, indices_config, **indices_options),
+    )
+
+
+def submit(request: SubmissionRequest, settings: ExecutionSettings, messages: Messages) -> None:
+    """Freeze the unfinished cases into shards, and submit an array job for them and a merge after it.
+
+    Args:
+        request: What to submit.
+        settings: Which cases to run, and the workers of each task.
+        messages: The console.
+
+    Raises:
+        ManifestError: The manifest, the options or the run folder cannot be used, or an earlier submission is active.
+        CheckpointError: The weights cannot be used.
+        EngineError: SLURM accepted only some of the jobs.
+    """
+    folder = RunFolder(request.out.absolute())
+    manifest = read_manifest(request.manifest.absolute())
+    selected = select_cases(manifest.cases, settings)
     require_same_manifest(folder, manifest)
-    plan = _plan(order, OpenRun(folder, manifest.cases), chosen, job)
-    tell_plan(plan, job.messages, dry_run=False)
-    if not plan.todo:
-        job.messages.note("Nothing is missing: nothing is submitted.")
-        return
-    if job.how.dry_run:
-        _tell_dry_run(order, folder, plan, job.messages)
-        return
-    slurm.require_slurm()
-    _refuse_while_working(folder)
-    _check(order, folder)
-    with locked_run(folder, "submit"), report_disk_errors(folder.root):
-        frozen = _freeze(order, manifest, plan, job)
-    _send(order, folder, frozen, job.messages)
-
-
-def _plan(order: Order, opened: OpenRun, chosen: Sequence[Case], job: Job) -> Plan:
-    if order.stage == indices.NAME:
-        return plan_after(infer.NAME, opened, chosen)
-    root = opened.folder.root
-    if isinstance(order.config, InferConfig):
-        stage: Any = infer_stage_of(root, order.config, order.device)
+    stage: PreprocessStage | InferStage | None = None
+    if isinstance(request.config, InferConfig):
+        stage = build_infer_stage(folder.root, request.config, request.device)
+    elif request.config is not None:
+        stage = PreprocessStage(folder.root, request.config)
+    indices = build_indices_stage(folder.root, request.indices) if request.indices else None
+    if stage is None:
+        plan = plan_after_stage(infer.NAME, OpenRun(folder, manifest.cases), selected)
     else:
-        stage = PreprocessStage(root, order.config)
-    return make_plan(stage, chosen, opened.folder, job.how)
+        plan = plan_stage(stage, selected, folder, settings)
+    print_plan(plan, messages, dry_run=False)
+    if not plan.to_run:
+        messages.note("Nothing is missing: nothing is submitted.")
+        return
+    if settings.dry_run:
+        _print_dry_run(request, folder, plan, messages)
+        return
+    sbatch.require_slurm()
+    _require_no_active_tasks(folder)
+    for script in _batch_scripts(request, folder, folder.submission("00000")).values():
+        sbatch.check_script(script.text())
+    with locked_run(folder, "submit"), report_disk_errors(folder.root):
+        submission = _freeze(request, manifest, plan.to_run, settings, stage, indices)
+    _submit_jobs(request, folder, submission, messages)
 
 
-def _refuse_while_working(folder: RunFolder) -> None:
-    """One subject must not be in two tasks at once."""
+def _require_no_active_tasks(folder: RunFolder) -> None:
+    """Make sure that no subject is in two tasks at once."""
     for name in folder.submissions:
-        working = at_work(folder, name)
-        if working:
+        active = count_active_tasks(folder, name)
+        if active:
             raise ManifestError(
-                f"Submission {name} of {folder.root} still works: {working} task(s) are in the queue or running.",
-                hint="Wait for them, or end them with scancel, and submit again: only what is missing is sent.",
+                f"Submission {name} of {folder.root} is still active: {active} task(s) are in the queue or running.",
+                hint="Wait for them, or end them with scancel, and submit again: only what is missing is submitted.",
                 code=ErrorCode.RUN,
             )
 
 
-def _freeze(order: Order, manifest: Manifest, plan: Plan, job: Job) -> Submission:
-    opened = start_run(order.out.absolute(), manifest, f"submit {order.stage}", {"settings": asdict(order.config)})
+def _freeze(
+    request: SubmissionRequest,
+    manifest: Manifest,
+    cases: Sequence[Case],
+    settings: ExecutionSettings,
+    stage: PreprocessStage | InferStage | None,
+    indices: IndicesStage | None,
+) -> Submission:
+    """Write everything that the tasks read, and record the commands in ``run.json`` as local ones are recorded."""
+    root = request.out.absolute()
+    workers = max(1, settings.workers)
+    opened = start_run(root, manifest, f"submit {request.stage}", {"workers": workers, "chunk": request.chunk})
+    name = new_part_folder(opened.folder).name
+    folder = opened.folder.submission(name)
+    reference = None
+    if stage is not None:
+        facts = stage_facts(stage) | {"workers": workers, "submission": name}
+        record_command(opened.folder, stage.name, manifest_digest=manifest.digest, **facts)
+    if request.indices is not None and indices is not None:
+        reference = freeze_reference(folder, reference_path(request.indices))
+        recorded = request.indices
+        if recorded.reference:
+            recorded = replace(recorded, reference=str(folder.reference(reference.name)))
+        record_command(opened.folder, indices.name, **indices_facts(recorded, indices), submission=name)
     submission = Submission(
-        name=new_part_folder(opened.folder).name,
-        stage=order.stage,
-        settings=asdict(order.config),
-        device=order.device,
-        on_stale=str(job.how.on_stale),
-        workers=max(1, job.how.workers),
-        memory_limit=job.engine.memory_limit,
-        subject_timeout=job.engine.subject_timeout,
+        name=name,
+        stage=request.stage,
+        settings=asdict(stage.config) if stage else {},
+        indices=asdict(request.indices) if request.indices else {},
+        reference=reference,
+        device=request.device,
+        on_stale=str(settings.on_stale),
+        workers=workers,
+        memory_limit=settings.memory_limit,
+        subject_timeout=settings.subject_timeout,
         extra=opened.extra,
         shards=(),
         version=__version__,
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        at=utc_now(),
     )
-    folder = opened.folder.submission(submission.name)
     folder.logs.mkdir(parents=True, exist_ok=True)
-    frozen = freeze(folder, submission, cut(plan.todo, order.chunk))
-    for kind, script in _scripts(order, opened.folder, folder).items():
+    frozen = freeze_submission(folder, submission, split_into_shards(cases, request.chunk))
+    for kind, script in _batch_scripts(request, opened.folder, folder).items():
         folder.script(kind).write_text(script.text(), encoding="utf-8")
     return frozen
 
 
-def _scripts(order: Order, run: RunFolder, folder: SubmissionFolder) -> dict[str, slurm.Script]:
-    """What the jobs of a submission do, by kind."""
+def _batch_scripts(
+    request: SubmissionRequest, run: RunFolder, folder: SubmissionFolder
+) -> dict[str, sbatch.BatchScript]:
+    """Return the batch scripts of a submission, by kind of job."""
     cmnet = (sys.executable, "-m", "cmnet_cli")
-    kept = ("--open-mode=append", "--requeue", _SIGNAL)
-    name = folder.folder.name
+    common = ("--open-mode=append", "--requeue", _SIGNAL)
+    name, logs = folder.folder.name, sbatch.escape_log_path(folder.logs)
+    array_options = (f"--job-name=cmnet-{request.stage}", f"--output={logs}/{name}_array_%A_%a.log")
+    merge_options = ("--job-name=cmnet-merge", f"--output={logs}/{name}_merge_%j.log")
     return {
-        "array": slurm.Script(
-            f"cmnet {__version__}: {order.stage} of submission {name}, {order.chunk} subjects a task.",
-            (
-                f"--job-name=cmnet-{order.stage}",
-                f"--output={slurm.in_log_name(folder.logs)}/{name}_array_%A_%a.log",
-                *kept,
-                *order.sbatch,
-            ),
-            (*cmnet, "task", "--run", str(run.root), "--submission", name, "--shard", slurm.SHARD),
+        "array": sbatch.BatchScript(
+            f"cmnet {__version__}: {request.stage} of submission {name}, {request.chunk} subjects per task.",
+            (*array_options, *common, *request.sbatch),
+            (*cmnet, "task", "--run", str(run.root), "--submission", name, "--shard", sbatch.SHARD),
         ),
-        "merge": slurm.Script(
-            f"cmnet {__version__}: the tables of submission {name}, after all of its tasks, whatever became of them.",
-            (
-                "--job-name=cmnet-merge",
-                f"--output={slurm.in_log_name(folder.logs)}/{name}_merge_%j.log",
-                *slurm.for_merge((*kept, *order.sbatch)),
-            ),
+        "merge": sbatch.BatchScript(
+            f"cmnet {__version__}: the tables of submission {name}, after all of its tasks, failed ones included.",
+            (*merge_options, *sbatch.merge_options((*common, *request.sbatch))),
             (*cmnet, "merge", "--run", str(run.root)),
         ),
     }
 
 
-def _check(order: Order, folder: RunFolder) -> None:
-    for script in _scripts(order, folder, folder.submission("00000")).values():
-        slurm.check(script.text())
-
-
-def _send(order: Order, run: RunFolder, submission: Submission, messages: Messages) -> None:
-    """Submit the arrays and the merge. Each job's id is written down before the next is sent."""
+def _submit_jobs(request: SubmissionRequest, run: RunFolder, submission: Submission, messages: Messages) -> None:
+    """Submit the arrays and the merge. The id of each job is recorded before the next one is submitted."""
     folder, user = run.submission(submission.name), getpass.getuser()
-    sent: list[str] = []
-    for offset, tasks in slurm.arrays(len(submission.shards), slurm.max_array_size()):
-        options = [*slurm.array_options(tasks, order.max_parallel), *_after(sent[-1:] if order.max_parallel else [])]
-        job_id = slurm.send(folder.script("array"), options, [str(offset)])
-        add_job(folder, SlurmJob(job_id, "array", offset, tasks, user, _now()))
-        sent.append(job_id)
-    # A task that failed must not keep the others' rows out of the tables.
-    merge_id = slurm.send(folder.script("merge"), _after(sent), [])
-    add_job(folder, SlurmJob(merge_id, "merge", 0, 1, user, _now()))
+    submitted: list[str] = []
+    for offset, tasks in sbatch.split_into_arrays(len(submission.shards), sbatch.max_array_size()):
+        # With a limit on parallel tasks, each array waits for the one before it, so that the limit holds for all.
+        options = sbatch.array_options(tasks, request.max_parallel)
+        if request.max_parallel and submitted:
+            options.append(_dependency(submitted[-1:]))
+        job_id = sbatch.submit_script(folder.script("array"), options, [str(offset)])
+        add_job(folder, SubmittedJob(job_id, "array", offset, tasks, user, utc_now()))
+        submitted.append(job_id)
+    # afterany: a task that failed must not keep the rows of the others out of the tables.
+    merge_id = sbatch.submit_script(folder.script("merge"), [_dependency(submitted)], [])
+    add_job(folder, SubmittedJob(merge_id, "merge", 0, 1, user, utc_now()))
     messages.result(
-        f"Submission {submission.name}: {len(submission.shards)} tasks in job {', '.join(sent)}; "
-        f"the tables in job {merge_id}. How it goes: cmnet status --run {run.root}"
+        f"Submission {submission.name}: {len(submission.shards)} tasks in job {', '.join(submitted)}; "
+        f"the tables in job {merge_id}. Progress: cmnet status --run {run.root}"
     )
 
 
-def _after(jobs: Sequence[str]) -> list[str]:
-    return [f"--dependency=afterany:{':'.join(jobs)}"] if jobs else []
+def _dependency(jobs: Sequence[str]) -> str:
+    return f"--dependency=afterany:{':'.join(jobs)}"
 
 
-def _tell_dry_run(order: Order, run: RunFolder, plan: Plan, messages: Messages) -> None:
-    """Print everything that would be written and sent; SLURM need not be here."""
-    shards = cut(plan.todo, order.chunk)
+def _print_dry_run(request: SubmissionRequest, run: RunFolder, plan: CasePlan, messages: Messages) -> None:
+    """Print everything that would be written and submitted; SLURM need not be installed."""
+    shards = split_into_shards(plan.to_run, request.chunk)
     folder = run.submission("NNNNN")
-    for kind, script in _scripts(order, run, folder).items():
+    for kind, script in _batch_scripts(request, run, folder).items():
         messages.result(f"--- {folder.script(kind)}")
         messages.result(script.text())
-    limit = slurm.max_array_size()
-    messages.result(f"--- {len(shards)} shards of up to {order.chunk} subjects; arrays of up to {limit} tasks")
-    for number, (offset, tasks) in enumerate(slurm.arrays(len(shards), limit)):
-        before = ["--dependency=afterany:PREVIOUS"] if order.max_parallel and number else []
-        options = [*slurm.array_options(tasks, order.max_parallel), *before]
+    limit = sbatch.max_array_size()
+    messages.result(f"--- {len(shards)} shards of up to {request.chunk} subjects; arrays of up to {limit} tasks")
+    for number, (offset, tasks) in enumerate(sbatch.split_into_arrays(len(shards), limit)):
+        options = sbatch.array_options(tasks, request.max_parallel)
+        if request.max_parallel and number:
+            options.append(_dependency(["PREVIOUS"]))
         messages.result(" ".join(["sbatch --parsable", *options, str(folder.script("array")), str(offset)]))
-    messages.result(f"sbatch --parsable --dependency=afterany:ALL {folder.script('merge')}")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    messages.result(f"sbatch --parsable {_dependency(['ALL'])} {folder.script('merge')}")

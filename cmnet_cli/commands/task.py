@@ -1,4 +1,4 @@
-"""One task of an array job: its shard through the stage, and the rows of its subjects into a part."""
+"""The command task: one task of an array job runs a stage on its shard, and writes the rows of the shard's subjects."""
 
 import os
 import platform
@@ -9,143 +9,164 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cmnet_cli.commands.process import infer_stage_of
 from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig, load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.engines.base import EngineSpec
-from cmnet_cli.engines.devices import gpus_to_share
+from cmnet_cli.engines.devices import gpus_for_workers
 from cmnet_cli.engines.select import open_engine
-from cmnet_cli.execution.runner import Plan, Site, StoredStage, Tally, go, make_plan, plan_after, tell_plan
-from cmnet_cli.options import ExecutionOptions
+from cmnet_cli.execution.build_stage import build_indices_stage, build_infer_stage
+from cmnet_cli.execution.indices_parts import write_indices_parts
+from cmnet_cli.execution.plan import CasePlan, ExecutionSettings, StoredStage, plan_after_stage, plan_stage
+from cmnet_cli.execution.runner import ExecutionContext, StageResult, run_stage
+from cmnet_cli.execution.summary import print_plan
+from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import OnStale
-from cmnet_cli.runs.run_folder import RUN_LOCK, OpenRun
-from cmnet_cli.runs.run_lock import LockHolder, RunLock, acquire_lock, lock_holder
-from cmnet_cli.slurm import sbatch as slurm
-from cmnet_cli.slurm.array_tasks import FINISHED, STARTED, STOPPED, TIME, lock_name
-from cmnet_cli.slurm.shards import read_shard
-from cmnet_cli.slurm.submission import Submission, add_event, read_submission
+from cmnet_cli.runs.run_folder import OpenRun
+from cmnet_cli.runs.run_lock import RUN_LOCK, LockOwner, RunLock, acquire_lock, lock_owner
+from cmnet_cli.slurm import sbatch
+from cmnet_cli.slurm.array_tasks import task_lock_name
+from cmnet_cli.slurm.shards import frozen_reference, read_shard
+from cmnet_cli.slurm.submission import StopReason, Submission, TaskEvent, add_event, read_submission
 from cmnet_cli.stages import infer, preprocess
-from cmnet_cli.stages.indices import TABLES_OF_INDICES, IndicesStage
-from cmnet_cli.stages.intervals import SamplingSettings
+from cmnet_cli.stages.indices import IndicesStage
 from cmnet_cli.stages.preprocess import PreprocessStage
-from cmnet_cli.tables.parts import PartWriter
-from cmnet_core.function.reference_ranges import SHIPPED, read_reference
 
-_NEAR_THE_LIMIT_S = 600.0
-_OF_THE_DRIVER_MB = 700
-_TOLD_TO_STOP = b"Told to stop: no further subject is begun.\n"
+_NEAR_TIME_LIMIT_S = 600.0
+_DRIVER_MEMORY_MB = 700
+_STOP_MESSAGE = b"Asked to stop: no further subject is begun.\n"
 
 
-def run_task(run: Path, name: str, shard: int, messages: Messages) -> int:
-    """Work on one shard of a submission.
+def run_task(run: Path, name: str, shard: int, messages: Messages) -> ExitCode:
+    """Run one shard of a submission.
+
+    Args:
+        run: The run folder.
+        name: The number of the submission.
+        shard: The number of the shard.
+        messages: The console.
 
     Returns:
-        0, 4 where some subjects failed, or 130 where it was told to stop before the end.
+        Success, that some subjects failed, or that the task was asked to stop before its end.
 
     Raises:
-        ManifestError: The shard is missing or was changed.
+        ManifestError: The shard or the frozen reference ranges are missing or were changed.
     """
     folder = RunFolder(run.absolute())
     submitted = folder.submission(name)
     submission = read_submission(submitted)
     opened = OpenRun(folder, read_shard(submitted, submission, shard))
-    job = job_name()
+    stage = build_submitted_stage(folder, submission)
+    indices = build_submitted_indices(folder, submission)
+    task = _task_id()
     stop = threading.Event()
     with (
-        stopping_on_signals(stop),
-        _leased(folder, name, shard, job, messages) as lock,
-        open_engine(engine_spec(submission, folder)) as engine,
+        _stop_on_sigterm(stop),
+        _locked_shard(folder, name, shard, task, messages) as lock,
+        open_engine(_engine_spec(submission, folder)) as engine,
     ):
-        add_event(submitted.events(shard), STARTED, job=job, host=platform.node())
-        site = Site(engine, lock, folder.task_outcomes(name, shard), None, messages, is_task=True, stop=stop)
-        plan, tally = _stage(submission, opened, site)
-        pending = len(plan.todo) - len(tally.done) - len(tally.failed)
-        if not stop.is_set() and submission.stage != preprocess.NAME:
-            write_part(folder, submission, opened, site, f"{shard:05d}")
-        reason = _reason(stop)
-        add_event(submitted.events(shard), FINISHED, job=job, pending=pending, reason=reason)
-    messages.note(f"{submission.stage}: {len(tally.done)} done, {len(tally.failed)} failed, {pending} left")
-    return 130 if reason else 4 if tally.failed else 0
+        add_event(submitted.events(shard), TaskEvent.STARTED, job=task, host=platform.node())
+        attempt_log = folder.task_outcomes(name, shard)
+        context = ExecutionContext(engine, lock, attempt_log, None, messages, is_task=True, stop=stop)
+        plan, result = CasePlan((), {}), StageResult()
+        if stage is not None:
+            settings = ExecutionSettings(on_stale=OnStale(submission.on_stale))
+            plan = plan_stage(stage, opened.cases, folder, settings)
+            print_plan(plan, messages, dry_run=False)
+            result = run_stage(stage, plan, opened, context)
+        pending = len(plan.to_run) - len(result.done) - len(result.failed)
+        if indices is not None and not stop.is_set():
+            write_shard_part(indices, submission, opened, context, shard)
+        reason = _stop_reason() if stop.is_set() else ""
+        add_event(submitted.events(shard), TaskEvent.FINISHED, job=task, pending=pending, reason=reason)
+    messages.note(f"{submission.stage}: {len(result.done)} done, {len(result.failed)} failed, {pending} left")
+    if reason:
+        return ExitCode.INTERRUPTED
+    return ExitCode.SOME_FAILED if result.failed else ExitCode.SUCCESS
 
 
-def _stage(submission: Submission, opened: OpenRun, site: Site) -> tuple[Plan, Tally]:
-    """Do the stage for the cases of the shard that still need it."""
-    how = ExecutionOptions(on_stale=OnStale(submission.on_stale))
-    stage = stage_of(submission, opened.folder.root)
-    if stage is None:
-        return Plan((), {}), Tally()
-    plan = make_plan(stage, opened.cases, opened.folder, how)
-    tell_plan(plan, site.messages, dry_run=False)
-    return plan, go(stage, plan, opened, site)
-
-
-def stage_of(submission: Submission, root: Path) -> StoredStage[Any] | None:
-    """The stage of a submission that stores files, if it has one."""
+def build_submitted_stage(folder: RunFolder, submission: Submission) -> StoredStage[Any] | None:
+    """Build the stage of a submission that stores files from its frozen settings; None for a submission of indices."""
     if submission.stage == infer.NAME:
-        return infer_stage_of(root, load_config(InferConfig, None, **submission.settings), submission.device)
+        config = load_config(InferConfig, None, **submission.settings)
+        return build_infer_stage(folder.root, config, submission.device)
     if submission.stage == preprocess.NAME:
-        return PreprocessStage(root, load_config(PreprocessConfig, None, **submission.settings))
+        return PreprocessStage(folder.root, load_config(PreprocessConfig, None, **submission.settings))
     return None
 
 
-def write_part(folder: RunFolder, submission: Submission, opened: OpenRun, site: Site, part: str) -> Tally:
-    """Compute the rows of every case that infer has finished with, and write them as one part."""
-    rows = PartWriter(folder.parts / submission.name, part, extra=submission.extra)
-    rows.add(dict.fromkeys(TABLES_OF_INDICES, ()))
-    plan = plan_after(infer.NAME, opened, opened.cases)
-    usual = IndicesConfig()
-    tally = go(
-        IndicesStage(folder.root, read_reference(SHIPPED), SamplingSettings(usual.samples, usual.seed)),
-        plan,
+def build_submitted_indices(folder: RunFolder, submission: Submission) -> IndicesStage | None:
+    """Build the stage indices of a submission from its frozen settings; None for a submission of preprocess.
+
+    Raises:
+        ManifestError: The frozen reference ranges are missing or were changed.
+    """
+    if submission.reference is None:
+        return None
+    reference = frozen_reference(folder.submission(submission.name), submission.reference)
+    config = load_config(IndicesConfig, None, **{**submission.indices, "reference": str(reference)})
+    return build_indices_stage(folder.root, config)
+
+
+def write_shard_part(
+    stage: IndicesStage, submission: Submission, opened: OpenRun, context: ExecutionContext, shard: int
+) -> StageResult:
+    """Compute the index rows of every case of a shard that infer has finished, and write them as one part."""
+    return write_indices_parts(
+        stage,
+        plan_after_stage(infer.NAME, opened, opened.cases),
         opened,
-        site,
-        keep=lambda found: rows.add(found.tables()),
+        context,
+        folder=opened.folder.parts / submission.name,
+        name=f"{shard:05d}",
+        extra=submission.extra,
     )
-    rows.close()
-    return tally
 
 
-def engine_spec(submission: Submission, folder: RunFolder) -> EngineSpec:
-    """Workers of a task: they share the memory and the GPUs that SLURM gave it."""
+def _engine_spec(submission: Submission, folder: RunFolder) -> EngineSpec:
+    """Describe the workers of a task: they divide the memory and the GPUs of the job among themselves."""
     return EngineSpec(
         workers=submission.workers,
-        memory_limit=submission.memory_limit or _share_of_the_job(submission.workers),
+        memory_limit=submission.memory_limit or _worker_memory_limit(submission.workers),
         subject_timeout_s=submission.subject_timeout,
-        gpus=gpus_to_share(submission.device) if submission.stage == infer.NAME else (),
-        folder=folder.worker_logs,
+        gpus=gpus_for_workers(submission.device) if submission.stage == infer.NAME else (),
+        worker_folder=folder.worker_logs,
     )
 
 
-def _share_of_the_job(workers: int) -> str | None:
-    """What each worker may use of the job's memory, so that a hog is ended here and not the whole task by SLURM."""
-    whole = os.environ.get("SLURM_MEM_PER_NODE")
-    by_core = os.environ.get("SLURM_MEM_PER_CPU")
-    if whole is None and by_core is not None:
-        whole = str(int(by_core) * int(os.environ.get("SLURM_CPUS_ON_NODE", "1")))
-    if not whole or int(whole) <= _OF_THE_DRIVER_MB:
+def _worker_memory_limit(workers: int) -> str | None:
+    """Divide the job's memory among the workers, so that cmnet ends one worker before SLURM ends the whole task."""
+    job_mb = os.environ.get("SLURM_MEM_PER_NODE")
+    core_mb = os.environ.get("SLURM_MEM_PER_CPU")
+    if job_mb is None and core_mb is not None:
+        job_mb = str(int(core_mb) * int(os.environ.get("SLURM_CPUS_ON_NODE", "1")))
+    if not job_mb or int(job_mb) <= _DRIVER_MEMORY_MB:
         return None
-    return f"{(int(whole) - _OF_THE_DRIVER_MB) // workers}MB"
+    return f"{(int(job_mb) - _DRIVER_MEMORY_MB) // workers}MB"
 
 
-def job_name() -> str:
-    """The task as SLURM calls it."""
+def _task_id() -> str:
+    """Return SLURM's id of this task."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", f"process {os.getpid()}")
 
 
 @contextmanager
-def _leased(folder: RunFolder, name: str, shard: int, job: str, messages: Messages) -> Iterator[RunLock]:
-    """Hold the shard: a requeued task may find that its first copy still runs, and waits for it."""
-    told: set[str] = set()
+def _locked_shard(folder: RunFolder, name: str, shard: int, task: str, messages: Messages) -> Iterator[RunLock]:
+    """Lock the shard. A requeued task waits for its first copy, if that still runs."""
+    reported: set[LockOwner] = set()
 
-    def wait(holder: LockHolder) -> None:
-        if str(holder) not in told:
-            messages.note(f"Waiting for {holder}.")
-            told.add(str(holder))
+    def wait(owner: LockOwner) -> None:
+        if owner not in reported:
+            messages.note(f"Waiting for {owner}.")
+            reported.add(owner)
 
-    path = folder.lock(lock_name(name, shard))
-    lock = acquire_lock(path, f"task {job}", busy=lambda: lock_holder(folder.lock(RUN_LOCK)), refuse=wait)
+    lock = acquire_lock(
+        folder.lock(task_lock_name(name, shard)),
+        f"task {task}",
+        find_conflict=lambda: lock_owner(folder.lock(RUN_LOCK)),
+        on_conflict=wait,
+    )
     try:
         yield lock
     finally:
@@ -153,15 +174,15 @@ def _leased(folder: RunFolder, name: str, shard: int, job: str, messages: Messag
 
 
 @contextmanager
-def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Let SIGTERM end the work after the subjects in hand; a second one ends it at once."""
+def _stop_on_sigterm(stop: threading.Event) -> Iterator[None]:
+    """Let SIGTERM end the work after the running subjects; a second one ends it at once."""
 
     def handle(*_: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        # Unbuffered: the signal may have come in the middle of another line's writing.
-        os.write(2, _TOLD_TO_STOP)
+        # Unbuffered, since the signal may arrive while another line is being written.
+        os.write(2, _STOP_MESSAGE)
 
     before = signal.signal(signal.SIGTERM, handle)
     try:
@@ -170,9 +191,7 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _reason(stop: threading.Event) -> str:
-    """Why the task ends early: SLURM sends the same signal before the time limit and when somebody cancels it."""
-    if not stop.is_set():
-        return ""
-    left_s = slurm.seconds_left(os.environ.get("SLURM_JOB_ID", "none"))
-    return TIME if left_s is not None and left_s < _NEAR_THE_LIMIT_S else STOPPED
+def _stop_reason() -> StopReason:
+    """Find out why the task was asked to stop: SLURM sends the same signal near the time limit and for scancel."""
+    left_s = sbatch.seconds_left(os.environ.get("SLURM_JOB_ID", "none"))
+    return StopReason.TIME_LIMIT if left_s is not None and left_s < _NEAR_TIME_LIMIT_S else StopReason.STOPPED

@@ -1,4 +1,4 @@
-"""The command verify: it looks at every file of a run and changes nothing."""
+"""The command verify: it checks the digest of every file of a run and changes nothing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,11 @@ from cmnet_cli.runs.run_folder import open_run
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found when every checksum of a run was computed again.
+    """What a check of all digests of a run found.
 
     Attributes:
-        checked: Sidecars whose outputs were looked at.
-        damaged: Output files that are damaged or gone, with their stage.
+        checked: Number of sidecars whose outputs were checked.
+        damaged: Paths of the output files that are damaged or missing.
     """
 
     checked: int
@@ -23,7 +23,7 @@ class Verification:
 
 
 def verify_run(run: Path, messages: Messages) -> Verification:
-    """Compute every checksum of a run again and print what is damaged or gone.
+    """Compute every digest of a run again, and list the files that are damaged or missing.
 
     Raises:
         ManifestError: There is no such run.
@@ -38,6 +38,6 @@ def verify_run(run: Path, messages: Messages) -> Verification:
                 checked += 1
                 damaged += [str(folder.folder / name) for name in damaged_outputs(folder.sidecar(stage), sidecar)]
     for path in damaged:
-        messages.result(f"damaged or gone: {path}")
-    messages.result(f"{checked} sidecars checked, {len(damaged)} files damaged or gone")
+        messages.result(f"damaged or missing: {path}")
+    messages.result(f"{checked} sidecars checked, {len(damaged)} files damaged or missing")
     return Verification(checked, tuple(damaged))

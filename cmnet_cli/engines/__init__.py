@@ -1,1 +1,1 @@
-"""Engines that map a stage over cases: serial or on Dask, on CPUs or GPUs."""
+"""Engines map a stage over cases: serially in this process, or on Dask workers with CPUs or GPUs."""

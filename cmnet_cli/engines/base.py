@@ -1,4 +1,4 @@
-"""Map a stage over cases: one outcome a case, whatever happens. Other engines come in here and nowhere else."""
+"""The contract between stages and engines: what a stage is, what an engine does, and what becomes of a case."""
 
 import errno
 import platform
@@ -15,11 +15,11 @@ from cmnet_cli.privacy.deidentify import redact_ids, subject_of
 from cmnet_core.errors import CmnetError, EngineError, ErrorCode
 
 LOCAL, SLURM = "local", "slurm"
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class HasCaseId(Protocol):
-    """Anything that can be told from the other cases by its id."""
+    """Anything that an engine can map a stage over: it is identified by its case id."""
 
     @property
     def case_id(self) -> str:
@@ -34,7 +34,7 @@ ReceiptT_co = TypeVar("ReceiptT_co", covariant=True)
 
 
 class Stage(Protocol[CaseT_contra, ReceiptT_co]):
-    """What is done to each case. A stage is small and can be pickled and compared; what it opens need not be."""
+    """What is done to each case. A stage is small, can be pickled and compared; what it opens need not be."""
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ class Stage(Protocol[CaseT_contra, ReceiptT_co]):
         ...
 
     def open(self) -> Callable[[CaseT_contra], ReceiptT_co]:
-        """Load what all cases share, once a worker, and return the function of a case."""
+        """Load what all cases have in common, once per worker, and return the function of a case."""
         ...
 
 
@@ -70,66 +70,66 @@ class Outcome(Generic[ReceiptT]):
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """Where cases are worked on, and what one of them may take.
+    """Where cases are processed, and which resources one of them may use.
 
     Attributes:
-        where: ``local``, ``slurm``, or the address or scheduler file of a running Dask cluster.
-        workers: Processes; 0 works in this one. A running cluster has as many as it has.
-        memory_limit: Of a worker, as in ``4GB``; None shares this machine's memory among the workers.
-        subject_timeout_s: Seconds after which a case is given up, or None.
-        gpus: Visible devices to share out among local workers, one each; empty to leave them alone.
-        wants_gpu: Whether a cluster's workers that have a GPU go before those that have none.
-        sbatch: Options for the jobs of ``slurm``.
-        folder: Where workers leave word: on a disk that they share with this machine.
+        target: ``local``, ``slurm``, or the address or scheduler file of a running Dask cluster.
+        workers: Number of worker processes; 0 runs the cases in this process. Ignored for a running cluster.
+        memory_limit: Memory limit of a worker, as in ``4GB``; None divides this machine's memory among the workers.
+        subject_timeout_s: Time limit of a case in seconds, or None.
+        gpus: Visible devices to assign to local workers, one each; empty leaves the workers' devices as they are.
+        prefers_gpu: Whether only the workers with a GPU are used where a cluster has some with and some without.
+        sbatch: sbatch options for the jobs of ``slurm``.
+        worker_folder: Folder for the workers' logs and timeout tracebacks, on a disk that all workers can write to.
     """
 
-    where: str = LOCAL
+    target: str = LOCAL
     workers: int = 0
     memory_limit: str | None = None
     subject_timeout_s: float | None = None
     gpus: tuple[str, ...] = ()
-    wants_gpu: bool = False
+    prefers_gpu: bool = False
     sbatch: tuple[str, ...] = ()
-    folder: Path = Path(tempfile.gettempdir())
+    worker_folder: Path = Path(tempfile.gettempdir())
 
     @property
-    def is_here(self) -> bool:
-        """Whether the cases run in this process. What watches over a case needs a process of its own to stop."""
-        return self.where == LOCAL and not (self.workers or self.subject_timeout_s or self.memory_limit)
+    def is_in_process(self) -> bool:
+        """Whether the cases run in this process. A time or memory limit needs a process that can be ended."""
+        return self.target == LOCAL and not (self.workers or self.subject_timeout_s or self.memory_limit)
 
 
 class Engine(Protocol):
-    """Something that works on cases."""
+    """Runs a stage on cases."""
 
     @property
-    def told(self) -> str:
-        """What a user wants to know of it, such as the address of its dashboard; may be empty."""
+    def description(self) -> str:
+        """What the user should know about it, such as the address of its dashboard; may be empty."""
         ...
 
     def map(self, stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT]) -> Iterator[Outcome[ReceiptT]]:
-        """One outcome a case, in the order in which they finish; cases are taken only as workers become free."""
+        """Yield one outcome per case, in the order of completion; cases are taken only as workers become free."""
         ...
 
-    def sees(self, path: Path) -> bool:
-        """Whether a file that is here is there for every worker too."""
+    def all_workers_see(self, path: Path) -> bool:
+        """Check whether every worker finds an existing file of this machine under the same path."""
         ...
 
 
-def attempt(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
-    """Try a case, and turn whatever it raises into an outcome.
+def run_case(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
+    """Run the function of a stage on a case, and turn any exception into an outcome.
 
     Raises:
-        EngineError: The disk is full: every other case would fail as this one did.
+        EngineError: The disk is full, so that every other case would fail too.
     """
     started = time.monotonic()
     receipt, failure = None, None
     try:
         receipt = run(case)
-    # The one place where any error is caught: it costs this case and no other.
+    # The only place where every exception is caught: it costs this case and no other.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise disk_is_full(error) from error
-        failure = _failure(error, case.case_id)
+        if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
+            raise disk_full_error(error) from error
+        failure = _failure_of(error, case.case_id)
     return Outcome(
         case_id=case.case_id,
         receipt=receipt,
@@ -140,34 +140,30 @@ def attempt(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]:
     )
 
 
-def disk_is_full(error: OSError) -> EngineError:
-    """What to say when there is no room to write."""
+def disk_full_error(error: OSError) -> EngineError:
+    """Describe a full disk, and how to continue."""
     return EngineError(
         f"The disk is full: {error}.",
-        hint="Make room, or move the run folder to a larger disk; the same command goes on from here.",
+        hint="Make room, or move the run folder to a larger disk, and run the same command again: it continues.",
         code=ErrorCode.RUN,
     )
 
 
-def given_up(case_id: str, failure: Failure, *, seconds: float = 0.0) -> Outcome[ReceiptT]:
-    """The outcome of a case whose worker could not tell it any more."""
+def lost_case_outcome(case_id: str, failure: Failure, *, seconds: float = 0.0) -> Outcome[ReceiptT]:
+    """Return the outcome of a case whose worker ended before it could report one."""
     return Outcome(case_id, None, failure, seconds, platform.node(), 0.0)
 
 
-def _failure(error: Exception, case_id: str) -> Failure:
-    """Why a case failed, in words that name nobody: they go to screens and logs."""
+def _failure_of(error: Exception, case_id: str) -> Failure:
+    """Describe an exception without the subject's id, since failures are printed and logged."""
     ids = (subject_of(case_id),)
     trace = redact_ids("".join(traceback.format_exception(error)), ids)
     if isinstance(error, CmnetError):
         return Failure(error.code, redact_ids(error.message, ids), error.hint, trace)
     message = redact_ids(f"{type(error).__name__}: {error}", ids)
-    if _is_about_memory(error):
+    # Torch's own memory errors are recognised by name and text, since not every stage loads torch.
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or of_torch:
         return Failure(ErrorCode.OUT_OF_MEMORY, message, "Use fewer --workers, or a machine with more memory.", trace)
     hint = "This is a defect in cmnet: please report it with the traceback in the run's logs folder."
     return Failure(ErrorCode.DEFECT, message, hint, trace)
-
-
-def _is_about_memory(error: Exception) -> bool:
-    """Torch has errors of its own for it; here they are known by name, for not every stage loads torch."""
-    named = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or named

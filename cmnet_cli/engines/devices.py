@@ -1,4 +1,4 @@
-"""Which device the networks run on, and which GPU belongs to which worker."""
+"""The device that the networks run on, and the GPU that each worker uses."""
 
 import os
 
@@ -10,24 +10,24 @@ CPU = "cpu"
 
 
 def resolve_device(name: str) -> str:
-    """The device that a name stands for; ``auto`` takes a GPU where there is one.
+    """Return the device that ``name`` selects; ``auto`` is a GPU where there is one.
 
     Raises:
         ManifestError: There is no such device on this machine.
     """
-    here = [CPU, *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
-    meant = {"auto": here[-1] if len(here) == 1 else here[1], "cuda": "cuda:0"}.get(name, name)
-    if meant not in here:
+    available = [CPU, *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    device = {"auto": available[-1] if len(available) == 1 else available[1], "cuda": "cuda:0"}.get(name, name)
+    if device not in available:
         raise ManifestError(
-            f"There is no device '{name}' here; there is {', '.join(here)}.",
+            f"There is no device '{name}' on this machine; there is {', '.join(available)}.",
             hint="Give --device one of these, or auto.",
             code=ErrorCode.CONFIG,
         )
-    return meant
+    return device
 
 
-def gpus_to_share(name: str) -> tuple[str, ...]:
-    """The GPUs that workers of this machine take one each; none where a single device was named."""
+def gpus_for_workers(name: str) -> tuple[str, ...]:
+    """Return the GPUs to assign to this machine's workers, one each; none where ``name`` is a single device."""
     if name not in ("auto", "cuda"):
         return ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

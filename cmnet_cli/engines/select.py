@@ -1,4 +1,4 @@
-"""Which engine a command runs on."""
+"""The choice of the engine that a command runs on."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -9,35 +9,35 @@ from cmnet_core.errors import ErrorCode, ManifestError
 
 
 def open_engine(spec: EngineSpec) -> AbstractContextManager[Engine]:
-    """Bring up what the cases will run on; leaving the context stops it.
+    """Start or connect to the engine that a spec describes; leaving the context stops it.
 
     Raises:
         ManifestError: There is no such cluster, or it cannot be reached.
     """
-    if spec.is_here:
+    if spec.is_in_process:
         return nullcontext(SerialEngine())
-    if spec.where == SLURM and not spec.workers:
+    if spec.target == SLURM and not spec.workers:
         raise ManifestError(
-            "The engine slurm does not know how many workers to ask for.",
+            "The engine slurm needs a number of workers.",
             hint="Add --workers N: N jobs of one worker each.",
             code=ErrorCode.CONFIG,
         )
-    # Loading Dask takes as long as many a command that does not need it.
-    from cmnet_cli.engines import dask_engine
+    # Importing Dask takes longer than many a command that does not need it.
+    from cmnet_cli.engines.dask.cluster import open_dask
 
-    return dask_engine.open_dask(spec)
+    return open_dask(spec)
 
 
 def map_cases(stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT], *, workers: int) -> Iterator[Outcome[ReceiptT]]:
     """Run a stage on every case on this machine.
 
     Args:
-        stage: What to do; loaded once a worker.
+        stage: The stage; it is opened once per worker.
         cases: The cases, taken from the iterable only as workers become free.
-        workers: Processes to start; 0 works in this process.
+        workers: Number of worker processes; 0 runs the cases in this process.
 
     Yields:
-        One outcome a case, in the order in which they finish.
+        One outcome per case, in the order of completion.
     """
     with open_engine(EngineSpec(workers=workers)) as engine:
         yield from engine.map(stage, cases)

@@ -3,20 +3,20 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cmnet_cli.engines.base import CaseT, Outcome, ReceiptT, Stage, attempt
+from cmnet_cli.engines.base import CaseT, Outcome, ReceiptT, Stage, run_case
 
 
 class SerialEngine:
-    """The plainest engine: one case after the other, here. A case that crashes takes everything with it."""
+    """Runs one case after the other in this process. A case that crashes ends the whole command."""
 
-    told = ""
+    description = ""
 
     def map(self, stage: Stage[CaseT, ReceiptT], cases: Iterable[CaseT]) -> Iterator[Outcome[ReceiptT]]:
-        """One outcome a case, in order."""
+        """Yield one outcome per case, in order."""
         run = stage.open()
         for case in cases:
-            yield attempt(run, case)
+            yield run_case(run, case)
 
-    def sees(self, path: Path) -> bool:
-        """Whether the file is here."""
+    def all_workers_see(self, path: Path) -> bool:
+        """Check whether the file exists."""
         return path.exists()

@@ -1,1 +1,1 @@
-"""Running a stage over a cohort: which cases are left to do, the attempts, and the summary."""
+"""Running a stage over a cohort: the plan, the stages built from settings, the attempts, their log and the summary."""

@@ -1,6 +1,6 @@
-"""What was tried and how it went: one JSON line an attempt, and the status table that is made of them.
+"""The log of attempts, one JSON line per attempt at a case, and the status table that is made from it.
 
-All of this lies among the logs, so it calls every case by its pseudonym; who that is only the status table tells.
+The log is stored among the run's other logs, so it identifies cases by pseudonym. Only the status table names them.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
@@ -20,14 +19,15 @@ from cmnet_cli.engines.base import Outcome
 from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier, redact_ids, subject_of
 from cmnet_cli.runs.paths import RunFolder, traceback_name
 from cmnet_cli.runs.provenance import State
+from cmnet_cli.runs.timestamp import utc_now
 from cmnet_core.errors import ErrorCode, ManifestError
 
-_SYNC_S = 1.0
-_STATES = {str(state): state for state in State}
+_SYNC_INTERVAL_S = 1.0
+_TIMED_STAGES = ("preprocess", "infer", "indices")
 
 
-class Listed(Protocol):
-    """A case of a cohort, as far as the status table is concerned."""
+class CaseIdentity(Protocol):
+    """The attributes of a case that the status table needs."""
 
     @property
     def case_id(self) -> str:
@@ -36,20 +36,20 @@ class Listed(Protocol):
 
     @property
     def subject_id(self) -> str:
-        """The subject."""
+        """The id of the subject."""
         ...
 
     @property
     def session(self) -> str | None:
-        """The visit."""
+        """The number of the visit, or None."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at one stage of one case, which goes by its pseudonym."""
+    """One attempt at one stage of one case, which is identified by its pseudonym."""
 
-    name: str
+    pseudonym: str
     stage: str
     state: State
     error_code: str | None
@@ -61,17 +61,17 @@ class Attempt:
     at: str
 
     @property
-    def told(self) -> str:
-        """How it went, in a few words."""
-        went = f"failed ({self.error_code})" if self.state == State.FAILED else "done"
-        return f"{went}, {self.seconds:.1f} s, {self.peak_memory_mb:.0f} MB"
+    def summary(self) -> str:
+        """The result, the duration and the peak memory, in one line."""
+        result = f"failed ({self.error_code})" if self.state == State.FAILED else "done"
+        return f"{result}, {self.seconds:.1f} s, {self.peak_memory_mb:.0f} MB"
 
 
 def attempt_of(stage: str, outcome: Outcome[Any], deidentifier: Deidentifier) -> Attempt:
-    """An outcome as a line of the ledger."""
+    """Convert an outcome into a line of the log."""
     failure, ids = outcome.failure, (subject_of(outcome.case_id),)
     return Attempt(
-        name=deidentifier.pseudonym(outcome.case_id),
+        pseudonym=deidentifier.pseudonym(outcome.case_id),
         stage=stage,
         state=State.FAILED if failure else State.DONE,
         error_code=str(failure.code) if failure else None,
@@ -80,38 +80,42 @@ def attempt_of(stage: str, outcome: Outcome[Any], deidentifier: Deidentifier) ->
         seconds=round(outcome.seconds, 3),
         host=outcome.host,
         peak_memory_mb=round(outcome.peak_memory_mb, 1),
-        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        at=utc_now("milliseconds"),
     )
 
 
 class AttemptLog:
-    """A file of attempts that one process appends to, with plain lines for people beside it.
+    """A file of attempts that one process appends to, and the same in plain lines for users.
 
-    A line is with the operating system at once, so that it outlives the process, and on disk a moment later: the
-    proof that a case is done is its sidecar, never a line here.
+    A line is passed to the operating system at once, so that it outlives the process, and is flushed to disk within
+    about a second. The proof that a case is done is its sidecar, never a line of the log.
 
     Args:
-        path: Where the attempts go.
-        log: Where the lines for people go, if anywhere.
+        path: File of the attempts as JSON lines.
+        text_log: File of the plain lines, or None.
         deidentifier: The pseudonyms of the run.
     """
 
-    def __init__(self, path: Path, log: Path | None, deidentifier: Deidentifier) -> None:
+    def __init__(self, path: Path, text_log: Path | None, deidentifier: Deidentifier) -> None:
         self.deidentifier = deidentifier
-        self._files = [_open_to_append(item) for item in (path, log) if item is not None]
-        self._synced = time.monotonic()
+        self._files: list[TextIO] = []
+        for file in (path, text_log):
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._files.append(file.open("a", encoding="utf-8"))
+        self._synced_at = time.monotonic()
 
     def append(self, attempt: Attempt) -> None:
-        """Write an attempt, as a line for scripts and one for people."""
-        told = f"{attempt.at} {attempt.name}: {attempt.told}"
-        for file, text in zip(self._files, (json.dumps(dataclasses.asdict(attempt)), told), strict=False):
-            file.write(text + "\n")
+        """Write an attempt, as JSON and as a plain line."""
+        lines = (json.dumps(dataclasses.asdict(attempt)), f"{attempt.at} {attempt.pseudonym}: {attempt.summary}")
+        for file, line in zip(self._files, lines, strict=False):
+            file.write(line + "\n")
             file.flush()
-        if time.monotonic() - self._synced > _SYNC_S:
+        if time.monotonic() - self._synced_at > _SYNC_INTERVAL_S:
             self._sync()
 
     def close(self) -> None:
-        """Wait until all is on disk."""
+        """Flush the log to disk and close it."""
         self._sync()
         for file in self._files:
             file.close()
@@ -119,68 +123,66 @@ class AttemptLog:
     def _sync(self) -> None:
         for file in self._files:
             os.fsync(file.fileno())
-        self._synced = time.monotonic()
-
-
-def _open_to_append(path: Path) -> TextIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a", encoding="utf-8")
+        self._synced_at = time.monotonic()
 
 
 def read_attempts(paths: Iterable[Path]) -> list[Attempt]:
-    """All attempts so far, oldest first; a line cut short by a crash, or of another cmnet, is passed over."""
+    """Read all attempts, oldest first; a line that a crash cut short, or of another version, is skipped."""
     attempts = []
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 values = json.loads(line)
-                attempts.append(Attempt(**values | {"state": _STATES[values["state"]]}))
-            except (json.JSONDecodeError, TypeError, KeyError):
+                attempts.append(Attempt(**values | {"state": State(values["state"])}))
+            except (TypeError, KeyError, ValueError):
                 continue
-    # The times of one machine grow; a sort of what is in order costs next to nothing.
+    # Each file is in order already, which makes the sort cheap.
     return sorted(attempts, key=attrgetter("at"))
 
 
 def status_rows(
-    cases: Iterable[Listed], folder: RunFolder, judged: Mapping[str, tuple[StrEnum, str]]
+    cases: Iterable[CaseIdentity], folder: RunFolder, states: Mapping[str, tuple[StrEnum, str]]
 ) -> list[dict[str, Any]]:
-    """The rows of the status table.
+    """Return the rows of the status table.
 
     Args:
-        cases: The whole cohort, so that nobody is silently missing.
-        folder: The run folder, which holds the attempts.
-        judged: State and reason by case of those that the sidecars were asked about; a failed attempt goes before.
+        cases: The whole cohort, so that no case is silently missing.
+        folder: The run folder, which contains the log of attempts.
+        states: State and reason, by case id, of the cases whose sidecars were checked. A failed attempt takes
+            precedence.
     """
     history: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in read_attempts(folder.all_outcomes):
-        history[attempt.name].append(attempt)
-    # Who has tried nothing has no pseudonyms, and perhaps may not write.
-    deidentifier = _sharing_of(folder) if history else None
+        history[attempt.pseudonym].append(attempt)
+    # A run without attempts has no pseudonyms, and the user may not be allowed to write the key.
+    deidentifier = _open_pseudonyms(folder) if history else None
     rows = []
     for case in cases:
-        name = deidentifier.pseudonym(case.case_id) if deidentifier else ""
-        rows.append(_status_row(case, history.get(name, ()), judged.get(case.case_id)))
+        pseudonym = deidentifier.pseudonym(case.case_id) if deidentifier else ""
+        rows.append(_status_row(case, history.get(pseudonym, ()), states.get(case.case_id)))
     return rows
 
 
-def _sharing_of(folder: RunFolder) -> Deidentifier:
+def _open_pseudonyms(folder: RunFolder) -> Deidentifier:
     try:
         return open_deidentifier(folder.share_key, share_safe=False)
     except PermissionError as error:
         raise ManifestError(
-            f"Only its owner may read {folder.share_key}, which tells who is meant in the logs of this run.",
-            hint="Ask whoever began the run for its status, or for the right to read that file.",
+            f"Only its owner may read {folder.share_key}, which resolves the pseudonyms in the logs of this run.",
+            hint="Ask the user who began the run for its status, or for permission to read that file.",
             code=ErrorCode.RUN,
         ) from error
 
 
-def _status_row(case: Listed, history: Sequence[Attempt], judged: tuple[StrEnum, str] | None) -> dict[str, Any]:
+def _status_row(
+    case: CaseIdentity, history: Sequence[Attempt], state_and_reason: tuple[StrEnum, str] | None
+) -> dict[str, Any]:
     row: dict[str, Any] = {"case_id": case.case_id, "subject_id": case.subject_id, "session": case.session}
     state: StrEnum
-    state, reason = judged or (State.PENDING, "not tried yet")
+    state, reason = state_and_reason or (State.PENDING, "not tried yet")
     if history:
         last = history[-1]
-        if last.state == State.FAILED or not judged:
+        if last.state == State.FAILED or state_and_reason is None:
             state, reason = last.state, last.message or ""
         row |= {
             "stage": last.stage,
@@ -190,10 +192,7 @@ def _status_row(case: Listed, history: Sequence[Attempt], judged: tuple[StrEnum,
             "attempt": sum(attempt.stage == last.stage for attempt in history),
             "host": last.host,
             "peak_memory_mb": last.peak_memory_mb,
-            "log": traceback_name(last.name, last.stage) if last.state == State.FAILED else None,
+            "log": traceback_name(last.pseudonym, last.stage) if last.state == State.FAILED else None,
         }
-        row |= {f"seconds_{item.stage}": item.seconds for item in history if item.stage in _TIMED}
+        row |= {f"seconds_{item.stage}": item.seconds for item in history if item.stage in _TIMED_STAGES}
     return row | {"state": str(state), "reason": reason or None}
-
-
-_TIMED = ("preprocess", "infer", "indices")

@@ -106,6 +106,10 @@ class SubmissionFolder:
         """The rows of the manifest that one task processes, as they were at submission."""
         return self.folder / "shards" / f"{number:05d}.parquet"
 
+    def reference(self, name: str) -> Path:
+        """The reference ranges, frozen under the name of their file."""
+        return self.folder / "reference" / name
+
     def events(self, number: int) -> Path:
         """The starts and ends of the task of a shard, one JSON line each."""
         return self.folder / "events" / f"{number:05d}.jsonl"
@@ -214,8 +218,8 @@ class RunFolder:
         return self.root / "logs" / "workers"
 
     def lock(self, name: str) -> Path:
-        """Who works on the run, or on a shard of it."""
-        return self.root / ".leases" / name
+        """The lock of the run, or of a shard of it, see :mod:`cmnet_cli.runs.run_lock`."""
+        return self.root / ".locks" / name
 
     @property
     def parts(self) -> Path:

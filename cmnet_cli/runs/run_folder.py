@@ -1,23 +1,20 @@
-"""Opening a run folder: freezing the manifest into it, and saying what ran there."""
+"""Opening and locking a run folder, freezing the manifest into it, and recording the commands that ran."""
 
 import dataclasses
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import Manifest, read_manifest, write_manifest
 from cmnet_cli.runs.paths import RunFolder, require_run
-from cmnet_cli.runs.run_lock import LockHolder, RunLock, acquire_lock, lock_holder
+from cmnet_cli.runs.run_lock import RUN_LOCK, TASK_LOCK_PREFIX, LockOwner, RunLock, acquire_lock, lock_owner
+from cmnet_cli.runs.timestamp import utc_now
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.atomic import read_json, write_json
-
-RUN_LOCK = "run"
-TASK_LOCK = "task-"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,20 +26,20 @@ class OpenRun:
 
     @property
     def order(self) -> dict[str, int]:
-        """The place of every case in the cohort."""
-        return {case.case_id: place for place, case in enumerate(self.cases)}
+        """The position of every case in the cohort, by case id."""
+        return {case.case_id: position for position, case in enumerate(self.cases)}
 
     @property
     def extra(self) -> tuple[str, ...]:
-        """Columns of the manifest that are carried through."""
+        """The manifest's additional columns, which are copied into the table of indices."""
         return tuple(sorted({name for case in self.cases for name in case.extra}))
 
 
 def open_run(root: Path) -> OpenRun:
-    """Open a run folder that infer or preprocess made.
+    """Open a run folder that infer or preprocess has made.
 
     Raises:
-        ManifestError: There is none.
+        ManifestError: ``root`` is no run folder.
     """
     folder = require_run(root)
     return OpenRun(folder, read_manifest(folder.cohort).cases)
@@ -50,75 +47,81 @@ def open_run(root: Path) -> OpenRun:
 
 @contextmanager
 def locked_run(folder: RunFolder, command: str, *, wait: bool = False) -> Iterator[RunLock]:
-    """Take a run folder for one command alone.
+    """Lock a run folder, so that no other command and no task of an array job works on it.
 
     Args:
         folder: The run folder.
-        command: What is about to run.
-        wait: Wait for whoever works on it.
+        command: The command that is about to run.
+        wait: Wait until the lock is free instead of raising an error.
 
     Raises:
-        ManifestError: Another command, or a task of an array job, works on it; or it cannot be written.
+        ManifestError: Another command or a task works on the folder, or the folder cannot be written.
     """
 
-    def refuse(holder: LockHolder) -> None:
+    def refuse(owner: LockOwner) -> None:
         if wait:
             return
         raise ManifestError(
-            f"The run folder {folder.root} is in use: {holder}.",
+            f"The run folder {folder.root} is in use: {owner}.",
             hint="Wait until that has ended. If it was killed on another machine, wait two minutes.",
             code=ErrorCode.RUN,
         )
 
+    def task_owner() -> LockOwner | None:
+        files = folder.lock(RUN_LOCK).parent.glob(f"{TASK_LOCK_PREFIX}*")
+        names = sorted({path.name.rpartition(".")[0] for path in files})
+        return next((owner for name in names if (owner := lock_owner(folder.lock(name)))), None)
+
     with report_disk_errors(folder.root):
-        lock = acquire_lock(
-            folder.lock(RUN_LOCK), f"cmnet {command}", busy=lambda: _task_at_work(folder), refuse=refuse
-        )
+        lock = acquire_lock(folder.lock(RUN_LOCK), f"cmnet {command}", find_conflict=task_owner, on_conflict=refuse)
     try:
         yield lock
     finally:
         lock.release()
 
 
-def _task_at_work(folder: RunFolder) -> LockHolder | None:
-    """A task of an array job that works on a run."""
-    locks = folder.lock(RUN_LOCK).parent.glob(f"{TASK_LOCK}*")
-    names = {path.name.rpartition(".")[0] for path in locks}
-    return next((holder for name in sorted(names) if (holder := lock_holder(folder.lock(name)))), None)
-
-
 @contextmanager
-def report_disk_errors(root: Path) -> Iterator[None]:
-    """Say what is wrong with a disk in words."""
+def report_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of the file system into one that names the folder and a remedy.
+
+    Raises:
+        ManifestError: The folder cannot be written.
+    """
     try:
         yield
     except OSError as error:
         raise ManifestError(
-            f"The run folder {root} cannot be written: {error.strerror}.",
+            f"The folder {folder} cannot be written: {error.strerror}.",
             hint="Give --out a folder that you may write to, on a disk with room.",
             code=ErrorCode.RUN,
         ) from error
 
 
 def start_run(root: Path, manifest: Manifest, command: str, facts: dict[str, Any]) -> OpenRun:
-    """Make a run folder for a manifest, or open it again for the same one.
+    """Make a run folder for a manifest, or open it again for the same manifest.
 
-    A manifest that has grown is welcome; one that lacks subjects of the run is another manifest.
+    The manifest may have grown since. One that lacks subjects of the run is another manifest.
 
     Args:
         root: The run folder.
         manifest: The cohort.
-        command: What is about to run.
-        facts: What ``run.json`` says of it.
+        command: The command that is about to run.
+        facts: What ``run.json`` records of it.
 
     Raises:
         ManifestError: The folder was made for another manifest, or cannot be written.
     """
     folder = RunFolder(root)
     require_same_manifest(folder, manifest)
+    description = {
+        "Name": "cmnet derivatives",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "cmnet", "Version": __version__}],
+    }
     with report_disk_errors(root):
         write_manifest(folder.cohort, manifest.cases)
-        write_json(folder.description, _description())
+        write_json(folder.description, description)
         record_command(folder, command, manifest_digest=manifest.digest, **facts)
     return OpenRun(folder, manifest.cases)
 
@@ -143,17 +146,8 @@ def require_same_manifest(folder: RunFolder, manifest: Manifest) -> None:
 
 
 def record_command(folder: RunFolder, command: str, **facts: Any) -> None:
-    """Note in ``run.json`` what a command was run with, in place of its last time."""
+    """Record in ``run.json`` what a command is run with, in place of its previous record."""
     record = read_json(folder.record) or {"commands": {}}
     record |= {"cmnet_version": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    record["commands"][command] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
+    record["commands"][command] = {"at": utc_now(), **facts}
     write_json(folder.record, record)
-
-
-def _description() -> dict[str, Any]:
-    return {
-        "Name": "cmnet derivatives",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "cmnet", "Version": __version__}],
-    }

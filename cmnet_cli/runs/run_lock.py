@@ -1,9 +1,18 @@
-"""A lease says who works on what. It ends with its holder: one that was killed keeps nobody waiting for long.
+"""Locks by files: one command at a time works on a run folder, and one task on a shard.
 
-A lease is a file whose name ends in a generation, ``run.7``. Whoever makes the next generation holds the lease: of
-several that try, the file system lets one succeed, and a generation never comes back, so that nobody can take by
-mistake what another has just taken. The holder touches its file now and then. A lease is free when it was given back,
-when its holder is known to be dead (same machine), or when nobody has touched it for long (another machine).
+A lock ``NAME`` is a series of files ``NAME.1``, ``NAME.2``, … whose suffix is called its generation. The process that
+created the file of the latest generation owns the lock.
+
+* To acquire a free lock whose latest generation is *n*, a process creates ``NAME.<n+1>`` with ``O_EXCL``. The file
+  system lets exactly one of several processes succeed. The new owner then deletes the older files. Since the latest
+  file is never deleted, a generation is never reused, and a process with outdated knowledge of the lock cannot acquire
+  a generation that another process has acquired and released since.
+* The owner renews the lock: a thread touches its file every ``RENEW_INTERVAL_S``. If the file is gone, another process
+  has taken the lock over, and the owner stops.
+* A lock is free if it has no file; if its owner has released it, which sets the file's modification time to
+  ``_RELEASED_MTIME``; or if it is stale. The lock of an owner on this machine is stale when that process has ended. The
+  lock of an owner on another machine is stale when it has not been renewed for ``STALE_AFTER_S`` by the clock of the
+  file system.
 """
 
 import json
@@ -14,30 +23,36 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
+from cmnet_cli.runs.timestamp import utc_now
 from cmnet_core.errors import EngineError, ErrorCode
 from cmnet_core.io.atomic import read_json
 
-BEAT_S = 15.0
-EXPIRES_S = 120.0
-"""Longer than network file systems keep what they know of a file, so that a living holder is never taken for dead."""
+RUN_LOCK = "run"
+"""Name of the lock of a whole run folder."""
 
-_POLL_S = 2.0
-_RELEASED = 1.0  # seconds since 1970: no lease is touched then
+TASK_LOCK_PREFIX = "task-"
+"""Prefix of the names of the locks of single shards, see :func:`cmnet_cli.slurm.array_tasks.task_lock_name`."""
+
+RENEW_INTERVAL_S = 15.0
+STALE_AFTER_S = 120.0
+"""Longer than network file systems cache a file's attributes, so that a living owner's lock is never judged stale."""
+
+_RETRY_INTERVAL_S = 2.0
+_RELEASED_MTIME = 1.0  # in seconds since 1970: no renewal sets this time
 
 
 @dataclass(frozen=True, slots=True)
-class LockHolder:
-    """Who holds a lease, or held it.
+class LockOwner:
+    """The process that owns a lock, as its file describes it.
 
     Attributes:
-        command: What it does with it.
+        command: What the process does with it.
         host: The machine.
-        pid: The process there.
-        identity: Tells the process from a later one of the same number.
-        since: When it took the lease.
+        pid: The process id on that machine.
+        identity: Identifies the process among all that have had the same process id, see :func:`_process_identity`.
+        since: Time of acquisition, in UTC.
     """
 
     command: str
@@ -51,167 +66,180 @@ class LockHolder:
 
 
 class RunLock:
-    """A lease that is held; it is renewed in the background until it is given back."""
+    """A lock that this process owns. A background thread renews it until it is released."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._over = threading.Event()
-        self._lost = False
-        self._beating = threading.Thread(target=self._beat, name=f"lease {path.name}", daemon=True)
-        self._beating.start()
+        self._released = threading.Event()
+        self._lost = threading.Event()
+        self._renewal = threading.Thread(target=self._renew, name=f"renew lock {path.name}", daemon=True)
+        self._renewal.start()
 
-    def require(self) -> None:
-        """Make sure that the lease is still held.
+    def require_owned(self) -> None:
+        """Make sure that this process still owns the lock.
 
         Raises:
-            EngineError: This process stood still for so long that another took over.
+            EngineError: Another process took the lock over, because this one was suspended for too long.
         """
-        if self._lost:
+        if self._lost.is_set():
             raise EngineError(
-                f"This process stood still for over {EXPIRES_S:.0f} s, and another took over its work.",
-                hint="Nothing is damaged. cmnet status tells how the other is doing.",
+                f"This process was suspended for over {STALE_AFTER_S:.0f} s, and another process took over its work.",
+                hint="Nothing is damaged. cmnet status shows the progress of the other process.",
                 code=ErrorCode.ENGINE,
             )
 
-    def release(self) -> None:
-        """Give the lease back."""
-        self._over.set()
-        self._beating.join()
-        with suppress(FileNotFoundError):
-            # Not removed, or its generation would come back. Touching it needs no room on the disk.
-            os.utime(self._path, (_RELEASED, _RELEASED))
+    def wait_until_lost(self, timeout_s: float) -> bool:
+        """Wait until another process takes the lock over; return whether that happened within ``timeout_s``."""
+        return self._lost.wait(timeout_s)
 
-    def _beat(self) -> None:
-        while not self._over.wait(BEAT_S):
+    def release(self) -> None:
+        """Release the lock."""
+        self._released.set()
+        self._renewal.join()
+        with suppress(FileNotFoundError):
+            # The file stays, or its generation would be reused. Setting its time needs no space on a full disk.
+            os.utime(self._path, (_RELEASED_MTIME, _RELEASED_MTIME))
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_INTERVAL_S):
             try:
                 os.utime(self._path)
             except FileNotFoundError:
-                # Only who takes the next generation removes the one before.
-                self._lost = True
+                # Only the owner of a later generation deletes this file.
+                self._lost.set()
                 return
             except OSError:
                 continue
 
 
 def acquire_lock(
-    path: Path, command: str, *, busy: Callable[[], LockHolder | None], refuse: Callable[[LockHolder], None]
+    path: Path,
+    command: str,
+    *,
+    find_conflict: Callable[[], LockOwner | None],
+    on_conflict: Callable[[LockOwner], None],
 ) -> RunLock:
-    """Take a lease.
+    """Acquire a lock.
 
     Args:
-        path: Its name without the generation.
-        command: What it is wanted for.
-        busy: Who else stands in the way, asked once the lease is held: of two that want leases which exclude each
-            other, at least one sees the other.
-        refuse: Called with whoever stands in the way. It raises, or returns to wait.
+        path: Path of the lock, without the generation.
+        command: What this process will do with it, for the messages of others.
+        find_conflict: Returns the owner of another lock that excludes this one. It is called after this lock has been
+            acquired: of two processes that acquire locks which exclude each other, at least one then sees the other.
+        on_conflict: Called with the owner of this lock, or of one that excludes it. It raises, or returns to wait.
 
     Returns:
-        The lease, to be released.
+        The lock; the caller releases it.
     """
     while True:
-        lock = _take(path, command)
-        if isinstance(lock, LockHolder):
-            other: LockHolder | None = lock
+        lock = _try_to_acquire(path, command)
+        if isinstance(lock, LockOwner):
+            owner = lock
         else:
-            other = busy()
-            if other is None:
+            conflict = find_conflict()
+            if conflict is None:
                 return lock
             lock.release()
-        assert other is not None
-        refuse(other)
-        time.sleep(_POLL_S)
+            owner = conflict
+        on_conflict(owner)
+        time.sleep(_RETRY_INTERVAL_S)
 
 
-def lock_holder(path: Path) -> LockHolder | None:
-    """Who holds a lease now, or None where it is free."""
-    return _look(path)[1]
+def lock_owner(path: Path) -> LockOwner | None:
+    """Return the owner of a lock, or None where the lock is free.
+
+    Args:
+        path: Path of the lock, without the generation.
+    """
+    return _read_lock(path)[1]
 
 
-def _take(path: Path, command: str) -> RunLock | LockHolder:
-    """The lease, or whoever holds it."""
+def _try_to_acquire(path: Path, command: str) -> RunLock | LockOwner:
+    """Acquire a lock if it is free; otherwise return its owner."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    generation, holder = _look(path)
-    if holder is not None:
-        return holder
-    mine = LockHolder(command, platform.node(), os.getpid(), _identity(os.getpid()), _now())
-    taken = _generation_path(path, generation + 1)
+    generation, owner = _read_lock(path)
+    if owner is not None:
+        return owner
+    this_process = LockOwner(command, platform.node(), os.getpid(), _process_identity(os.getpid()), utc_now())
+    next_file = _lock_file(path, generation + 1)
     try:
-        with taken.open("x", encoding="utf-8") as file:
-            json.dump(asdict(mine), file)
+        with next_file.open("x", encoding="utf-8") as file:
+            json.dump(asdict(this_process), file)
     except FileExistsError:
-        return _look(path)[1] or mine
-    for number in _generations(path):
-        if number <= generation:
-            _generation_path(path, number).unlink(missing_ok=True)
-    return RunLock(taken)
+        # Another process was faster; if it has released the lock already, the caller simply tries again.
+        return _read_lock(path)[1] or this_process
+    for older in _generations(path):
+        if older <= generation:
+            _lock_file(path, older).unlink(missing_ok=True)
+    return RunLock(next_file)
 
 
-def _look(path: Path) -> tuple[int, LockHolder | None]:
-    """The latest generation (0: none), and its holder if the lease is not free."""
+def _read_lock(path: Path) -> tuple[int, LockOwner | None]:
+    """Return the latest generation of a lock (0 if it has no file), and its owner unless the lock is free."""
     generation = max(_generations(path), default=0)
     if generation == 0:
         return 0, None
-    latest = _generation_path(path, generation)
+    latest = _lock_file(path, generation)
     try:
-        touched = latest.stat().st_mtime
+        renewed_at = latest.stat().st_mtime
     except FileNotFoundError:
-        return _look(path)
-    if touched == _RELEASED:
+        # A later generation was created meanwhile.
+        return _read_lock(path)
+    if renewed_at == _RELEASED_MTIME:
         return generation, None
-    values = read_json(latest)
-    # Made a moment ago and not written yet, or its maker was killed in between: only its age tells.
-    unwritten = LockHolder("cmnet", "an unknown machine", 0, "", "just now")
-    holder = LockHolder(**values) if values else unwritten
-    return generation, None if _has_ended(holder, path.parent, touched) else holder
+    content = read_json(latest)
+    # An empty file was created a moment ago, or its process was killed before it wrote it: then only its age counts.
+    owner = LockOwner(**content) if content else LockOwner("cmnet", "an unknown machine", 0, "", "just now")
+    return generation, None if _is_stale(owner, path.parent, renewed_at) else owner
 
 
-def _has_ended(holder: LockHolder, folder: Path, touched: float) -> bool:
-    if holder.host == platform.node() and holder.identity.startswith(_machine()):
-        return _identity(holder.pid) != holder.identity
-    return _clock_of(folder) - touched > EXPIRES_S
+def _is_stale(owner: LockOwner, folder: Path, renewed_at: float) -> bool:
+    if owner.host == platform.node() and owner.identity.startswith(_boot_identity()):
+        return _process_identity(owner.pid) != owner.identity
+    return _file_system_time(folder) - renewed_at > STALE_AFTER_S
 
 
 def _generations(path: Path) -> list[int]:
-    names = [item.name.removeprefix(f"{path.name}.") for item in path.parent.glob(f"{path.name}.*")]
-    return [int(name) for name in names if name.isdigit()]
+    suffixes = [item.name.removeprefix(f"{path.name}.") for item in path.parent.glob(f"{path.name}.*")]
+    return [int(suffix) for suffix in suffixes if suffix.isdigit()]
 
 
-def _generation_path(path: Path, generation: int) -> Path:
+def _lock_file(path: Path, generation: int) -> Path:
     return path.with_name(f"{path.name}.{generation}")
 
 
-def _clock_of(folder: Path) -> float:
-    """The time by the clock of the file system, which may differ from this machine's."""
+def _file_system_time(folder: Path) -> float:
+    """Return the time by the clock of the file system, which may differ from this machine's, in seconds since 1970."""
     probe = folder / f".clock-{platform.node()}-{os.getpid()}-{threading.get_ident()}"
     try:
         probe.touch()
         now = probe.stat().st_mtime
         probe.unlink()
     except OSError:
-        # Who may only read has this machine's clock to go by.
+        # A user who may only read the folder has to use this machine's clock.
         return time.time()
     return now
 
 
-def _machine() -> str:
-    """This start of this machine and, within containers, this set of process numbers; empty where nobody tells."""
+def _boot_identity() -> str:
+    """Identify this boot of the machine and, in a container, its process namespace; empty where that is unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 
 
-def _identity(pid: int) -> str:
-    """What tells a living process from all others; empty where there is none of this number."""
+def _process_identity(pid: int) -> str:
+    """Identify a living process by its boot, process id and start time; empty where no process has this id."""
     try:
-        # The name of the program may hold blanks and brackets: what follows its last bracket begins with field 3.
+        # The program's name may contain blanks and brackets: the text after its last bracket begins with field 3.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return _without_proc(pid)
-    return "" if state in "ZX" else f"{_machine()}/{pid}/{fields[18]}"
+        return _process_identity_without_proc(pid)
+    return "" if state in "ZX" else f"{_boot_identity()}/{pid}/{fields[18]}"
 
 
-def _without_proc(pid: int) -> str:
+def _process_identity_without_proc(pid: int) -> str:
     if Path("/proc/self/stat").exists():
         return ""
     try:
@@ -221,7 +249,3 @@ def _without_proc(pid: int) -> str:
     except PermissionError:
         pass
     return f"/{pid}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

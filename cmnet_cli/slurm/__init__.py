@@ -1,1 +1,1 @@
-"""SLURM array jobs: batch scripts, submissions, shards of the cohort, state of the tasks."""
+"""SLURM array jobs: batch scripts, submissions, shards of the cohort, states of the tasks."""

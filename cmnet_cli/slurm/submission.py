@@ -1,23 +1,47 @@
-"""A submission: what an array job is to do, the jobs that SLURM was given for it, and what became of them."""
+"""The record of a submission: what its array job does, the jobs that SLURM accepted, and the events of each task."""
 
 import json
 import os
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from cmnet_cli.runs.paths import SubmissionFolder
+from cmnet_cli.runs.timestamp import utc_now
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.atomic import read_json, write_json
 
 
+class TaskEvent(StrEnum):
+    """What happens to a task."""
+
+    STARTED = "started"
+    FINISHED = "finished"
+    MERGED = "merged"
+
+
+class StopReason(StrEnum):
+    """Why a task ended early."""
+
+    TIME_LIMIT = "time limit"
+    STOPPED = "stopped"
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Some rows of the manifest that one task works on."""
+    """The rows of the manifest that one task works on."""
 
     number: int
     cases: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenFile:
+    """A file that was copied into the folder of a submission."""
+
+    name: str
     sha256: str
 
 
@@ -26,23 +50,27 @@ class Submission:
     """What the tasks of a submission do.
 
     Attributes:
-        name: Its number in the run folder.
+        name: The number of the submission in the run folder.
         stage: preprocess, infer or indices.
-        settings: The stage's configuration.
-        device: Where the networks run, as the user named it.
-        on_stale: What to do with outputs made from other inputs, settings or weights.
-        workers: Processes a task.
-        memory_limit: Of a worker, or None for its share.
-        subject_timeout: Seconds after which a subject is given up, or None.
-        extra: Columns of the manifest that are carried through.
-        shards: The rows of each task, by their digests.
-        version: Of cmnet.
-        at: When it was made.
+        settings: The settings of preprocess or infer; empty for indices.
+        indices: The settings of the index rows that the tasks of infer and indices write; empty for preprocess.
+        reference: The reference ranges of these rows; None for preprocess.
+        device: The device that the networks run on, as the user named it.
+        on_stale: How to treat outputs made from other inputs, settings or weights.
+        workers: Worker processes per task.
+        memory_limit: Memory limit of a worker; None divides the memory of the task among its workers.
+        subject_timeout: Time limit of a subject in seconds, or None.
+        extra: The manifest's additional columns, which are copied into the table of indices.
+        shards: The shards, one per task.
+        version: The version of cmnet that submitted it.
+        at: Time of the submission, in UTC.
     """
 
     name: str
     stage: str
     settings: dict[str, Any]
+    indices: dict[str, Any]
+    reference: FrozenFile | None
     device: str
     on_stale: str
     workers: int
@@ -55,16 +83,16 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One job that SLURM was given.
+class SubmittedJob:
+    """One job that SLURM accepted.
 
     Attributes:
-        job_id: SLURM's number; for an array that of the whole.
+        job_id: SLURM's number of the job; of an array, that of the whole array.
         kind: ``array`` or ``merge``.
-        offset: Shard of the array's task 0.
-        tasks: How many tasks it has.
-        user: Who submitted it.
-        at: When.
+        offset: Number of the shard of the array's task 0.
+        tasks: Number of tasks.
+        user: The user who submitted it.
+        at: Time of the submission, in UTC.
     """
 
     job_id: str
@@ -76,10 +104,10 @@ class Job:
 
 
 def read_submission(folder: SubmissionFolder) -> Submission:
-    """What a submission is to do.
+    """Read the record of a submission.
 
     Raises:
-        ManifestError: There is none, or it cannot be understood.
+        ManifestError: There is none.
     """
     values = read_json(folder.record)
     if values is None:
@@ -88,24 +116,28 @@ def read_submission(folder: SubmissionFolder) -> Submission:
             hint="Give --run the folder that cmnet submit wrote.",
             code=ErrorCode.SHARD,
         )
-    shards = tuple(Shard(**item) for item in values.pop("shards"))
-    return Submission(**{**values, "shards": shards, "extra": tuple(values["extra"])})
+    values |= {
+        "shards": tuple(Shard(**item) for item in values["shards"]),
+        "reference": FrozenFile(**values["reference"]) if values["reference"] else None,
+        "extra": tuple(values["extra"]),
+    }
+    return Submission(**values)
 
 
-def add_job(folder: SubmissionFolder, job: Job) -> None:
-    """Write a job down, at once after SLURM has taken it."""
+def add_job(folder: SubmissionFolder, job: SubmittedJob) -> None:
+    """Record a job, at once after SLURM has accepted it."""
     write_json(folder.jobs, {"jobs": [asdict(item) for item in (*read_jobs(folder), job)]})
 
 
-def read_jobs(folder: SubmissionFolder) -> tuple[Job, ...]:
-    """The jobs of a submission, oldest first."""
-    return tuple(Job(**item) for item in (read_json(folder.jobs) or {"jobs": []})["jobs"])
+def read_jobs(folder: SubmissionFolder) -> tuple[SubmittedJob, ...]:
+    """Read the jobs of a submission, oldest first."""
+    return tuple(SubmittedJob(**item) for item in (read_json(folder.jobs) or {"jobs": []})["jobs"])
 
 
-def add_event(path: Path, event: str, **facts: Any) -> None:
-    """Note that something happened to a task."""
+def add_event(path: Path, event: TaskEvent, **facts: Any) -> None:
+    """Append an event to the file of a task."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"event": event, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
+    line = json.dumps({"event": event, "at": utc_now(), **facts})
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
@@ -113,7 +145,7 @@ def add_event(path: Path, event: str, **facts: Any) -> None:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """What happened to a task, oldest first; a line cut short by a crash is passed over."""
+    """Read the events of a task, oldest first; a line that a crash cut short is skipped."""
     events = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from cmnet_core.errors import ErrorCode
 from tests.cli.commanding import cmnet, column, finals, rows, traceback_of
-from tests.cli.deadly import DeadlyStage
+from tests.cli.execution.failing_stages import CrashingStage
 from tests.phantoms import write_cohort
 from tests.tiny_model import write_tiny_model
 
@@ -122,7 +122,7 @@ def test_a_defect_costs_one_subject_and_says_where_its_traceback_is(
 def test_a_case_that_kills_its_worker_costs_one_subject(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cmnet_cli.commands.process.InferStage", DeadlyStage)
+    monkeypatch.setattr("cmnet_cli.execution.build_stage.InferStage", CrashingStage)
     manifest, run = write_cohort(tmp_path, 3, frames=2), tmp_path / "run"
     ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--workers", 1)
     assert (ran.exit_code, "row 3 (worker-died)" in ran.output) == (4, True)

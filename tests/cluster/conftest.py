@@ -1,4 +1,4 @@
-"""What the tests on a real SLURM share. Where there is none they are skipped, unless it was asked for."""
+"""Fixtures of the tests on a real SLURM. Without one they are skipped, unless ``CMNET_SLURM=required``."""
 
 import json
 import os
@@ -10,31 +10,31 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commanding import ROOT
-from tests.cluster import slurm as here
+from tests.cluster import slurm as daemons
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[None]:
     """A SLURM that takes jobs. ``CMNET_SLURM=required`` makes its absence a failure."""
-    reason = here.why_not()
+    reason = daemons.why_not()
     if reason and os.environ.get("CMNET_SLURM") == "required":
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
-    was_up = here.is_up()
-    here.start()
+    was_up = daemons.is_up()
+    daemons.start()
     before = dict(os.environ)
-    # Jobs inherit what finds this checkout.
-    os.environ.update(here.environment(), PYTHONPATH=str(ROOT))
+    # Jobs inherit the path to this checkout.
+    os.environ.update(daemons.environment(), PYTHONPATH=str(ROOT))
     yield
     os.environ.clear()
     os.environ.update(before)
     if not was_up:
-        here.stop()
+        daemons.stop()
 
 
 def until(true: Callable[[], object], *, within_s: float = 900.0) -> None:
-    """Wait for something to become true."""
+    """Wait until a condition holds."""
     ends = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < ends, f"waited for {within_s:.0f} s"
@@ -42,12 +42,12 @@ def until(true: Callable[[], object], *, within_s: float = 900.0) -> None:
 
 
 def jobs_of(run: Path) -> list[str]:
-    """Every job that was submitted for a run."""
+    """Return the ids of all jobs that were submitted for a run."""
     files = sorted(run.glob("slurm/*/jobs.json"))
     return [str(job["job_id"]) for file in files for job in json.loads(file.read_text())["jobs"]]
 
 
 def jobs_left(run: Path) -> str:
-    """Which of them are in SLURM's queue; it has forgotten those that ended long ago."""
+    """Return the lines of squeue about these jobs; SLURM no longer lists those that ended long ago."""
     asked = ["squeue", "--noheader", f"--jobs={','.join(jobs_of(run))}"]
     return subprocess.run(asked, capture_output=True, text=True, check=False).stdout

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Install the SLURM that tests/cluster runs on, from Debian's packages; what is installed already is left alone.
-# Exit codes: 0 it is there; 3 it cannot be had here, the reason is printed; 1 it can be had, but did not install.
+# Install the SLURM for tests/cluster from Debian's packages, unless it is installed already.
+# Exit codes: 0 installed; 3 not available here, the reason is printed; 1 available, but the installation failed.
 set -euo pipefail
 
-# Asks the path itself, for bash remembers where it once found a program, and that it found none.
-is_here() {
+# Searches the path each time, since bash caches the location of a program.
+is_installed() {
   local program
   for program in munged slurmctld slurmd sbatch squeue scontrol; do
     type -P "$program" >/dev/null || return 1
@@ -16,12 +16,12 @@ unavailable() {
   exit 3
 }
 
-is_here && exit 0
+is_installed && exit 0
 [ "$(id -u)" -eq 0 ] || unavailable "only root can install it here"
 command -v apt-get >/dev/null || unavailable "this is not Debian: install SLURM and MUNGE by hand"
 export DEBIAN_FRONTEND=noninteractive
 
-# The package starts its daemons, which have no configuration here; this policy keeps them from it.
+# The package would start its daemons, which have no configuration here; this policy prevents it.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
   printf '#!/bin/sh\nexit 101\n' >$policy
@@ -30,15 +30,15 @@ if [ ! -e $policy ]; then
 fi
 
 log=$(mktemp)
-for _ in 1 2 3; do # A mirror that stumbles once is no reason to do without.
+for _ in 1 2 3; do # A mirror may fail once.
   apt-get update -qq >"$log" 2>&1 || true
-  if apt-get install -y -qq --no-install-recommends slurm-wlm munge >>"$log" 2>&1 && is_here; then
+  if apt-get install -y -qq --no-install-recommends slurm-wlm munge >>"$log" 2>&1 && is_installed; then
     exit 0
   fi
   sleep 5
 done
 tail -n 5 "$log"
-# An installation that would begin tells that the packages can be had: then it should have ended well.
+# If the packages can be downloaded, the installation should have succeeded.
 apt-get install -y -qq --no-install-recommends --download-only slurm-wlm munge >/dev/null 2>&1 ||
-  unavailable "its packages cannot be fetched"
+  unavailable "its packages cannot be downloaded"
 exit 1

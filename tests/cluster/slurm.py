@@ -1,7 +1,7 @@
 """A real SLURM on this one machine, for tests: ``python -m tests.cluster.slurm start|stop|env``. Needs root.
 
-Everything lives in one folder (``CMNET_SLURM_HOME``); /etc is not touched. Limits are SLURM's own defaults, above all
-MaxArraySize. Two of the machine's character devices pass for GPUs, so that tasks are handed device numbers.
+All files are in one folder (``CMNET_SLURM_HOME``); /etc is not changed. Limits are SLURM's defaults, above all
+MaxArraySize. Two of the machine's character devices are configured as GPUs, so that tasks get device numbers.
 """
 
 import os
@@ -18,9 +18,9 @@ from pathlib import Path
 
 HOME = Path(os.environ.get("CMNET_SLURM_HOME", "/tmp/cmnet-test-slurm"))
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
-CORES = 4  # more than a small machine has: tasks shall run side by side
+CORES = 4  # more than a small machine has, so that tasks run in parallel
 _WAIT_S = 180.0  # for a machine that is busy with other work
-# Documentation's own network (RFC 5737): for machines that have no address but loopback, where SLURM finds no name.
+# An address for documentation (RFC 5737), for machines with loopback alone, where SLURM cannot resolve host names.
 _SPARE_ADDRESS = "192.0.2.78/32"
 
 _CONF = """
@@ -73,7 +73,7 @@ class Daemon:
     arguments: tuple[str, ...]
 
     def pid(self) -> int | None:
-        """Its process, if it is running and is what its file says."""
+        """The id of its process, if that is running and is this program."""
         try:
             pid = int((HOME / f"{self.name}.pid").read_text())
             running = Path(f"/proc/{pid}/comm").read_text().strip()
@@ -83,7 +83,7 @@ class Daemon:
 
 
 def daemons() -> tuple[Daemon, ...]:
-    """In the order in which they start."""
+    """Return the daemons in the order in which they are started."""
     munge = (f"--socket={HOME}/munge.socket", f"--pid-file={HOME}/munged.pid", f"--key-file={HOME}/munge.key")
     files = (f"--log-file={HOME}/munged.log", f"--seed-file={HOME}/munged.seed")
     conf = str(HOME / "slurm.conf")
@@ -91,7 +91,7 @@ def daemons() -> tuple[Daemon, ...]:
 
 
 def why_not() -> str:
-    """Why SLURM cannot be started here; empty where it can."""
+    """Return why SLURM cannot be started here; empty where it can."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         return f"there is no {', '.join(missing)} here: apt-get install slurm-wlm"
@@ -99,17 +99,17 @@ def why_not() -> str:
 
 
 def environment() -> Mapping[str, str]:
-    """What makes sbatch and its kin find this SLURM."""
+    """Return the environment in which SLURM's commands find this SLURM."""
     return {"SLURM_CONF": str(HOME / "slurm.conf")}
 
 
 def is_up() -> bool:
-    """Whether all daemons run."""
+    """Check whether all daemons run."""
     return all(daemon.pid() is not None for daemon in daemons())
 
 
 def start() -> None:
-    """Bring SLURM up; what runs already is left alone."""
+    """Start the daemons that are not running yet."""
     _prepare()
     for daemon in daemons():
         if daemon.pid() is None:
@@ -144,11 +144,11 @@ def _prepare() -> None:
     (HOME / "slurm.conf").write_text(_CONF.format(**values))
     devices = ("/dev/null", "/dev/zero")
     (HOME / "gres.conf").write_text("".join(f"NodeName={node} Name=gpu File={device}\n" for device in devices))
-    _have_an_address()
+    _add_address()
 
 
-def _have_an_address() -> None:
-    """SLURM looks names up in a way that finds nothing on a machine with loopback alone."""
+def _add_address() -> None:
+    """Add an address on a machine with loopback alone, where SLURM cannot resolve host names."""
     if shutil.which("ip") is None:
         return
     shown = subprocess.run(["ip", "-4", "-o", "addr", "show"], capture_output=True, text=True, check=False).stdout
@@ -164,7 +164,7 @@ def _is_idle() -> bool:
 
 
 def _run(command: list[str]) -> str:
-    """What a command prints. A daemon would keep a pipe open for ever, so all goes through a file."""
+    """Return the output of a command. It goes through a file, since a daemon would keep a pipe open for ever."""
     with (HOME / "commands.log").open("a") as log, tempfile.TemporaryFile("w+") as printed:
         subprocess.run(
             command,
@@ -188,14 +188,14 @@ def _until(true: Callable[[], bool], otherwise: str) -> None:
 
 
 def main() -> None:
-    """What the command line asks for."""
-    asked = sys.argv[1] if len(sys.argv) == 2 else ""
-    if asked == "env":
+    """Run the command line."""
+    action = sys.argv[1] if len(sys.argv) == 2 else ""
+    if action == "env":
         print("\n".join(f"export {name}={value}" for name, value in environment().items()))
-    elif asked in ("start", "stop"):
+    elif action in ("start", "stop"):
         if why_not():
             raise SystemExit(why_not())
-        {"start": start, "stop": stop}[asked]()
+        {"start": start, "stop": stop}[action]()
     else:
         raise SystemExit(__doc__)
 

@@ -1,4 +1,4 @@
-"""One cohort, five ways to go over it, five sets of equal tables."""
+"""One cohort on five engines gives five equal sets of tables."""
 
 import json
 import subprocess
@@ -64,12 +64,12 @@ def running(tmp_path: Path) -> Iterator[Running]:
     )
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.{name}", *(str(word) for word in words)],
+            [sys.executable, "-m", f"distributed.cli.{name}", *(str(argument) for argument in arguments)],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for name, *words in programs
+        for name, *arguments in programs
     ]
     until(file.exists)
     yield Running(file, started[0])
@@ -78,27 +78,28 @@ def running(tmp_path: Path) -> Iterator[Running]:
         process.wait()
 
 
-def test_two_workers_here(study: Path) -> None:
+def test_local_workers(study: Path) -> None:
     _analyse(study, "local", "--workers", 2)
     require_equal_tables(study / "local", study / "here")
 
 
-def test_a_running_dask_cluster(study: Path, running: Running) -> None:
+def test_running_dask_cluster(study: Path, running: Running) -> None:
     until(lambda: _has_a_worker(running))
     _analyse(study, "running", "--engine", running.address)
     require_equal_tables(study / "running", study / "here")
 
 
-def test_a_scheduler_that_is_lost_costs_a_resume(study: Path, running: Running) -> None:
+def test_run_resumes_after_a_lost_scheduler(study: Path, running: Running) -> None:
     until(lambda: _has_a_worker(running))
     run = study / "lost"
     infer = ("infer", "-m", study / "cohort.csv", "-o", run, "--model", study / "tiny.safetensors")
-    words = command(*infer, "--engine", running.file)
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    arguments = command(*infer, "--engine", running.file)
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     until(lambda: list(run.rglob("*_desc-infer.json")))
     running.scheduler.kill()
-    told = process.communicate(timeout=900)[1]
-    assert (process.returncode, "The Dask scheduler was lost" in told, "Traceback" in told) == (130, True, False), told
+    output = process.communicate(timeout=900)[1]
+    reported = "The Dask scheduler was lost" in output
+    assert (process.returncode, reported, "Traceback" in output) == (130, True, False), output
     assert cmnet("verify", "-r", run).exit_code == 0
     assert cmnet(*infer).exit_code == 0
     assert cmnet("indices", "-r", run).exit_code == 0
@@ -114,18 +115,18 @@ def test_workers_as_slurm_jobs(study: Path, slurm: None) -> None:
     options = ("--engine", "slurm", "--workers", 2, "--memory-limit", "2GB", "--sbatch=--time=00:20:00")
     _analyse(study, "jobs", *options)
     require_equal_tables(study / "jobs", study / "here")
-    assert finals(study / "jobs" / "logs" / "workers"), "what workers print goes into the run folder"
+    assert finals(study / "jobs" / "logs" / "workers"), "the output of the workers is stored in the run folder"
     assert not named_in_logs(study / "jobs")
 
 
-def test_jobs_that_slurm_refuses_are_said_at_once(study: Path, slurm: None) -> None:
+def test_refused_jobs_are_reported_at_once(study: Path, slurm: None) -> None:
     infer = ("infer", "-m", study / "cohort.csv", "-o", study / "refused", "--model", study / "tiny.safetensors")
     ran = cmnet(*infer, "--engine", "slurm", "--workers", 2, "--sbatch=--partition=nowhere")
     assert (ran.exit_code, "invalid partition" in ran.output) == (3, True), ran.output
     assert not (study / "refused").exists()
 
 
-def test_an_array_of_shards_of_five(study: Path, slurm: None) -> None:
+def test_array_job_with_shards_of_five(study: Path, slurm: None) -> None:
     run = study / "array"
     weights = ("--model", study / "tiny.safetensors")
     sent = cmnet("submit", "infer", "-m", study / "cohort.csv", "-o", run, *weights, "--chunk", 5, "--mem", "1500M")

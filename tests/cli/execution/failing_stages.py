@@ -1,4 +1,4 @@
-"""Stages that do to their process what damaged images do to decoders: end it, fill its memory, never return."""
+"""Stages that end their process, exhaust its memory or never return, as a decoder may do on a damaged image."""
 
 import os
 import time
@@ -13,8 +13,8 @@ from cmnet_cli.stages.infer import InferStage
 
 
 @dataclass(frozen=True)
-class DeadlyStage:
-    """Stands in for the stage of infer."""
+class CrashingStage:
+    """Replaces the stage infer: it ends its process on subjects whose id ends in 2."""
 
     root: Path
     config: InferConfig
@@ -23,21 +23,21 @@ class DeadlyStage:
     name: str = "infer"
 
     def open(self) -> Callable[[Case], str]:
-        return _die_on_the_second
+        return _crash_on_the_second
 
     def expected(self, case: Case) -> Expected:
         return Expected(case.image, "", "")
 
 
-def _die_on_the_second(case: Case) -> str:
+def _crash_on_the_second(case: Case) -> str:
     if case.subject_id.endswith("2"):
         os._exit(9)
     return case.case_id
 
 
 @dataclass(frozen=True)
-class TreacherousStage:
-    """Infer as it is, but for some subjects whose decoding goes wrong in ways that no exception tells of."""
+class ProcessEndingStage:
+    """The stage infer, but three subjects crash, exhaust memory or never return, which raises no exception."""
 
     inner: InferStage
     crash: str
@@ -59,6 +59,10 @@ class TreacherousStage:
         return self.inner.root
 
     @property
+    def config(self) -> InferConfig:
+        return self.inner.config
+
+    @property
     def model_digest(self) -> str:
         return self.inner.model_digest
 
@@ -70,6 +74,6 @@ class TreacherousStage:
             os._exit(11)
         while subject == self.hang:
             time.sleep(60)
-        taken = []
+        allocated = []
         while subject == self.hog:
-            taken.append(b"x" * 10_000_000)
+            allocated.append(b"x" * 10_000_000)

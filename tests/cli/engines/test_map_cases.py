@@ -1,50 +1,21 @@
 """The map over cases: every case has one outcome, in this process and in others."""
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from cmnet_cli.engines.select import map_cases
-from cmnet_core.errors import ErrorCode, ImageError
-
-
-@dataclass(frozen=True)
-class Numbered:
-    number: int
-
-    @property
-    def case_id(self) -> str:
-        return f"sub-{9900000 + self.number}"
-
-
-@dataclass(frozen=True)
-class Doubling:
-    """Doubles a number; 2 is bad input, 3 is a defect, 4 kills its process."""
-
-    name: str = "doubling"
-
-    def open(self) -> Callable[[Numbered], int]:
-        return _double
-
-
-def _double(case: Numbered) -> int:
-    if case.number == 2:
-        raise ImageError("Two is even.", hint="Give one.", code=ErrorCode.IMAGE_VALUES)
-    if case.number == 3:
-        raise ZeroDivisionError("three")
-    if case.number == 4:
-        os._exit(9)
-    return 2 * case.number
+from cmnet_core.errors import ErrorCode
+from tests.cli.commanding import ROOT
+from tests.cli.engines.stub_stages import Doubling, Numbered
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_case_costs_one_case(workers: int) -> None:
+def test_failing_case_leaves_the_others_done(workers: int) -> None:
     outcomes = {o.case_id: o for o in map_cases(Doubling(), [Numbered(n) for n in (1, 2, 3, 5)], workers=workers)}
     assert {case: outcome.receipt for case, outcome in outcomes.items()} == {
         "sub-9900001": 2,
@@ -60,7 +31,7 @@ def test_a_bad_case_costs_one_case(workers: int) -> None:
     assert "ZeroDivisionError" in defect.traceback
 
 
-def test_a_case_that_kills_its_process_costs_one_case() -> None:
+def test_case_that_ends_its_worker_leaves_the_others_done() -> None:
     outcomes = {o.case_id: o for o in map_cases(Doubling(), [Numbered(n) for n in (1, 4, 5, 6)], workers=2)}
     assert len(outcomes) == 4
     dead = outcomes["sub-9900004"].failure
@@ -84,29 +55,14 @@ def test_cases_are_taken_as_workers_become_free() -> None:
     assert taken == [10]
 
 
-@dataclass(frozen=True)
-class Sleeping:
-    """Writes down which process works, and then hangs."""
-
-    folder: Path
-    name: str = "sleeping"
-
-    def open(self) -> Callable[[Numbered], None]:
-        return self._sleep
-
-    def _sleep(self, _: Numbered) -> None:
-        (self.folder / str(os.getpid())).touch()
-        time.sleep(60)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells who is running in /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="processes are listed in /proc on Linux alone")
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from cmnet_cli.engines.base import map_cases; "
-        "from tests.cli.test_cohort import Numbered, Sleeping; "
+        "from pathlib import Path; from cmnet_cli.engines.select import map_cases; "
+        "from tests.cli.engines.stub_stages import Numbered, Sleeping; "
         f"list(map_cases(Sleeping(Path({str(tmp_path)!r})), [Numbered(1)], workers=1))"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     _wait_until(lambda: any(tmp_path.iterdir()))
     [worker] = [int(path.name) for path in tmp_path.iterdir()]
     parent.kill()

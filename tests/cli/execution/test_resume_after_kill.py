@@ -1,6 +1,6 @@
-"""kill -9, at any moment: a resume ends with the tables of an undisturbed run, and does nothing twice.
+"""After a kill -9 at any moment, a resume ends with the tables of an undisturbed run and repeats no finished subject.
 
-``CMNET_KILLS=30`` kills that often; the few of a usual run keep the suite quick.
+The environment variable ``CMNET_KILLS`` sets the number of kills.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.commanding import cmnet
+from tests.cli.commanding import ROOT, cmnet
 from tests.phantoms import write_cohort
 from tests.processes import workers_of
 from tests.tables import require_equal_tables
@@ -22,15 +22,15 @@ KILLS = int(os.environ.get("CMNET_KILLS", "3"))
 SUBJECTS = 10
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends workers with their parent")
-def test_tables_after_kills_are_those_of_an_undisturbed_run(tmp_path: Path, tiny_model: Path) -> None:
-    manifest, calm = write_cohort(tmp_path, SUBJECTS, frames=3), tmp_path / "calm"
+@pytest.mark.skipif(sys.platform != "linux", reason="workers end with their parent on Linux alone")
+def test_tables_after_kills_equal_those_of_an_undisturbed_run(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, undisturbed = write_cohort(tmp_path, SUBJECTS, frames=3), tmp_path / "undisturbed"
     infer = ["infer", "-m", manifest, "--model", tiny_model]
     started = time.monotonic()
-    assert _start(*infer, "-o", calm, "--workers", 2).wait() == 0
-    # Moments are drawn from the length of a whole run, which depends on how busy the machine is.
+    assert _start(*infer, "-o", undisturbed, "--workers", 2).wait() == 0
+    # Moments are drawn from the duration of a whole run, which depends on how busy the machine is.
     whole_s = time.monotonic() - started
-    assert cmnet("indices", "-r", calm).exit_code == 0
+    assert cmnet("indices", "-r", undisturbed).exit_code == 0
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     moments, kills, runs = random.Random(seed), 0, 0
@@ -45,7 +45,7 @@ def test_tables_after_kills_are_those_of_an_undisturbed_run(tmp_path: Path, tiny
             kills += killed
             ended = process.wait(timeout=1200)
             _wait_for_workers_of(process.pid)
-            # What was done before was not done again, and what bears a final name is whole.
+            # Finished subjects were not repeated, and every file under its final name is complete.
             assert before.items() <= _proofs(run).items()
             print(f"{kills} kills; {'all' if whole else 'a worker'} at {len(_proofs(run))} of {SUBJECTS}", flush=True)
             assert (
@@ -55,16 +55,16 @@ def test_tables_after_kills_are_those_of_an_undisturbed_run(tmp_path: Path, tiny
                 assert ended == 0
                 break
         assert cmnet("indices", "-r", run).exit_code == 0
-        require_equal_tables(run, calm)
+        require_equal_tables(run, undisturbed)
 
 
 def _start(*arguments: object) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-m", "cmnet_cli", *(str(argument) for argument in arguments)]
-    return subprocess.Popen(words, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "cmnet_cli", *(str(argument) for argument in arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
 def _kill(process: "subprocess.Popen[bytes]", after_s: float, *, whole: bool) -> bool:
-    """Kill a process or one of its workers; whether there was anything to kill."""
+    """Kill a process or one of its workers; return whether there was one to kill."""
     time.sleep(after_s)
     if process.poll() is not None:
         return False
@@ -78,7 +78,7 @@ def _kill(process: "subprocess.Popen[bytes]", after_s: float, *, whole: bool) ->
 
 
 def _wait_for_workers_of(pid: int) -> None:
-    """Workers end with their parent; one that lived on might write what the next run writes."""
+    """Wait until the workers have ended with their parent, since they might write what the next run writes."""
     ends = time.monotonic() + 120
     while any(item.info["ppid"] == pid for item in psutil.process_iter(["ppid"])):
         assert time.monotonic() < ends
@@ -86,5 +86,5 @@ def _wait_for_workers_of(pid: int) -> None:
 
 
 def _proofs(run: Path) -> dict[str, int]:
-    """Every sidecar of infer, with the moment of its writing."""
+    """Return the modification time of every sidecar of infer, by name."""
     return {path.name: path.stat().st_mtime_ns for path in run.rglob("*_desc-infer.json")}

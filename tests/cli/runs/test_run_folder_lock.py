@@ -1,0 +1,63 @@
+"""The lock of a run folder excludes other commands, and tasks of array jobs exclude commands."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.run_lock import acquire_lock
+from tests.cli.commanding import ROOT, cmnet, command
+from tests.phantoms import write_cohort
+
+
+def test_second_command_on_a_locked_run_folder_is_refused_with_the_owner(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
+    lock = acquire_lock(RunFolder(run).lock("run"), "cmnet infer", find_conflict=lambda: None, on_conflict=_fail)
+    again = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+    assert again.exit_code == 3
+    assert "in use: cmnet infer, process" in again.output
+    lock.release()
+    assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model).exit_code == 0
+
+
+def test_one_of_two_simultaneous_commands_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 2, frames=2), tmp_path / "run"
+    image, gate, real = (tmp_path / name for name in ("9900001.nii.gz", "gate", "real.nii.gz"))
+    image.rename(real)
+    # A reader waits until the gate is opened, so that both commands run at the same time.
+    os.mkfifo(image)
+    os.link(image, gate)
+    arguments = command("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+    both = [subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    _until(lambda: any(process.poll() is not None for process in both))
+    [refused_process] = [process for process in both if process.poll() is not None]
+    [working_process] = [process for process in both if process is not refused_process]
+    assert (refused_process.returncode, "in use: cmnet infer, process" in refused_process.communicate()[1]) == (3, True)
+    real.replace(image)
+    gate.open("wb").close()
+    assert "2 done, 0 failed" in working_process.communicate()[1]
+    assert working_process.returncode == 0
+    assert cmnet("verify", "-r", run).exit_code == 0
+
+
+def test_command_is_refused_while_an_array_task_runs(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
+    lock = acquire_lock(
+        RunFolder(run).lock("task-00001-00000"), "task 7_0", find_conflict=lambda: None, on_conflict=_fail
+    )
+    refused = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+    assert (refused.exit_code, "in use: task 7_0" in refused.output) == (3, True)
+    lock.release()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def _fail(holder: object) -> None:
+    raise AssertionError(holder)

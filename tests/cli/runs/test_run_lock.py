@@ -1,0 +1,95 @@
+"""A lock has one owner at a time, and the lock of a dead owner is free."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cmnet_cli.runs import run_lock
+from cmnet_cli.runs.run_lock import LockOwner, RunLock, acquire_lock, lock_owner
+from cmnet_core.errors import EngineError
+from tests.cli.commanding import ROOT
+
+
+class RefusedError(Exception):
+    """Another process owns the lock."""
+
+
+def _refuse(owner: LockOwner) -> None:
+    raise RefusedError(str(owner))
+
+
+def _acquire(path: Path) -> RunLock:
+    return acquire_lock(path, "a test", find_conflict=lambda: None, on_conflict=_refuse)
+
+
+def test_one_of_many_processes_acquires_the_lock(tmp_path: Path) -> None:
+    def attempt(_: int) -> RunLock | None:
+        try:
+            return _acquire(tmp_path / "run")
+        except RefusedError:
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        got = [lock for lock in pool.map(attempt, range(64)) if lock]
+    assert len(got) == 1
+    got[0].release()
+
+
+def test_released_lock_is_free_and_its_generation_is_not_reused(tmp_path: Path) -> None:
+    for _ in range(3):
+        lock = _acquire(tmp_path / "run")
+        assert lock_owner(tmp_path / "run") is not None
+        with pytest.raises(RefusedError, match="a test, process"):
+            _acquire(tmp_path / "run")
+        lock.release()
+        assert lock_owner(tmp_path / "run") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["run.3"]
+
+
+def test_lock_of_a_killed_process_on_this_machine_is_free(tmp_path: Path) -> None:
+    code = f"""if True:
+        import os, signal
+        from pathlib import Path
+        from cmnet_cli.runs.run_lock import acquire_lock
+        acquire_lock(Path({str(tmp_path / "run")!r}), "killed", find_conflict=lambda: None, on_conflict=print)
+        os.kill(os.getpid(), signal.SIGKILL)"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert (tmp_path / "run.1").exists()
+    _acquire(tmp_path / "run").release()
+
+
+def test_suspended_owner_on_another_machine_loses_the_lock_and_notices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "RENEW_INTERVAL_S", 0.05)
+    monkeypatch.setattr(run_lock.platform, "node", lambda: "elsewhere")
+    theirs = _acquire(tmp_path / "run")
+    monkeypatch.undo()
+    with pytest.raises(RefusedError, match="elsewhere"):
+        _acquire(tmp_path / "run")
+    monkeypatch.setattr(run_lock, "STALE_AFTER_S", -1.0)
+    ours = _acquire(tmp_path / "run")
+    assert theirs.wait_until_lost(10)
+    with pytest.raises(EngineError, match="another process took over"):
+        theirs.require_owned()
+    ours.require_owned()
+    theirs.release()
+    assert lock_owner(tmp_path / "run") is None or os.stat(tmp_path / "run.2").st_mtime > 1
+    ours.release()
+
+
+def test_conflicts_are_checked_after_the_lock_is_acquired(tmp_path: Path) -> None:
+    owners = []
+
+    def conflict() -> LockOwner | None:
+        owners.append(lock_owner(tmp_path / "run"))
+        return LockOwner("another", "here", 1, "", "now")
+
+    with pytest.raises(RefusedError, match="another"):
+        acquire_lock(tmp_path / "run", "a test", find_conflict=conflict, on_conflict=_refuse)
+    assert owners[0] is not None
+    assert lock_owner(tmp_path / "run") is None
