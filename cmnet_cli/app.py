@@ -39,7 +39,7 @@ from cmnet_cli.options import (
     InitWeights,
     KeepMotion,
     KnownModel,
-    Layout,
+    LayoutOption,
     ManifestFile,
     MaskPattern,
     MaskScheme,
@@ -63,7 +63,7 @@ from cmnet_cli.options import (
     ShardNumber,
     ShareSafe,
     SourceManifest,
-    Stage,
+    StageOption,
     SubjectColumn,
     Subjects,
     SubmissionName,
@@ -174,7 +174,7 @@ def phantom(
 def manifest(
     folder: DatasetFolder,
     out: NewManifest,
-    layout: Layout = DatasetLayout.AUTO,
+    layout: LayoutOption = DatasetLayout.AUTO,
     demographics: Demographics = None,
     pattern: ImagePattern = "{subject_id}.nii*",
     labels: MaskPattern = None,
@@ -411,7 +411,7 @@ def task(run: RunPath, submission: SubmissionName, shard: ShardNumber) -> None:
 @app.command(rich_help_panel=MODELS)
 @expand_options
 def train(
-    stage: Stage,
+    stage: StageOption,
     manifest: ManifestFile,
     verbosity: VerbosityOptions,
     out: OutFolder = DEFAULT_RUN,

@@ -77,7 +77,7 @@ IndicesConfigFile = Annotated[
 # Data sets on disk.
 
 DatasetFolder = Annotated[Path, typer.Argument(help="Folder that holds the data set.")]
-Layout = Annotated[
+LayoutOption = Annotated[
     DatasetLayout, typer.Option(help="Layout of the data set; auto detects it from the names of the files.")
 ]
 Demographics = Annotated[
@@ -207,7 +207,7 @@ Variants = Annotated[
 
 # Training.
 
-Stage = Annotated[TrainingStage, typer.Option(help="Network to train; motion needs a trained SegNet.")]
+StageOption = Annotated[TrainingStage, typer.Option(help="Network to train; motion needs a trained SegNet.")]
 TrainSettings = Annotated[
     str | None,
     _option(

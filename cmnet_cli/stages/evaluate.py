@@ -14,7 +14,7 @@ from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.indices import who
-from cmnet_cli.stages.read_images import ReferenceMasks, load_cine, load_reference_masks
+from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
 from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, volumes_ml
 from cmnet_core.imaging.preprocess import Window, extract, extract_labels, restore_motion
 from cmnet_core.labels import Label
@@ -28,7 +28,7 @@ from cmnet_core.stats.metrics import (
     overlap,
     surface_distances_mm,
 )
-from cmnet_core.types import MotionField, Spacing
+from cmnet_core.types import LabelSequence, MotionField, Spacing
 
 NAME = "evaluate"
 ED_TO_ES, ES_TO_ED, POOLED, AT_ED, AT_ES = "ed-to-es", "es-to-ed", "pooled", "at-ed", "at-es"
@@ -46,6 +46,31 @@ class Evaluation:
     folding: tuple[Row, ...]
     agreement: tuple[Row, ...]
     motion: Row
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceMasks:
+    """The reference masks of a case, with the frames of ED and ES.
+
+    Attributes:
+        ed: End-diastolic frame, from 0.
+        es: End-systolic frame, from 0.
+        labels: The masks of all labelled frames.
+    """
+
+    ed: int
+    es: int
+    labels: LabelSequence
+
+    @property
+    def at_ed(self) -> Map:
+        """The mask at end-diastole."""
+        return self.labels.at(self.ed)
+
+    @property
+    def at_es(self) -> Map:
+        """The mask at end-systole."""
+        return self.labels.at(self.es)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +94,8 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
     """
     folder = run.case(case.case_id)
     stored = open_tracking(folder)
-    reference = load_reference_masks(case, load_cine(case), purpose="Evaluation")
+    labels = load_reference_masks(case, load_cine(case), purpose="Evaluation")
+    reference = ReferenceMasks(*labelled_phases(case, labels), labels)
     to_es = read_field(folder, stored.facts, moving=reference.ed, fixed=reference.es)
     to_ed = read_field(folder, stored.facts, moving=reference.es, fixed=reference.ed)
     identity = {**who(case), "group": case.group}

@@ -2,11 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-from jaxtyping import UInt8
-from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_core.errors import CaseError, ErrorCode, GeometryError, LabelError
@@ -15,31 +12,6 @@ from cmnet_core.io import dicom, nifti
 from cmnet_core.io.cine import is_dicom, read_cine
 from cmnet_core.io.nifti_file import Header, grid_difference
 from cmnet_core.types import CineSequence, LabelSequence
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceMasks:
-    """The reference masks of a case, with the frames of ED and ES.
-
-    Attributes:
-        ed: End-diastolic frame, from 0.
-        es: End-systolic frame, from 0.
-        labels: The masks of all labelled frames.
-    """
-
-    ed: int
-    es: int
-    labels: LabelSequence
-
-    @property
-    def at_ed(self) -> UInt8[Tensor, "z y x"]:
-        """The mask at end-diastole."""
-        return self.labels.at(self.ed)
-
-    @property
-    def at_es(self) -> UInt8[Tensor, "z y x"]:
-        """The mask at end-systole."""
-        return self.labels.at(self.es)
 
 
 def load_cine(case: Case) -> CineSequence:
@@ -80,11 +52,8 @@ def load_labels(case: Case, cine: CineSequence) -> LabelSequence | None:
     return nifti.read_labels(list(masks.values()), scheme=case.label_scheme, cine=cine, frames=list(masks))
 
 
-def load_reference_masks(case: Case, cine: CineSequence, *, purpose: str) -> ReferenceMasks:
-    """Read the reference masks of a case and determine ED and ES.
-
-    ED and ES are those of the manifest. Without them, they are the labelled frames in which the LV is largest and
-    smallest.
+def load_reference_masks(case: Case, cine: CineSequence, *, purpose: str) -> LabelSequence:
+    """Read the reference masks of a case, which must label at least two frames.
 
     Args:
         case: The row of the manifest.
@@ -97,12 +66,23 @@ def load_reference_masks(case: Case, cine: CineSequence, *, purpose: str) -> Ref
     labels = load_labels(case, cine)
     if labels is None or len(labels.frames) < 2:
         raise missing_masks(case, purpose, labelled=len(labels.frames) if labels else 0)
+    return labels
+
+
+def labelled_phases(case: Case, labels: LabelSequence) -> tuple[int, int]:
+    """Return the frames of ED and ES of a labelled case.
+
+    They are those of the manifest. Without them, they are the labelled frames in which the LV is largest and smallest.
+
+    Raises:
+        ImageError: The manifest does not name ED and ES, and no mask has an LV.
+    """
     if case.ed is not None and case.es is not None:
-        return ReferenceMasks(case.ed, case.es, labels)
+        return case.ed, case.es
     largest, smallest = find_phases(volumes_ml(labels.labels, labels.spacing).lv_ml)
     ed = labels.frames[largest] if case.ed is None else case.ed
     es = labels.frames[smallest] if case.es is None else case.es
-    return ReferenceMasks(ed, es, labels)
+    return ed, es
 
 
 def missing_masks(case: Case, purpose: str, *, labelled: int = 0) -> LabelError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.derivatives.ground_truth_motion import read_ground_truth_motion
 from cmnet_cli.runs.paths import ground_truth_motion_path
-from cmnet_cli.stages.read_images import load_cine, load_reference_masks
+from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
 from cmnet_core.training.training_case import TrainingCase, require_structures, training_case
 
 
@@ -33,13 +33,14 @@ def load_training_case(case: Case, *, spacing_mm: float) -> TrainingCase:
         CaseError: The image or the masks cannot be used, or there are no masks at ED and ES.
     """
     cine = load_cine(case)
-    masks = load_reference_masks(case, cine, purpose="Training")
-    require_structures(masks.labels.labels, "The masks lack")
+    labels = load_reference_masks(case, cine, purpose="Training")
+    require_structures(labels.labels, "The masks lack")
+    ed, es = labelled_phases(case, labels)
     path = ground_truth_motion_path(case.image[0])
     _, _, rows, columns = cine.voxels.shape
     return training_case(
-        replace(cine, ed=masks.ed, es=masks.es),
-        masks.labels,
+        replace(cine, ed=ed, es=es),
+        labels,
         spacing_mm=spacing_mm,
         motion_mm=read_ground_truth_motion(path, size=(rows, columns)) if path.exists() else None,
     )

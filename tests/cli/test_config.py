@@ -15,14 +15,14 @@ def _toml(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_command_line_goes_before_the_file_and_the_file_before_the_defaults(tmp_path: Path) -> None:
+def test_precedence_of_command_line_file_and_defaults(tmp_path: Path) -> None:
     path = _toml(tmp_path, 'model = "mine.safetensors"\nsave_motion = "none"\n')
     assert load_config(InferConfig, path, model=None, save_motion="ed2es") == InferConfig(
         model="mine.safetensors", save_motion=SaveMotion.ED2ES
     )
 
 
-def test_a_whole_number_serves_as_a_length(tmp_path: Path) -> None:
+def test_integer_is_accepted_for_a_float_setting(tmp_path: Path) -> None:
     assert load_config(PreprocessConfig, _toml(tmp_path, "spacing_mm = 2")).spacing_mm == 2.0
 
 
@@ -36,7 +36,7 @@ def test_a_whole_number_serves_as_a_length(tmp_path: Path) -> None:
         ("model = ", "cannot be read"),
     ],
 )
-def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_unusable_settings_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
         load_config(InferConfig, _toml(tmp_path, text))
     assert caught.value.code == ErrorCode.CONFIG
@@ -55,12 +55,12 @@ class Outer:
     inner: Inner = field(default_factory=lambda: Inner(weight=3.0))
 
 
-def test_tables_fill_dataclasses_and_arrays_fill_tuples(tmp_path: Path) -> None:
+def test_toml_tables_fill_dataclasses_and_arrays_fill_tuples(tmp_path: Path) -> None:
     path = _toml(tmp_path, "window = [96, 64]\n[inner]\nwidths = [8, 16, 32]\n")
     assert load_config(Outer, path) == Outer(window=(96, 64), inner=Inner((8, 16, 32), weight=3.0))
 
 
-def test_defaults_of_a_table_are_those_of_the_settings_that_hold_it(tmp_path: Path) -> None:
+def test_nested_defaults_are_those_of_the_outer_settings(tmp_path: Path) -> None:
     assert load_config(Outer, _toml(tmp_path, "window = [96, 64]\n")).inner == Inner(weight=3.0)
 
 
@@ -73,22 +73,20 @@ def test_defaults_of_a_table_are_those_of_the_settings_that_hold_it(tmp_path: Pa
         ("[inner]\nweight = true", r"'inner\.weight' in .*settings\.toml must be of type float, found True"),
     ],
 )
-def test_the_message_of_an_unusable_value_names_setting_file_type_and_value(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_error_of_an_unusable_value_names_setting_file_type_and_value(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         load_config(Outer, _toml(tmp_path, text))
 
 
-def test_an_unknown_key_in_a_table_is_refused(tmp_path: Path) -> None:
+def test_unknown_key_in_a_toml_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"Unknown key 'wieght' in .*settings\.toml.* Did you mean 'weight'"):
         load_config(Outer, _toml(tmp_path, "[inner]\nwieght = 2.0\n"))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_error_names_a_missing_settings_file(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere\.toml"):
         load_config(InferConfig, tmp_path / "nowhere.toml")
 
 
-def test_another_setting_has_another_digest() -> None:
+def test_digest_depends_on_settings() -> None:
     assert digest_settings(InferConfig()) != digest_settings(InferConfig(model="other"))
