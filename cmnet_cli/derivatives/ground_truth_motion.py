@@ -1,7 +1,5 @@
 """The true motion of a simulated cine, stored beside its image."""
 
-import zipfile
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_cli.derivatives.arrays import open_arrays
 from cmnet_core.io.atomic import replacing
 from cmnet_core.simulation.cine import SimulatedCine
 
@@ -32,15 +30,9 @@ def read_ground_truth_motion(path: Path, *, size: tuple[int, int]) -> Float[Tens
     Raises:
         ImageError: The file is damaged.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            half = torch.from_numpy(stored["to_ed_mm"].astype(np.float32))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ImageError(
-            f"The ground-truth motion {path} cannot be read: {error}.",
-            hint="Delete the truth.json beside it and simulate the cine again with cmnet phantom --from.",
-            code=ErrorCode.FILE_DAMAGED,
-        ) from error
+    hint = "Delete the truth.json beside it and simulate the cine again with cmnet phantom --from."
+    with open_arrays(path, content="ground-truth motion", hint=hint) as stored:
+        half = torch.from_numpy(stored["to_ed_mm"].astype(np.float32))
     return _at_every_voxel(_at_every_voxel(half, 3, size[0]), 4, size[1])
 
 

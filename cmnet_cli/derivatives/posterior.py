@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmnet_cli.derivatives.tracking import read_arrays
+from cmnet_cli.derivatives.arrays import open_arrays
+from cmnet_cli.derivatives.tracking import RUN_AGAIN
 from cmnet_core.io.atomic import replacing
 from cmnet_core.uncertainty.posterior import LEAST_PROBABILITY, Posterior
 
@@ -42,7 +43,7 @@ def read_posterior(path: Path) -> Posterior:
     Raises:
         ImageError: The file is missing or damaged.
     """
-    with read_arrays(path) as stored:
+    with open_arrays(path, content="stored posterior", hint=RUN_AGAIN) as stored:
         log_odds = _LOG_ODDS_QUANTUM * torch.from_numpy(stored["log_odds"]).float()
         background = torch.zeros_like(log_odds[:, :1])
         return Posterior(

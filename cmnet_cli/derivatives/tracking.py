@@ -12,10 +12,6 @@
 - ``desc-infer.json``: the sidecar, with :class:`TrackingFacts` and the digests of all inputs and outputs.
 """
 
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
+from cmnet_cli.derivatives.arrays import open_arrays
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_core.errors import ErrorCode, ImageError
@@ -37,6 +34,8 @@ from cmnet_core.types import MotionField, Spacing
 
 # Quantisation step of the stored velocities, in voxels of the network: far below the error of the motion.
 _QUANTUM = 1 / 128
+
+RUN_AGAIN = "Run cmnet infer again with --save-motion full; cmnet verify lists damaged files."
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +108,10 @@ def read_velocities(path: Path) -> Float[Tensor, "t 3 z y x"]:
     Raises:
         ImageError: The file is missing or damaged.
     """
-    with read_arrays(path) as stored:
+    with open_arrays(path, content="stored motion", hint=RUN_AGAIN) as stored:
         differences = stored["in_plane_differences"].astype(np.int32)
         whole = differences.cumsum(axis=-2, dtype=np.int32).cumsum(axis=-1, dtype=np.int32)
         return torch.from_numpy(whole.astype(np.float32)) * float(stored["quantum_voxels"])
-
-
-@contextmanager
-def read_arrays(path: Path) -> Iterator[Any]:
-    """Open the arrays of a file that infer stored; errors in the block count as damage of the file.
-
-    Raises:
-        ImageError: The file is missing or damaged.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            yield stored
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ImageError(
-            f"The stored motion {path} cannot be read: {error}.",
-            hint="Run cmnet infer again with --save-motion full; cmnet verify lists what is damaged.",
-            code=ErrorCode.FILE_DAMAGED if path.exists() else ErrorCode.FILE_MISSING,
-        ) from error
 
 
 def write_entropy(

@@ -1,4 +1,4 @@
-"""Evaluate: compare the stored results of infer with reference masks at ED and ES (docs/validation.md)."""
+"""Evaluate: compare what infer stored with reference masks at ED and ES (protocol in docs/validation.md)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -40,7 +40,7 @@ Map = UInt8[Tensor, "z y x"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The rows of one case in the tables of an evaluation; ``motion`` is a single row."""
+    """The rows that one case adds to the tables of an evaluation; ``motion`` is one row."""
 
     overlaps: tuple[Row, ...]
     folding: tuple[Row, ...]
@@ -50,12 +50,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceMasks:
-    """The reference masks of a case, with the frames of ED and ES.
+    """The reference masks of a case at its two phases.
 
     Attributes:
         ed: End-diastolic frame, from 0.
         es: End-systolic frame, from 0.
-        labels: The masks of all labelled frames.
+        labels: Masks of both frames.
     """
 
     ed: int
@@ -82,15 +82,20 @@ class EvaluateStage:
     name: str = NAME
 
     def open(self) -> Callable[[Case], Evaluation]:
-        """Return the function that evaluates a case."""
+        """Return the function of a case; there is nothing to load."""
         return lambda case: evaluate_case(case, RunFolder(self.root), self.config)
 
 
 def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluation:
     """Compare one case with its reference masks.
 
+    Args:
+        case: The case.
+        run: The run folder.
+        config: Settings of the evaluation.
+
     Raises:
-        CaseError: The results of infer are missing, its motion was not stored, or a mask cannot be used.
+        CaseError: Infer has not been run for it, its motion was not stored, or a mask cannot be used.
     """
     folder = run.case(case.case_id)
     stored = open_tracking(folder)
@@ -98,22 +103,28 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
     reference = ReferenceMasks(*labelled_phases(case, labels), labels)
     to_es = read_field(folder, stored.facts, moving=reference.ed, fixed=reference.es)
     to_ed = read_field(folder, stored.facts, moving=reference.es, fixed=reference.ed)
-    identity = {**who(case), "group": case.group}
+    described = {**who(case), "group": case.group}
     return Evaluation(
-        overlaps=tuple(identity | row for row in _overlap_rows(stored, reference, to_es, to_ed)),
+        overlaps=tuple(described | row for row in _overlap_rows(stored, reference, to_es, to_ed)),
         folding=(
-            identity | _folding_row(ED_TO_ES, to_es, reference.at_es, stored.facts.window, config),
-            identity | _folding_row(ES_TO_ED, to_ed, reference.at_ed, stored.facts.window, config),
+            described | _folding_row(ED_TO_ES, to_es, reference.at_es, stored.facts.window, config),
+            described | _folding_row(ES_TO_ED, to_ed, reference.at_ed, stored.facts.window, config),
         ),
-        agreement=tuple(identity | row for row in _agreement_rows(stored, reference)),
-        motion=identity | _motion_row(stored, reference),
+        agreement=tuple(described | row for row in _agreement_rows(stored, reference)),
+        motion=described | _motion_row(stored, reference),
     )
 
 
 def propagate_labels(labels: Map, field: MotionField, window: Window) -> Map:
-    """Propagate a label map from the moving to the fixed frame of a displacement field, on the subject's own grid."""
-    probabilities = torch.stack([labels == label for label in Label]).float()
-    propagated: Tensor = propagate_probabilities(probabilities, restore_motion(field, window)).argmax(0)
+    """Propagate a label map from the field's moving frame to its fixed frame, on the subject's own grid.
+
+    Args:
+        labels: Label map of the moving frame.
+        field: Displacement field on the window's grid.
+        window: The window.
+    """
+    fractions = torch.stack([labels == label for label in Label]).float()
+    propagated: Tensor = propagate_probabilities(fractions, restore_motion(field, window)).argmax(0)
     return propagated.to(torch.uint8)
 
 
@@ -127,31 +138,37 @@ def _overlap_rows(
         ("cardiomorphnet", propagate_labels(at_ed, to_es, window), propagate_labels(at_es, to_ed, window)),
         ("no-motion", at_ed, at_es),
     ):
-        rows += _comparison_rows(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
+        rows += _compare_pairs(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
     segmented = {AT_ED: (stored.segmented[reference.ed], at_ed), AT_ES: (stored.segmented[reference.es], at_es)}
-    return rows + _comparison_rows("segnet", segmented, spacing)
+    return rows + _compare_pairs("segnet", segmented, spacing)
 
 
-def _comparison_rows(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
-    """Return the rows of both comparisons and of the two pooled, for every structure."""
+def _compare_pairs(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
+    """Rows of each comparison and structure, and of both comparisons pooled.
+
+    Args:
+        method: Name of the method.
+        pairs: Estimated and true label map of each of two comparisons, by name.
+        spacing: Voxel spacing in mm.
+    """
     rows = []
     for label in _STRUCTURES:
         overlaps, distances = [], []
-        for comparison, (found, truth) in pairs.items():
-            overlaps.append(overlap(found, truth, label))
-            distances.append(surface_distances_mm(found == label, truth == label, spacing))
+        for comparison, (estimate, truth) in pairs.items():
+            overlaps.append(overlap(estimate, truth, label))
+            distances.append(surface_distances_mm(estimate == label, truth == label, spacing))
             rows.append(_overlap_row(method, comparison, label, overlaps[-1], distances[-1]))
         rows.append(_overlap_row(method, POOLED, label, overlaps[0] + overlaps[1], _mean_distance(*distances)))
     return rows
 
 
-def _overlap_row(method: str, comparison: str, label: Label, common: Overlap, distance: SurfaceDistance) -> Row:
+def _overlap_row(method: str, comparison: str, label: Label, measured: Overlap, distance: SurfaceDistance) -> Row:
     return {
         "method": method,
         "comparison": comparison,
         "structure": label.name.lower(),
-        "dsc_pct": common.dice_pct,
-        "jac_pct": common.jaccard_pct,
+        "dsc_pct": measured.dice_pct,
+        "jac_pct": measured.jaccard_pct,
         "hd95_mm": distance.hd95_mm,
         "msd_mm": distance.msd_mm,
         "failure": distance.failure,
@@ -159,7 +176,7 @@ def _overlap_row(method: str, comparison: str, label: Label, common: Overlap, di
 
 
 def _mean_distance(first: SurfaceDistance, second: SurfaceDistance) -> SurfaceDistance:
-    """Return the mean of two distances: unlike voxels, distances of two comparisons cannot be pooled."""
+    """Mean of the distances of two comparisons: voxels can be pooled, distances cannot."""
     failure = first.failure or second.failure
     if failure or first.hd95_mm is None or second.hd95_mm is None or first.msd_mm is None or second.msd_mm is None:
         return SurfaceDistance(None, None, failure)
@@ -172,18 +189,18 @@ def _folding_row(comparison: str, field: MotionField, fixed: Map, window: Window
     whole = folded_voxels(jacobian)
     row: Row = {"comparison": comparison, "njd_field": whole.count, "njd_field_pct": whole.fraction_pct}
     if bool(heart.any()):
-        within = folded_voxels(jacobian, heart)
-        row |= {"njd_heart": within.count, "njd_heart_pct": within.fraction_pct}
+        near_heart = folded_voxels(jacobian, heart)
+        row |= {"njd_heart": near_heart.count, "njd_heart_pct": near_heart.fraction_pct}
     return row
 
 
 def _motion_row(stored: StoredTracking, reference: ReferenceMasks) -> Row:
-    """Return the cycle-consistency error, and the AUROC with which entropy separates the heart from the background.
+    """Cycle consistency, and how well entropy separates the heart from its surroundings.
 
-    Segmentations do not determine the motion far from the heart, so that the posterior should be wide there.
+    Label maps do not constrain motion away from the heart, so the posterior should be wide there.
     """
     window, phases = stored.facts.window, [reference.ed, reference.es]
-    # No motion was estimated outside the image.
+    # Motion is not estimated outside the image.
     within = extract(torch.ones((1, *window.source_shape)), window) > 0.999
     entropy = extract(stored.entropy[phases], window)
     heart = extract_labels(torch.stack([reference.at_ed, reference.at_es]), window) > 0
@@ -197,10 +214,10 @@ def _motion_row(stored: StoredTracking, reference: ReferenceMasks) -> Row:
 
 
 def _agreement_rows(stored: StoredTracking, reference: ReferenceMasks) -> list[Row]:
-    """Return each clinical index from SegNet's segmentation beside that of the reference masks."""
+    """Each clinical index from SegNet's label maps and from the reference masks."""
     facts = stored.facts
-    found = clinical_indices(volumes_ml(stored.segmented, stored.spacing), ed=facts.ed, es=facts.es)
+    estimate = clinical_indices(volumes_ml(stored.segmented, stored.spacing), ed=facts.ed, es=facts.es)
     both = torch.stack([reference.at_ed, reference.at_es])
     truth = clinical_indices(volumes_ml(both, stored.spacing), ed=0, es=1)
     names = [item.name for item in fields(ClinicalIndices) if item.name != "flags"]
-    return [{"index": name, "estimate": getattr(found, name), "reference": getattr(truth, name)} for name in names]
+    return [{"index": name, "estimate": getattr(estimate, name), "reference": getattr(truth, name)} for name in names]
