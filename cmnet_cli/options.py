@@ -365,7 +365,8 @@ MaxParallel = Annotated[
 WhenStale = Annotated[
     OnStale,
     typer.Option(
-        help="What to do with subjects whose results were computed with other inputs, settings or weights.",
+        help="Subjects whose results were computed with other inputs, settings or weights: rerun or skip them, or stop "
+        "with an error.",
         rich_help_panel=_EXECUTION,
     ),
 ]
