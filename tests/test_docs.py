@@ -61,7 +61,7 @@ def test_paths_of_code_exist(page: Path) -> None:
     assert [path for path in sorted(paths) if not any((folder / path).exists() for folder in folders)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=in_order)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=in_order)
 def test_quality_flags_and_error_codes_on_pages_exist(page: Path) -> None:
     named = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page.read_text(encoding="utf-8")))
     assert named <= {*FLAGS, *map(str, ErrorCode), "cmnet-run", "lint-imports"}
