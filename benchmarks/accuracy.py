@@ -31,12 +31,10 @@ from cmnet_cli.runs.paths import CaseFolder, RunFolder, ground_truth_motion_path
 from cmnet_cli.stages.evaluate import propagate_labels
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_cli.tables.schema import read_rows
-from cmnet_core.geometry.lv_coordinates import lv_coordinates
 from cmnet_core.imaging.preprocess import restore_motion
 from cmnet_core.io.nifti import read_motion
 from cmnet_core.labels import Label
-from cmnet_core.mechanics.lagrangian import follow_material
-from cmnet_core.mechanics.strain import Direction, deform, lay_out_wall, regional_strain
+from cmnet_core.mechanics.analysis import analyse_wall
 from cmnet_core.stats.metrics import dice_pct
 from cmnet_core.types import LabelSequence, MotionField
 
@@ -256,11 +254,16 @@ def _masks(case: Case) -> LabelSequence:
 
 def gcs_pct(to_ed: MotionField, at_ed: LabelSequence) -> float:
     """Global circumferential strain of the ED mask's wall, in %, as the tables have it."""
-    mask = at_ed.at(to_ed.moving)
-    motion = follow_material([to_ed], mask == Label.MYO)
-    wall = lay_out_wall(lv_coordinates(mask, at_ed.spacing, at_ed.affine), motion.mask, motion.spacing)
-    strain = regional_strain(wall, deform(wall, motion))
-    return float(strain.wall[Direction.CIRCUMFERENTIAL, motion.frames.index(to_ed.fixed)])
+    wall = analyse_wall(
+        at_ed.at(to_ed.moving),
+        [to_ed],
+        spacing=at_ed.spacing,
+        affine=at_ed.affine,
+        ed=to_ed.moving,
+        es=to_ed.fixed,
+        frame_ms=None,
+    )
+    return float(wall.gcs_pct[wall.timing.es])
 
 
 def turns_rad(to_ed: MotionField, at_ed: Tensor, at_es: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from benchmarks.accuracy import cmnet, known_to_ed
@@ -24,38 +24,36 @@ from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.derivatives.tracking import open_tracking, read_field
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.read_images import load_cine, load_labels
-from cmnet_core.geometry.lv_coordinates import lv_coordinates
 from cmnet_core.imaging.preprocess import restore_motion
-from cmnet_core.labels import Label
-from cmnet_core.mechanics.lagrangian import follow_material
-from cmnet_core.mechanics.rotation import rotation
-from cmnet_core.mechanics.strain import Direction, Wall, deform, lay_out_wall, regional_strain
-from cmnet_core.types import MotionField
+from cmnet_core.mechanics.analysis import analyse_wall
+from cmnet_core.types import LabelSequence, MotionField
 
 NAMES = ("GCS, %", "GRS, %", "GLS-SAX, %", "twist, deg")
 
 
-def at_es(wall: Wall, muscle: Bool[Tensor, "z y x"], to_ed: MotionField) -> list[float]:
+def at_es(at_ed: LabelSequence, to_ed: MotionField) -> list[float]:
     """Strain and twist at ES by one field that is fixed there and points into ED."""
-    motion = follow_material([to_ed], muscle)
-    es = motion.frames.index(to_ed.fixed)
-    strain = regional_strain(wall, deform(wall, motion)).wall[:, es]
-    order = (Direction.CIRCUMFERENTIAL, Direction.RADIAL, Direction.LONGITUDINAL)
-    return [*(float(strain[direction]) for direction in order), float(rotation(wall, motion).twist_deg[es])]
+    wall = analyse_wall(
+        at_ed.at(to_ed.moving),
+        [to_ed],
+        spacing=at_ed.spacing,
+        affine=at_ed.affine,
+        ed=to_ed.moving,
+        es=to_ed.fixed,
+        frame_ms=None,
+    )
+    curves = (wall.gcs_pct, wall.grs_pct, wall.gls_sax_pct, wall.rotation.twist_deg)
+    return [float(curve[wall.timing.es]) for curve in curves]
 
 
 def compare(case: Case, folder: CaseFolder) -> tuple[list[float], list[float]]:
     """Found and known values of one case."""
-    cine = load_cine(case)
-    labels = load_labels(case, cine)
+    labels = load_labels(case, load_cine(case))
     assert labels is not None, "a cine with known motion has masks"
     truth, stored = known_to_ed(case), open_tracking(folder)
-    at_ed = labels.at(truth.moving)
-    muscle, affine = at_ed == Label.MYO, cine.affine
-    wall = lay_out_wall(lv_coordinates(at_ed, cine.spacing, affine), muscle, cine.spacing)
     moved = read_field(folder, stored.facts, moving=truth.moving, fixed=truth.fixed)
     found = restore_motion(moved, stored.facts.window)
-    return at_es(wall, muscle, found), at_es(wall, muscle, truth)
+    return at_es(labels, found), at_es(labels, truth)
 
 
 def table(found: Float64[Tensor, "n k"], known: Float64[Tensor, "n k"]) -> str:

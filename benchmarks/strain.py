@@ -1,7 +1,8 @@
-"""How well strain is measured where the motion is known exactly: random phantoms, through their true motion.
+"""Accuracy of strain where the motion is known exactly: random phantoms, analysed through their true motion.
 
-What is tested is everything behind the motion: coordinates of the wall, derivatives on slices 5 to 10 mm apart, means,
-peaks. The truth is the closed form, integrated over the continuous wall; each phantom has one segment that moves less.
+The test covers everything after the motion: coordinates of the wall, derivatives on slices 5 to 10 mm apart, means and
+peaks. The ground truth is the closed form, integrated over the continuous wall; each phantom has one hypokinetic
+segment.
 
     python benchmarks/strain.py [--subjects 40] [--frames 10] [--seed 4] [--on-grid 12]
 """
@@ -14,11 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cmnet_core.geometry.lv_coordinates import lv_coordinates
 from cmnet_core.labels import Label
+from cmnet_core.mechanics.analysis import analyse_wall
 from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material
-from cmnet_core.mechanics.rotation import rotation
-from cmnet_core.mechanics.strain import SIGN, Direction, deform, lay_out_wall, regional_strain
+from cmnet_core.mechanics.strain import SIGN, Direction
 from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.phantom import PhantomSpec, Truth, draw_spec, truth_of
 from cmnet_core.phantom.kinematics import push_forward
@@ -32,14 +32,14 @@ PIXEL_MM, SIZE = 1.5, 128
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One phantom, as measured and as it is.
+    """Measured and true values of one phantom.
 
     Attributes:
         found: Peaks of GCS, GRS and GLS-SAX in %, torsion at ES in deg/cm.
-        true: The same from the closed form.
-        defect: The segment that moves less.
-        weakest: The segment whose peak circumferential strain is the smallest in size.
-        weakest_true: The same of the closed form.
+        true: The same values in closed form.
+        defect: Number of the hypokinetic segment.
+        weakest: Number of the segment whose peak circumferential strain has the smallest size.
+        weakest_true: The same in closed form.
     """
 
     found: dict[str, float]
@@ -50,12 +50,12 @@ class Measured:
 
 
 def on_window(spec: PhantomSpec) -> PhantomSpec:
-    """The same heart on the networks' grid, where stored motion lies."""
+    """Return the same phantom on the grid of the network's window, on which motion is stored."""
     return replace(spec, scan=replace(spec.scan, pixel_mm=PIXEL_MM, rows=SIZE, columns=SIZE))
 
 
 def true_motion(truth: Truth) -> tuple[Tensor, MaterialMotion]:
-    """Labels at ED, and the exact motion of their myocardium."""
+    """Return the label map at ED and the exact motion of its myocardium."""
     scan = truth.spec.scan
     points = Points(*torch.broadcast_tensors(*grid_points(scan, slice_depths(scan))))
     labels = labels_at(truth.spec.heart, points)
@@ -70,7 +70,7 @@ def true_motion(truth: Truth) -> tuple[Tensor, MaterialMotion]:
 
 
 def peaks_of(curves: Tensor, timing: Timing) -> dict[str, float]:
-    """Peaks of the three curves ``[3 t]`` in %."""
+    """Return the peaks of the three curves ``[3 t]`` in %."""
     return {name: _peak(curves[d], timing, SIGN[d]) for d, name in NAMES.items()}
 
 
@@ -80,58 +80,59 @@ def _peak(curve: Tensor, timing: Timing, sign: float) -> float:
 
 
 def weakest_segment(ecc: Tensor, timing: Timing) -> int:
-    """The AHA segment with the smallest peak of its circumferential strain ``[t 16]``."""
+    """Return the AHA segment whose circumferential strain ``[t 16]`` has the smallest peak."""
     return 1 + int(torch.tensor([abs(_peak(curve, timing, -1.0)) for curve in ecc.T]).nan_to_num(torch.inf).argmin())
 
 
 def measure(spec: PhantomSpec) -> Measured:
-    """Measure one phantom's whole cycle by the exact motion of every voxel of its wall."""
+    """Measure the whole cycle of one phantom by the exact motion of every voxel of its wall."""
     truth = truth_of(on_window(spec))
     return _measure(truth, *true_motion(truth), es_of(truth))
 
 
 def measure_on_grid(spec: PhantomSpec) -> Measured:
-    """Measure one phantom at ES by a pull-back known at the voxels of the ES grid alone, as motion is stored."""
+    """Measure one phantom at ES by a displacement field on the ES grid, the form in which motion is stored."""
     truth = truth_of(on_window(spec))
     labels, exact = true_motion(truth)
     return _measure(truth, labels, follow_material([truth.to_ed(es_of(truth))], exact.mask), es_of(truth))
 
 
 def es_of(truth: Truth) -> int:
-    """The frame with the smallest LV."""
+    """Return the frame with the smallest LV volume."""
     return int(truth.volumes().lv_ml.argmin())
 
 
 def _measure(truth: Truth, labels: Tensor, motion: MaterialMotion, es: int) -> Measured:
     scan, frames = truth.spec.scan, list(motion.frames)
-    wall = lay_out_wall(lv_coordinates(labels, motion.spacing, affine_of(scan)), motion.mask, motion.spacing)
-    strain = regional_strain(wall, deform(wall, motion))
-    timing = Timing(frames.index(scan.ed), frames.index(es), frame_ms=None)
-    torsion = float(rotation(wall, motion).torsion_deg_cm[timing.es])
-    ecc, defect = 100.0 * truth.segment_strain().ecc[frames], truth.spec.beat.defect
-    true = peaks_of(100.0 * truth.global_strain()[:, frames], timing)
+    wall = analyse_wall(
+        labels, motion, spacing=motion.spacing, affine=affine_of(scan), ed=scan.ed, es=es, frame_ms=None
+    )
+    true_ecc = 100.0 * truth.segment_strain().ecc[frames]
+    true = peaks_of(100.0 * truth.global_strain()[:, frames], wall.timing)
+    defect = truth.spec.beat.defect
     return Measured(
-        found=peaks_of(strain.wall, timing) | {"torsion": torsion},
+        found=peaks_of(wall.strain.whole, wall.timing)
+        | {"torsion": float(wall.rotation.torsion_deg_cm[wall.timing.es])},
         true=true | {"torsion": true_torsion(truth, es)},
         defect=0 if defect is None else defect.segment,
-        weakest=weakest_segment(strain.segments[Direction.CIRCUMFERENTIAL], timing),
-        weakest_true=weakest_segment(ecc, timing),
+        weakest=weakest_segment(wall.strain.segments[Direction.CIRCUMFERENTIAL], wall.timing),
+        weakest_true=weakest_segment(true_ecc, wall.timing),
     )
 
 
 def true_torsion(truth: Truth, frame: int) -> float:
-    """Of the closed form, in deg/cm: its rotation is linear along the axis."""
+    """Return the torsion in closed form in deg/cm; the rotation is linear along the axis."""
     now = truth.at(frame)
-    return math.degrees(now.apical_turn - now.basal_turn) / (truth.spec.heart.length_mm / 10.0)
+    return math.degrees(now.apical_rotation - now.basal_rotation) / (truth.spec.heart.length_mm / 10.0)
 
 
 def draw(seed: int, subject: int, frames: int) -> PhantomSpec:
-    """A random phantom with a defect."""
+    """Draw a random phantom with a hypokinetic segment."""
     return draw_spec(torch.Generator().manual_seed(100_003 * seed + subject), frames=frames, defect=True)
 
 
 def table(measured: Sequence[Measured]) -> str:
-    """The errors of every index, and how often the defect was found."""
+    """Format the errors of every index, and how often the hypokinetic segment was found."""
     lines = [f"{'':10}{'true, mean':>12}{'error, mean':>13}{'SD':>7}{'largest':>9}{'bar':>6}{'within':>9}"]
     for name in measured[0].found:
         true = torch.tensor([one.true[name] for one in measured])
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--subjects", type=int, default=40)
     parser.add_argument("--frames", type=int, default=10)
     parser.add_argument("--seed", type=int, default=4)
-    parser.add_argument("--on-grid", type=int, default=12, help="how many of them to measure on the grid, too")
+    parser.add_argument("--on-grid", type=int, default=12, help="number of phantoms to measure on the grid, too")
     given = parser.parse_args(arguments)
     specs = [draw(given.seed, number, given.frames) for number in range(given.subjects)]
     print("exact motion of every voxel of the wall, peaks over the cycle")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cmnet_core.io.cine import read_cine
     from cmnet_core.io.nifti import write_labels, write_motion
     from cmnet_core.labels import Label
+    from cmnet_core.mechanics.analysis import WallAnalysis, analyse_wall
     from cmnet_core.registration.displacement import (
         compose,
         deformation_gradient,
@@ -32,7 +33,9 @@ __all__ = [
     "LabelSequence",
     "MotionField",
     "Spacing",
+    "WallAnalysis",
     "__version__",
+    "analyse_wall",
     "clinical_indices",
     "compose",
     "deformation_gradient",
@@ -59,6 +62,7 @@ _MODULES = {
     "cmnet_core.io.cine": ("read_cine",),
     "cmnet_core.io.nifti": ("write_labels", "write_motion"),
     "cmnet_core.labels": ("Label",),
+    "cmnet_core.mechanics.analysis": ("WallAnalysis", "analyse_wall"),
     "cmnet_core.registration.displacement": (
         "compose",
         "deformation_gradient",

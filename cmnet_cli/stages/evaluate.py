@@ -13,7 +13,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.stages.indices import who
+from cmnet_cli.stages.indices import identity_columns
 from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
 from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, volumes_ml
 from cmnet_core.imaging.preprocess import Window, extract, extract_labels, restore_motion
@@ -103,7 +103,7 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
     reference = ReferenceMasks(*labelled_phases(case, labels), labels)
     to_es = read_field(folder, stored.facts, moving=reference.ed, fixed=reference.es)
     to_ed = read_field(folder, stored.facts, moving=reference.es, fixed=reference.ed)
-    described = {**who(case), "group": case.group}
+    described = {**identity_columns(case), "group": case.group}
     return Evaluation(
         overlaps=tuple(described | row for row in _overlap_rows(stored, reference, to_es, to_ed)),
         folding=(

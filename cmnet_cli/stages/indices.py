@@ -1,4 +1,4 @@
-"""Indices: volumes, function and motion from what infer stored. No network, no raw image."""
+"""Indices: volumes, function, wall mechanics and motion of each case, from what infer stored; no network runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -10,11 +10,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking
+from cmnet_cli.derivatives.heart_motion import HeartMotion, read_heart_motion
+from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, open_tracking
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.stages.intervals import Drawing, SamplingSettings, with_intervals
-from cmnet_cli.stages.mechanics import NearHeart, mechanics_rows, near_heart, rate_values, segmented_walls, timing_of
-from cmnet_cli.stages.quality_control import judged_indices
+from cmnet_cli.stages.intervals import SamplingSettings, add_intervals
+from cmnet_cli.stages.mechanics import wall_rows
 from cmnet_core.function.reference_ranges import Z_COLUMNS, ReferenceRange, compare_with_reference
 from cmnet_core.function.volumes import (
     BodySurfaceFormula,
@@ -22,13 +22,22 @@ from cmnet_core.function.volumes import (
     Volumes,
     body_surface_area_m2,
     cardiac_output_l_min,
+    clinical_indices,
     heart_rate_bpm,
     volumes_ml,
 )
 from cmnet_core.imaging.preprocess import extract_labels
 from cmnet_core.labels import Label
+from cmnet_core.mechanics.strain_curves import Timing, summarise
 from cmnet_core.models.losses import bending_energy
-from cmnet_core.qc.result_checks import check_motion
+from cmnet_core.qc.result_checks import (
+    PhaseLabels,
+    check_contours,
+    check_function,
+    check_motion,
+    check_volume_curve,
+    withhold_truncated,
+)
 from cmnet_core.registration.displacement import to_voxels
 from cmnet_core.types import MotionField
 
@@ -50,7 +59,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class CaseRows:
-    """The rows that one case adds to the tables."""
+    """The rows that one case adds to the tables; ``indices`` and ``motion`` are one row each."""
 
     indices: Row
     frames: tuple[Row, ...]
@@ -59,7 +68,7 @@ class CaseRows:
     bullseye: tuple[Row, ...]
 
     def tables(self) -> dict[str, tuple[Row, ...]]:
-        """The rows by table."""
+        """Return the rows by table."""
         return {
             "indices": (self.indices,),
             "frames": self.frames,
@@ -76,7 +85,7 @@ class IndicesStage:
     Attributes:
         root: The run folder.
         reference: Reference ranges.
-        draws: How many draws of the posterior, and from which seed.
+        draws: Number and seed of the draws of the posterior.
     """
 
     root: Path
@@ -86,11 +95,11 @@ class IndicesStage:
 
     @property
     def reference_tables(self) -> list[str]:
-        """Names and versions of the tables of reference ranges."""
+        """Return the names and versions of the tables of reference ranges."""
         return sorted({item.table for item in self.reference})
 
     def open(self) -> Callable[[Case], CaseRows]:
-        """Nothing to load; the function of a case."""
+        """Return the function of a case; there is nothing to load."""
         return lambda case: indices_case(
             case, RunFolder(self.root).case(case.case_id), reference=self.reference, draws=self.draws
         )
@@ -99,58 +108,71 @@ class IndicesStage:
 def indices_case(
     case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRange, ...], draws: SamplingSettings
 ) -> CaseRows:
-    """All rows of one case.
+    """Compute all rows of one case.
 
     Args:
         case: The case.
         folder: What infer stored of it.
         reference: Reference ranges.
-        draws: Of the posterior.
+        draws: Number and seed of the draws of the posterior.
 
     Raises:
         CaseError: Infer has not been run for it, or what it stored is damaged.
     """
     stored = open_tracking(folder)
-    volumes = volumes_ml(stored.segmented, stored.spacing)
-    carried = volumes_ml(stored.propagated, stored.spacing)
-    indices = _compared(_indices_row(case, stored, volumes), reference)
-    walls = segmented_walls(stored)
-    near = near_heart(folder, stored, walls)
-    wall = mechanics_rows(stored, walls, near, indices["qc_flags"])
-    indices = indices | wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
-    frames = _joined(_frame_rows(case, stored, volumes, carried), wall.frames)
-    frames = _joined(frames, _motion_by_frame(stored, near))
-    drawing = Drawing(folder, stored, walls, has_wall=bool(wall.indices))
-    indices, segments = with_intervals(indices, wall.segments, drawing, draws)
+    facts = stored.facts
+    phases = stored.segmented[[facts.ed, facts.es]]
+    labels = extract_labels(phases, facts.window)
+    motion = read_heart_motion(folder, stored, labels[0])
+
+    volumes, propagated = (volumes_ml(maps, stored.spacing) for maps in (stored.segmented, stored.propagated))
+    function, function_flags = _assess_function(case, facts, volumes, PhaseLabels(*phases), PhaseLabels(*labels))
+    wall = wall_rows(labels, motion, facts, stored.affine, {*facts.flags, *function_flags})
+
+    indices = _compared(_indices_row(case, facts, volumes, function, function_flags), reference)
+    indices |= wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
+    indices, segments = add_intervals(indices, wall.segments, folder, stored, labels[0], wall.voxels, draws)
+
+    frames = _frame_rows(case, stored, volumes, propagated)
+    for more in (wall.frames, _displacement_rows(stored, motion)):
+        frames = [row | columns for row, columns in zip(frames, more, strict=True)] if more else frames
     return CaseRows(
         indices=indices,
         frames=tuple(frames),
-        segments=tuple(who(case) | row for row in segments),
-        motion=_motion_row(case, stored, carried, frames) | _smoothness(stored, near),
-        bullseye=tuple(who(case) | row for row in wall.bullseye),
+        segments=tuple(identity_columns(case) | row for row in segments),
+        motion=_motion_row(case, stored, propagated, frames) | _smoothness(facts, motion),
+        bullseye=tuple(identity_columns(case) | row for row in wall.bullseye),
     )
 
 
-def _joined(rows: Sequence[Row], more: Sequence[Row]) -> list[Row]:
-    """Rows with what there is more to say of each, or as they are."""
-    return [row | extra for row, extra in zip(rows, more, strict=True)] if more else list(rows)
-
-
-def who(case: Case) -> Row:
-    """The columns that say whose row it is."""
+def identity_columns(case: Case) -> Row:
+    """Return the columns that identify the subject and visit of a row."""
     return {"case_id": case.case_id, "subject_id": case.subject_id, "session": case.session}
 
 
-def _indices_row(case: Case, stored: StoredTracking, volumes: Volumes) -> Row:
-    facts = stored.facts
-    found, flags = judged_indices(case, stored, volumes)
-    values: Row = {item.name: getattr(found, item.name) for item in fields(ClinicalIndices) if item.name != "flags"}
-    rate = _heart_rate(case, stored)
+# ── function ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _assess_function(
+    case: Case, facts: TrackingFacts, volumes: Volumes, own: PhaseLabels, window: PhaseLabels
+) -> tuple[ClinicalIndices, list[str]]:
+    """Clinical indices from SegNet's labels without those of a truncated ventricle, and all flags about them."""
+    measured = clinical_indices(volumes, ed=facts.ed, es=facts.es)
+    raised = [*check_contours(own, window), *check_volume_curve(volumes.lv_ml, given_ed=case.ed, given_es=case.es)]
+    reported = withhold_truncated(measured, set(raised))
+    return reported, [*measured.flags, *raised, *check_function(reported)]
+
+
+def _indices_row(
+    case: Case, facts: TrackingFacts, volumes: Volumes, function: ClinicalIndices, function_flags: Sequence[str]
+) -> Row:
+    values: Row = {item.name: getattr(function, item.name) for item in fields(ClinicalIndices) if item.name != "flags"}
+    rate = _heart_rate(case, facts)
     bsa = _body_surface(case, BodySurfaceFormula.MOSTELLER)
     reasons = [flag for flag, unknown in (("no-heart-rate", rate is None), ("no-body-size", bsa is None)) if unknown]
     described = {name: getattr(case, name) for name in ("group", "site", "scanner", "sex", "age_years")}
     return {
-        **who(case),
+        **identity_columns(case),
         **case.extra,
         **described,
         "height_cm": case.height_cm,
@@ -161,28 +183,38 @@ def _indices_row(case: Case, stored: StoredTracking, volumes: Volumes) -> Row:
         "ed_frame": facts.ed,
         "es_frame": facts.es,
         **values,
-        "cardiac_output_l_min": cardiac_output_l_min(found.lvsv_ml, rate),
+        "cardiac_output_l_min": cardiac_output_l_min(function.lvsv_ml, rate),
         "bsa_m2": bsa,
         "bsa_du_bois_m2": _body_surface(case, BodySurfaceFormula.DU_BOIS),
         **{name: _divided(values[index], bsa) for name, index in _INDEXED.items()},
-        **rate_values(volumes, timing_of(stored), values),
-        "qc_flags": [*facts.flags, *flags, *reasons],
+        **_volume_rate_columns(volumes, function, Timing(facts.ed, facts.es, facts.frame_ms)),
+        "qc_flags": [*facts.flags, *function_flags, *reasons],
     }
+
+
+def _volume_rate_columns(volumes: Volumes, function: ClinicalIndices, timing: Timing) -> Row:
+    """Peak ejection and filling rates; null for a ventricle whose stroke volume is not reported."""
+    row: Row = {}
+    for name, curve, stroke in (("lv", volumes.lv_ml, function.lvsv_ml), ("rv", volumes.rv_ml, function.rvsv_ml)):
+        rates = None if stroke is None else summarise(curve - curve[timing.ed], timing, sign=-1.0)
+        ejection = None if rates is None else rates.systolic_rate
+        row[f"{name}_peak_ejection_rate_ml_s"] = None if ejection is None else -ejection
+        row[f"{name}_peak_filling_rate_ml_s"] = None if rates is None else rates.early_diastolic_rate
+    return row
 
 
 def _compared(row: Row, reference: tuple[ReferenceRange, ...]) -> Row:
     """The row with its z-scores."""
     values = {name: row[name] for name in Z_COLUMNS}
-    standing = compare_with_reference(values, reference, sex=row["sex"], age_years=row["age_years"])
-    flags = [*row["qc_flags"], *standing.flags]
-    return {**row, **standing.z, "reference_flags": list(standing.outside), "qc_flags": flags}
+    comparison = compare_with_reference(values, reference, sex=row["sex"], age_years=row["age_years"])
+    flags = [*row["qc_flags"], *comparison.flags]
+    return {**row, **comparison.z, "reference_flags": list(comparison.outside), "qc_flags": flags}
 
 
-def _heart_rate(case: Case, stored: StoredTracking) -> float | None:
-    frames, frame_ms = stored.facts.frames, stored.facts.frame_ms
-    if case.heart_rate_bpm is not None or frame_ms is None:
+def _heart_rate(case: Case, facts: TrackingFacts) -> float | None:
+    if case.heart_rate_bpm is not None or facts.frame_ms is None:
         return case.heart_rate_bpm
-    return heart_rate_bpm(frames=frames, frame_ms=frame_ms)
+    return heart_rate_bpm(frames=facts.frames, frame_ms=facts.frame_ms)
 
 
 def _body_surface(case: Case, formula: BodySurfaceFormula) -> float | None:
@@ -195,15 +227,18 @@ def _divided(value: float | None, by: float | None) -> float | None:
     return None if value is None or by is None else value / by
 
 
-def _frame_rows(case: Case, stored: StoredTracking, volumes: Volumes, carried: Volumes) -> list[Row]:
+# ── frames and motion ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _frame_rows(case: Case, stored: StoredTracking, volumes: Volumes, propagated: Volumes) -> list[Row]:
     frame_ms = stored.facts.frame_ms
     return [
         {
-            **who(case),
+            **identity_columns(case),
             "frame": frame,
             "time_ms": None if frame_ms is None else frame * frame_ms,
             **{f"{name}_ml": float(getattr(volumes, f"{name}_ml")[frame]) for name in _STRUCTURES},
-            **{f"{name}_propagated_ml": float(getattr(carried, f"{name}_ml")[frame]) for name in _STRUCTURES},
+            **{f"{name}_propagated_ml": float(getattr(propagated, f"{name}_ml")[frame]) for name in _STRUCTURES},
             **_entropy_by_structure(stored.entropy[frame], stored.segmented[frame]),
         }
         for frame in range(stored.facts.frames)
@@ -223,14 +258,14 @@ def _mean(values: Float[Tensor, " n"]) -> float | None:
     return float(values.mean()) if values.numel() else None
 
 
-def _motion_by_frame(stored: StoredTracking, near: NearHeart | None) -> list[Row]:
-    """Displacement from ED and folding of each frame, in the order of the input; nothing without motion."""
-    if near is None:
+def _displacement_rows(stored: StoredTracking, motion: HeartMotion | None) -> list[Row]:
+    """Displacement from ED and folding of each frame, in the order of the input; no rows without motion."""
+    if motion is None:
         return []
-    labels = extract_labels(stored.propagated, near.cutout.narrowed(stored.facts.window))
+    labels = extract_labels(stored.propagated, motion.crop.narrowed(stored.facts.window))
     rows: dict[int, Row] = {}
-    for to_ed in near.to_ed:
-        # The last field leads once round the cycle: at ED nothing has moved yet.
+    for to_ed in motion.to_ed:
+        # The last field leads once round the cycle; the displacement at ED itself is 0 by definition.
         moved = None if to_ed.fixed == stored.facts.ed else to_ed
         folded = stored.facts.folded_voxels[to_ed.fixed]
         rows[to_ed.fixed] = {"folded_voxels": folded, **_displacements(moved, labels[to_ed.fixed])}
@@ -238,48 +273,48 @@ def _motion_by_frame(stored: StoredTracking, near: NearHeart | None) -> list[Row
 
 
 def _displacements(to_ed: MotionField | None, labels: UInt8[Tensor, "z y x"]) -> Row:
-    """Mean and largest length of the displacement in each structure; at ED itself it is 0."""
+    """Mean and largest length of the displacement in each structure; 0 without a field."""
     heart = labels > 0
-    inside = labels[heart]
-    length = torch.zeros(len(inside)) if to_ed is None else to_ed.displacement_mm[:, heart].square().sum(0).sqrt()
+    structure = labels[heart]
+    length = torch.zeros(len(structure)) if to_ed is None else to_ed.displacement_mm[:, heart].square().sum(0).sqrt()
     row: Row = {}
     for name, label in _STRUCTURES.items():
-        there = length[inside == label]
-        row[f"mean_displacement_{name}_mm"] = _mean(there)
-        row[f"max_displacement_{name}_mm"] = float(there.max()) if there.numel() else None
+        lengths = length[structure == label]
+        row[f"mean_displacement_{name}_mm"] = _mean(lengths)
+        row[f"max_displacement_{name}_mm"] = float(lengths.max()) if lengths.numel() else None
     return row
 
 
-def _motion_row(case: Case, stored: StoredTracking, carried: Volumes, frames: Sequence[Row]) -> Row:
+def _motion_row(case: Case, stored: StoredTracking, propagated: Volumes, frames: Sequence[Row]) -> Row:
     facts = stored.facts
-    at_ed, at_es = float(carried.myo_ml[facts.ed]), float(carried.myo_ml[facts.es])
+    at_ed, at_es = float(propagated.myo_ml[facts.ed]), float(propagated.myo_ml[facts.es])
     outside = torch.tensor([row["entropy_outside_nats"] or 0.0 for row in frames])
     entropy = _mean(stored.entropy[stored.segmented > 0])
     change = 100 * (at_es - at_ed) / at_ed if at_ed else None
-    judged = check_motion(
+    motion_flags = check_motion(
         folded_voxels=facts.folded_voxels[facts.es],
         cycle_consistency_error_mm=facts.cycle_consistency_error_mm,
         entropy_heart_nats=entropy,
         myocardial_volume_change_pct=change,
     )
     return {
-        **who(case),
+        **identity_columns(case),
         "ed_frame": facts.ed,
         "es_frame": facts.es,
         "mean_displacement_es_myo_mm": frames[facts.es].get("mean_displacement_myo_mm"),
         "max_displacement_es_myo_mm": frames[facts.es].get("max_displacement_myo_mm"),
         "myo_volume_change_pct": change,
-        "myo_volume_change_largest_pct": 100 * float((carried.myo_ml / at_ed - 1).abs().max()) if at_ed else None,
+        "myo_volume_change_largest_pct": 100 * float((propagated.myo_ml / at_ed - 1).abs().max()) if at_ed else None,
         "folded_voxels": facts.folded_voxels[facts.es],
         "cycle_consistency_error_mm": facts.cycle_consistency_error_mm,
         "entropy_heart_nats": entropy,
         "entropy_outside_nats": float(outside.mean()),
-        "qc_flags": [*facts.flags, *judged, *(() if stored.has_steps else ("motion-not-stored",))],
+        "qc_flags": [*facts.flags, *motion_flags, *(() if stored.has_steps else ("motion-not-stored",))],
     }
 
 
-def _smoothness(stored: StoredTracking, near: NearHeart | None) -> Row:
-    if near is None or stored.facts.es == stored.facts.ed:
+def _smoothness(facts: TrackingFacts, motion: HeartMotion | None) -> Row:
+    if motion is None or facts.es == facts.ed:
         return {}
-    [to_ed] = [field for field in near.to_ed if field.fixed == stored.facts.es]
+    [to_ed] = [field for field in motion.to_ed if field.fixed == facts.es]
     return {"bending_energy_per_mm2": float(bending_energy(to_voxels(to_ed), to_ed.spacing))}

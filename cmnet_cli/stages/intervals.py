@@ -1,4 +1,4 @@
-"""95 % intervals of the indices and segments, from what infer stored of the networks' doubt."""
+"""95 % intervals of the indices and of the segments, from draws of the posterior that infer stored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,23 +6,29 @@ from itertools import islice
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
-from cmnet_cli.derivatives.crop import crop_around
 from cmnet_cli.derivatives.posterior import read_posterior
 from cmnet_cli.derivatives.tracking import StoredTracking, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_cli.stages.mechanics import (
-    Walls,
-    global_strains,
-    lay_out,
-    mechanics_of,
-    segment_values,
-    thickness_values,
-    timing_of,
-    walls_of,
+    global_strain_columns,
+    segment_strain_columns,
+    segment_thickness_columns,
+    thickness_columns,
 )
+from cmnet_core.geometry.lv_coordinates import lv_coordinates
+from cmnet_core.geometry.wall_thickness import wall_thickness
+from cmnet_core.imaging.crop import crop_around
+from cmnet_core.imaging.preprocess import window_affine
 from cmnet_core.inference.composition import fields_to_ed
+from cmnet_core.labels import Label
+from cmnet_core.mechanics.analysis import summarise_strain
+from cmnet_core.mechanics.lagrangian import follow_material
+from cmnet_core.mechanics.strain import WallVoxels, deform, regional_strain
+from cmnet_core.mechanics.strain_curves import Timing
 from cmnet_core.types import Spacing
 from cmnet_core.uncertainty.calibration import Calibration, find_calibration, intervals, spread
 from cmnet_core.uncertainty.posterior import Posterior, draw_shapes, draw_velocities, indices_of_shapes
@@ -30,7 +36,7 @@ from cmnet_core.uncertainty.posterior import Posterior, draw_shapes, draw_veloci
 Row = dict[str, Any]
 
 _SQUARINGS = 3
-"""Of a velocity that is drawn: a spread needs no motion to a hundredth of a voxel, and this halves its cost."""
+"""Squarings of a drawn velocity: a spread does not need motion to a hundredth of a voxel, and this halves the cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,102 +44,104 @@ class SamplingSettings:
     """How intervals are drawn.
 
     Attributes:
-        samples: How many draws; 0 for no intervals.
-        seed: What they start from; every subject starts from it, whoever else is in the cohort.
+        samples: Number of draws; 0 for no intervals.
+        seed: Seed of the draws. Every subject starts from it, whichever other subjects are in the cohort.
     """
 
     samples: int
     seed: int
 
     def generator(self) -> torch.Generator:
-        """A generator at its start."""
+        """Return a generator in its initial state."""
         return torch.Generator().manual_seed(self.seed)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drawing:
-    """What intervals are drawn for.
+def add_intervals(
+    row: Row,
+    segments: Sequence[Row],
+    folder: CaseFolder,
+    stored: StoredTracking,
+    labels_ed: UInt8[Tensor, "z y x"],
+    voxels: WallVoxels | None,
+    draws: SamplingSettings,
+) -> tuple[Row, list[Row]]:
+    """Add intervals to the rows of a case and of its segments, or the reason why there are none.
 
-    Attributes:
-        folder: The case.
+    Args:
+        row: Row of the case.
+        segments: Rows of its segments.
+        folder: Files of the case.
         stored: What infer stored of it.
-        walls: Its wall.
-        has_wall: Whether something is said of the wall.
-    """
-
-    folder: CaseFolder
-    stored: StoredTracking
-    walls: Walls
-    has_wall: bool
-
-
-def with_intervals(row: Row, segments: Sequence[Row], of: Drawing, draws: SamplingSettings) -> tuple[Row, list[Row]]:
-    """The rows of a case and of its segments with their intervals, or with the reason why there are none.
+        labels_ed: Label map at ED on the window's grid.
+        voxels: Voxels of the wall, or None where no motion of the wall is reported.
+        draws: Number and seed of the draws.
 
     Raises:
         ImageError: The stored posterior is damaged.
     """
-    if not draws.samples or not of.folder.posterior.exists():
+    if not draws.samples or not folder.posterior.exists():
         reason = "posterior-not-stored" if draws.samples else "no-samples"
         return _flagged(row, reason), [_flagged(segment, reason) for segment in segments]
-    posterior = read_posterior(of.folder.posterior)
-    sidecar = read_sidecar(of.folder.sidecar("infer"))
+    posterior = read_posterior(folder.posterior)
+    sidecar = read_sidecar(folder.sidecar("infer"))
     calibration = find_calibration(sidecar.model_digest) if sidecar else None
-    found = [(row, segments)]
-    for drawn in (_shape_draws(of, posterior, draws), _motion_draws(of, posterior, draws)):
-        listed = list(islice(drawn, draws.samples))
-        found.append(_ends(row, segments, listed, calibration))
-    whole, parts = zip(*found, strict=True)
-    merged = [_merged(pieces) for pieces in zip(*parts, strict=True)]
-    return (_merged(whole) if calibration else _flagged(_merged(whole), "intervals-not-calibrated")), merged
+    sources = [_draw_shape_columns(stored, posterior, draws)]
+    if voxels is not None:
+        sources.append(_draw_motion_columns(folder, stored, labels_ed, voxels, posterior, draws))
+    whole, parts = dict(row), [dict(segment) for segment in segments]
+    for source in sources:
+        drawn = list(islice(source, draws.samples))
+        whole |= _ends(row, [case for case, _ in drawn], row, calibration)
+        for number, part in enumerate(parts):
+            part |= _ends(segments[number], [rows[number] for _, rows in drawn], row, calibration)
+    return (whole if calibration else _flagged(whole, "intervals-not-calibrated")), parts
 
 
 def _flagged(row: Row, reason: str) -> Row:
     return row | {"qc_flags": [*row["qc_flags"], reason]}
 
 
-def _merged(rows: Sequence[Row]) -> Row:
-    return {name: value for row in rows for name, value in row.items()}
+def _ends(values: Row, drawn: Sequence[Row], case: Row, calibration: Calibration | None) -> Row:
+    """Both ends of the interval of every value that was drawn."""
+    if case["frame_ms"] is None:
+        return intervals(values, spread(drawn), calibration)
+    cycle_ms = case["frames"] * case["frame_ms"]
+    return intervals(values, spread(drawn), calibration, frame_ms=case["frame_ms"], cycle_ms=cycle_ms)
 
 
-_Draw = tuple[Row, list[Row]]
+def _draw_shape_columns(
+    stored: StoredTracking, posterior: Posterior, draws: SamplingSettings
+) -> Iterator[tuple[Row, list[Row]]]:
+    """Indices and wall thickness of label maps at ED and ES drawn from SegNet's posterior."""
+    window = stored.facts.window
+    affine = window_affine(stored.affine, window)
+    for phases in draw_shapes(posterior, window.spacing, draws.generator()):
+        function = asdict(indices_of_shapes(phases, window.spacing))
+        del function["flags"]
+        ed, es = (wall_thickness(lv_coordinates(labels, window.spacing, affine)) for labels in phases)
+        yield function | thickness_columns(ed.whole_mm, es.whole_mm), segment_thickness_columns(ed, es)
 
 
-def _ends(row: Row, segments: Sequence[Row], drawn: Sequence[_Draw], calibration: Calibration | None) -> _Draw:
-    """Both ends of everything that was drawn, for the case and for each segment."""
-    known = row["frame_ms"] is not None
-    times = {"frame_ms": row["frame_ms"], "cycle_ms": row["frames"] * row["frame_ms"]} if known else {}
-    whole = intervals(row, spread([case for case, _ in drawn]), calibration, **times)
-    parts = [
-        intervals(segment, spread([rows[number] for _, rows in drawn]), calibration, **times)
-        for number, segment in enumerate(segments)
-    ]
-    return whole, parts
-
-
-def _shape_draws(of: Drawing, posterior: Posterior, draws: SamplingSettings) -> Iterator[_Draw]:
-    """Indices and wall thickness of label maps that SegNet might as well have drawn."""
-    spacing = of.stored.facts.window.spacing
-    for phases in draw_shapes(posterior, spacing, draws.generator()):
-        indices = {name: value for name, value in asdict(indices_of_shapes(phases, spacing)).items() if name != "flags"}
-        whole, parts = thickness_values(walls_of(phases, of.stored))
-        yield indices | whole, parts
-
-
-def _motion_draws(of: Drawing, posterior: Posterior, draws: SamplingSettings) -> Iterator[_Draw]:
-    """Strain by motions that the network might as well have seen, of the wall as it is reported."""
-    if not of.has_wall or not of.stored.has_steps:
-        return
-    facts = of.stored.facts
-    velocities, timing = read_velocities(of.folder.motion), timing_of(of.stored)
+def _draw_motion_columns(
+    folder: CaseFolder,
+    stored: StoredTracking,
+    labels_ed: UInt8[Tensor, "z y x"],
+    voxels: WallVoxels,
+    posterior: Posterior,
+    draws: SamplingSettings,
+) -> Iterator[tuple[Row, list[Row]]]:
+    """Strain by motions drawn from the motion network's posterior, of the wall that is reported."""
+    facts = stored.facts
     factor = 2**facts.motion.output_level
     grid = Spacing(facts.window.spacing.z, facts.window.spacing.y * factor, facts.window.spacing.x * factor)
     sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
-    cutout = crop_around(of.walls.muscle, factor)
-    wall, muscle = lay_out(of.walls, of.stored), cutout.of_window(of.walls.muscle)
-    generator = draws.generator()
+    timing = Timing(facts.ed, facts.es, facts.frame_ms)
+    velocities, generator = read_velocities(folder.motion), draws.generator()
+    myocardium = labels_ed == Label.MYO
+    crop = crop_around(myocardium, factor)
     while True:
-        drawn = cutout.of_velocities(draw_velocities(velocities, posterior, grid, generator))
+        drawn = crop.of_velocities(draw_velocities(velocities, posterior, grid, generator))
         to_ed = fields_to_ed(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
-        strain = mechanics_of(wall, muscle, to_ed).strain
-        yield global_strains(strain, timing), segment_values(strain, timing)
+        motion = follow_material(to_ed, crop.of_window(myocardium))
+        summary = summarise_strain(regional_strain(voxels, deform(voxels, motion)), timing)
+        yield global_strain_columns(summary), segment_strain_columns(summary)

@@ -1,7 +1,7 @@
-"""Reference ranges by sex, and how far a subject is from them.
+"""Reference ranges by sex and age, and z-scores against them.
 
-The table that is shipped, ``reference_ranges.csv``, counts papillary muscles as part of the LV's cavity, as cmnet's
-labels do; a table that counts them as muscle would shift volumes and mass. It knows nothing of the RV.
+The shipped table, ``reference_ranges.csv``, counts papillary muscles as part of the LV cavity, as cmnet's labels do; a
+table that counts them as myocardium would shift volumes and mass. It has no ranges for the RV.
 """
 
 import csv
@@ -13,6 +13,7 @@ from pathlib import Path
 from cmnet_core.errors import ErrorCode, ManifestError
 
 SHIPPED = Path(__file__).with_name("reference_ranges.csv")
+"""The shipped table of reference ranges."""
 
 Z_COLUMNS: Mapping[str, str] = {
     "lvedv_ml": "lvedv_z",
@@ -28,25 +29,25 @@ Z_COLUMNS: Mapping[str, str] = {
 """Quantities that may have a reference range, each with the column of its z-score."""
 
 RANGE_Z = 1.96
-"""A reference range is the mean ± this many standard deviations: 95 % of healthy people."""
+"""Half the width of a reference range in standard deviations; the range contains 95 % of healthy people."""
 
-_NEEDED = ("quantity", "sex", "mean", "sd")
+_REQUIRED = ("quantity", "sex", "mean", "sd")
 _OPTIONAL = ("table", "age_from", "age_to", "source")
 _SEXES = ("female", "male")
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceRange:
-    """Mean and spread of one quantity in healthy people of one sex.
+    """Mean and standard deviation of one quantity in healthy people of one sex.
 
     Attributes:
-        quantity: A column of the table indices, in its unit.
+        quantity: Column of the table indices, in its unit.
         sex: ``female`` or ``male``.
-        mean: Of the quantity.
-        sd: Its standard deviation between people.
-        ages: From and to, in years, both included.
+        mean: Mean of the quantity.
+        sd: Standard deviation between people.
+        ages: Lowest and highest age in years, both included.
         table: Name and version of the table.
-        source: Where the values come from.
+        source: Publication from which the values are taken.
     """
 
     quantity: str
@@ -58,7 +59,11 @@ class ReferenceRange:
     source: str = ""
 
     def covers_age(self, age_years: float | None) -> bool:
-        """Whether the range is for people of this age; one for all ages holds at an unknown age too."""
+        """Return whether the range applies at this age; a range for all ages applies at an unknown age, too.
+
+        Args:
+            age_years: Age in years, or None.
+        """
         if age_years is None:
             return self.ages == (0.0, math.inf)
         return self.ages[0] <= age_years <= self.ages[1]
@@ -66,12 +71,12 @@ class ReferenceRange:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceComparison:
-    """Where a subject stands among healthy people.
+    """Comparison of one subject with healthy people.
 
     Attributes:
         z: z-score by column, one for each of :data:`Z_COLUMNS`; None where it is not known.
-        outside: ``lvedv-high``, ``lvef-low`` and the like, for each value beyond its range.
-        flags: Why z-scores are missing, or to be read with care.
+        outside: ``lvedv-high``, ``lvef-low`` and the like, one for each value outside its range.
+        flags: Reasons why z-scores are missing or of limited reliability.
     """
 
     z: dict[str, float | None]
@@ -82,13 +87,13 @@ class ReferenceComparison:
 def compare_with_reference(
     values: Mapping[str, float | None], ranges: tuple[ReferenceRange, ...], *, sex: str | None, age_years: float | None
 ) -> ReferenceComparison:
-    """z-scores ``(value - mean) / sd`` against people of the same sex, and of the same age where the ranges tell ages.
+    """Compute z-scores ``(value - mean) / sd`` against healthy people of the same sex and age.
 
     Args:
         values: Quantities by column.
-        ranges: The reference.
-        sex: ``female``, ``male`` or None, which leaves all z-scores None.
-        age_years: Outside all ages of the table the only range of the sex is used, with a flag.
+        ranges: Reference ranges.
+        sex: ``female``, ``male``, or None, with which all z-scores are None.
+        age_years: Age in years. Outside all ages of the table the only range of the sex is used, and a flag is raised.
     """
     z: dict[str, float | None] = dict.fromkeys(Z_COLUMNS.values())
     if sex is None:
@@ -111,18 +116,28 @@ def compare_with_reference(
 def choose_range(
     ranges: tuple[ReferenceRange, ...], quantity: str, *, sex: str, age_years: float | None
 ) -> ReferenceRange | None:
-    """The range that a subject is compared with: of its sex and age, else the only one of its sex."""
+    """Choose the range that a subject is compared with: that of its sex and age, else the only one of its sex.
+
+    Args:
+        ranges: Reference ranges.
+        quantity: Column of the table indices.
+        sex: ``female`` or ``male``.
+        age_years: Age in years, or None.
+    """
     of_sex = [r for r in ranges if r.quantity == quantity and r.sex == sex]
-    fitting = [r for r in of_sex if r.covers_age(age_years)]
-    chosen = fitting or (of_sex if len(of_sex) == 1 else [])
+    of_age = [r for r in of_sex if r.covers_age(age_years)]
+    chosen = of_age or (of_sex if len(of_sex) == 1 else [])
     return chosen[0] if chosen else None
 
 
 def read_reference(path: Path) -> tuple[ReferenceRange, ...]:
     """Read a table of reference ranges (CSV: quantity, sex, mean, sd; optional table, age_from, age_to, source).
 
+    Args:
+        path: The table.
+
     Raises:
-        ManifestError: It cannot be used; it says which row and why.
+        ManifestError: The table cannot be used; the message gives the row and the reason.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -130,8 +145,8 @@ def read_reference(path: Path) -> tuple[ReferenceRange, ...]:
             header, rows = tuple(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _unusable(path, f"cannot be read: {error}") from error
-    unknown = sorted(set(header) - {*_NEEDED, *_OPTIONAL})
-    missing = [name for name in _NEEDED if name not in header]
+    unknown = sorted(set(header) - {*_REQUIRED, *_OPTIONAL})
+    missing = [name for name in _REQUIRED if name not in header]
     if missing or unknown or not rows:
         raise _unusable(path, f"lacks {', '.join(missing) or 'rows'}" if not unknown else f"has unknown {unknown}")
     ranges = tuple(_range(path, number, row) for number, row in enumerate(rows, start=2))

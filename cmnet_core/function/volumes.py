@@ -1,4 +1,4 @@
-"""Volumes of the cardiac structures, the frames of end-diastole and end-systole, and the clinical indices."""
+"""Volumes of the cardiac structures, detection of end-diastole and end-systole, and the clinical indices."""
 
 import math
 from dataclasses import dataclass
@@ -14,12 +14,21 @@ from cmnet_core.labels import Label
 from cmnet_core.types import Spacing
 
 MYOCARDIAL_DENSITY_G_PER_ML = 1.05
-SMOOTH_FROM_FRAMES = 10  # with fewer frames, neighbours are too far apart in the cycle to vouch for each other
+"""Density of myocardium in g/mL, which turns its volume into mass."""
+
+SMOOTH_FROM_FRAMES = 10
+"""Frames of a cycle from which on curves are smoothed; with fewer of them, neighbours are too far apart in time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Volumes:
-    """Volume of each structure in each frame, in mL."""
+    """Volume of each structure in each frame, in mL.
+
+    Attributes:
+        lv_ml: LV cavity.
+        myo_ml: LV myocardium.
+        rv_ml: RV cavity.
+    """
 
     lv_ml: Float[Tensor, " t"]
     myo_ml: Float[Tensor, " t"]
@@ -27,7 +36,12 @@ class Volumes:
 
 
 def volumes_ml(labels: UInt8[Tensor, "t z y x"], spacing: Spacing) -> Volumes:
-    """Count voxels: the volume of a structure is that of its voxels, slice gap included."""
+    """Compute the volume of each structure as that of its voxels, slice gap included.
+
+    Args:
+        labels: Label maps of all frames.
+        spacing: Voxel spacing in mm, slice gap included.
+    """
     frames = labels.cpu().numpy()
     lv, myo, rv = (
         torch.tensor([np.count_nonzero(frame == label) for frame in frames]).double() * spacing.voxel_ml
@@ -37,10 +51,13 @@ def volumes_ml(labels: UInt8[Tensor, "t z y x"], spacing: Spacing) -> Volumes:
 
 
 def find_phases(lv_ml: Float[Tensor, " t"]) -> tuple[int, int]:
-    """The frames (ED, ES) of the largest and the smallest LV volume; of equal ones the earliest.
+    """Find the frames (ED, ES) of the largest and the smallest LV volume; of equal volumes the earliest.
 
-    From 10 frames on, the curve is smoothed over the closed cycle first (median of three, then weights 1-2-1), so
-    that one frame that was segmented badly decides nothing.
+    From 10 frames on, the curve is smoothed over the closed cycle first, so that one badly segmented frame does not
+    change the result.
+
+    Args:
+        lv_ml: LV volume in every frame, in mL.
 
     Raises:
         ImageError: The LV has no volume in any frame.
@@ -51,35 +68,51 @@ def find_phases(lv_ml: Float[Tensor, " t"]) -> tuple[int, int]:
             hint="Check that the file is a short-axis cine of the heart, or give ed and es in the manifest.",
             code=ErrorCode.HEART_NOT_FOUND,
         )
-    curve = lv_ml.double()
-    if len(curve) >= SMOOTH_FROM_FRAMES:
-        curve = smooth_cyclic(curve)
+    curve = smooth_volume_curve(lv_ml.double())
     return int(curve.argmax()), int(curve.argmin())
 
 
 def smooth_cyclic(curve: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
-    """A closed curve in billionths of its maximum: median of three frames, then weights 1-2-1."""
-    steady = torch.stack([curve.roll(1), curve, curve.roll(-1)]).median(dim=0).values
-    smooth = (steady.roll(1) + 2 * steady + steady.roll(-1)) / 4
-    # Rounding must not choose between equal volumes.
+    """Smooth a curve over the closed cycle: median of three frames, then weights 1-2-1; unchanged below 10 frames.
+
+    Args:
+        curve: Values in all frames of the cycle.
+    """
+    if len(curve) < SMOOTH_FROM_FRAMES:
+        return curve
+    median = torch.stack([curve.roll(1), curve, curve.roll(-1)]).median(dim=0).values
+    smooth: Tensor = (median.roll(1) + 2.0 * median + median.roll(-1)) / 4.0
+    return smooth
+
+
+def smooth_volume_curve(lv_ml: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
+    """Smooth a volume curve and express it in billionths of its maximum; unchanged below 10 frames.
+
+    Args:
+        lv_ml: LV volume in every frame, in mL.
+    """
+    if len(lv_ml) < SMOOTH_FROM_FRAMES:
+        return lv_ml
+    smooth = smooth_cyclic(lv_ml)
+    # Rounded, so that rounding errors do not decide between equal volumes.
     return (smooth / smooth.max() * 1e9).round()
 
 
 @dataclass(frozen=True, slots=True)
 class ClinicalIndices:
-    """The nine indices. What cannot be computed is None, and a flag says why.
+    """The nine clinical indices; one that cannot be computed is None, and a flag gives the reason.
 
     Attributes:
-        lvedv_ml: LV end-diastolic volume.
-        lvesv_ml: LV end-systolic volume.
-        lvsv_ml: LV stroke volume, EDV - ESV.
-        lvef_pct: LV ejection fraction, 100 SV / EDV.
-        lvm_g: LV myocardial mass at ED, 1.05 g/mL.
-        rvedv_ml: RV end-diastolic volume, at the LV's ED.
-        rvesv_ml: RV end-systolic volume, at the LV's ES.
-        rvsv_ml: RV stroke volume.
-        rvef_pct: RV ejection fraction.
-        flags: ``lv-missing-at-ed`` and the like (a structure without a voxel), ``lv-does-not-contract`` and
+        lvedv_ml: LV end-diastolic volume in mL.
+        lvesv_ml: LV end-systolic volume in mL.
+        lvsv_ml: LV stroke volume in mL, EDV - ESV.
+        lvef_pct: LV ejection fraction in %, 100 SV / EDV.
+        lvm_g: LV myocardial mass at ED in g, 1.05 g/mL.
+        rvedv_ml: RV volume at the LV's ED in mL.
+        rvesv_ml: RV volume at the LV's ES in mL.
+        rvsv_ml: RV stroke volume in mL.
+        rvef_pct: RV ejection fraction in %.
+        flags: ``lv-missing-at-ed`` and the like (a structure has no voxel), ``lv-does-not-contract`` and
             ``rv-does-not-contract`` (ESV is not smaller than EDV).
     """
 
@@ -96,7 +129,12 @@ class ClinicalIndices:
 
 
 def clinical_indices(volumes: Volumes, *, ed: int, es: int) -> ClinicalIndices:
-    """The nine clinical indices from the volumes at two frames, counted from 0.
+    """Compute the nine clinical indices from the volumes at ED and ES.
+
+    Args:
+        volumes: Volumes in every frame.
+        ed: End-diastolic frame, from 0.
+        es: End-systolic frame, from 0.
 
     Raises:
         GeometryError: A frame is not among the volumes.
@@ -108,9 +146,9 @@ def clinical_indices(volumes: Volumes, *, ed: int, es: int) -> ClinicalIndices:
             hint="Frames are counted from 0; leave ed and es empty to have them found.",
             code=ErrorCode.GEOMETRY,
         )
-    lv = _function(volumes.lv_ml, ed=ed, es=es, name="lv")
-    rv = _function(volumes.rv_ml, ed=ed, es=es, name="rv")
-    myo_ml = _present(volumes.myo_ml, ed)
+    lv = _pump_function(volumes.lv_ml, ed=ed, es=es, name="lv")
+    rv = _pump_function(volumes.rv_ml, ed=ed, es=es, name="rv")
+    myo_ml = _volume_or_none(volumes.myo_ml, ed)
     return ClinicalIndices(
         lvedv_ml=lv.edv_ml,
         lvesv_ml=lv.esv_ml,
@@ -126,8 +164,8 @@ def clinical_indices(volumes: Volumes, *, ed: int, es: int) -> ClinicalIndices:
 
 
 @dataclass(frozen=True, slots=True)
-class _Function:
-    """What one ventricle pumps."""
+class _PumpFunction:
+    """Volumes and ejection fraction of one ventricle."""
 
     edv_ml: float | None
     esv_ml: float | None
@@ -136,32 +174,42 @@ class _Function:
     flags: tuple[str, ...]
 
 
-def _present(volume_ml: Float[Tensor, " t"], frame: int) -> float | None:
+def _volume_or_none(volume_ml: Float[Tensor, " t"], frame: int) -> float | None:
     value = float(volume_ml[frame])
     return value if value > 0 else None
 
 
-def _function(volume_ml: Float[Tensor, " t"], *, ed: int, es: int, name: str) -> _Function:
-    edv, esv = _present(volume_ml, ed), _present(volume_ml, es)
+def _pump_function(volume_ml: Float[Tensor, " t"], *, ed: int, es: int, name: str) -> _PumpFunction:
+    edv, esv = _volume_or_none(volume_ml, ed), _volume_or_none(volume_ml, es)
     if edv is None or esv is None:
         missing = tuple(f"{name}-missing-at-{phase}" for phase, ml in (("ed", edv), ("es", esv)) if ml is None)
-        return _Function(edv, esv, None, None, missing)
+        return _PumpFunction(edv, esv, None, None, missing)
     flags = () if esv < edv else (f"{name}-does-not-contract",)
-    return _Function(edv, esv, edv - esv, 100 * (edv - esv) / edv, flags)
+    return _PumpFunction(edv, esv, edv - esv, 100 * (edv - esv) / edv, flags)
 
 
 def heart_rate_bpm(*, frames: int, frame_ms: float) -> float:
-    """Beats per minute of a cine whose frames cover one whole cycle."""
+    """Compute the heart rate in beats per minute of a cine whose frames cover one whole cycle.
+
+    Args:
+        frames: Number of frames.
+        frame_ms: Time between two frames in ms.
+    """
     return 60_000 / (frames * frame_ms)
 
 
 def cardiac_output_l_min(sv_ml: float | None, heart_rate: float | None) -> float | None:
-    """Litres per minute: stroke volume times heart rate in beats per minute; None where either is unknown."""
+    """Compute cardiac output in L/min, stroke volume times heart rate; None where either is unknown.
+
+    Args:
+        sv_ml: Stroke volume in mL.
+        heart_rate: Heart rate in beats per minute.
+    """
     return None if sv_ml is None or heart_rate is None else sv_ml * heart_rate / 1000
 
 
 class BodySurfaceFormula(StrEnum):
-    """Which formula estimates the body surface area."""
+    """Formula for the body surface area."""
 
     MOSTELLER = "mosteller"
     DU_BOIS = "du-bois"
@@ -170,10 +218,15 @@ class BodySurfaceFormula(StrEnum):
 def body_surface_area_m2(
     height_cm: float, weight_kg: float, *, formula: BodySurfaceFormula = BodySurfaceFormula.MOSTELLER
 ) -> float | None:
-    """Body surface area; None where height or weight cannot be those of a person in cm and kg.
+    """Estimate body surface area in m²; None where height or weight cannot be those of a person in cm and kg.
 
     Mosteller, N Engl J Med 317 (1987) 1098: ``√(cm · kg / 3600)``. Du Bois and Du Bois, Arch Intern Med 17 (1916)
     863: ``0.007184 · cm^0.725 · kg^0.425``.
+
+    Args:
+        height_cm: Height in cm.
+        weight_kg: Weight in kg.
+        formula: Formula to use.
     """
     if not (40 <= height_cm <= 260 and 2 <= weight_kg <= 400):
         return None

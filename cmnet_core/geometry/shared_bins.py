@@ -1,7 +1,7 @@
-"""A space that all left ventricles share: the same bins for everyone, by place along, around and through the wall.
+"""Bins of the LV wall that all ventricles share, by longitudinal, circumferential and transmural coordinate.
 
-Two hearts of different size, shape and orientation have a bin in common where they have the same anatomy, so that the
-rows of a whole cohort can be compared bin by bin: means, regressions, differences between groups.
+Ventricles of different size, shape and orientation have the same anatomy in the same bin, so that the rows of a cohort
+can be compared bin by bin: means, regressions, differences between groups.
 """
 
 from collections.abc import Iterator
@@ -14,24 +14,24 @@ from torch import Tensor
 from cmnet_core.geometry.lv_coordinates import aha_segment
 
 LEVELS, SECTORS, LAYERS = 6, 24, 3
-"""Bins along, around and through the wall. Two levels make a third of the length; sectors of 15° make up those of AHA
-segments, the apical ones included, which begin at 15°."""
+"""Number of bins along, around and through the wall. Two levels are a third of the length, and sectors of 15° add up to
+the AHA segments, including the apical ones, which begin at 15°."""
 
 BINS = LEVELS * SECTORS * LAYERS
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One bin, and where its middle lies.
+    """One bin, and the coordinates of its centre.
 
     Attributes:
-        level: From 0 at the base.
-        sector: From 0 at the anterior RV insertion, over the septum.
-        layer: From 0 at the endocardium.
-        longitudinal: 0 to 1.
-        circumferential_deg: In degrees.
-        transmural: 0 to 1.
-        segment: The AHA segment that it is part of.
+        level: Index along the wall, 0 at the base.
+        sector: Index around it, 0 at the anterior RV insertion, increasing over the septum.
+        layer: Index through it, 0 at the endocardium.
+        longitudinal: Longitudinal coordinate of the centre, 0 to 1.
+        circumferential_deg: Circumferential coordinate of the centre in degrees.
+        transmural: Transmural coordinate of the centre, 0 to 1.
+        segment: AHA segment that contains the bin.
     """
 
     level: int
@@ -44,7 +44,7 @@ class Bin:
 
 
 def bins() -> Iterator[Bin]:
-    """All bins, in the order of :func:`bin_of`."""
+    """Yield all bins, in the order of :func:`bin_of`."""
     for level in range(LEVELS):
         for sector in range(SECTORS):
             along, around = (level + 0.5) / LEVELS, (sector + 0.5) * 360.0 / SECTORS
@@ -56,7 +56,13 @@ def bins() -> Iterator[Bin]:
 def bin_of(
     longitudinal: Float[Tensor, " n"], circumferential_deg: Float[Tensor, " n"], transmural: Float[Tensor, " n"]
 ) -> Int64[Tensor, " n"]:
-    """Number of the bin of each place; -1 where a coordinate is NaN."""
+    """Compute the index of the bin of each position; -1 where a coordinate is NaN.
+
+    Args:
+        longitudinal: 0 at the base to 1 at the tip of the cavity.
+        circumferential_deg: Angle from the anterior RV insertion in degrees.
+        transmural: 0 at the endocardium to 1 at the epicardium.
+    """
     unknown = longitudinal.isnan() | circumferential_deg.isnan() | transmural.isnan()
     level = (longitudinal.nan_to_num() * LEVELS).long().clamp(0, LEVELS - 1)
     sector = (circumferential_deg.nan_to_num() / 360.0 * SECTORS).long().clamp(0, SECTORS - 1)
@@ -65,17 +71,16 @@ def bin_of(
 
 
 def bin_means(
-    values: Float[Tensor, "c n"], number: Int64[Tensor, " n"]
+    values: Float[Tensor, "c n"], index: Int64[Tensor, " n"]
 ) -> tuple[Float[Tensor, "c bins"], Int64[Tensor, " bins"]]:
-    """Mean of values over the places of each bin, and how many they are; NaN where there is none.
+    """Compute the mean of values over the positions in each bin, NaN in an empty bin, and the number of positions.
 
     Args:
-        values: NaN where one is not known; such a place makes its bin unknown.
-        number: Bin of each place, or -1.
+        values: Values at each position; a NaN makes its whole bin NaN.
+        index: Index of the bin of each position, or -1.
     """
-    inside = number >= 0
-    count = torch.bincount(number[inside], minlength=BINS)
-    total = torch.zeros(len(values), BINS, dtype=torch.float64).index_add_(
-        1, number[inside], values[:, inside].double()
-    )
+    binned = index >= 0
+    count = torch.bincount(index[binned], minlength=BINS)
+    total = torch.zeros(len(values), BINS, dtype=torch.float64)
+    total.index_add_(1, index[binned], values[:, binned].double())
     return total / count, count

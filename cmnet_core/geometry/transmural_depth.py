@@ -1,4 +1,4 @@
-"""How deep in the LV's wall a voxel lies, and how thick the wall is there, between contours finer than voxels."""
+"""Transmural depth of the LV wall's voxels, measured between contours that are finer than voxels."""
 
 from typing import cast
 
@@ -12,41 +12,51 @@ from cmnet_core.labels import Label
 from cmnet_core.types import Spacing
 
 _SMOOTHING_VOXELS = 1.0
-_CONTOUR_STEP_VOXELS = 0.2
+_POINT_SPACING = 0.2  # of contour points, as a fraction of the edges that contourpy returns
 _MARGIN_VOXELS = 5
 
 
 def wall_depth(
     labels: NDArray[np.uint8], ventricular: NDArray[np.bool_], spacing: Spacing
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
-    """The wall, and every wall voxel's distances in mm to the endocardium and to the epicardium within its slice."""
+    """Compute the wall, and each wall voxel's in-plane distances to the endocardium and to the epicardium in mm.
+
+    Args:
+        labels: Label map ``[z y x]``.
+        ventricular: Whether each slice belongs to the ventricle.
+        spacing: Voxel spacing in mm.
+
+    Returns:
+        The wall; distances to the endocardium and to the epicardium, NaN outside the wall.
+    """
     wall = np.zeros(labels.shape, bool)
     inner, outer = np.full(labels.shape, np.nan), np.full(labels.shape, np.nan)
     for z in np.flatnonzero(ventricular):
-        heart = _largest((labels[z] == Label.LV) | (labels[z] == Label.MYO))
-        cavity = heart & (labels[z] == Label.LV)
-        endocardium, epicardium = _contour_mm(cavity, spacing), _contour_mm(heart, spacing)
-        muscle = heart & ~cavity
-        if len(endocardium) and len(epicardium) and muscle.any():
-            places = np.argwhere(muscle) * (spacing.y, spacing.x)
-            wall[z] = muscle
-            inner[z][muscle] = cKDTree(endocardium).query(places)[0]
-            outer[z][muscle] = cKDTree(epicardium).query(places)[0]
+        ventricle = _largest_component((labels[z] == Label.LV) | (labels[z] == Label.MYO))
+        cavity = ventricle & (labels[z] == Label.LV)
+        endocardium, epicardium = _contour_mm(cavity, spacing), _contour_mm(ventricle, spacing)
+        myocardium = ventricle & ~cavity
+        if len(endocardium) and len(epicardium) and myocardium.any():
+            positions = np.argwhere(myocardium) * (spacing.y, spacing.x)
+            wall[z] = myocardium
+            inner[z][myocardium] = cKDTree(endocardium).query(positions)[0]
+            outer[z][myocardium] = cKDTree(epicardium).query(positions)[0]
     return wall, inner, outer
 
 
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    parts, count = ndimage.label(mask)
+def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    components, count = ndimage.label(mask)
     if count < 2:
         return mask
-    largest: NDArray[np.bool_] = parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()
+    largest: NDArray[np.bool_] = components == 1 + np.bincount(components[components > 0] - 1).argmax()
     return largest
 
 
 def _contour_mm(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
-    """Points along a region's outline, closer together than any thickness matters; none of a region too small.
+    """Densely spaced points (y, x) along a region's contour in mm; none for a region that is too small.
 
-    The mask is smoothed before it is cut at one half: the corners of voxels would draw every distance to them.
+    The contour is the level 0.5 of the smoothed mask. That of the mask itself would have the corners of voxels, to
+    which every distance would be attracted.
     """
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
@@ -54,8 +64,8 @@ def _contour_mm(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64
     box = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float), _MARGIN_VOXELS)
     smooth = ndimage.gaussian_filter(box, _SMOOTHING_VOXELS)
     lines = cast("list[NDArray[np.float64]]", contour_generator(z=smooth).lines(0.5))
-    shares = np.arange(0.0, 1.0, _CONTOUR_STEP_VOXELS)[:, None, None]
-    dense = [(line[:-1] + shares * (line[1:] - line[:-1])).reshape(-1, 2) for line in lines]
+    fractions = np.arange(0.0, 1.0, _POINT_SPACING)[:, None, None]
+    dense = [(line[:-1] + fractions * (line[1:] - line[:-1])).reshape(-1, 2) for line in lines]
     voxels = np.concatenate([np.empty((0, 2)), *dense])[:, ::-1] + [rows[0], columns[0]] - _MARGIN_VOXELS
     points: NDArray[np.float64] = voxels * (spacing.y, spacing.x)
     return points

@@ -1,4 +1,4 @@
-"""How thick the LV's wall is at ED and ES, and how much it thickens."""
+"""Thickness of the LV wall, and systolic thickening."""
 
 from dataclasses import dataclass
 
@@ -8,37 +8,40 @@ from torch import Tensor
 from cmnet_core.geometry.lv_coordinates import SEGMENTS, LVCoordinates
 
 FEWEST_VOXELS = 5
-"""A segment of fewer voxels is hardly seen."""
+"""Number of voxels that a segment needs for its thickness to be reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class WallThickness:
-    """Mean thickness over the length of the wall.
+    """Mean thickness over the length of the wall, in mm.
 
     Attributes:
-        whole_mm: Of the whole wall, None without one.
-        segments_mm: Of AHA segments 1 to 16, each None where the segment is not seen.
+        whole_mm: Thickness of the whole wall; None without a wall.
+        segments_mm: Thickness of AHA segments 1 to 16, each None where the segment is not visible.
     """
 
     whole_mm: float | None
     segments_mm: tuple[float | None, ...]
 
 
-def wall_thickness(found: LVCoordinates) -> WallThickness:
-    """Thickness of the wall, from the contours of one frame: within the slices, as on the images."""
+def wall_thickness(coordinates: LVCoordinates) -> WallThickness:
+    """Compute the mean in-plane thickness of the wall in one frame.
+
+    Args:
+        coordinates: Coordinates of the wall in that frame.
+    """
+    thickness, segment = coordinates.thickness_mm, coordinates.segment
     return WallThickness(
-        whole_mm=_over_length(found.thickness_mm[found.wall]),
-        segments_mm=tuple(
-            _over_length(found.thickness_mm[found.segment == number]) for number in range(1, SEGMENTS + 1)
-        ),
+        whole_mm=_mean_over_length(thickness[coordinates.wall]),
+        segments_mm=tuple(_mean_over_length(thickness[segment == number]) for number in range(1, SEGMENTS + 1)),
     )
 
 
-def _over_length(thickness_mm: Float[Tensor, " n"]) -> float | None:
-    """Mean over the wall's length.
+def _mean_over_length(thickness_mm: Float[Tensor, " n"]) -> float | None:
+    """Mean of the voxels' thickness over the length of the wall, which is their harmonic mean.
 
-    A thick part of the wall has more voxels for its length than a thin one; weighted with 1 / thickness, a voxel
-    stands for the length that is its own.
+    A thick part of the wall has more voxels for its length than a thin one; with the weight 1 / thickness, each voxel
+    counts by its own length.
     """
     if len(thickness_mm) < FEWEST_VOXELS:
         return None
@@ -46,5 +49,10 @@ def _over_length(thickness_mm: Float[Tensor, " n"]) -> float | None:
 
 
 def thickening_pct(ed_mm: float | None, es_mm: float | None) -> float | None:
-    """Systolic thickening, 100 x (ES - ED) / ED; None where either is unknown."""
+    """Compute systolic thickening in %, ``100 (ES - ED) / ED``; None where either thickness is unknown.
+
+    Args:
+        ed_mm: Thickness at ED in mm.
+        es_mm: Thickness at ES in mm.
+    """
     return None if ed_mm is None or es_mm is None else 100.0 * (es_mm - ed_mm) / ed_mm

@@ -1,14 +1,17 @@
 """Read one DICOM file: position and time of each of its images, and their pixels.
 
-Only the tags listed here are read, so that no personal data is ever in memory. Files are parsed from memory, where a
-false length cannot run away; the declared size of a compressed image is checked before it is decoded.
+Only the tags listed here are read; of personal data only PatientID, of which a digest is kept. Files are parsed from
+memory, where a false length cannot run away; the declared size of a compressed image is checked before decoding.
 """
 
+import hashlib
 import io
 import math
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
@@ -53,6 +56,12 @@ _HEADER_TAGS: list[BaseTag | int] = [
         "SamplesPerPixel",
         "NumberOfFrames",
         "ImageType",
+        "PhotometricInterpretation",
+        "ComplexImageComponent",
+        "PatientID",
+        "StudyInstanceUID",
+        "FrameOfReferenceUID",
+        "DimensionIndexSequence",
         "PixelSpacing",
         "ImagePositionPatient",
         "ImageOrientationPatient",
@@ -95,6 +104,50 @@ _PIXEL_TAGS: list[BaseTag | int] = [
 ]
 
 
+_CARDIAC_PHASE_TAGS = frozenset(
+    Tag(keyword)
+    for keyword in (
+        "TemporalPositionIndex",
+        "NominalCardiacTriggerDelayTime",
+        "NominalPercentageOfCardiacPhase",
+        "ActualCardiacTriggerDelayTime",
+        "TriggerTime",
+        "TemporalPositionTimeOffset",
+    )
+)
+"""Attributes that a dimension index of an enhanced file may point to and that order its frames in time."""
+
+
+class Unusable(StrEnum):
+    """The reason why a file has no image of a cine."""
+
+    NOT_DICOM = "not DICOM"
+    NIFTI = "NIfTI files"
+    ZIP = "zip files within"
+    DEFLATED = "deflated"
+    COLOUR = "in colour"
+    NO_POSITION = "without image position or orientation"
+    NO_PIXEL_SPACING = "without pixel spacing"
+    PLAIN_MULTI_FRAME = "multi-frame without the position of each frame"
+    NO_IMAGE = "without an image"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The person and the study that an image belongs to; the person is known by a digest only.
+
+    Attributes:
+        patient: First digits of the SHA-256 of PatientID, or an empty text.
+        uid: StudyInstanceUID.
+        frame_of_reference: FrameOfReferenceUID.
+    """
+
+    patient: str
+    uid: str
+    frame_of_reference: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageHeader:
     """Position, time and identity of one image.
@@ -117,7 +170,8 @@ class ImageHeader:
         instance: Instance number within the series.
         uid: UID of the image; copies share it.
         description: Description of the series.
-        image_type: Values of ImageType, upper case.
+        image_type: Values of ImageType and ComplexImageComponent, upper case.
+        study: The person and study.
         rescale: Rescale slope and intercept.
     """
 
@@ -139,6 +193,7 @@ class ImageHeader:
     uid: str
     description: str
     image_type: tuple[str, ...]
+    study: Study
     rescale: tuple[float, float]
 
     @property
@@ -148,11 +203,11 @@ class ImageHeader:
         return np.asarray(normal / np.linalg.norm(normal))
 
 
-def read_headers(member: Member) -> list[ImageHeader]:
+def read_headers(member: Member) -> list[ImageHeader] | Unusable:
     """Read the headers of all images of a file.
 
     Returns:
-        One header per image; none if the file has no greyscale images with a position in the patient.
+        One header per image, or the reason why the file has no greyscale images with a position in the patient.
 
     Raises:
         ValueError: Or another exception of ``DAMAGE``: the file is damaged.
@@ -160,11 +215,32 @@ def read_headers(member: Member) -> list[ImageHeader]:
     with member.open() as file:
         content = file.read(min(_HEAD_BYTES, member.size))
         if not _is_dicom(content):
-            return []
-        found, whole = _parsed(content)
-        if not whole and member.size > len(content):
-            found, whole = _parsed(content + file.read(min(member.size, _MAX_HEADER_BYTES) - len(content)))
-    return _headers_of(found, member) if whole else []
+            return _other_format(content)
+        if _is_deflated(content):
+            return Unusable.DEFLATED
+        found, complete = _parsed(content)
+        if not complete and member.size > len(content):
+            found, complete = _parsed(content + file.read(min(member.size, _MAX_HEADER_BYTES) - len(content)))
+    return _headers_of(found, member) if complete else Unusable.NO_IMAGE
+
+
+def _other_format(content: bytes) -> Unusable:
+    """The format of a file that is not DICOM, by its first bytes."""
+    if content[:4] == b"PK\3\4":
+        return Unusable.ZIP
+    if content[344:347] in (b"n+1", b"ni1") or content[4:7] in (b"n+2", b"ni2"):
+        return Unusable.NIFTI
+    if content[:2] == b"\x1f\x8b":
+        try:
+            start = zlib.decompressobj(wbits=31).decompress(content, 400)
+        except zlib.error:
+            return Unusable.NOT_DICOM
+        return (
+            Unusable.NIFTI
+            if start[344:347] in (b"n+1", b"ni1") or start[4:7] in (b"n+2", b"ni2")
+            else Unusable.NOT_DICOM
+        )
+    return Unusable.NOT_DICOM
 
 
 def read_pixels(images: Sequence[ImageHeader]) -> Iterator[NDArray[np.float32]]:
@@ -188,7 +264,8 @@ def read_pixels(images: Sequence[ImageHeader]) -> Iterator[NDArray[np.float32]]:
 def _decoded(member: Member, images: Sequence[ImageHeader]) -> Iterator[NDArray[np.float32]]:
     with member.open() as file:
         content = file.read(member.size)
-    _refuse_deflated(content)
+    if _is_deflated(content):
+        raise ValueError("the file is deflated, and may expand without limit")
     # Identifiers in research archives often violate the standard in ways that do not matter here.
     with pydicom.config.disable_value_validation():
         dataset = read_partial(io.BytesIO(content), _is_behind_pixels, specific_tags=_PIXEL_TAGS, force=True)
@@ -197,8 +274,17 @@ def _decoded(member: Member, images: Sequence[ImageHeader]) -> Iterator[NDArray[
         for image, pixels in zip(images, iter_pixels(dataset, indices=frames, raw=True), strict=True):
             if pixels.shape != image.shape:
                 raise ValueError(f"expected {image.shape} pixels, found {pixels.shape}")
+            if str(dataset.get("PhotometricInterpretation") or "").upper() == "MONOCHROME1":
+                pixels = _inverted(pixels, dataset)
             slope, intercept = image.rescale
             yield (pixels * np.float64(slope) + np.float64(intercept)).astype(np.float32)
+
+
+def _inverted(pixels: NDArray[Any], dataset: Dataset) -> NDArray[np.int64]:
+    """Pixels of MONOCHROME1, in which the smallest value is white, as those of MONOCHROME2 (PS3.3 C.7.6.3.1.2)."""
+    signed, bits = bool(dataset.PixelRepresentation), int(dataset.BitsStored)
+    # The smallest and the largest storable value add up to this.
+    return np.asarray((-1 if signed else 2**bits - 1) - pixels.astype(np.int64))
 
 
 def _is_behind_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
@@ -244,13 +330,18 @@ def _stream_shape(stream: bytes) -> tuple[int, int] | None:
 
 
 def _is_dicom(content: bytes) -> bool:
-    """Whether a file has the DICM prefix, or starts with a group of a file without prefix."""
-    return content[_MAGIC_AT : _MAGIC_AT + 4] == b"DICM" or (content[:2] == b"\x08\0" and content[3:4] == b"\0")
+    """Whether a file has the DICM prefix, or starts with group 2 or 8 as files without preamble do."""
+    if content[_MAGIC_AT : _MAGIC_AT + 4] == b"DICM":
+        return True
+    return content[:2] in (b"\x02\0", b"\x08\0") and content[3:4] == b"\0"
+
+
+def _is_deflated(content: bytes) -> bool:
+    return DeflatedExplicitVRLittleEndian.encode() in content
 
 
 def _parsed(content: bytes) -> tuple[Dataset, bool]:
     """The header, and whether it was read up to the pixel data."""
-    _refuse_deflated(content)
     reached, elements = False, 0
 
     def at_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
@@ -268,11 +359,6 @@ def _parsed(content: bytes) -> tuple[Dataset, bool]:
                 return Dataset(), False
             raise
     return found, reached
-
-
-def _refuse_deflated(content: bytes) -> None:
-    if DeflatedExplicitVRLittleEndian.encode() in content:
-        raise ValueError("a deflated file may expand without limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,18 +388,35 @@ class _Tags:
         return None if number is None else int(number)
 
 
-def _headers_of(found: Dataset, member: Member) -> list[ImageHeader]:
+def _headers_of(found: Dataset, member: Member) -> list[ImageHeader] | Unusable:
     with pydicom.config.disable_value_validation():
         frames = int(found.get("NumberOfFrames") or 1)
-        if int(found.get("SamplesPerPixel") or 1) != 1 or not 1 <= frames <= _MAX_FRAMES:
-            return []
+        if int(found.get("SamplesPerPixel") or 1) != 1:
+            return Unusable.COLOUR
+        if not found.get("Rows") or not 1 <= frames <= _MAX_FRAMES:
+            return Unusable.NO_IMAGE
         own = list(found.get("PerFrameFunctionalGroupsSequence") or [])
         if frames > 1 and len(own) != frames:
-            return []
+            return Unusable.PLAIN_MULTI_FRAME
         shared = [group for item in found.get("SharedFunctionalGroupsSequence") or [] for group in _groups(item)]
         layers = [(*(_groups(own[n]) if n < len(own) else ()), *shared, found) for n in range(frames)]
-        headers = [_header(_Tags(layer), member, n, lone=frames == 1) for n, layer in enumerate(layers)]
-        return [header for header in headers if header is not None]
+        temporal_index = _temporal_index(found)
+        headers: list[ImageHeader] = []
+        for frame, layer in enumerate(layers):
+            header = _header(_Tags(layer), member, frame, single=frames == 1, temporal_index=temporal_index)
+            if isinstance(header, Unusable):
+                return header
+            headers.append(header)
+        return headers
+
+
+def _temporal_index(found: Dataset) -> int | None:
+    """The position within DimensionIndexValues of the index that orders the frames of an enhanced file in time."""
+    for number, item in enumerate(found.get("DimensionIndexSequence") or []):
+        pointer = item.get("DimensionIndexPointer")
+        if pointer is not None and Tag(pointer) in _CARDIAC_PHASE_TAGS:
+            return number
+    return None
 
 
 def _groups(item: Dataset) -> list[Dataset]:
@@ -321,30 +424,35 @@ def _groups(item: Dataset) -> list[Dataset]:
     return [element.value[0] for element in item if element.VR == "SQ" and len(element.value) == 1]
 
 
-def _header(tags: _Tags, member: Member, frame: int, *, lone: bool) -> ImageHeader | None:
+def _header(
+    tags: _Tags, member: Member, frame: int, *, single: bool, temporal_index: int | None
+) -> ImageHeader | Unusable:
     position, orientation = tags.get("ImagePositionPatient"), tags.get("ImageOrientationPatient")
-    pixel_mm, rows = tags.get("PixelSpacing"), tags.get("Rows")
-    if not (position and orientation and pixel_mm and rows):
-        return None
+    if not (position and orientation):
+        return Unusable.NO_POSITION
+    pixel_mm = tags.get("PixelSpacing")
+    if not pixel_mm:
+        return Unusable.NO_PIXEL_SPACING
     return ImageHeader(
         member=member,
         frame=frame,
-        shape=_shape(int(rows), int(tags.get("Columns"))),
+        shape=_shape(int(tags.get("Rows")), int(tags.get("Columns"))),
         pixel_mm=_pixel_mm(pixel_mm),
         position=_finite(np.asarray(position, dtype=np.float64)),
         orientation=_unit_rows(np.asarray(orientation, dtype=np.float64).reshape(2, 3)),
         slice_mm=tags.positive("SpacingBetweenSlices") or tags.positive("SliceThickness"),
         thickness_mm=tags.positive("SliceThickness"),
         trigger_ms=_trigger_ms(tags),
-        phase=tags.integer("TemporalPositionIndex") or tags.integer("TemporalPositionIdentifier"),
+        phase=_phase(tags, temporal_index),
         phases=tags.integer("CardiacNumberOfImages"),
         cycle_ms=_cycle_ms(tags),
         series=(tags.integer("SeriesNumber") or 0, str(tags.get("SeriesInstanceUID") or "")),
         acquired=str(tags.get("AcquisitionTime") or ""),
-        instance=(tags.integer("InstanceNumber") or 0) if lone else frame + 1,
+        instance=(tags.integer("InstanceNumber") or 0) if single else frame + 1,
         uid=str(tags.get("SOPInstanceUID") or member.name),
         description=str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""),
         image_type=_image_type(tags),
+        study=_study(tags),
         rescale=_rescale(tags),
     )
 
@@ -391,9 +499,30 @@ def _cycle_ms(tags: _Tags) -> float | None:
     return interval or (60_000.0 / rate if rate else None)
 
 
+def _phase(tags: _Tags, temporal_index: int | None) -> int | None:
+    """Index of the phase: the temporal position, or else the dimension index that orders the frames in time."""
+    phase = tags.integer("TemporalPositionIndex") or tags.integer("TemporalPositionIdentifier")
+    values = tags.get("DimensionIndexValues")
+    if phase is None and temporal_index is not None and values is not None:
+        indices = [values] if isinstance(values, int) else list(values)
+        return int(indices[temporal_index]) if temporal_index < len(indices) else None
+    return phase
+
+
 def _image_type(tags: _Tags) -> tuple[str, ...]:
-    words = tags.get("FrameType") or tags.get("ImageType") or ()
-    return tuple(str(word).upper() for word in ([words] if isinstance(words, str) else words))
+    values = tags.get("FrameType") or tags.get("ImageType") or ()
+    component = tags.get("ComplexImageComponent")
+    parts = [*([values] if isinstance(values, str) else values), *([component] if component else [])]
+    return tuple(str(part).strip().upper() for part in parts)
+
+
+def _study(tags: _Tags) -> Study:
+    patient = str(tags.get("PatientID") or "").strip()
+    return Study(
+        patient=hashlib.sha256(patient.encode()).hexdigest()[:8] if patient else "",
+        uid=str(tags.get("StudyInstanceUID") or ""),
+        frame_of_reference=str(tags.get("FrameOfReferenceUID") or ""),
+    )
 
 
 def _rescale(tags: _Tags) -> tuple[float, float]:

@@ -16,17 +16,27 @@ from numpy.typing import NDArray
 from cmnet_core.errors import ErrorCode, ImageError
 from cmnet_core.flags import QCFlag
 from cmnet_core.io.dicom_file import DAMAGE, Member, base_name, series_names
-from cmnet_core.io.dicom_image import ImageHeader, read_headers
+from cmnet_core.io.dicom_image import ImageHeader, Unusable, read_headers
 
 _SHORT_AXIS = re.compile(r"sax|short.?axis|(?<![a-z])(sa|kurz\w*achse)(?![a-z])", re.IGNORECASE)
 _OTHER_VIEW = re.compile(
-    r"(?<![a-z])(lax|[234][ _-]?(ch(a?mbe?r)?|kammer)|hla|vla|ao|pc|sag|cor|tra|axial)(?![a-z])"
-    r"|(?<![a-z])(map|t1\w*|t2\w*|lge|psir|haste)(?![a-z])"
-    r"|long.?axis|lvot|rvot|aort|locali[sz]er|scout|survey|flow|venc|tagg?(ing)?(?![a-z])|molli|delayed|perfusion"
-    r"|inlinevf|transvers|fitparam",
+    r"(?<![a-z])(lax|[234][ _-]?(ch(a?mbe?r)?|kammer)|hla|vla|ao|sag|cor|tra|axial)(?![a-z])"
+    r"|long.?axis|lvot|rvot|aort|transvers",
     re.IGNORECASE,
 )
-_PHASE_IMAGES = frozenset({"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP"})
+_OTHER_SEQUENCE = re.compile(
+    r"(?<![a-z])(pc|map|t1\w*|t2\w*|lge|psir|haste)(?![a-z])"
+    r"|locali[sz]er|scout|survey|flow|venc|tagg?(ing)?(?![a-z])|molli|delayed|perfusion|inlinevf|fitparam",
+    re.IGNORECASE,
+)
+_NOT_MAGNITUDE = frozenset(
+    {
+        *("P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP"),
+        *("R", "REAL", "I", "IMAGINARY"),
+        *("PROJECTION IMAGE", "MIP", "MINIP", "MPR"),
+    }
+)
+"""Values of ImageType of images other than the magnitude of an acquired slice."""
 
 _PARALLEL_COSINE = 0.999  # 2.6 degrees
 _APEX_FROM_BASE_LPS = np.array([1.0, -1.0, -1.0]) / np.sqrt(3.0)
@@ -36,6 +46,9 @@ _SAME_SLICE_MM = 0.5
 _SAME_SLICE_FRACTION = 0.4  # of the thickness: a slice repeated in another breath-hold is within this distance
 _COMPLETE = 0.9
 _REPEATED_IN_SERIES = 1.5
+_STACK_SLICES = 3  # the fewest slices that make a stack of its own
+_STACK_FRACTION = 0.7  # of the slices of the largest stack: a smaller one repeats single slices
+_STACK_OVERLAP = 0.5  # of the extent of the shorter one: less is a continuation of the stack
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +80,9 @@ def find_stack(members: Sequence[Member]) -> tuple[list[Acquisition], set[QCFlag
         ImageError: The files contain no short-axis cine.
     """
     images, flags = _headers(members)
-    stack = _short_axis(images)
+    stack = _short_axis(_one_study(images))
     acquisitions, repeats = _acquisitions(stack)
+    acquisitions, repeated_stacks = _last_stack(acquisitions)
     usual = _common_count(acquisitions)
     kept, superseded = _last_complete(acquisitions, usual)
     whole = [acquisition for acquisition in kept if 2 * len(acquisition.images) > usual]
@@ -76,7 +90,9 @@ def find_stack(members: Sequence[Member]) -> tuple[list[Acquisition], set[QCFlag
         flags.add(QCFlag.SLICES_DROPPED)  # localisers parallel to the stack, interrupted acquisitions
     if abs(float(stack[0].normal @ _APEX_FROM_BASE_LPS)) < _SHORT_AXIS_COSINE:
         flags.add(QCFlag.ORIENTATION_UNUSUAL)
-    return sorted(whole, key=lambda acquisition: acquisition.position_mm), flags | repeats | superseded
+    return sorted(
+        whole, key=lambda acquisition: acquisition.position_mm
+    ), flags | repeats | repeated_stacks | superseded
 
 
 def towards_apex(image: ImageHeader) -> NDArray[np.float64]:
@@ -95,22 +111,84 @@ def timed(images: Sequence[ImageHeader]) -> bool:
 
 def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[QCFlag]]:
     images: list[ImageHeader] = []
-    flags = set()
+    unusable: Counter[Unusable] = Counter()
     names = series_names(members)
     for member in members:
         try:
-            images += [_named(header, names) for header in read_headers(member)]
+            headers = read_headers(member)
         except DAMAGE:
-            flags.add(QCFlag.FILES_UNREADABLE)
-    images = [image for image in images if not _PHASE_IMAGES.intersection(image.image_type)]
-    if not images:
-        raise ImageError(
-            f"Expected DICOM images with a position in the patient, found none among {len(members)} files.",
-            hint="Give the DICOM files of the short-axis cine, or convert it to NIfTI with dcm2niix.",
-            code=ErrorCode.DICOM,
-        )
+            headers = Unusable.DAMAGED
+        if isinstance(headers, Unusable):
+            unusable[headers] += 1
+        else:
+            images += [_named(header, names) for header in headers]
+    magnitude = [image for image in images if not _NOT_MAGNITUDE.intersection(image.image_type)]
+    if not magnitude:
+        raise _no_images(len(members), len(images), unusable)
+    unreadable = unusable[Unusable.DAMAGED] + unusable[Unusable.DEFLATED]
+    flags = {QCFlag.FILES_UNREADABLE} if unreadable else set()
+    # Reconstructions of another kind are derived from the cine; they are used only if there is nothing else.
+    acquired = [image for image in magnitude if "DERIVED" not in image.image_type]
+    images = acquired if _cine_slices(acquired) else magnitude
     once = {(image.uid, image.frame, image.trigger_ms, image.instance, *image.position): image for image in images}
     return list(once.values()), flags | ({QCFlag.DUPLICATE_IMAGES} if len(once) < len(images) else set())
+
+
+_REMEDIES = {
+    Unusable.NIFTI: "These are NIfTI files: name the 4-D file itself in the manifest, or use --layout nifti.",
+    Unusable.ZIP: "Unpack the inner zip files, or give the zip of one visit itself.",
+    Unusable.DEFLATED: "Decompress the files, for instance with 'dcmconv --write-xfer-little' of DCMTK.",
+    Unusable.COLOUR: "Export the original magnitude images instead of colour images.",
+    Unusable.NO_PIXEL_SPACING: "Export the series again with PixelSpacing, or as NIfTI with voxel sizes.",
+    Unusable.PLAIN_MULTI_FRAME: "Export single-frame or enhanced DICOM files, or convert the cine to NIfTI.",
+}
+
+
+def _no_images(files: int, images: int, unusable: Counter[Unusable]) -> ImageError:
+    """The error for files without a magnitude image, which states what was found instead."""
+    found = [f"{count} {reason}" for reason, count in unusable.most_common()]
+    if images:
+        found.insert(0, f"{images} images that are not magnitude images")
+    most = unusable.most_common(1)[0][0] if unusable and not images else None
+    usual = "Give the DICOM files of the short-axis cine, magnitude images, or convert it to NIfTI with dcm2niix."
+    return ImageError(
+        f"Expected DICOM magnitude images with a position in the patient, found {files} files: "
+        f"{', '.join(found) or 'none'}.",
+        hint=usual if most is None else _REMEDIES.get(most, usual),
+        code=ErrorCode.DICOM,
+    )
+
+
+def _one_study(images: Sequence[ImageHeader]) -> Sequence[ImageHeader]:
+    """The images of the only person and study with a short-axis cine.
+
+    Raises:
+        ImageError: There are short-axis cines of two persons or studies, whose slices must not be mixed.
+    """
+    groups = defaultdict(list)
+    for image in images:
+        groups[image.study.patient, image.study.uid].append(image)
+    cines = {key: group for key, group in groups.items() if _stack_slices(group) >= _STACK_SLICES}
+    if len(cines) < 2:
+        return next(iter(cines.values()), images)
+    patients = sorted({patient for patient, _ in cines})
+    different = "persons" if len(patients) > 1 else "studies"
+    names = [f"patient {patient or 'unknown'}, study {uid[-12:] or 'unknown'}" for patient, uid in sorted(cines)]
+    raise ImageError(
+        f"Expected one short-axis cine, found those of {len(cines)} {different}: {'; '.join(names)}.",
+        hint="Give the files of one study. Patients are named by a digest, studies by the end of their UID.",
+        code=ErrorCode.DICOM,
+    )
+
+
+def _stack_slices(images: Sequence[ImageHeader]) -> int:
+    """Number of cine slices of the largest stack of parallel slices that is not of another view or sequence."""
+    candidates = [image for image in images if not _is_other(image)]
+    return max((_cine_slices(stack) for stack in _parallel(candidates)), default=0)
+
+
+def _is_other(image: ImageHeader) -> bool:
+    return bool(_OTHER_VIEW.search(image.description) or _OTHER_SEQUENCE.search(image.description))
 
 
 def _named(image: ImageHeader, names: Mapping[str, str]) -> ImageHeader:
@@ -119,7 +197,14 @@ def _named(image: ImageHeader, names: Mapping[str, str]) -> ImageHeader:
 
 def _short_axis(images: Sequence[ImageHeader]) -> list[ImageHeader]:
     """The images of the stack that is most likely the short-axis cine."""
-    candidates = [image for image in images if not _OTHER_VIEW.search(image.description)]
+    candidates = [image for image in images if not _is_other(image)]
+    if not candidates:
+        # A name such as SAX_planned_on_4CH mentions both; it is used if there is nothing else.
+        candidates = [
+            image
+            for image in images
+            if _SHORT_AXIS.search(image.description) and not _OTHER_SEQUENCE.search(image.description)
+        ]
     if not candidates:
         names = sorted({image.description for image in images})
         raise ImageError(
@@ -225,12 +310,40 @@ def _last_of_each(images: Sequence[ImageHeader], when: Callable[[ImageHeader], f
     return [phases[time] for time in sorted(phases)]
 
 
+def _last_stack(acquisitions: Sequence[Acquisition]) -> tuple[list[Acquisition], set[QCFlag]]:
+    """The last of several complete stacks, such as rest and stress, whose slices must not be mixed.
+
+    A stack that has most of the slices of the largest one and overlaps it is a repetition of the whole stack. Repeated
+    single slices are handled by :func:`_last_complete`.
+    """
+    stacks = defaultdict(list)
+    for acquisition in acquisitions:
+        if len(acquisition.images) > 1:
+            first = acquisition.images[0]
+            stacks[first.series, first.study.frame_of_reference].append(acquisition)
+    largest = max(map(len, stacks.values()), default=0)
+    complete = [stack for stack in stacks.values() if len(stack) >= max(_STACK_SLICES, _STACK_FRACTION * largest)]
+    repeated = [stack for stack in complete if any(_overlaps(stack, other) for other in complete if other is not stack)]
+    if not repeated:
+        return list(acquisitions), set()
+    last = max(repeated, key=lambda stack: max(acquisition.key for acquisition in stack))
+    superseded = {id(acquisition) for stack in repeated if stack is not last for acquisition in stack}
+    return [acquisition for acquisition in acquisitions if id(acquisition) not in superseded], {QCFlag.REPEATED_SLICES}
+
+
+def _overlaps(a: Sequence[Acquisition], b: Sequence[Acquisition]) -> bool:
+    spans = [sorted(acquisition.position_mm for acquisition in stack) for stack in (a, b)]
+    common = min(span[-1] for span in spans) - max(span[0] for span in spans)
+    return common > _STACK_OVERLAP * min(span[-1] - span[0] for span in spans)
+
+
 def _common_count(acquisitions: Sequence[Acquisition]) -> int:
     counts = Counter(len(acquisition.images) for acquisition in acquisitions if len(acquisition.images) > 1)
     if not counts:
         raise ImageError(
             f"Expected a cine, found {len(acquisitions)} slice(s) with a single phase each.",
-            hint="Give the short-axis cine series, with all its phases.",
+            hint="Give the short-axis cine series with all its phases. If they are there, the headers lack what orders "
+            "them: TriggerTime, TemporalPositionIdentifier or distinct InstanceNumbers.",
             code=ErrorCode.IMAGE_DIMENSIONS,
         )
     # A cine has many slices and many phases; viability and perfusion series do not have both.

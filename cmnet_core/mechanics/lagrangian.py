@@ -1,8 +1,9 @@
-"""Where the material of an ED mask goes over the cycle: ED-anchored (Lagrangian) motion, for chosen voxels alone.
+"""Lagrangian motion: the displacement from ED of the material in a mask, over the cycle.
 
-A stored motion is a chain of pull-backs, each fixed at its own frame and pointing into the one before. Strain asks the
-opposite: where did what was here at ED go? Material is followed through the steps one by one, each step inverted at the
-material's own places. That costs a hundredth of inverting whole fields, and no field is resampled.
+A stored displacement field is a pull-back: it is fixed at its own frame and points into ED or into the frame before.
+Strain with reference ED needs the opposite, the position in each frame of the material that the mask contains at ED.
+The fields are therefore inverted, at the material's own positions only: that costs about a hundredth of inverting whole
+fields, and no field is resampled.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from cmnet_core.registration.displacement import sample_at, to_voxels
 from cmnet_core.types import MotionField, Spacing
 
 _TOLERANCE_VOXELS = 1e-4
-_MOST_ITERATIONS = 60
+_MAX_ITERATIONS = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,11 +26,11 @@ class MaterialMotion:
     """Displacement from ED of every voxel of a mask.
 
     Attributes:
-        displacement_mm: Row *i* belongs to ``frames[i]``, column *k* to the *k*-th voxel of ``mask.nonzero()``; along
-            the grid's axes (z, y, x). 0 at ED.
-        frames: The cine's frames in the order of the input; the whole cycle, or a part of it that has ED.
-        mask: At ED.
-        spacing: Of the mask's grid.
+        displacement_mm: Displacement along the grid's axes (z, y, x) in mm; row *i* belongs to ``frames[i]``, column
+            *k* to the *k*-th voxel of ``mask.nonzero()``. It is 0 at ED.
+        frames: Frames of the cine in the order of the input: the whole cycle, or a part of it that contains ED.
+        mask: The mask at ED.
+        spacing: Voxel spacing of the mask's grid in mm.
         ed: End-diastolic frame.
 
     Raises:
@@ -51,92 +52,39 @@ class MaterialMotion:
                 code=ErrorCode.GEOMETRY,
             )
 
-    @property
-    def places_mm(self) -> Float[Tensor, "n 3"]:
-        """Where the material is at ED, from the centre of voxel (0, 0, 0)."""
-        return self.mask.nonzero().double() * torch.tensor(self.spacing.zyx, dtype=torch.float64)
 
-
-def follow_material(steps: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -> MaterialMotion:
-    """Follow a mask's material along the steps of a cycle.
+def follow_material(fields: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -> MaterialMotion:
+    """Compute the displacement from ED of a mask's voxels in every frame.
 
     Args:
-        steps: Pull-backs, the first pointing into ED, and each of the others into ED too, or into the frame where the
-            one before it is fixed. A last one that is fixed at ED again is not needed and not used: its drift is the
-            closing error's business.
-        mask: At ED, on the grid of the steps.
+        fields: Displacement fields in the order of the cycle, each fixed at its own frame. The first points into ED;
+            each of the others points into ED too, or into the frame at which the one before it is fixed. A last field
+            that is fixed at ED again is not used: its drift is the cycle-consistency error.
+        mask: The mask at ED, on the grid of the fields.
 
     Returns:
-        The motion in all frames that the steps reach.
+        The motion in ED and in all frames at which a field is fixed.
 
     Raises:
-        GeometryError: The steps do not meet, or lie on another grid than the mask.
+        GeometryError: Consecutive fields do not meet, or they are on another grid than the mask.
     """
-    ed = steps[0].moving
-    size = torch.tensor(steps[0].spacing.zyx, dtype=torch.float64)
+    ed = fields[0].moving
+    size = torch.tensor(fields[0].spacing.zyx, dtype=torch.float64)
     start = mask.nonzero().float().T.contiguous()
-    here, frame, places = start, ed, {ed: start}
-    for step in steps:
-        before = start if step.moving == ed else here
-        _require(step, mask, moving=ed if step.moving == ed else frame)
-        frame = step.fixed
-        if frame != ed:
-            here = _undo(to_voxels(step), before)
-            places[frame] = here
-    frames = tuple(sorted(places))
-    moved = torch.stack([(places[frame] - start).T for frame in frames]).double() * size
-    return MaterialMotion(moved, frames, mask, steps[0].spacing, ed)
-
-
-def _undo(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
-    """Where a pull-back leads to these points from: ``p`` with ``p + u(p)`` = point, by fixed-point iteration.
-
-    Full steps diverge where the pull-back stretches more than twofold, as it does at the endocardium of a cavity that
-    all but closes in one step. A point whose step would miss by more than before therefore stays and halves its step.
-    Points that have arrived are left alone: a few take many times as long as the rest.
-    """
-    found = points - _read(displacement, points)
-    miss = found + _read(displacement, found) - points
-    stride = torch.ones_like(points[:1])
-    for _ in range(_MOST_ITERATIONS):
-        [left] = (miss.abs().amax(0) >= _TOLERANCE_VOXELS).nonzero(as_tuple=True)
-        if not len(left):
-            break
-        tried = found[:, left] - stride[:, left] * miss[:, left]
-        missed = tried + _read(displacement, tried) - points[:, left]
-        nearer = missed.square().sum(0) < miss[:, left].square().sum(0)
-        found[:, left[nearer]], miss[:, left[nearer]] = tried[:, nearer], missed[:, nearer]
-        stride[:, left[~nearer]] *= 0.5
-    return found
-
-
-def _read(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
-    return sample_at(displacement, points[None, :, None, None])[0, :, 0, 0]
-
-
-def material_of_fields(fields: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) -> MaterialMotion:
-    """A mask's material as fields that are fixed at ED tell it.
-
-    Args:
-        fields: One a frame, in any order; ED's own need not be there.
-        mask: At ED, on the grid of the fields.
-
-    Raises:
-        GeometryError: A field is fixed elsewhere or lies on another grid.
-    """
-    ed = fields[0].fixed
-    moved = {ed: torch.zeros(int(mask.sum()), 3, dtype=torch.float64)}
+    current, frame, positions = start, ed, {ed: start}
     for field in fields:
-        _require(field, mask, fixed=ed)
-        if field.moving != ed:
-            moved[field.moving] = field.displacement_mm[:, mask].T.double()
-    frames = tuple(sorted(moved))
-    return MaterialMotion(torch.stack([moved[frame] for frame in frames]), frames, mask, fields[0].spacing, ed)
+        _check_field(field, mask, moving=ed if field.moving == ed else frame)
+        before = start if field.moving == ed else current
+        frame = field.fixed
+        if frame != ed:
+            current = _invert_at(to_voxels(field), before)
+            positions[frame] = current
+    frames = tuple(sorted(positions))
+    displacement = torch.stack([(positions[frame] - start).T for frame in frames]).double() * size
+    return MaterialMotion(displacement, frames, mask, fields[0].spacing, ed)
 
 
-def _require(
-    field: MotionField, mask: Bool[Tensor, "z y x"], *, fixed: int | None = None, moving: int | None = None
-) -> None:
+def _check_field(field: MotionField, mask: Bool[Tensor, "z y x"], *, moving: int) -> None:
     if field.displacement_mm.shape[1:] != mask.shape:
         raise GeometryError(
             f"A mask of shape {tuple(mask.shape)} and a field of shape {tuple(field.displacement_mm.shape[1:])} do not "
@@ -144,9 +92,35 @@ def _require(
             hint="Bring both onto one grid first.",
             code=ErrorCode.GEOMETRY,
         )
-    if (fixed is not None and field.fixed != fixed) or (moving is not None and field.moving != moving):
+    if field.moving != moving:
         raise GeometryError(
             f"A field from frame {field.moving} to frame {field.fixed} does not continue this motion.",
-            hint="Material is followed from ED: give steps in the order of the cycle, or fields fixed at ED.",
+            hint="Motion is followed from ED: give fields in the order of the cycle, or fields that point into ED.",
             code=ErrorCode.GEOMETRY,
         )
+
+
+def _invert_at(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
+    """Positions ``p`` with ``p + u(p) = point``, by damped fixed-point iteration.
+
+    Full steps diverge where the pull-back stretches more than twofold, as it does at the endocardium of a cavity that
+    all but closes between two frames. A point whose residual would grow therefore keeps its position and halves its
+    step. Points that have converged are left out: a few of the others need many times as many iterations.
+    """
+    found = points - _sample(displacement, points)
+    residual = found + _sample(displacement, found) - points
+    step = torch.ones_like(points[:1])
+    for _ in range(_MAX_ITERATIONS):
+        [remaining] = (residual.abs().amax(0) >= _TOLERANCE_VOXELS).nonzero(as_tuple=True)
+        if not len(remaining):
+            break
+        trial = found[:, remaining] - step[:, remaining] * residual[:, remaining]
+        new_residual = trial + _sample(displacement, trial) - points[:, remaining]
+        closer = new_residual.square().sum(0) < residual[:, remaining].square().sum(0)
+        found[:, remaining[closer]], residual[:, remaining[closer]] = trial[:, closer], new_residual[:, closer]
+        step[:, remaining[~closer]] *= 0.5
+    return found
+
+
+def _sample(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
+    return sample_at(displacement, points[None, :, None, None])[0, :, 0, 0]

@@ -1,7 +1,7 @@
-"""Engineering strain of contours: how much longer or shorter a line of material becomes.
+"""Engineering strain of contours: the relative change of length of a line of material, ``L / L_ED - 1``.
 
-This is what is measured on tracked contours: length over length at ED, less 1. It is not Green-Lagrange strain, and
-has names of its own: a line that shortens by 20 % has a Green-Lagrange strain of -18 %.
+This is the strain that feature tracking reports for contours. It differs from Green-Lagrange strain and has columns of
+its own: a line that shortens by 20 % has a Green-Lagrange strain of -18 %.
 """
 
 import math
@@ -12,23 +12,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cmnet_core.mechanics.lagrangian import MaterialMotion
-from cmnet_core.mechanics.strain import Deformation, Wall
+from cmnet_core.mechanics.strain import Deformation, WallVoxels
 
 _POINTS = 72
-_HARMONICS = 4  # of a contour's radius around the slice: more would follow the corners of voxels
+_HARMONICS = 4  # harmonics of a contour's radius over the angle; more of them would follow the corners of voxels
 _SECTORS = 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LineStrain:
-    """Change of length since ED, in %, in every frame; over all slices whose wall goes all the way round.
-
-    NaN where there is no such slice.
+    """Change of length since ED in % in every frame, over all slices with a closed wall; NaN without such a slice.
 
     Attributes:
-        endo_pct: Of the endocardial contours.
-        mid_pct: Of the contours half way through the wall.
-        epi_pct: Of the epicardial contours.
+        endo_pct: Endocardial contours.
+        mid_pct: Contours halfway through the wall.
+        epi_pct: Epicardial contours.
     """
 
     endo_pct: Float[Tensor, " t"]
@@ -36,8 +34,14 @@ class LineStrain:
     epi_pct: Float[Tensor, " t"]
 
 
-def line_strain(wall: Wall, motion: MaterialMotion, deformation: Deformation) -> LineStrain:
-    """Lengths of the three contours of every closed slice, all slices together, against those at ED."""
+def line_strain(wall: WallVoxels, motion: MaterialMotion, deformation: Deformation) -> LineStrain:
+    """Compute the change of length of the three contours, summed over all slices with a closed wall.
+
+    Args:
+        wall: Voxels of the wall at ED.
+        motion: Their displacement.
+        deformation: Their deformation by this motion.
+    """
     lengths = [_lengths_mm(wall, motion, deformation, ring) for ring in _closed_rings(wall)]
     frames = len(motion.frames)
     total = torch.stack(lengths).sum(0) if lengths else torch.full((frames, 3), torch.nan, dtype=torch.float64)
@@ -45,11 +49,11 @@ def line_strain(wall: Wall, motion: MaterialMotion, deformation: Deformation) ->
     return LineStrain(*strain.T)
 
 
-def _closed_rings(wall: Wall) -> list[Bool[Tensor, " n"]]:
-    """The wall's voxels of each slice that has some in every direction."""
-    numbers = wall.slices[wall.inside].bincount().nonzero()[:, 0]
-    rings = [wall.inside & (wall.slices == number) for number in numbers]
-    return [ring for ring in rings if _is_closed(_angles(wall, ring)[0])]
+def _closed_rings(wall: WallVoxels) -> list[Bool[Tensor, " n"]]:
+    """Voxels of the wall in each slice that has some of them in every direction."""
+    indices = wall.slice_index[wall.ventricular].bincount().nonzero()[:, 0]
+    rings = [wall.ventricular & (wall.slice_index == index) for index in indices]
+    return [ring for ring in rings if _is_closed(_polar(wall, ring)[0])]
 
 
 def _is_closed(angle: Float[Tensor, " n"]) -> bool:
@@ -57,47 +61,48 @@ def _is_closed(angle: Float[Tensor, " n"]) -> bool:
     return bool((sector.bincount(minlength=_SECTORS) > 0).all())
 
 
-def _angles(
-    wall: Wall, ring: Bool[Tensor, " n"]
+def _polar(
+    wall: WallVoxels, ring: Bool[Tensor, " n"]
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Float[Tensor, "2"]]:
-    """Angle and radius in mm of a ring's voxels about its centre in the plane of the slice, and that centre."""
-    plane = wall.places_mm[ring, 1:]
-    centre = plane.mean(0)
-    y, x = (plane - centre).T
+    """In-plane angle in rad and radius in mm of a ring's voxels about their centroid, and the centroid in mm."""
+    in_plane = wall.position_mm[ring, 1:]
+    centre = in_plane.mean(0)
+    y, x = (in_plane - centre).T
     return torch.atan2(y, x), torch.hypot(y, x), centre
 
 
 def _lengths_mm(
-    wall: Wall, motion: MaterialMotion, deformation: Deformation, ring: Bool[Tensor, " n"]
+    wall: WallVoxels, motion: MaterialMotion, deformation: Deformation, ring: Bool[Tensor, " n"]
 ) -> Float[Tensor, "t 3"]:
-    """Length of the three contours of one slice in every frame, in space."""
-    places = wall.places_mm[ring]
+    """Length in space of the three contours of one slice, in every frame."""
+    positions = wall.position_mm[ring]
     lengths = []
     for contour in _contours(wall, ring):
-        nearest = torch.cdist(contour, places, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
-        offset = contour - places[nearest]
-        # Contours lie up to a voxel beyond the wall's voxel centres; the gradient leads there without leaving the wall.
-        moved = motion.displacement_mm[:, ring][:, nearest] + places[nearest]
+        nearest = torch.cdist(contour, positions, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+        offset = contour - positions[nearest]
+        # A contour is up to a voxel away from the nearest voxel centre of the wall. The displacement there is
+        # extrapolated with the deformation gradient, since values outside the wall belong to other tissue.
+        moved = motion.displacement_mm[:, ring][:, nearest] + positions[nearest]
         moved = moved + (deformation.gradient[:, ring][:, nearest] @ offset[:, :, None])[..., 0]
         lengths.append((moved - moved.roll(1, dims=1)).norm(dim=-1).sum(-1))
     return torch.stack(lengths, dim=1)
 
 
-def _contours(wall: Wall, ring: Bool[Tensor, " n"]) -> tuple[Float[Tensor, "k 3"], ...]:
-    """Endocardium, mid-wall and epicardium of a slice at ED, as closed polygons.
+def _contours(wall: WallVoxels, ring: Bool[Tensor, " n"]) -> tuple[Float[Tensor, "k 3"], ...]:
+    """Endocardium, mid-wall and epicardium of a slice at ED, as closed polygons in mm.
 
-    Each voxel knows how far it is from either surface, and so where the surfaces are in its direction; a short Fourier
-    series of the angle through all of these makes contours that are finer than voxels.
+    The depth of each voxel in the wall gives the radius of both surfaces in its direction. A short Fourier series of
+    the angle is fitted to these radii, so that the contours are finer than voxels.
     """
-    angle, radius, centre = _angles(wall, ring)
+    angle, radius, centre = _polar(wall, ring)
     depth = wall.transmural[ring] * wall.thickness_mm[ring]
     inner, outer = radius - depth, radius - depth + wall.thickness_mm[ring]
     around = torch.arange(_POINTS, dtype=torch.float64) * (2.0 * math.pi / _POINTS)
     fit = torch.linalg.lstsq(_harmonics(angle), torch.stack([inner, 0.5 * (inner + outer), outer], dim=1)).solution
     direction = torch.stack([torch.zeros_like(around), around.sin(), around.cos()], dim=1)
-    middle = torch.cat([wall.places_mm[ring, 0].mean()[None], centre])
-    # Libraries of linear algebra differ in the last digits from call to call. Rounded, a point of a contour always has
-    # the same nearest voxel, and a subject always the same tables.
+    middle = torch.cat([wall.position_mm[ring, 0].mean()[None], centre])
+    # Linear algebra libraries differ in the last digits from call to call. Rounding makes sure that a point of a
+    # contour always has the same nearest voxel, and a subject the same tables.
     radii = (_harmonics(around) @ fit).T.round(decimals=6)
     return tuple(middle + r[:, None] * direction for r in radii)
 

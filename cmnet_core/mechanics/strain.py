@@ -1,16 +1,12 @@
-"""Strain of the LV's wall: Green-Lagrange, along the ventricle's own directions, over its layers, levels and segments.
+"""Green-Lagrange strain of the LV wall along the ventricle's own directions, over its layers, levels and segments.
 
-How the parts go together::
+:func:`cmnet_core.mechanics.analysis.analyse_wall` does all of it for one ventricle. Draws of a motion share the voxels
+of the wall, which are costly, and repeat the rest::
 
-    motion = follow_material(steps, labels_at_ed == Label.MYO)        # cmnet_core.mechanics.lagrangian; once a motion
-    wall = lay_out_wall(coordinates, motion.mask, motion.spacing)     # once a subject; draws share it
-    deformation = deform(wall, motion)
-    strain = regional_strain(wall, deformation)                       # [direction frame region], in %
-    gcs = strain.wall[Direction.CIRCUMFERENTIAL]                      # one curve
-    summary = summarise(gcs, timing, sign=SIGN[Direction.CIRCUMFERENTIAL])    # cmnet_core.mechanics.strain_curves
-
-Rotation and line strain (:mod:`cmnet_core.mechanics.rotation`, :mod:`cmnet_core.mechanics.line_strain`) start from
-the same wall.
+    voxels = wall_voxels(coordinates, labels_ed == Label.MYO, spacing)
+    motion = follow_material(fields, labels_ed == Label.MYO)
+    strain = regional_strain(voxels, deform(voxels, motion))    # in %, by direction, frame and region
+    gcs = strain.whole[Direction.CIRCUMFERENTIAL]
 """
 
 from dataclasses import dataclass
@@ -30,7 +26,7 @@ THIRDS = 3
 
 
 class Direction(IntEnum):
-    """Directions of the LV, in the order of every array that has one row for each."""
+    """Directions of the LV, in the order of every array that has one row for each direction."""
 
     RADIAL = 0
     CIRCUMFERENTIAL = 1
@@ -38,51 +34,51 @@ class Direction(IntEnum):
 
 
 SIGN = {Direction.RADIAL: 1.0, Direction.CIRCUMFERENTIAL: -1.0, Direction.LONGITUDINAL: -1.0}
-"""Of the strain of muscle that contracts: it thickens, and becomes shorter around and along the ventricle."""
+"""Sign of the strain in contracting myocardium: it thickens, and shortens around and along the ventricle."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Wall:
-    """A myocardial mask as a list of voxels, in the order of ``mask.nonzero()``.
+class WallVoxels:
+    """The voxels of a myocardial mask with their coordinates, in the order of ``mask.nonzero()``.
 
-    Voxels outside the ventricle (the cap beyond the cavity's tip, what lies above the base) help to differentiate, but
-    count in no average.
+    Voxels outside the ventricle (the cap beyond the cavity's tip, and the wall above the base) contribute to
+    derivatives, but not to any mean.
 
     Attributes:
-        places_mm: From the centre of voxel (0, 0, 0), along the grid's axes (z, y, x).
-        slices: Number of the slice.
+        position_mm: Position from the centre of voxel (0, 0, 0) along the grid's axes (z, y, x), in mm.
+        slice_index: Index of the slice.
         directions: Unit vectors, rows in the order of :class:`Direction`.
-        longitudinal: 0 at the base to 1 at the cavity's tip; NaN outside the ventricle, as are the next two.
-        circumferential_deg: From the anterior RV insertion; NaN also where that is not known.
+        longitudinal: 0 at the base to 1 at the cavity's tip; this and the next two are NaN outside the ventricle.
+        circumferential_deg: Angle from the anterior RV insertion in degrees; NaN also where that is not known.
         transmural: 0 at the endocardium to 1 at the epicardium.
-        thickness_mm: Of the wall.
+        thickness_mm: Wall thickness in mm.
         segment: AHA segment 1 to 16, or 0.
-        inside: Whether the voxel belongs to the ventricle.
-        gradient: Differentiates what the voxels carry.
+        ventricular: Whether the voxel belongs to the ventricle.
+        gradient: Operator that differentiates values given on the voxels.
     """
 
-    places_mm: Float[Tensor, "n 3"]
-    slices: Int64[Tensor, " n"]
+    position_mm: Float[Tensor, "n 3"]
+    slice_index: Int64[Tensor, " n"]
     directions: Float[Tensor, "n 3 3"]
     longitudinal: Float[Tensor, " n"]
     circumferential_deg: Float[Tensor, " n"]
     transmural: Float[Tensor, " n"]
     thickness_mm: Float[Tensor, " n"]
     segment: Int64[Tensor, " n"]
-    inside: Bool[Tensor, " n"]
+    ventricular: Bool[Tensor, " n"]
     gradient: GradientOperator
 
 
-def lay_out_wall(coordinates: LVCoordinates, mask: Bool[Tensor, "z y x"], spacing: Spacing) -> Wall:
-    """Read the coordinates of a mask's voxels and prepare to differentiate on them.
+def wall_voxels(coordinates: LVCoordinates, mask: Bool[Tensor, "z y x"], spacing: Spacing) -> WallVoxels:
+    """Collect the coordinates of a mask's voxels and build the operator that differentiates on them.
 
     Args:
-        coordinates: On the mask's grid.
-        mask: Myocardium at ED, whole: what is not in the coordinates' wall still tells derivatives.
-        spacing: Of the grid.
+        coordinates: Coordinates on the mask's grid.
+        mask: All of the myocardium at ED: voxels outside the coordinates' wall still contribute to derivatives.
+        spacing: Voxel spacing in mm.
 
     Raises:
-        GeometryError: Mask and coordinates lie on different grids.
+        GeometryError: Mask and coordinates are on different grids.
     """
     if mask.shape != coordinates.wall.shape:
         raise GeometryError(
@@ -92,91 +88,110 @@ def lay_out_wall(coordinates: LVCoordinates, mask: Bool[Tensor, "z y x"], spacin
         )
     voxels = mask.nonzero()
     units = (coordinates.radial_unit, coordinates.circumferential_unit, coordinates.longitudinal_unit)
-    return Wall(
-        places_mm=voxels.double() * torch.tensor(spacing.zyx, dtype=torch.float64),
-        slices=voxels[:, 0],
+    return WallVoxels(
+        position_mm=voxels.double() * torch.tensor(spacing.zyx, dtype=torch.float64),
+        slice_index=voxels[:, 0],
         directions=torch.stack([unit[:, mask].T for unit in units], dim=1).double(),
         longitudinal=coordinates.longitudinal[mask].double(),
         circumferential_deg=coordinates.circumferential_deg[mask].double(),
         transmural=coordinates.transmural[mask].double(),
         thickness_mm=coordinates.thickness_mm[mask].double(),
         segment=coordinates.segment[mask].long(),
-        inside=coordinates.wall[mask],
+        ventricular=coordinates.wall[mask],
         gradient=gradient_operator(mask, spacing),
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deformation:
-    """What a motion does to the wall.
+    """Deformation of the wall's voxels by a motion.
 
     Attributes:
-        gradient: F of every voxel, along the grid's axes.
-        strain: Green-Lagrange strain along the LV's directions at ED, as a fraction; longitudinal NaN where a voxel has
-            no neighbour in another slice.
+        gradient: Deformation gradient F along the grid's axes.
+        strain: Green-Lagrange strain along the LV's directions at ED, as a fraction. The longitudinal one is NaN where
+            a voxel has no neighbour in another slice.
     """
 
     gradient: Float[Tensor, "t n 3 3"]
     strain: Float[Tensor, "3 t n"]
 
 
-def deform(wall: Wall, motion: MaterialMotion) -> Deformation:
-    """F and strain in every frame. Along a unit vector n, ``nᵀEn = ½(|Fn|² - 1)`` with ``E = ½(FᵀF - I)``.
+def deform(wall: WallVoxels, motion: MaterialMotion) -> Deformation:
+    """Compute deformation gradient and strain: ``nᵀEn = ½(|Fn|² - 1)`` along a unit vector n, ``E = ½(FᵀF - I)``.
+
+    Args:
+        wall: Voxels of the wall at ED.
+        motion: Displacement of the same voxels.
 
     Raises:
         GeometryError: The motion is that of another mask.
     """
-    if motion.displacement_mm.shape[1] != len(wall.inside):
+    voxels, displacements = len(wall.ventricular), motion.displacement_mm.shape[1]
+    if displacements != voxels:
         raise GeometryError(
-            f"A wall of {len(wall.inside)} voxels cannot be moved by {motion.displacement_mm.shape[1]} displacements.",
-            hint="Follow the material of the mask that the wall was laid out from.",
+            f"A wall of {voxels} voxels cannot be moved by {displacements} displacements.",
+            hint="Give the motion of the mask from which the wall's voxels were collected.",
             code=ErrorCode.GEOMETRY,
         )
-    gradient = wall.gradient.deformation(motion.displacement_mm)
+    gradient = wall.gradient.deformation_gradient(motion.displacement_mm)
     stretched = torch.einsum("tnij,ndj->dtni", gradient, wall.directions)
     strain = 0.5 * (stretched.square().sum(-1) - 1.0)
-    strain[Direction.LONGITUDINAL, :, ~wall.gradient.has_depth] = torch.nan
+    strain[Direction.LONGITUDINAL, :, ~wall.gradient.has_through_plane] = torch.nan
     return Deformation(gradient, strain)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegionalStrain:
-    """Mean strain in % over parts of the wall, by :class:`Direction` and frame (in the order of the motion's frames).
+    """Mean strain in % over regions of the wall, by :class:`Direction` and frame, in the order of the motion's frames.
 
-    Means over the wall's volume at ED. A part without voxels is NaN. Longitudinal strain along a stack of slices is
-    what is called GLS-SAX.
+    Means are over the wall's volume at ED; a region without voxels is NaN. The longitudinal strain is that along a
+    stack of short-axis slices (GLS-SAX).
 
     Attributes:
-        wall: All of it: the curves of GRS, GCS and GLS-SAX.
+        whole: The whole wall: the curves of GRS, GCS and GLS-SAX.
         layers: Endocardial, middle and epicardial third of the depth.
         levels: Basal, middle and apical third of the length.
         segments: AHA segments 1 to 16.
     """
 
-    wall: Float[Tensor, "3 t"]
+    whole: Float[Tensor, "3 t"]
     layers: Float[Tensor, "3 t 3"]
     levels: Float[Tensor, "3 t 3"]
     segments: Float[Tensor, "3 t 16"]
 
 
-def regional_strain(wall: Wall, deformation: Deformation) -> RegionalStrain:
-    """Average the strain over the wall and its parts."""
-    parts = [
-        wall.inside[None],
-        _thirds(wall.transmural, wall.inside),
-        _thirds(wall.longitudinal, wall.inside),
-        wall.inside & (wall.segment == torch.arange(1, SEGMENTS + 1)[:, None]),
+def regional_strain(wall: WallVoxels, deformation: Deformation) -> RegionalStrain:
+    """Average the strain over the wall, its layers, levels and segments.
+
+    Args:
+        wall: Voxels of the wall at ED.
+        deformation: Their deformation.
+    """
+    regions = [
+        wall.ventricular[None],
+        _thirds(wall.transmural, wall.ventricular),
+        _thirds(wall.longitudinal, wall.ventricular),
+        wall.ventricular & (wall.segment == torch.arange(1, SEGMENTS + 1)[:, None]),
     ]
-    members = torch.cat(parts).double()
+    members = torch.cat(regions).double()
     known = ~deformation.strain[:, 0].isnan()
     members = members * known[:, None].double()
     sums = torch.einsum("dtn,drn->dtr", deformation.strain.nan_to_num(), members)
-    # 0 / 0: a part without a voxel that knows this strain is not known.
+    # 0 / 0 = NaN for a region in which no voxel has this strain.
     means = 100.0 * sums / members.sum(-1)[:, None]
-    whole, layers, levels, segments = torch.split(means, [len(part) for part in parts], dim=-1)
+    whole, layers, levels, segments = torch.split(means, [len(region) for region in regions], dim=-1)
     return RegionalStrain(whole[..., 0], layers, levels, segments)
 
 
-def _thirds(position: Float[Tensor, " n"], inside: Bool[Tensor, " n"]) -> Bool[Tensor, "3 n"]:
+def engineering_strain(strain: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Convert Green-Lagrange strain to the engineering strain of short lines of material, ``√(1 + 2E) - 1``.
+
+    Args:
+        strain: Green-Lagrange strain as a fraction.
+    """
+    return (1.0 + 2.0 * strain).clamp_min(0.0).sqrt() - 1.0
+
+
+def _thirds(position: Float[Tensor, " n"], ventricular: Bool[Tensor, " n"]) -> Bool[Tensor, "3 n"]:
     third = (position.nan_to_num() * THIRDS).long().clamp(0, THIRDS - 1)
-    return inside & (third == torch.arange(THIRDS)[:, None])
+    return ventricular & (third == torch.arange(THIRDS)[:, None])

@@ -13,7 +13,7 @@ from scipy.signal import find_peaks
 from torch import Tensor
 
 from cmnet_core.flags import QCFlag
-from cmnet_core.function.volumes import ClinicalIndices, smooth_cyclic
+from cmnet_core.function.volumes import ClinicalIndices, smooth_volume_curve
 from cmnet_core.labels import Label
 from cmnet_core.qc import flags
 
@@ -141,7 +141,7 @@ def check_volume_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, give
 
 def _main_minima(lv_ml: Float[Tensor, " t"]) -> int:
     """Number of minima of the cyclic curve whose prominence exceeds the fraction of its range."""
-    curve = smooth_cyclic(lv_ml.double()).numpy()
+    curve = smooth_volume_curve(lv_ml.double()).numpy()
     # Opened at its maximum, the cyclic curve has no minimum at its ends.
     opened = np.roll(curve, -int(curve.argmax()))
     opened = np.append(opened, opened[0])

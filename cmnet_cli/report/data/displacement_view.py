@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 
-from cmnet_cli.derivatives.crop import crop_around
 from cmnet_cli.derivatives.tracking import read_facts, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
+from cmnet_core.imaging.crop import crop_around
 from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.io.nifti import read_own
 

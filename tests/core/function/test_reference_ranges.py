@@ -1,4 +1,4 @@
-"""z-scores against the shipped reference ranges, and tables of one's own."""
+"""z-scores against the shipped reference ranges and against the user's own."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from cmnet_core.function.reference_ranges import SHIPPED, Z_COLUMNS, compare_wit
 VALUES = {"lvedv_ml": 230.0, "lvesv_ml": 69.0, "lvef_pct": 48.0, "lvm_index_g_m2": 53.0, "rvedv_ml": 180.0}
 
 
-def test_the_shipped_table_is_that_of_petersen_2017() -> None:
+def test_shipped_reference_ranges_are_those_of_petersen_2017() -> None:
     ranges = read_reference(SHIPPED)
-    told = {(r.sex, r.quantity): (r.mean, r.sd) for r in ranges}
-    assert told == {
+    shipped = {(r.sex, r.quantity): (r.mean, r.sd) for r in ranges}
+    assert shipped == {
         ("male", "lvedv_ml"): (166, 32),
         ("male", "lvesv_ml"): (69, 16),
         ("male", "lvsv_ml"): (96, 20),
@@ -29,7 +29,7 @@ def test_the_shipped_table_is_that_of_petersen_2017() -> None:
     assert all("Petersen" in r.source and r.ages == (45, 74) for r in ranges)
 
 
-def test_scores_are_those_of_the_sex_and_values_beyond_the_range_are_named() -> None:
+def test_z_scores_are_those_of_the_sex_and_values_outside_the_range_are_named() -> None:
     ranges = read_reference(SHIPPED)
     man = compare_with_reference(VALUES, ranges, sex="male", age_years=60.0)
     assert man.z["lvedv_z"] == pytest.approx(2.0)
@@ -41,19 +41,19 @@ def test_scores_are_those_of_the_sex_and_values_beyond_the_range_are_named() -> 
     assert woman.z["lvedv_z"] == pytest.approx(106 / 21)
 
 
-def test_without_a_sex_there_is_no_score_and_another_age_is_said() -> None:
+def test_z_scores_without_sex_are_none_and_another_age_is_flagged() -> None:
     ranges = read_reference(SHIPPED)
-    nobody = compare_with_reference(VALUES, ranges, sex=None, age_years=60.0)
-    assert set(nobody.z) == set(Z_COLUMNS.values())
-    assert not any(nobody.z.values())
-    assert nobody.flags == ("no-sex",)
+    without_sex = compare_with_reference(VALUES, ranges, sex=None, age_years=60.0)
+    assert set(without_sex.z) == set(Z_COLUMNS.values())
+    assert not any(without_sex.z.values())
+    assert without_sex.flags == ("no-sex",)
     for age in (30.0, None):
         young = compare_with_reference(VALUES, ranges, sex="male", age_years=age)
         assert young.z["lvedv_z"] == pytest.approx(2.0)
         assert young.flags == ("age-outside-reference",)
 
 
-def test_a_table_of_ones_own_may_know_the_rv_and_go_by_age(tmp_path: Path) -> None:
+def test_own_reference_ranges_may_include_the_rv_and_ages(tmp_path: Path) -> None:
     path = tmp_path / "ours.csv"
     path.write_text(
         "quantity,sex,mean,sd,age_from,age_to\nrvedv_ml,male,150,30,20,39.9\nrvedv_ml,male,120,30,40,80\n"
@@ -63,7 +63,7 @@ def test_a_table_of_ones_own_may_know_the_rv_and_go_by_age(tmp_path: Path) -> No
     old = compare_with_reference(VALUES, ranges, sex="male", age_years=60.0)
     assert (old.z["rvedv_z"], old.z["lvedv_z"]) == (pytest.approx(2.0), pytest.approx(1.0))
     assert old.flags == ()
-    # Between two ages nobody knows which to take.
+    # Outside all ages there is no single range to take.
     beyond = compare_with_reference(VALUES, ranges, sex="male", age_years=90.0)
     assert (beyond.z["rvedv_z"], beyond.flags) == (None, ("age-outside-reference",))
 
@@ -83,7 +83,7 @@ def test_a_table_of_ones_own_may_know_the_rv_and_go_by_age(tmp_path: Path) -> No
         (None, "cannot be read"),
     ],
 )
-def test_a_table_that_cannot_be_used_says_why(tmp_path: Path, text: str | None, said: str) -> None:
+def test_unusable_reference_ranges_are_refused_with_a_reason(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "bad.csv"
     if text is not None:
         path.write_text(text)

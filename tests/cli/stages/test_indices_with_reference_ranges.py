@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return run
 
 
-def test_scores_go_by_sex_and_are_null_with_a_reason_without_one(run: Path) -> None:
+def test_z_scores_are_those_of_the_sex_and_null_with_a_flag_without_one(run: Path) -> None:
     assert cmnet("indices", "--run", run).exit_code == 0
     man, woman, unknown = rows(run, "indices")
     assert man["lvef_z"] == pytest.approx((man["lvef_pct"] - 58) / 5)
@@ -39,7 +39,7 @@ def test_scores_go_by_sex_and_are_null_with_a_reason_without_one(run: Path) -> N
     assert man["bsa_du_bois_m2"] == pytest.approx(0.007184 * man["height_cm"] ** 0.725 * man["weight_kg"] ** 0.425)
 
 
-def test_a_table_of_ones_own_replaces_the_shipped_one(run: Path, tmp_path: Path) -> None:
+def test_own_reference_ranges_replace_the_shipped_ones(run: Path, tmp_path: Path) -> None:
     (tmp_path / "men.csv").write_text(MEN)
     assert cmnet("indices", "--run", run, "--reference", tmp_path / "men.csv").exit_code == 0
     man, woman, _ = rows(run, "indices")
@@ -51,7 +51,7 @@ def test_a_table_of_ones_own_replaces_the_shipped_one(run: Path, tmp_path: Path)
     assert record["reference"] == ["men"]
 
 
-def test_a_table_that_cannot_be_used_stops_before_anything_runs(run: Path, tmp_path: Path) -> None:
+def test_unusable_reference_ranges_stop_before_any_case_runs(run: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("quantity,sex,mean\n")
     before = (run / "run.json").read_bytes()
     refused = cmnet("indices", "--run", run, "--reference", tmp_path / "bad.csv")
@@ -59,7 +59,7 @@ def test_a_table_that_cannot_be_used_stops_before_anything_runs(run: Path, tmp_p
     assert (run / "run.json").read_bytes() == before
 
 
-def test_intervals_hold_their_value_and_start_from_the_seed(run: Path) -> None:
+def test_intervals_contain_their_value_and_depend_on_the_seed_only(run: Path) -> None:
     assert cmnet("indices", "--run", run, "--samples", 8, "--seed", 3).exit_code == 0
     first = rows(run, "indices")
     for row in first:
@@ -74,13 +74,13 @@ def test_intervals_hold_their_value_and_start_from_the_seed(run: Path) -> None:
     assert rows(run, "indices") == first
 
 
-def test_without_samples_there_are_no_intervals_and_the_reason_is_said(run: Path) -> None:
+def test_without_samples_there_are_no_intervals_and_a_flag(run: Path) -> None:
     assert cmnet("indices", "--run", run, "--samples", 0).exit_code == 0
     for row in rows(run, "indices"):
         assert (row["lvef_pct_lo"], row["lvm_g_hi"], "no-samples" in row["qc_flags"]) == (None, None, True)
 
 
-def test_a_damaged_posterior_costs_one_subject(run: Path) -> None:
+def test_damaged_posterior_fails_one_subject_only(run: Path) -> None:
     [stored] = run.rglob("sub-9900002_posterior.npz")
     whole = stored.read_bytes()
     stored.write_bytes(whole[:50])

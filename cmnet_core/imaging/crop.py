@@ -1,4 +1,4 @@
-"""The part of the window around a heart: motion is stored on all of it, and asked for where the heart is."""
+"""The part of a window around a mask, on the window's grid and on the coarser grid of the velocities."""
 
 from dataclasses import dataclass, replace
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from cmnet_core.imaging.preprocess import Window
 
 MARGIN_VOXELS = 12
-"""Of the window around what is asked for: what lies further away moves nothing in it."""
+"""Margin around the mask in voxels of the window; velocities further away do not move anything inside the mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Rows and columns of a window, whole voxels of the coarser grid on which velocities are stored.
+    """Rows and columns of a window, in whole voxels of the coarser grid on which velocities are stored.
 
     Attributes:
-        rows: On the grid of the velocities.
-        columns: Likewise.
-        factor: Voxels of the window to one of the velocities.
+        rows: Rows of the grid of the velocities.
+        columns: Columns of the grid of the velocities.
+        factor: Voxels of the window to one voxel of the velocities.
     """
 
     rows: slice
@@ -26,16 +26,16 @@ class Crop:
     factor: int
 
     def of_velocities(self, values: Tensor) -> Tensor:
-        """The part of something on the grid of the velocities."""
+        """Crop values on the grid of the velocities."""
         return values[..., self.rows, self.columns]
 
     def of_window(self, values: Tensor) -> Tensor:
-        """The part of something on the window's grid."""
+        """Crop values on the window's grid."""
         rows, columns = (slice(part.start * self.factor, part.stop * self.factor) for part in (self.rows, self.columns))
         return values[..., rows, columns]
 
     def narrowed(self, window: Window) -> Window:
-        """The window that shows this part alone."""
+        """Return the window that covers this part alone."""
         starts = [part.start * self.factor for part in (self.rows, self.columns)]
         y, x = (
             origin + start * mm
@@ -46,14 +46,19 @@ class Crop:
 
 
 def crop_around(mask: Bool[Tensor, "z y x"], factor: int) -> Crop:
-    """The part of the window that holds a mask and a margin; all of it where the mask is empty."""
+    """Return the part of the window that contains a mask and a margin; the whole window where the mask is empty.
+
+    Args:
+        mask: On the window's grid.
+        factor: Voxels of the window to one voxel of the velocities.
+    """
     rows, columns = (_span(mask.movedim(axis, 0).flatten(1).any(1), factor) for axis in (1, 2))
     return Crop(rows, columns, factor)
 
 
-def _span(seen: Bool[Tensor, " n"], factor: int) -> slice:
-    places, whole = seen.nonzero()[:, 0], len(seen) // factor
-    if not len(places):
+def _span(occupied: Bool[Tensor, " n"], factor: int) -> slice:
+    indices, whole = occupied.nonzero()[:, 0], len(occupied) // factor
+    if not len(indices):
         return slice(0, whole)
-    first, last = int(places[0]) - MARGIN_VOXELS, int(places[-1]) + MARGIN_VOXELS
+    first, last = int(indices[0]) - MARGIN_VOXELS, int(indices[-1]) + MARGIN_VOXELS
     return slice(max(first, 0) // factor, min(last // factor + 1, whole))

@@ -19,7 +19,7 @@ def beat(*, peak: float = -20.0, at: float = 18.0, frames: int = FRAMES, ed: int
     return torch.where(time < 2.0 * at, curve, 0.0).roll(ed)
 
 
-def test_a_known_curve() -> None:
+def test_summary_of_a_known_curve() -> None:
     found = summarise(beat(), TIMING, sign=-1.0)
     steepest = 20.0 * 0.5 * math.pi / (18.0 * FRAME_MS / 1000.0)
     assert found.peak == pytest.approx(-20.0, abs=0.05)
@@ -29,7 +29,7 @@ def test_a_known_curve() -> None:
     assert found.early_diastolic_rate == pytest.approx(steepest, rel=0.02)
 
 
-def test_the_peak_lies_between_two_frames() -> None:
+def test_time_to_peak_is_finer_than_a_frame() -> None:
     found = summarise(beat(at=17.4), TIMING, sign=-1.0)
     assert found.time_to_peak_ms == pytest.approx(348.0, abs=2.0)
 
@@ -44,7 +44,7 @@ def test_ed_need_not_be_the_first_frame(ed: int) -> None:
 
 
 @pytest.mark.parametrize("frame", [1, 2, 25, 48, 49])
-def test_one_bad_frame_is_no_peak(frame: int) -> None:
+def test_one_outlying_frame_is_not_a_peak(frame: int) -> None:
     curve = beat()
     curve[frame] = -40.0
     assert summarise(curve, TIMING, sign=-1.0).peak == pytest.approx(-20.0, abs=0.1)
@@ -58,7 +58,7 @@ def test_drift_at_the_end_of_the_cycle_is_neither_peak_nor_rate() -> None:
     assert drifted.systolic_rate == pytest.approx(clean.systolic_rate)
 
 
-def test_noise_moves_the_peak_by_less_than_itself() -> None:
+def test_noise_changes_the_peak_by_less_than_its_own_sd() -> None:
     generator = torch.Generator().manual_seed(3)
     noise = 0.5 * torch.randn(200, FRAMES, generator=generator, dtype=torch.float64)
     noise[:, 0] = 0.0
@@ -66,14 +66,14 @@ def test_noise_moves_the_peak_by_less_than_itself() -> None:
     assert float(errors.square().mean().sqrt()) < 0.5
 
 
-def test_a_part_that_never_contracts_has_no_time_to_peak() -> None:
+def test_curve_that_never_contracts_has_no_time_to_peak() -> None:
     found = summarise(beat(peak=6.0, at=25.0), TIMING, sign=-1.0)
     assert found.peak is not None
     assert found.peak > 0
     assert found.time_to_peak_ms is None
 
 
-def test_the_larger_deflection_where_either_is_normal() -> None:
+def test_without_a_sign_the_larger_deflection_is_the_peak() -> None:
     assert summarise(beat(peak=-9.0), TIMING, sign=None).peak == pytest.approx(-9.0, abs=0.05)
     assert summarise(beat(peak=9.0), TIMING, sign=None).peak == pytest.approx(9.0, abs=0.05)
 
@@ -84,14 +84,14 @@ def test_two_frames_have_a_peak_and_no_times() -> None:
     assert found.time_to_peak_ms is found.systolic_rate is found.early_diastolic_rate is None
 
 
-def test_what_is_not_known_stays_unknown() -> None:
+def test_summary_of_nan_or_without_frame_time_is_none() -> None:
     assert summarise(torch.full((FRAMES,), torch.nan), TIMING, sign=-1.0) == UNKNOWN
     untimed = summarise(beat(), Timing(0, 18, None), sign=-1.0)
     assert untimed.peak is not None
     assert untimed.time_to_peak_ms is None
 
 
-def test_dyssynchrony_is_the_spread_of_the_times() -> None:
+def test_dyssynchrony_is_the_sd_of_times_to_peak() -> None:
     times: list[float | None] = [300.0, 340.0] * 8
     assert dyssynchrony_ms(times) == pytest.approx(20.0 * math.sqrt(16 / 15))
     assert dyssynchrony_ms([*times[:11], *[None] * 5]) is None

@@ -1,4 +1,4 @@
-"""Hearts of which a part is missing: what depends on it is null with a reason, and all others have their values."""
+"""Label maps in which a structure is missing: values that depend on it are null with a flag, all others are known."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +57,8 @@ BAD: dict[str, tuple[Callable[[Tensor], Tensor], str | None]] = {
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, list[dict[str, Any]]]:
-    """The tables of one cohort of all of them: hearts that were segmented as each of these is."""
-    folder = tmp_path_factory.mktemp("bad-hearts")
+    """The tables of one cohort with one subject for each kind of incomplete label map."""
+    folder = tmp_path_factory.mktemp("incomplete-hearts")
     cine, _ = beating_circles(frames=4, slices=6, size=80, spacing=Spacing(z=10.0, y=2.0, x=2.0))
     write_image(folder / "heart.nii.gz", cine.voxels, affine=cine.affine, frame_ms=40.0)
     lines = ["subject_id,image,ed,es", *(f"{subject},heart.nii.gz,0,2" for subject in BAD)]
@@ -75,7 +75,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[s
 
 
 @pytest.mark.parametrize("subject", BAD)
-def test_what_is_missing_is_null_with_a_reason(tables: dict[str, list[dict[str, Any]]], subject: str) -> None:
+def test_values_of_a_missing_structure_are_null_with_a_flag(
+    tables: dict[str, list[dict[str, Any]]], subject: str
+) -> None:
     own = {name: [row for row in listed if row["subject_id"] == subject] for name, listed in tables.items()}
     [row], reason = own["indices"], BAD[subject][1]
     assert set(row["qc_flags"]) <= set(FLAGS)

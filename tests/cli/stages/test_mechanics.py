@@ -1,4 +1,4 @@
-"""What the tables say of the wall: of phantoms whose motion is known, however their stack lies, and of bad input."""
+"""Rows about the LV wall: of phantoms with known motion in any orientation, and of incomplete label maps."""
 
 import math
 from collections.abc import Sequence
@@ -10,19 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmnet_cli.derivatives.crop import Crop
-from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts
-from cmnet_cli.stages.mechanics import (
-    WITHOUT_WALL,
-    MechanicsRows,
-    NearHeart,
-    mechanics_rows,
-    segmented_walls,
-    stretches,
-)
-from cmnet_cli.tables.columns.mechanics import STRAINS
+from cmnet_cli.derivatives.heart_motion import HeartMotion
+from cmnet_cli.derivatives.tracking import TrackingFacts
+from cmnet_cli.stages.mechanics import WITHOUT_WALL, WallRows, wall_rows
 from cmnet_cli.tables.schema import TABLES, to_arrow
 from cmnet_core.geometry.shared_bins import BINS, bins
+from cmnet_core.imaging.crop import Crop
 from cmnet_core.imaging.preprocess import Window
 from cmnet_core.labels import Label
 from cmnet_core.models.build import MotionSizes
@@ -40,7 +33,7 @@ Row = dict[str, Any]
 
 @cache
 def beating() -> Truth:
-    """A heart with a segment that moves less, on a grid of the networks' voxels."""
+    """A phantom with one hypokinetic segment, on the grid of the network's window."""
     spec = draw_spec(torch.Generator().manual_seed(21), frames=FRAMES, defect=True)
     scan = replace(spec.scan, pixel_mm=PIXEL_MM, rows=SIZE, columns=SIZE)
     return truth_of(replace(spec, scan=scan, beat=replace(spec.beat, defect=Defect(segment=9, severity=0.5))))
@@ -60,7 +53,7 @@ def labels_of() -> Tensor:
 
 @cache
 def to_ed_of() -> tuple[MotionField, ...]:
-    """The exact pull-back of every frame into ED."""
+    """The exact field of every frame that points into ED."""
     truth = beating()
     scan, here = truth.spec.scan, everywhere(truth)
     fields = []
@@ -71,10 +64,10 @@ def to_ed_of() -> tuple[MotionField, ...]:
     return tuple(fields)
 
 
-def stored_of(labels: Tensor, spacing: Spacing, affine: Tensor, *, es: int, frame_ms: float | None) -> StoredTracking:
+def facts_of(labels: Tensor, spacing: Spacing, *, es: int, frame_ms: float | None) -> TrackingFacts:
     """What infer stores, with a window that is the subject's own grid."""
     _, depth, rows, columns = labels.shape
-    facts = TrackingFacts(
+    return TrackingFacts(
         frames=len(labels),
         frame_ms=frame_ms,
         ed=0,
@@ -85,13 +78,27 @@ def stored_of(labels: Tensor, spacing: Spacing, affine: Tensor, *, es: int, fram
         motion=MotionSizes(integration_steps=0, output_level=0),
         flags=(),
     )
-    return StoredTracking(facts, labels, labels, torch.zeros(labels.shape), spacing, affine, has_steps=True)
+
+
+def analysed(
+    labels: Tensor,
+    to_ed: Sequence[MotionField],
+    affine: Tensor,
+    *,
+    es: int,
+    frame_ms: float | None,
+    raised: tuple[str, ...] = (),
+) -> WallRows:
+    """Rows of label maps of all frames and their motion, which covers all of the window."""
+    rows, columns = (slice(0, size) for size in to_ed[0].displacement_mm.shape[2:])
+    facts = facts_of(labels, to_ed[0].spacing, es=es, frame_ms=frame_ms)
+    return wall_rows(labels[[0, es]], HeartMotion(Crop(rows, columns, 1), tuple(to_ed)), facts, affine, raised)
 
 
 def rows_of(
     *, flips: tuple[int, ...] = (), turned: Tensor | None = None, frame_ms: float | None = FRAME_MS
-) -> MechanicsRows:
-    """Rows of the heart whose stack is stored with some axes the other way round, in a patient who is turned."""
+) -> WallRows:
+    """Rows of the phantom stored with some axes reversed, in a patient who is rotated."""
     scan, labels, affine = beating().spec.scan, labels_of(), affine_of(beating().spec.scan)
     for axis in flips:
         affine[:, 3] += affine[:, axis] * (labels.shape[axis + 1] - 1)
@@ -99,20 +106,14 @@ def rows_of(
     affine[:3] = (torch.eye(3, dtype=torch.float64) if turned is None else turned) @ affine[:3]
     signs = torch.tensor([-1.0 if axis in flips else 1.0 for axis in range(3)]).view(3, 1, 1, 1)
     over = tuple(axis + 1 for axis in flips)
-    steps = [replace(step, displacement_mm=(signs * step.displacement_mm).flip(over)) for step in to_ed_of()]
+    to_ed = [replace(field, displacement_mm=(signs * field.displacement_mm).flip(over)) for field in to_ed_of()]
     es = int(beating().volumes().lv_ml.argmin())
-    stored = stored_of(labels.flip(over), spacing_of(scan), affine, es=es, frame_ms=frame_ms)
-    return mechanics_rows(stored, segmented_walls(stored), read(steps), ())
-
-
-def read(to_ed: Sequence[MotionField]) -> NearHeart:
-    """The motion as it is read from a folder, on all of the window."""
-    rows, columns = (slice(0, size) for size in to_ed[0].displacement_mm.shape[2:])
-    return NearHeart(Crop(rows, columns, 1), tuple(to_ed))
+    assert to_ed[0].spacing == spacing_of(scan)
+    return analysed(labels.flip(over), to_ed, affine, es=es, frame_ms=frame_ms)
 
 
 @cache
-def plain() -> MechanicsRows:
+def plain() -> WallRows:
     return rows_of()
 
 
@@ -130,7 +131,7 @@ def test_strain_of_a_known_motion_is_in_the_tables() -> None:
     assert found.flags == ["twist-not-constrained-by-masks"]
 
 
-def test_every_value_belongs_to_a_column_and_all_are_known() -> None:
+def test_every_value_belongs_to_a_column_and_is_known() -> None:
     found = plain()
     own = {"case_id": "sub-9900001", "subject_id": "9900001", "session": None}
     tables = {
@@ -148,23 +149,23 @@ def test_every_value_belongs_to_a_column_and_all_are_known() -> None:
     assert mechanics == set(tables["segments"][0])
 
 
-def test_the_shared_space_has_the_wall_in_it() -> None:
+def test_bullseye_bins_contain_the_wall() -> None:
     found = plain().bullseye
     assert (len(found), len(list(bins()))) == (BINS, BINS)
-    seen = [row for row in found if row["voxels"]]
-    assert len(seen) > 0.8 * BINS
-    assert sum(row["voxels"] for row in seen) > 5000
+    occupied = [row for row in found if row["voxels"]]
+    assert len(occupied) > 0.8 * BINS
+    assert sum(row["voxels"] for row in occupied) > 5000
     inner, outer = (
-        sum(row["ecc_es_pct"] for row in seen if row["layer"] == layer and row["level"] == 3) for layer in (0, 2)
+        sum(row["ecc_es_pct"] for row in occupied if row["layer"] == layer and row["level"] == 3) for layer in (0, 2)
     )
     assert inner < outer < 0
-    assert all(row["radial_displacement_es_mm"] < 2.0 for row in seen)
-    assert all(row["longitudinal_displacement_es_mm"] > 0 for row in seen if row["level"] == 0)
-    assert {row["segment"] for row in seen} == set(range(1, 17))
+    assert all(row["radial_displacement_es_mm"] < 2.0 for row in occupied)
+    assert all(row["longitudinal_displacement_es_mm"] > 0 for row in occupied if row["level"] == 0)
+    assert {row["segment"] for row in occupied} == set(range(1, 17))
 
 
 def oblique() -> Tensor:
-    """A turn of the patient by 20° about an axis of no importance."""
+    """A rotation of the patient by 20° about an oblique axis."""
     skew = torch.tensor([[0.0, -0.2, 0.25], [0.2, 0.0, -0.15], [-0.25, 0.15, 0.0]], dtype=torch.float64)
     return torch.linalg.matrix_exp(skew)
 
@@ -173,9 +174,7 @@ def oblique() -> Tensor:
     ("flips", "turned"),
     [((2,), None), ((1,), None), ((0,), None), ((0, 1, 2), None), ((0, 2), oblique())],
 )
-def test_the_same_motion_in_another_orientation_gives_the_same_table(
-    flips: tuple[int, ...], turned: Tensor | None
-) -> None:
+def test_orientation_of_the_stack_does_not_change_the_tables(flips: tuple[int, ...], turned: Tensor | None) -> None:
     found, expected = rows_of(flips=flips, turned=turned), plain()
     assert found.flags == expected.flags
     for name, value in expected.indices.items():
@@ -187,12 +186,11 @@ def test_the_same_motion_in_another_orientation_gives_the_same_table(
     for row, other in zip(found.bullseye, expected.bullseye, strict=True):
         assert (row["voxels"], row["segment"]) == (other["voxels"], other["segment"])
         if row["voxels"]:
-            assert row["circumferential_displacement_es_mm"] == pytest.approx(
-                other["circumferential_displacement_es_mm"], abs=1e-2
-            )
+            name = "circumferential_displacement_es_mm"
+            assert row[name] == pytest.approx(other[name], abs=1e-2)
 
 
-def test_a_rigid_motion_strains_and_thickens_nothing_and_turns_by_what_it_is() -> None:
+def test_rigid_motion_has_no_strain_no_thickening_and_its_own_rotation() -> None:
     """By 8° counter-clockwise on the display, where the RV is on the left: that is as seen from the apex."""
     truth, degrees = beating(), 8.0
     scan = replace(truth.spec.scan, tilt_y_deg=0.0, tilt_x_deg=0.0)
@@ -207,8 +205,7 @@ def test_a_rigid_motion_strains_and_thickens_nothing_and_turns_by_what_it_is() -
         back = torch.stack([math.cos(turn) * y + math.sin(turn) * x - y, math.cos(turn) * x - math.sin(turn) * y - x])
         field = torch.cat([torch.zeros_like(back[:1]), back])[:, None].expand(3, len(labels[0]), SIZE, SIZE).float()
         fields.append(MotionField(field, spacing_of(scan), fixed=len(fields) ^ 1, moving=len(fields)))
-    stored = stored_of(torch.stack(labels), spacing_of(scan), affine_of(scan), es=1, frame_ms=None)
-    found = mechanics_rows(stored, segmented_walls(stored), read(fields), ())
+    found = analysed(torch.stack(labels), fields, affine_of(scan), es=1, frame_ms=None)
     for name in ("gcs_es_pct", "grs_es_pct", "gls_sax_es_pct", "twist_es_deg"):
         assert found.indices[name] == pytest.approx(0.0, abs=0.01), name
     assert found.indices["wall_thickening_pct"] == pytest.approx(0.0, abs=0.5)
@@ -219,22 +216,18 @@ def test_a_rigid_motion_strains_and_thickens_nothing_and_turns_by_what_it_is() -
 
 
 @pytest.mark.parametrize("flag", sorted(WITHOUT_WALL))
-def test_of_a_wall_that_is_not_all_there_nothing_is_said(flag: str) -> None:
-    stored = stored_of(
-        labels_of(), spacing_of(beating().spec.scan), affine_of(beating().spec.scan), es=5, frame_ms=80.0
-    )
-    found = mechanics_rows(stored, segmented_walls(stored), read(to_ed_of()), (flag,))
+def test_incomplete_wall_has_no_values(flag: str) -> None:
+    affine = affine_of(beating().spec.scan)
+    found = analysed(labels_of(), to_ed_of(), affine, es=5, frame_ms=80.0, raised=(flag,))
     assert (found.indices, found.frames, found.bullseye) == ({}, [], [])
     assert [row["segment"] for row in found.segments] == list(range(1, 17))
     assert all(flag in row["qc_flags"] and flag in FLAGS for row in found.segments)
 
 
-def test_without_an_rv_the_whole_wall_has_values_and_its_segments_have_a_reason() -> None:
+def test_without_rv_the_whole_wall_has_values_and_segments_have_a_flag() -> None:
     labels = labels_of().clone()
     labels[labels == Label.RV] = Label.BACKGROUND
-    scan = beating().spec.scan
-    stored = stored_of(labels, spacing_of(scan), affine_of(scan), es=5, frame_ms=FRAME_MS)
-    found = mechanics_rows(stored, segmented_walls(stored), read(to_ed_of()), ())
+    found = analysed(labels, to_ed_of(), affine_of(beating().spec.scan), es=5, frame_ms=FRAME_MS)
     assert found.indices["gcs_peak_pct"] == pytest.approx(plain().indices["gcs_peak_pct"])
     assert found.indices["twist_deg"] == pytest.approx(plain().indices["twist_deg"])
     assert (found.indices["dyssynchrony_ms"], found.bullseye) == (None, [])
@@ -245,13 +238,3 @@ def test_without_an_rv_the_whole_wall_has_values_and_its_segments_have_a_reason(
             None,
             ["rv-insertion-not-found"],
         )
-
-
-@pytest.mark.parametrize(
-    ("at_es", "told"),
-    [((30.0, -15.0, -12.0), False), ((30.0, -15.0, 20.0), True), ((-5.0, -15.0, -12.0), True), ((None,) * 3, False)],
-)
-def test_a_wall_that_stretches_at_es_is_told(at_es: tuple[float | None, ...], *, told: bool) -> None:
-    """A wrong longitudinal motion may contract a little at first, and then stretch: its peak alone looks right."""
-    whole = {f"{name}_es_pct": value for name, value in zip(STRAINS, at_es, strict=True)}
-    assert stretches(whole | {f"time_to_peak_{name}_ms": 300.0 for name in STRAINS}, times=True) == told

@@ -34,7 +34,7 @@ def volume_curve(frames: int, *, ed: int, es: int, top: float = 150.0, bottom: f
 
 
 @pytest.mark.parametrize("spacing", [Spacing(8.0, 1.5, 1.5), Spacing(5.0, 1.1, 1.9)])
-def test_a_sphere_and_a_cylinder_have_their_volumes(spacing: Spacing) -> None:
+def test_volumes_of_a_sphere_and_a_cylinder(spacing: Spacing) -> None:
     shape = (round(100 / spacing.z), round(100 / spacing.y), round(100 / spacing.x))
     axes = [(torch.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing.zyx, strict=True)]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
@@ -57,7 +57,7 @@ def test_phases_are_found_wherever_the_cycle_starts(frames: int, data: st.DataOb
 
 
 @pytest.mark.parametrize(("bad_frame", "bad_volume"), [(17, 230.0), (22, 5.0), (0, 0.0)])
-def test_one_badly_segmented_frame_decides_nothing(bad_frame: int, bad_volume: float) -> None:
+def test_one_badly_segmented_frame_does_not_change_the_phases(bad_frame: int, bad_volume: float) -> None:
     curve = volume_curve(30, ed=2, es=12)
     curve[bad_frame] = bad_volume
     ed, es = find_phases(curve)
@@ -66,11 +66,11 @@ def test_one_badly_segmented_frame_decides_nothing(bad_frame: int, bad_volume: f
 
 
 @pytest.mark.parametrize("frames", [4, 20])
-def test_of_equal_volumes_the_earliest_frame_is_taken(frames: int) -> None:
+def test_of_equal_volumes_the_earliest_frame_is_the_phase(frames: int) -> None:
     assert find_phases(torch.full((frames,), 70.3)) == (0, 0)
 
 
-def test_two_frames_are_taken_as_they_are() -> None:
+def test_phases_of_two_frames() -> None:
     assert find_phases(torch.tensor([60.0, 150.0])) == (1, 0)
 
 
@@ -79,7 +79,7 @@ def test_a_cine_without_lv_has_no_phases() -> None:
         find_phases(torch.zeros(12))
 
 
-def test_the_nine_indices_follow_their_definitions() -> None:
+def test_clinical_indices_follow_their_definitions() -> None:
     found = clinical_indices(make_volumes([150, 60, 149], [100, 97, 101], [160, 80, 158]), ed=0, es=1)
     assert (found.lvedv_ml, found.lvesv_ml, found.lvsv_ml) == (150, 60, 90)
     assert found.lvef_pct == pytest.approx(60)
@@ -88,7 +88,7 @@ def test_the_nine_indices_follow_their_definitions() -> None:
     assert found.flags == ()
 
 
-def test_what_is_undefined_is_none_and_says_why() -> None:
+def test_undefined_clinical_indices_are_none_with_a_flag() -> None:
     found = clinical_indices(make_volumes([150, 160], [0, 97], [160, 0]), ed=0, es=1)
     assert found.lvef_pct == pytest.approx(-100 / 15)
     assert found.lvm_g is None
@@ -96,7 +96,7 @@ def test_what_is_undefined_is_none_and_says_why() -> None:
     assert found.flags == ("lv-does-not-contract", "myo-missing-at-ed", "rv-missing-at-es")
 
 
-def test_a_frame_beyond_the_cycle_is_refused() -> None:
+def test_clinical_indices_of_a_frame_outside_the_cycle_are_refused() -> None:
     with pytest.raises(GeometryError, match="es=3"):
         clinical_indices(make_volumes([1, 2, 3], [1, 2, 3], [1, 2, 3]), ed=0, es=3)
 

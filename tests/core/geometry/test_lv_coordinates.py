@@ -67,7 +67,7 @@ def degrees_between(found: Tensor, true: Tensor) -> Tensor:
     return (found - true + 180.0) % 360.0 - 180.0
 
 
-def test_phantoms_have_their_own_coordinates() -> None:
+def test_coordinates_of_phantoms_are_their_closed_form() -> None:
     """Angles, and with them AHA's boundaries, within 15° of the truth, but where the cavity ends in a point."""
     for seed in range(20):
         spec = drawn(seed)
@@ -85,7 +85,7 @@ def test_phantoms_have_their_own_coordinates() -> None:
         assert 0.0 <= float(depth.min()) < 0.2 < 0.8 < float(depth.max()) <= 1.0
 
 
-def test_a_ring_is_as_thick_as_it_is() -> None:
+def test_wall_thickness_of_a_ring() -> None:
     for inner, outer, shift in ((24.0, 33.0, 0.0), (20.0, 26.5, 0.37), (12.0, 25.0, 0.71), (30.0, 34.6, 1.1)):
         found = lv_coordinates(annulus(inner=inner, outer=outer, shift=shift), SPACING, NORMAL)
         taper = 1.0 - 0.1 * torch.arange(6) / 6
@@ -97,7 +97,7 @@ def test_a_ring_is_as_thick_as_it_is() -> None:
         assert all(mm == pytest.approx(thickness.whole_mm, abs=0.75) for mm in thickness.segments_mm)
 
 
-def test_the_ring_has_its_angles() -> None:
+def test_circumferential_angle_of_a_ring() -> None:
     """Zero at the insertion at 60° above the septum's middle, and on from there over the septum."""
     found = lv_coordinates(annulus(), SPACING, NORMAL)
     y, x = torch.meshgrid((torch.arange(72) - 35.5) * 1.5, (torch.arange(72) - 35.5) * 1.5, indexing="ij")
@@ -112,7 +112,7 @@ def test_the_ring_has_its_angles() -> None:
 
 
 @pytest.mark.parametrize("flips", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
-def test_neither_order_nor_handedness_changes_a_coordinate(flips: tuple[int, ...]) -> None:
+def test_slice_order_and_handedness_do_not_change_coordinates(flips: tuple[int, ...]) -> None:
     labels = annulus(shift=0.7)
     plain = lv_coordinates(labels, SPACING, NORMAL)
     affine = NORMAL.clone()
@@ -133,14 +133,14 @@ def test_neither_order_nor_handedness_changes_a_coordinate(flips: tuple[int, ...
     assert other.flags == plain.flags == ()
 
 
-def test_a_header_that_contradicts_the_heart_is_told() -> None:
+def test_affine_that_contradicts_the_anatomy_is_flagged() -> None:
     """The grid says that it is a mirror image, as one does whose axes were made up."""
     mirrored = lv_coordinates(annulus(), SPACING, lying("RIP"))
     assert mirrored.flags == ("orientation-ambiguous",)
     assert torch.equal(mirrored.segment, lv_coordinates(annulus(), SPACING, NORMAL).segment)
 
 
-def test_another_spacing_gives_the_same_segments() -> None:
+def test_wall_thickness_of_segments_does_not_depend_on_voxel_spacing() -> None:
     spec = drawn(11)
     finer = replace(spec.scan, pixel_mm=spec.scan.pixel_mm / 1.5, rows=360, columns=360)
     coarse, fine = (wall_thickness(found_in(replace(spec, scan=scan))) for scan in (spec.scan, finer))
@@ -148,7 +148,7 @@ def test_another_spacing_gives_the_same_segments() -> None:
     assert coarse.segments_mm == pytest.approx(fine.segments_mm, abs=0.4)
 
 
-def test_a_rigid_motion_thickens_nothing() -> None:
+def test_rigid_motion_does_not_change_wall_thickness() -> None:
     spec = drawn(3)
     moved = replace(spec.scan, rv_deg=spec.scan.rv_deg + 17.0, centre_x_mm=spec.scan.centre_x_mm + 4.3)
     before, after = (wall_thickness(found_in(replace(spec, scan=scan))) for scan in (spec.scan, moved))
@@ -157,7 +157,7 @@ def test_a_rigid_motion_thickens_nothing() -> None:
         assert thickening_pct(one, other) == pytest.approx(0.0, abs=4.0)
 
 
-def test_a_base_open_to_the_outflow_tract_belongs_to_the_ventricle_as_far_as_it_is_closed() -> None:
+def test_basal_slice_open_to_the_outflow_tract_is_ventricular_if_half_closed() -> None:
     labels = annulus()
     open_side = torch.zeros(72, 72, dtype=torch.bool)
     open_side[:, 24:46][:36] = True
@@ -173,7 +173,7 @@ def test_a_base_open_to_the_outflow_tract_belongs_to_the_ventricle_as_far_as_it_
     assert float(tract.longitudinal[1][tract.wall[1]].mean()) == pytest.approx(0.5 / 6, abs=0.03)
 
 
-def test_what_is_not_there_is_said() -> None:
+def test_missing_rv_slices_or_wall_are_flagged() -> None:
     without_rv = lv_coordinates(annulus(rv=False), SPACING, NORMAL)
     assert without_rv.flags == ("rv-insertion-not-found",)
     assert (int(without_rv.segment.max()), bool(without_rv.circumferential_deg.isnan().all())) == (0, True)
@@ -189,7 +189,7 @@ def test_what_is_not_there_is_said() -> None:
     assert wall_thickness(nothing).whole_mm is None
 
 
-def test_a_gap_in_the_stack_moves_nothing_else() -> None:
+def test_gap_in_the_stack_does_not_change_segments_of_other_slices() -> None:
     labels = annulus(slices=9)
     gap = labels.clone()
     gap[4] = 0
@@ -198,7 +198,7 @@ def test_a_gap_in_the_stack_moves_nothing_else() -> None:
     assert torch.equal(found.segment[kept], plain.segment[kept])
 
 
-def test_aha_is_a_lookup() -> None:
+def test_aha_segment_of_positions() -> None:
     """Cerqueira 2002: anterior, anteroseptal, inferoseptal, inferior, inferolateral, anterolateral; then four."""
     degrees = torch.arange(30.0, 360.0, 60.0)
     assert aha_segment(torch.full((6,), 0.1), degrees).tolist() == [2, 3, 4, 5, 6, 1]
