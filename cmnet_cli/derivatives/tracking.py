@@ -40,6 +40,9 @@ class TrackingFacts:
         folded_voxels: Of every frame, voxels with det F <= 0 in the motion from ED.
         window: Where the network's window lies in the subject's stack.
         motion: Sizes of the motion network: how its velocities become motion.
+        segnet_members: Number of networks of SegNet whose probabilities were averaged.
+        refinement_iterations: Iterations of the refinement of each frame's velocity field; 0 without refinement.
+        cycle_closed: Whether drift around the cycle was distributed over its frames.
         flags: Quality flags.
     """
 
@@ -51,6 +54,9 @@ class TrackingFacts:
     folded_voxels: tuple[int, ...]
     window: Window
     motion: MotionSizes
+    segnet_members: int
+    refinement_iterations: int
+    cycle_closed: bool
     flags: tuple[str, ...]
 
 

@@ -19,7 +19,7 @@ from cmnet_cli.stages.read_images import load_cine, naming
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.inference.refinement import Refinement
-from cmnet_core.inference.tracking import Model, Tracking, load_model, track
+from cmnet_core.inference.tracking import FRAMES_TO_CLOSE, Model, Tracking, load_model, track
 from cmnet_core.io.nifti import write_labels, write_motion
 from cmnet_core.types import CineSequence
 
@@ -82,7 +82,7 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
     _store_window(case, folder, inputs, tracking, cine)
     outputs = record_outputs(_store(folder, tracking, cine, config.save_motion))
     settings = _settings_digest(case, config)
-    facts = facts_to_json(_facts_of(tracking, model))
+    facts = facts_to_json(_facts_of(tracking, model, config))
     sidecar = Sidecar(NAME, case.case_id, __version__, settings, model.digest, inputs, outputs, facts)
     write_sidecar(folder.sidecar(NAME), sidecar)
     return case.case_id
@@ -116,7 +116,7 @@ def _store(folder: CaseFolder, tracking: Tracking, cine: CineSequence, save: Sav
     return written
 
 
-def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
+def _facts_of(tracking: Tracking, model: Model, config: InferConfig) -> TrackingFacts:
     return TrackingFacts(
         frames=tracking.cine.frames,
         frame_ms=tracking.cine.frame_ms,
@@ -126,5 +126,8 @@ def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
         folded_voxels=tracking.folded_voxels,
         window=tracking.window,
         motion=model.sizes,
+        segnet_members=model.card.segnet.members,
+        refinement_iterations=config.refine,
+        cycle_closed=config.close and not model.sizes.ed_referenced and tracking.cine.frames >= FRAMES_TO_CLOSE,
         flags=tracking.flags,
     )

@@ -83,6 +83,9 @@ def stored_of(labels: Tensor, spacing: Spacing, affine: Tensor, *, es: int, fram
         folded_voxels=(0,) * len(labels),
         window=Window((depth, rows, columns), spacing, spacing, (0.0, 0.0), (rows, columns)),
         motion=MotionSizes(integration_steps=0, output_level=0),
+        segnet_members=1,
+        refinement_iterations=0,
+        cycle_closed=False,
         flags=(),
     )
     return StoredTracking(facts, labels, labels, torch.zeros(labels.shape), spacing, affine, has_steps=True)
