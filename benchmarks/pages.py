@@ -1,13 +1,13 @@
-"""Pages of the documentation that benchmarks write parts of."""
+"""Sections of the documentation that are written by benchmarks."""
 
 from pathlib import Path
 
 
 def replace_section(page: Path, name: str, text: str) -> None:
-    """Put a text between a page's marks ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+    """Replace the text between a page's marks ``<!-- name: begin -->`` and ``<!-- name: end -->``.
 
     Raises:
-        SystemExit: The page lacks the marks.
+        SystemExit: The page has no such marks.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
@@ -18,6 +18,6 @@ def replace_section(page: Path, name: str, text: str) -> None:
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table whose first column is text and whose others are figures."""
+    """Return a Markdown table whose first column is text and whose other columns are numbers."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -122,7 +122,7 @@ def picture(lines: Sequence[Line]) -> str:
     upper = _panel(lines, "dice_{}_ed2es_pct", "Dice of the ED mask carried to ES (%)")
     lower = _panel(lines, "hd95_{}_ed2es_mm", "HD95 (mm)")
     legend = [
-        svg.words(name, (x, 13), kind=f"legend {kind}")
+        svg.text(name, (x, 13), kind=f"legend {kind}")
         for x, (kind, name) in zip((250, 284, 370), STRUCTURES.items(), strict=True)
     ]
     below = Markup('<g transform="translate(0 270)">{}</g>').format(lower)
@@ -140,7 +140,7 @@ def _panel(lines: Sequence[Line], figure: str, label: str) -> Markup:
     plot = svg.Plot(across, up)
     marks = [svg.frame(plot)]
     for rho, _ in swept(lines):
-        marks.append(svg.words(f"{rho:g}", (plot.x(math.log10(rho)), plot.height - 27), kind="middle"))
+        marks.append(svg.text(f"{rho:g}", (plot.x(math.log10(rho)), plot.height - 27), kind="middle"))
     for kind, curve in curves.items():
         places = [(plot.x(x), plot.y(y)) for x, y in curve]
         marks.append(svg.path([places], kind=f"curve {kind}"))

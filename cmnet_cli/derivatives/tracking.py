@@ -51,6 +51,9 @@ class TrackingFacts:
         folded_voxels: For every frame, the number of voxels with det F <= 0 in its displacement field from ED.
         window: Position of the network's window in the subject's stack.
         motion: Sizes of the motion network, which determine how velocity fields are integrated.
+        segnet_members: Number of networks of SegNet whose probabilities were averaged.
+        refinement_iterations: Iterations of the refinement of each frame's velocity field; 0 without refinement.
+        cycle_closed: Whether drift around the cycle was distributed over its frames.
         flags: Quality flags.
     """
 
@@ -62,6 +65,9 @@ class TrackingFacts:
     folded_voxels: tuple[int, ...]
     window: Window
     motion: MotionSizes
+    segnet_members: int
+    refinement_iterations: int
+    cycle_closed: bool
     flags: tuple[str, ...]
 
 

@@ -1,4 +1,4 @@
-"""Numbers and flags as people read them."""
+"""Numbers, quantities and quality flags as text."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ _UNITS = {"m2": "m²", "mL/m2": "mL/m²", "g/m2": "g/m²", "1/mm2": "1/mm²"}
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A column of a table and how it is shown.
+    """A column of a table and how it is displayed.
 
     Attributes:
-        column: Its name in the table.
-        title: A short name.
-        meaning: What it is.
+        column: Name of the column.
+        title: Short name.
+        meaning: What the column holds.
         unit: Unit of measurement.
     """
 
@@ -27,27 +27,40 @@ class Quantity:
 
     @property
     def label(self) -> str:
-        """Name and unit, as beside an axis."""
+        """Short name and unit, as beside an axis."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def full_label(self) -> str:
+        """Meaning and unit, as in a table."""
+        return f"{self.meaning} ({self.unit})" if self.unit else self.meaning
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A figure in large type."""
+    """A value in large type at the top of a page.
+
+    Attributes:
+        name: What the value is.
+        value: The value as text.
+        unit: Unit of the value.
+        interval: The 95 % interval as text; empty where there is none.
+    """
 
     name: str
     value: str
     unit: str
+    interval: str = ""
 
 
-def named(table: str, columns: Iterable[str]) -> list[Quantity]:
-    """The quantities of these columns."""
+def select_quantities(table: str, columns: Iterable[str]) -> list[Quantity]:
+    """Return the quantities of some columns of a table."""
     by_name = {column.name: column for column in DECLARED[table]}
     return [_quantity(by_name[column]) for column in columns]
 
 
-def quantities(table: str) -> tuple[Quantity, ...]:
-    """Every number of a table that says something about the heart, in the order of its schema."""
+def table_quantities(table: str) -> tuple[Quantity, ...]:
+    """Return every numeric column of a table apart from the age, in the order of the schema."""
     return tuple(_quantity(column) for column in DECLARED[table] if column.kind == "number" and column.unit != "years")
 
 
@@ -58,24 +71,24 @@ def _quantity(column: Column) -> Quantity:
 
 
 def is_warning(flag: str) -> bool:
-    """Whether a flag asks for a look at the subject; a flag that is not known does."""
+    """Return whether a subject with this flag should be checked; an unknown flag counts as a warning."""
     return flag not in FLAGS or not FLAGS[flag].remark
 
 
-def flag_in_words(flag: str) -> str:
-    """What a quality flag means and what to do; a flag that is not known is shown as it is."""
+def flag_text(flag: str) -> str:
+    """Describe when a quality flag is raised and what to do; an unknown flag is returned as it is."""
     if flag not in FLAGS:
         return flag
-    told = FLAGS[flag]
-    # The name of a column begins as it is.
-    begins_with_column = "_" in told.raised.split()[0]
-    return f"{told.raised[0] if begins_with_column else told.raised[0].upper()}{told.raised[1:]}. {told.advice}"
+    known = FLAGS[flag]
+    # A sentence that begins with the name of a column keeps its first letter.
+    begins_with_column = "_" in known.raised.split()[0]
+    return f"{known.raised[0] if begins_with_column else known.raised[0].upper()}{known.raised[1:]}. {known.advice}"
 
 
-def shown(value: float | None, *, decimals: int = 1) -> str:
-    """A number as in a table; nothing for a value that could not be determined.
+def format_number(value: float | None, *, decimals: int = 1) -> str:
+    """Format a number as in a table; a missing value gives an empty text.
 
-    >>> shown(61.25), shown(148.0, decimals=0), shown(None)
-    ('61.2', '148', '')
+    >>> format_number(61.25), format_number(148.0, decimals=0), format_number(-0.01), format_number(None)
+    ('61.2', '148', '0.0', '')
     """
-    return "" if value is None else f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return "" if value is None else f"{value:z.{decimals}f}".replace("-", "\N{MINUS SIGN}")

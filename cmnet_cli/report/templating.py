@@ -1,4 +1,4 @@
-"""The templates of the pages, and the scripts that stand in them."""
+"""The page templates and the scripts that the pages embed."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 
 def open_templates() -> Environment:
-    """The templates: every value is escaped, and one that is not given is an error."""
+    """Open the templates: every value is escaped, and a missing value is an error."""
     pages = Environment(
         loader=PackageLoader("cmnet_cli.report"),
         autoescape=True,
@@ -24,12 +24,12 @@ def open_templates() -> Environment:
 
 
 def script(name: str) -> Markup:
-    """One of the shipped scripts, as an element of a page."""
+    """Return a shipped script as an element of a page."""
     return Markup("<script>{}</script>").format(Markup(_source(name)))
 
 
 def script_digests(names: Iterable[str]) -> str:
-    """What a page's content security policy names: the shipped scripts run, and no other that slipped in."""
+    """Return the digests for a page's content security policy, which allows the shipped scripts and no other."""
     digests = (base64.b64encode(hashlib.sha256(_source(name).encode()).digest()).decode() for name in names)
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 

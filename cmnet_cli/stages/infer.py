@@ -23,7 +23,7 @@ from cmnet_cli.stages.read_images import load_cine, naming
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.inference.refinement import Refinement
-from cmnet_core.inference.tracking import Model, Tracking, load_model, track
+from cmnet_core.inference.tracking import FRAMES_TO_CLOSE, Model, Tracking, load_model, track
 from cmnet_core.io.nifti import write_labels, write_motion
 from cmnet_core.types import CineSequence
 
@@ -95,7 +95,7 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
         model_digest=model.digest,
         inputs=inputs,
         outputs=record_outputs(outputs),
-        facts=asdict(_facts_of(tracking, model)),
+        facts=asdict(_facts_of(tracking, model, config)),
     )
     write_sidecar(folder.sidecar(NAME), sidecar)
     return case.case_id
@@ -119,7 +119,7 @@ def _store_tracking(folder: CaseFolder, tracking: Tracking, cine: CineSequence, 
     return written
 
 
-def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
+def _facts_of(tracking: Tracking, model: Model, config: InferConfig) -> TrackingFacts:
     return TrackingFacts(
         frames=tracking.cine.frames,
         frame_ms=tracking.cine.frame_ms,
@@ -129,6 +129,9 @@ def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
         folded_voxels=tracking.folded_voxels,
         window=tracking.window,
         motion=model.sizes,
+        segnet_members=model.card.segnet.members,
+        refinement_iterations=config.refine,
+        cycle_closed=config.close and not model.sizes.ed_referenced and tracking.cine.frames >= FRAMES_TO_CLOSE,
         flags=tracking.flags,
     )
 

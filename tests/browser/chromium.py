@@ -1,4 +1,4 @@
-"""A real Chromium that opens pages from disk, with the network blocked, and axe-core to judge them."""
+"""A Chromium that opens pages from disk with the network blocked, and axe-core, which checks their accessibility."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = os.environ.get("CMNET_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-# Where `make test-browser` has npm put it.
+# `make test-browser` installs it here by npm.
 AXE = Path(
     os.environ.get("CMNET_AXE") or Path(__file__).parents[2] / ".venv/axe/node_modules/axe-core/axe.min.js",
 )
@@ -19,44 +19,44 @@ FLAGS = (
 )  # fmt: skip
 
 
-def why_not() -> str:
-    """Why pages cannot be opened here; empty if they can."""
+def missing_tools() -> str:
+    """Return a message on the tools that are missing; empty where all are installed."""
     missing = [
         name
-        for name, there in (
+        for name, installed in (
             ("Debian's chromium (apt-get install chromium)", Path(CHROMIUM).exists()),
             ("Playwright (pip install playwright)", find_spec("playwright") is not None),
             (f"npm's axe-core at {AXE} (make test-browser installs it)", AXE.exists()),
         )
-        if not there
+        if not installed
     ]
     return f"no page was opened in a browser: {', '.join(missing)} is missing" if missing else ""
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class OpenedPage:
     """A page in the browser.
 
     Attributes:
         page: Playwright's page.
-        trouble: Errors in its console, and whatever it asked for beyond its own file.
+        errors: Errors in its console, and its requests for other files.
     """
 
     page: Any
-    trouble: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
-        """Note all trouble from now on."""
-        self.page.on("console", lambda said: self._note(said.text) if said.type == "error" else None)
+        """Record all errors from now on."""
+        self.page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self._note(str(error)))
-        self.page.on("request", lambda asked: self._note(asked.url) if not _is_own(asked.url) else None)
+        self.page.on("request", lambda request: self._note(request.url) if not _is_own(request.url) else None)
 
     def _note(self, text: str) -> None:
-        self.trouble.append(text)
+        self.errors.append(text)
 
     def findings(self) -> list[str]:
-        """What axe-core finds serious or critical: its rule and the elements."""
-        # As an expression of the debugger, since the page's policy lets no foreign script in.
+        """Return the serious and critical findings of axe-core: rule and elements."""
+        # The page's policy blocks foreign scripts, so that this is evaluated by the debugger.
         self.page.evaluate(AXE.read_text(encoding="utf-8"))
         found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
         return [

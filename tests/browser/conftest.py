@@ -1,4 +1,4 @@
-"""What the tests in a real browser share. Where there is none they are skipped, unless it was asked for."""
+"""Fixtures of the tests in a browser, which are skipped where there is none, unless a browser is required."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.browser.chromium import CHROMIUM, FLAGS, Opened, why_not
+from tests.browser.chromium import CHROMIUM, FLAGS, OpenedPage, missing_tools
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """A running Chromium. ``CMNET_BROWSER=required`` makes its absence a failure."""
-    reason = why_not()
+    reason = missing_tools()
     if reason and os.environ.get("CMNET_BROWSER") == "required":
         pytest.fail(reason)
     if reason:
@@ -27,14 +27,14 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(chromium: Any) -> Iterator[Callable[..., Opened]]:
-    """Open a page from disk, offline; whatever went wrong in any of them fails the test at its end."""
-    opened: list[Opened] = []
+def open_page(chromium: Any) -> Iterator[Callable[..., OpenedPage]]:
+    """Open a page from disk, offline; an error in any opened page fails the test at its end."""
+    opened: list[OpenedPage] = []
 
-    def open_it(path: Path, *, width: int = 1440, scripts: bool = True, **context: Any) -> Opened:
+    def open_it(path: Path, *, width: int = 1440, scripts: bool = True, **context: Any) -> OpenedPage:
         view = {"width": width, "height": 900}
-        made = chromium.new_context(viewport=view, offline=True, java_script_enabled=scripts, **context)
-        opened.append(Opened(made.new_page()))
+        browser_context = chromium.new_context(viewport=view, offline=True, java_script_enabled=scripts, **context)
+        opened.append(OpenedPage(browser_context.new_page()))
         opened[-1].watch()
         opened[-1].page.goto(path.absolute().as_uri())
         return opened[-1]
@@ -42,4 +42,4 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Opened]]:
     yield open_it
     for one in opened:
         one.page.context.close()
-    assert [trouble for one in opened for trouble in one.trouble] == []
+    assert [error for one in opened for error in one.errors] == []

@@ -1,4 +1,4 @@
-"""The distribution of every index, by sex beside its reference range and by group."""
+"""The distribution of every index: of all subjects, by sex with the reference range, and by group."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,27 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from cmnet_cli.report.data.cohort_context import Showing
-from cmnet_cli.report.data.cohort_table import Places
-from cmnet_cli.report.data.strata import Told, bins_of, scale_of, tell
-from cmnet_cli.report.formatting import Quantity, quantities, shown
-from cmnet_cli.report.plot.cohort_figures import ONE_BY_ONE, RidgeRow, ridges
+from cmnet_cli.report.data.cohort_context import CohortContext
+from cmnet_cli.report.data.cohort_table import IntArray
+from cmnet_cli.report.data.strata import summarise_stratum
+from cmnet_cli.report.formatting import Quantity, format_number, table_quantities
+from cmnet_cli.report.plot.cohort_figures import (
+    HISTOGRAM_FROM,
+    RidgelineRow,
+    histogram_edges,
+    ridgeline,
+    value_axis,
+)
 from cmnet_cli.tables.columns.mechanics import MECHANICS
 from cmnet_core.function.reference_ranges import RANGE_Z, Z_COLUMNS, ReferenceRange
 
-# Numbers that describe the person or the recording, or that say another index once more.
-_ASIDE = {"height_cm", "weight_kg", "frame_ms", "heart_rate_bpm", "bsa_m2", "bsa_du_bois_m2"}
+ALL_SUBJECTS = "all subjects"
 
-# What is asked for first of all that is measured on the wall.
-_FIRST_OF_WALL = {
+# Quantities that describe the person or the recording, or that restate another index.
+_DESCRIPTIVE = {"height_cm", "weight_kg", "frame_ms", "heart_rate_bpm", "bsa_m2", "bsa_du_bois_m2"}
+
+# The most common quantities of those that are measured on the wall.
+_MAIN_OF_WALL = {
     "gcs_peak_pct", "grs_peak_pct", "gls_sax_peak_pct", "time_to_peak_gcs_ms", "wall_thickness_ed_mm",
     "wall_thickening_pct", "twist_deg", "torsion_deg_per_cm", "dyssynchrony_ms", "lv_peak_ejection_rate_ml_s",
     "lv_peak_filling_rate_ml_s",
@@ -26,28 +34,28 @@ _FIRST_OF_WALL = {
 
 
 @dataclass(frozen=True, slots=True)
-class Chapter:
+class QuantitySection:
     """Quantities that are shown together.
 
     Attributes:
-        title: What they are.
-        first: Whether they are seen at once, and compared between groups.
-        quantities: Those that have values.
+        title: Title of the section.
+        is_main: Whether the section is open at first, and its quantities are compared between groups.
+        quantities: The quantities that have values.
     """
 
     title: str
-    first: bool
+    is_main: bool
     quantities: tuple[Quantity, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class DistributionCard:
     """One quantity.
 
     Attributes:
         quantity: Its name, meaning and unit.
         drawing: Its distribution.
-        lines: Name, count, mean ± SD, quartiles and share outside the reference range of each stratum.
+        lines: Name, count, mean ± SD, quartiles and percentage outside the reference range of each stratum.
     """
 
     quantity: Quantity
@@ -55,105 +63,106 @@ class Card:
     lines: tuple[tuple[str, ...], ...]
 
 
-def chapters(showing: Showing) -> list[Chapter]:
-    """Every number of the indices that has values, by what it is about."""
-    wall = {column.name for column in MECHANICS}
-    known = [quantity for quantity in quantities("indices") if showing.population.has(quantity.column)]
-    by_title: dict[str, list[Quantity]] = {title: [] for title, _ in _CHAPTERS}
-    for quantity in known:
-        if quantity.column in _ASIDE or quantity.unit == "SD":
-            place = 3
-        elif quantity.column in wall:
-            place = 1 if quantity.column in _FIRST_OF_WALL else 2
-        else:
-            place = 0
-        by_title[_CHAPTERS[place][0]].append(quantity)
-    return [Chapter(title, first, tuple(by_title[title])) for title, first in _CHAPTERS if by_title[title]]
-
-
-_CHAPTERS = (
+_SECTIONS = (
     ("Volumes, mass and function", True),
     ("Strain and wall", True),
     ("More of strain and wall", False),
-    ("Bodies, recordings and z-scores", False),
+    ("Body size, recording and z-scores", False),
 )
 
 
-def first_quantities(showing: Showing) -> list[Quantity]:
-    """The quantities that are seen at once."""
-    return [quantity for chapter in chapters(showing) if chapter.first for quantity in chapter.quantities]
+def quantity_sections(context: CohortContext) -> list[QuantitySection]:
+    """Group every quantity of the indices that has values by subject matter."""
+    wall = {column.name for column in MECHANICS}
+    known = [quantity for quantity in table_quantities("indices") if context.population.has(quantity.column)]
+    by_title: dict[str, list[Quantity]] = {title: [] for title, _ in _SECTIONS}
+    for quantity in known:
+        if quantity.column in _DESCRIPTIVE or quantity.unit == "SD":
+            number = 3
+        elif quantity.column in wall:
+            number = 1 if quantity.column in _MAIN_OF_WALL else 2
+        else:
+            number = 0
+        by_title[_SECTIONS[number][0]].append(quantity)
+    return [QuantitySection(title, main, tuple(by_title[title])) for title, main in _SECTIONS if by_title[title]]
 
 
-def distributions(showing: Showing, wanted: Iterable[Quantity], ranges: Sequence[ReferenceRange]) -> list[Card]:
-    """A card for each quantity of which something may be told."""
-    cards = (_card(showing, quantity, ranges) for quantity in wanted)
+def main_quantities(context: CohortContext) -> list[Quantity]:
+    """Return the quantities of the sections that are open at first."""
+    return [quantity for section in quantity_sections(context) if section.is_main for quantity in section.quantities]
+
+
+def distributions(
+    context: CohortContext, quantities: Iterable[Quantity], ranges: Sequence[ReferenceRange]
+) -> list[DistributionCard]:
+    """Return a card for each quantity with enough values to be shown."""
+    cards = (_card(context, quantity, ranges) for quantity in quantities)
     return [card for card in cards if card is not None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """Some subjects, and the reference range that holds for them."""
+class _Stratum:
+    """Some subjects, and the reference range that applies to them."""
 
     name: str
-    places: Places
-    normal: tuple[float, float] | None
+    rows: IntArray
+    reference: tuple[float, float] | None
 
 
-def _card(showing: Showing, quantity: Quantity, ranges: Sequence[ReferenceRange]) -> Card | None:
-    values = showing.population.numbers(quantity.column)
-    axis = scale_of(quantity.unit or quantity.column, values)
-    edges = bins_of(axis, int(np.isfinite(values).sum()))
+def _card(context: CohortContext, quantity: Quantity, ranges: Sequence[ReferenceRange]) -> DistributionCard | None:
+    values = context.population.numbers(quantity.column)
+    axis = value_axis(quantity.unit or quantity.column, values)
+    edges = histogram_edges(axis, int(np.isfinite(values).sum()))
+    histogram_from = 0 if context.deidentifier.share_safe else HISTOGRAM_FROM
     rows, lines = [], []
-    for part in _parts(showing, quantity, ranges):
-        known = values[part.places]
-        if showing.deidentifier.hides(int(np.isfinite(known).sum())):
+    for stratum in _strata(context, quantity, ranges):
+        known = values[stratum.rows]
+        if context.deidentifier.hides(int(np.isfinite(known).sum())):
             continue
-        told = tell(part.name, known, edges, one_by_one=0 if showing.deidentifier.share_safe else ONE_BY_ONE)
-        if told is not None:
-            rows.append(_row(showing, told, part.normal))
-            lines.append(_line(rows[-1], _outside(showing, quantity.column, part.places)))
-    return Card(quantity, ridges(axis, edges, rows), tuple(lines)) if rows else None
+        summary = summarise_stratum(stratum.name, known, edges, histogram_from=histogram_from)
+        if summary is not None:
+            hidden = [context.deidentifier.hides(count) for count in summary.counts.tolist()]
+            counts = np.where(hidden, 0, summary.counts)
+            rows.append(RidgelineRow(summary, context.counts.told(summary.moments.n), counts, stratum.reference))
+            lines.append(_line(rows[-1], _outside_reference(context, quantity.column, stratum.rows)))
+    return DistributionCard(quantity, ridgeline(axis, edges, rows), tuple(lines)) if rows else None
 
 
-def _parts(showing: Showing, quantity: Quantity, ranges: Sequence[ReferenceRange]) -> list[_Part]:
-    """Everyone, the sexes, and the groups where there are several."""
-    parts = [_Part("everyone", np.arange(showing.population.size), None)]
-    for number, sex in enumerate(showing.by_sex.names):
-        parts.append(_Part(sex, showing.by_sex.members(number), normal_range(ranges, quantity.column, sex)))
-    if len(showing.by_group.shown) > 1:
-        groups = enumerate(showing.by_group.names)
-        parts += [_Part(name, showing.by_group.members(number), None) for number, name in groups]
-    return parts
+def _strata(context: CohortContext, quantity: Quantity, ranges: Sequence[ReferenceRange]) -> list[_Stratum]:
+    """Return all subjects, the sexes, and the groups where there are several."""
+    strata = [_Stratum(ALL_SUBJECTS, np.arange(context.population.size), None)]
+    for number, sex in enumerate(context.by_sex.names):
+        reference = reference_interval(ranges, quantity.column, sex)
+        strata.append(_Stratum(sex, context.by_sex.members(number), reference))
+    if len(context.by_group.shown) > 1:
+        groups = enumerate(context.by_group.names)
+        strata += [_Stratum(name, context.by_group.members(number), None) for number, name in groups]
+    return strata
 
 
-def _row(showing: Showing, told: Told, normal: tuple[float, float] | None) -> RidgeRow:
-    hidden = [showing.deidentifier.hides(count) for count in told.counts.tolist()]
-    return RidgeRow(told, showing.counting.told(told.moments.n), np.where(hidden, 0, told.counts), normal)
-
-
-def _outside(showing: Showing, column: str, places: Places) -> str:
-    """The share of subjects outside the reference range, by the z-scores of the table."""
+def _outside_reference(context: CohortContext, column: str, rows: IntArray) -> str:
+    """Return the percentage of subjects outside the reference range, by the z-scores of the table."""
     if column not in Z_COLUMNS:
         return ""
-    scores = showing.population.numbers(Z_COLUMNS[column])[places]
+    scores = context.population.numbers(Z_COLUMNS[column])[rows]
     known = scores[np.isfinite(scores)]
-    return showing.counting.share(int((np.abs(known) > RANGE_Z).sum()), len(known))
+    return context.counts.share(int((np.abs(known) > RANGE_Z).sum()), len(known))
 
 
-def _line(row: RidgeRow, outside: str) -> tuple[str, ...]:
-    first, middle, third = row.told.quartiles
-    spread = "" if row.told.moments.n < 2 else f" ± {shown(row.told.moments.sd)}"
+def _line(row: RidgelineRow, outside: str) -> tuple[str, ...]:
+    first, median, third = row.summary.quartiles
+    sd = "" if row.summary.moments.n < 2 else f" ± {format_number(row.summary.moments.sd)}"
     return (
-        row.told.name,
+        row.summary.name,
         row.count,
-        f"{shown(row.told.moments.mean)}{spread}",
-        f"{shown(middle)} ({shown(first)} to {shown(third)})",
+        f"{format_number(row.summary.moments.mean)}{sd}",
+        f"{format_number(median)} ({format_number(first)} to {format_number(third)})",
         outside,
     )
 
 
-def normal_range(ranges: Iterable[ReferenceRange], column: str, sex: str) -> tuple[float, float] | None:
-    """The reference range of a sex: mean ± 1.96 SD. None where there is none, or several for several ages."""
+def reference_interval(ranges: Iterable[ReferenceRange], column: str, sex: str) -> tuple[float, float] | None:
+    """Return the reference range of a sex: mean ± 1.96 SD; None where there is none, or one per age group."""
     found = [one for one in ranges if one.quantity == column and one.sex == sex]
     if len(found) != 1:
         return None

@@ -1,4 +1,4 @@
-"""The cohort page: everything that is told of a population, put together for its template."""
+"""The cohort page: all values and figures of its template."""
 
 import re
 from collections.abc import Sequence
@@ -9,18 +9,23 @@ import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
 
-from cmnet_cli.report.cohort.comparison import illustrate
+from cmnet_cli.report.cohort.comparison import evaluation_figures
 from cmnet_cli.report.cohort.differences import contrasts
-from cmnet_cli.report.cohort.distributions import Card, chapters, distributions, first_quantities
-from cmnet_cli.report.cohort.group_bullseyes import bullseye_rows
-from cmnet_cli.report.cohort.scatters import key_of, sample_of, scatter_plots
-from cmnet_cli.report.data.cohort_context import Link, Showing
-from cmnet_cli.report.data.cohort_table import NOBODY, Numbers, Places, Strata
+from cmnet_cli.report.cohort.distributions import (
+    DistributionCard,
+    distributions,
+    main_quantities,
+    quantity_sections,
+)
+from cmnet_cli.report.cohort.group_bullseyes import group_bullseyes
+from cmnet_cli.report.cohort.scatters import marker_key, plotted_sample, scatter_plots
+from cmnet_cli.report.data.cohort_context import CohortContext, SubjectLink
+from cmnet_cli.report.data.cohort_table import UNASSIGNED, FloatArray, IntArray, Strata
 from cmnet_cli.report.data.load_results import read_provenance
-from cmnet_cli.report.data.mean_curves import mean_cycles, phases
-from cmnet_cli.report.data.qc_summary import failures_of, flags_of, states_of
+from cmnet_cli.report.data.mean_curves import MOST_SUBJECTS, mean_curves, phases
+from cmnet_cli.report.data.qc_summary import count_states, failure_findings, flag_findings
 from cmnet_cli.report.data.throughput import host_times, stage_times
-from cmnet_cli.report.formatting import Quantity, Tile, is_warning, named, shown
+from cmnet_cli.report.formatting import Quantity, Tile, format_number, is_warning, select_quantities
 from cmnet_cli.report.plot import cohort_figures
 from cmnet_cli.report.subject.index_table import read_ranges
 from cmnet_core.function.reference_ranges import ReferenceRange
@@ -31,14 +36,14 @@ _COLUMNS = (
 )  # fmt: skip
 _TILES = ("lvef_pct", "gcs_peak_pct", "lvedv_ml", "lvm_g", "rvef_pct")
 
-# What the table can hold and the page still open at once; tables/indices.parquet holds the rest.
+# Largest number of rows with which the page still opens at once; tables/indices.parquet holds all.
 MOST_ROWS = 1000
 
-# What a source says of one sex only.
-_SAMPLE = re.compile(r",? \d+ (wo)?men\b")
+# The size of the sample of one sex in the source of a reference range.
+_SAMPLE_SIZE = re.compile(r",? \d+ (wo)?men\b")
 
-# Curves that share an axis: columns of the table frames with their names and kinds.
-_CYCLES = {
+# Curves that share an axis: columns of the table frames with their names and classes in the style sheet.
+_CURVES = {
     "volume (mL)": (
         ("lv_ml", "left ventricle", "lv"), ("rv_ml", "right ventricle", "rv"),
         ("myo_ml", "myocardium", "myo"),
@@ -47,7 +52,7 @@ _CYCLES = {
         ("grs_pct", "radial", "s0"), ("gcs_pct", "circumferential", "s1"),
         ("gls_sax_pct", "longitudinal (SAX)", "s2"),
     ),
-    "twist (degrees)": (("twist_deg", "apex against base", "all"),),
+    "twist (degrees)": (("twist_deg", "apical minus basal rotation", "all"),),
 }  # fmt: skip
 
 
@@ -57,7 +62,7 @@ class CycleFigure:
 
     Attributes:
         drawing: The figure.
-        key: Kind and name of each curve.
+        key: Class and name of each curve.
     """
 
     drawing: Markup
@@ -65,128 +70,132 @@ class CycleFigure:
 
 
 @dataclass(frozen=True, slots=True)
-class TableRow:
+class SubjectRow:
     """A subject in the cohort's table."""
 
-    link: Link
+    link: SubjectLink
     cells: tuple[str, ...]
     quality: str
 
 
-def render_cohort(pages: Environment, showing: Showing) -> str:
-    """The cohort page."""
-    states = states_of(showing.population)
+def render_cohort(pages: Environment, context: CohortContext) -> str:
+    """Return the cohort page."""
+    states = count_states(context.population)
     total = sum(states.values())
-    told = {state: showing.counting.told(number) for state, number in states.items()}
-    everything = {
-        "share_safe": showing.deidentifier.share_safe,
-        "hidden": showing.deidentifier.hides(total),
-        "total": showing.counting.told(total),
-        "states": told,
-        "provenance": read_provenance(showing.population.folder, showing.deidentifier),
+    values = {
+        "share_safe": context.deidentifier.share_safe,
+        "hidden": context.deidentifier.hides(total),
+        "total": context.counts.told(total),
+        "states": {state: context.counts.told(number) for state, number in states.items()},
+        "provenance": read_provenance(context.population.folder, context.deidentifier),
     }
-    if not everything["hidden"]:
-        everything |= _troubles(showing) | _figures(showing) | _rows(showing)
-    return pages.get_template("index.html").render(everything)
+    if not values["hidden"]:
+        values |= _quality(context) | _figures(context) | _subject_table(context)
+    return pages.get_template("index.html").render(values)
 
 
-def _troubles(showing: Showing) -> dict[str, Any]:
-    population, counting = showing.population, showing.counting
-    flags = flags_of(showing)
+def _quality(context: CohortContext) -> dict[str, Any]:
+    population = context.population
+    flags = flag_findings(context)
     warned = int((population.warnings > 0).sum())
     return {
         "size": population.size,
-        "pages_made": len(showing.pages),
-        "tiles": _tiles(showing),
-        "warned": counting.told(warned) if population.size else "",
-        "failures": failures_of(showing),
+        "page_count": len(context.pages),
+        "tiles": _tiles(context),
+        "warned": context.counts.told(warned) if population.size else "",
+        "failures": failure_findings(context),
         "flags": [flag for flag in flags if is_warning(flag.code)],
         "remarks": [flag for flag in flags if not is_warning(flag.code)],
-        "times": stage_times(showing),
-        "hosts": host_times(showing),
+        "times": stage_times(context),
+        "hosts": host_times(context),
     }
 
 
-def _tiles(showing: Showing) -> list[Tile]:
-    """Medians of what is asked for first."""
+def _tiles(context: CohortContext) -> list[Tile]:
+    """Return the medians of the most common indices."""
     tiles = []
-    for quantity in _known(showing, _TILES):
-        values = showing.population.numbers(quantity.column)
+    for quantity in _known(context, _TILES):
+        values = context.population.numbers(quantity.column)
         known = values[np.isfinite(values)]
-        if not showing.deidentifier.hides(len(known)):
+        if not context.deidentifier.hides(len(known)):
             decimals = 0 if quantity.unit in ("mL", "g") else 1
-            tiles.append(
-                Tile(f"median {quantity.title}", shown(float(np.median(known)), decimals=decimals), quantity.unit)
-            )
+            median = format_number(float(np.median(known)), decimals=decimals)
+            tiles.append(Tile(f"median {quantity.title}", median, quantity.unit))
     return tiles
 
 
-def _known(showing: Showing, columns: Sequence[str]) -> list[Quantity]:
-    return named("indices", [column for column in columns if showing.population.has(column)])
+def _known(context: CohortContext, columns: Sequence[str]) -> list[Quantity]:
+    return select_quantities("indices", [column for column in columns if context.population.has(column)])
 
 
-def _figures(showing: Showing) -> dict[str, Any]:
-    ranges = read_ranges(showing.population.folder)
-    sample = sample_of(showing)
+def _figures(context: CohortContext) -> dict[str, Any]:
+    ranges = read_ranges(context.population.folder)
+    sample = plotted_sample(context)
     return {
-        "by_sex": showing.by_sex,
-        "by_group": showing.by_group,
-        "compared": showing.compared,
-        "chapters": _chapters(showing, ranges),
-        "sources": sorted({_SAMPLE.sub("", one.source.partition(";")[0]) for one in ranges}),
-        "cycles": _cycles(showing),
-        "contrasts": contrasts(showing, first_quantities(showing)),
-        "bullseyes": bullseye_rows(showing),
+        "by_sex": context.by_sex,
+        "by_group": context.by_group,
+        "compared": context.compared,
+        "sections": _sections(context, ranges),
+        "histogram_from": cohort_figures.HISTOGRAM_FROM,
+        "sources": sorted({_SAMPLE_SIZE.sub("", one.source.partition(";")[0]) for one in ranges}),
+        "cycles": _cycle_figures(context),
+        "most_in_mean": MOST_SUBJECTS,
+        "contrasts": contrasts(context, main_quantities(context)),
+        "bullseyes": group_bullseyes(context),
         "sample": sample,
-        "scatters": scatter_plots(showing, sample),
-        "has_gcs": showing.population.has("gcs_peak_pct"),
-        "key": key_of(showing),
-        "evaluation": [] if showing.deidentifier.share_safe else illustrate(showing.population.folder),
+        "scatters": scatter_plots(context, sample),
+        "has_gcs": context.population.has("gcs_peak_pct"),
+        "key": marker_key(context),
+        "evaluation": [] if context.deidentifier.share_safe else evaluation_figures(context.population.folder),
     }
 
 
-def _chapters(showing: Showing, ranges: Sequence[ReferenceRange]) -> list[tuple[str, bool, list[Card]]]:
-    shown_chapters = [
-        (chapter.title, chapter.first, distributions(showing, chapter.quantities, ranges))
-        for chapter in chapters(showing)
+def _sections(
+    context: CohortContext, ranges: Sequence[ReferenceRange]
+) -> list[tuple[str, bool, list[DistributionCard]]]:
+    sections = [
+        (section.title, section.is_main, distributions(context, section.quantities, ranges))
+        for section in quantity_sections(context)
     ]
-    return [chapter for chapter in shown_chapters if chapter[2]]
+    return [section for section in sections if section[2]]
 
 
-def _cycles(showing: Showing) -> list[CycleFigure]:
-    found = mean_cycles(showing.population, [column for curves in _CYCLES.values() for column, _, _ in curves])
-    told = {column: cycle for column, cycle in found.items() if not showing.deidentifier.hides(cycle.subjects)}
-    drawn = []
-    for up, listed in _CYCLES.items():
-        curves = [(name, kind, told[column].mean, told[column].sd) for column, name, kind in listed if column in told]
+def _cycle_figures(context: CohortContext) -> list[CycleFigure]:
+    found = mean_curves(context.population, [column for curves in _CURVES.values() for column, _, _ in curves])
+    allowed = {column: curve for column, curve in found.items() if not context.deidentifier.hides(curve.subjects)}
+    figures = []
+    for label, listed in _CURVES.items():
+        curves = [
+            (name, kind, allowed[column].mean, allowed[column].sd) for column, name, kind in listed if column in allowed
+        ]
         if curves:
             key = tuple((kind, name) for name, kind, _, _ in curves)
-            drawn.append(CycleFigure(cohort_figures.mean_curve(phases(), curves, up=up), key))
-    return drawn
+            figures.append(CycleFigure(cohort_figures.mean_curve(phases(), curves, label=label), key))
+    return figures
 
 
-def _rows(showing: Showing) -> dict[str, Any]:
-    """The table of subjects: those with a page, then those with the most flags; without the latter if share-safe."""
-    population = showing.population
-    columns = _known(showing, _COLUMNS)
+def _subject_table(context: CohortContext) -> dict[str, Any]:
+    """Return the table of subjects: those with a page, then those with most flags; share-safe only the former."""
+    population = context.population
+    columns = _known(context, _COLUMNS)
     order = np.argsort(-population.warnings, kind="stable")
-    has_page = np.isin(order, np.array(list(showing.pages), dtype=np.int64))
-    without = order[:0] if showing.deidentifier.share_safe else order[~has_page]
-    chosen = np.concatenate([order[has_page], without])[:MOST_ROWS]
-    words = [_words(showing, population.strata(column), chosen) for column in ("sex", "group")]
+    has_page = np.isin(order, np.array(list(context.pages), dtype=np.int64))
+    without_page = order[:0] if context.deidentifier.share_safe else order[~has_page]
+    chosen = np.concatenate([order[has_page], without_page])[:MOST_ROWS]
+    strata = [_stratum_names(context, population.strata(column), chosen) for column in ("sex", "group")]
     numbers = [_cells(population.numbers(quantity.column)[chosen]) for quantity in columns]
     qualities = [f"{count} to check" if count else "" for count in population.warnings[chosen].tolist()]
-    links = showing.links(chosen.tolist())
-    lines = zip(links, qualities, *words, *numbers, strict=True)
-    rows = [TableRow(link, tuple(cells), quality) for link, quality, *cells in lines]
+    lines = zip(context.links(chosen.tolist()), qualities, *strata, *numbers, strict=True)
+    rows = [SubjectRow(link, tuple(cells), quality) for link, quality, *cells in lines]
     return {"columns": columns, "rows": rows, "hidden_rows": population.size - len(rows)}
 
 
-def _words(showing: Showing, strata: Strata, chosen: Places) -> list[str]:
-    """The stratum of each subject, unless it is too small to be told of."""
-    named = ["" if showing.deidentifier.hides(n) else name for name, n in zip(strata.names, strata.sizes, strict=True)]
-    return [("" if code == NOBODY else named[code]) for code in strata.of[chosen].tolist()]
+def _stratum_names(context: CohortContext, strata: Strata, chosen: IntArray) -> list[str]:
+    """Return the stratum of each subject; empty where the stratum is too small to be shown."""
+    sizes = zip(strata.names, strata.sizes, strict=True)
+    names = ["" if context.deidentifier.hides(size) else name for name, size in sizes]
+    return [("" if code == UNASSIGNED else names[code]) for code in strata.codes[chosen].tolist()]
 
 
-def _cells(values: Numbers) -> list[str]:
-    return [shown(None if np.isnan(value) else value) for value in values.tolist()]
+def _cells(values: FloatArray) -> list[str]:
+    return [format_number(None if np.isnan(value) else value) for value in values.tolist()]

@@ -16,11 +16,11 @@ from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import DECLARED
 from cmnet_core.errors import ErrorCode, ManifestError
 
-Numbers = NDArray[np.float64]
-Places = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
-NOBODY = -1
-"""The stratum of a subject that belongs to none."""
+UNASSIGNED = -1
+"""Stratum of a subject that belongs to none, and row number of a subject without indices."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,48 +30,48 @@ class Strata:
     Attributes:
         column: ``sex``, ``group``, …
         names: Its values, the largest stratum first.
-        of: The stratum of each subject by its place in ``names``; ``NOBODY`` where the manifest does not tell.
+        codes: The stratum of each subject as an index into ``names``; ``UNASSIGNED`` where the manifest has no value.
     """
 
     column: str
     names: tuple[str, ...]
-    of: Places
+    codes: IntArray
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many subjects each stratum has."""
-        return tuple(int(n) for n in np.bincount(self.of[self.of != NOBODY], minlength=len(self.names)))
+        """Number of subjects in each stratum."""
+        return tuple(int(n) for n in np.bincount(self.codes[self.codes != UNASSIGNED], minlength=len(self.names)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Flagged:
-    """Which subjects have which quality flag; a subject and a flag stand together once.
+class FlaggedSubjects:
+    """The subjects of each quality flag; a subject is listed once per flag.
 
     Attributes:
         flags: The flags that occur, the most frequent first.
-        subjects: The places of the subjects that have each of them.
+        subjects: The row numbers of the subjects with each of them.
     """
 
     flags: tuple[str, ...]
-    subjects: tuple[Places, ...]
+    subjects: tuple[IntArray, ...]
 
-    def warnings(self, subjects: int) -> Places:
-        """How many flags that ask for a look each of so many subjects has."""
+    def warnings(self, subjects: int) -> IntArray:
+        """Count the warnings of each of so many subjects."""
         counts = np.zeros(subjects, np.int64)
-        for flag, places in zip(self.flags, self.subjects, strict=True):
+        for flag, rows in zip(self.flags, self.subjects, strict=True):
             if is_warning(flag):
-                counts[places] += 1
+                counts[rows] += 1
         return counts
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Everyone with indices, in the order of the cohort, and how everyone else fared.
+    """All subjects with indices, in the order of the cohort, and the status of every subject.
 
     Attributes:
-        folder: Where everything lies.
-        indices: One row a subject.
-        status: One row a subject, those without indices included; empty where it was not written.
+        folder: The run folder.
+        indices: One row per subject.
+        status: One row per subject, those without indices included; empty where the table does not exist.
         motion: The rows of the table motion, one for each row of ``indices``; null where there is none.
     """
 
@@ -82,7 +82,7 @@ class Population:
 
     @property
     def size(self) -> int:
-        """How many subjects have indices."""
+        """Number of subjects with indices."""
         return int(self.indices.num_rows)
 
     @cached_property
@@ -92,51 +92,51 @@ class Population:
         return listed
 
     def has(self, column: str) -> bool:
-        """Whether the indices have a column with at least one value."""
+        """Return whether the indices have a column with at least one value."""
         return column in self.indices.column_names and self.indices[column].null_count < self.size
 
-    def numbers(self, column: str) -> Numbers:
-        """A column of the indices; NaN where there is no value."""
+    def numbers(self, column: str) -> FloatArray:
+        """Return a column of the indices; NaN where there is no value."""
         if column not in self.indices.column_names:
             return np.full(self.size, np.nan)
         return as_numbers(self.indices[column])
 
     def strata(self, column: str) -> Strata:
-        """The subjects divided by a column of text."""
+        """Divide the subjects by a column of text."""
         if column not in self.indices.column_names:
-            return Strata(column, (), np.full(self.size, NOBODY))
+            return Strata(column, (), np.full(self.size, UNASSIGNED))
         encoded = pc.dictionary_encode(self.indices[column].combine_chunks())
-        codes = pc.fill_null(encoded.indices, NOBODY).to_numpy(zero_copy_only=False).astype(np.int64)
-        counts = np.bincount(codes[codes != NOBODY], minlength=len(encoded.dictionary))
+        codes = pc.fill_null(encoded.indices, UNASSIGNED).to_numpy(zero_copy_only=False).astype(np.int64)
+        counts = np.bincount(codes[codes != UNASSIGNED], minlength=len(encoded.dictionary))
         order = np.argsort(-counts, kind="stable")
-        rank = np.append(np.argsort(order), NOBODY)
+        rank = np.append(np.argsort(order), UNASSIGNED)
         return Strata(column, tuple(encoded.dictionary[int(n)].as_py() for n in order), rank[codes])
 
     @cached_property
-    def flagged(self) -> Flagged:
+    def flagged(self) -> FlaggedSubjects:
         """The quality flags of indices and motion."""
-        parents, words = zip(*(_flattened(table) for table in (self.indices, self.motion)), strict=True)
-        encoded = pc.dictionary_encode(pa.concat_arrays(words))
+        parents, names = zip(*(_flags_with_rows(table) for table in (self.indices, self.motion)), strict=True)
+        encoded = pc.dictionary_encode(pa.concat_arrays(names))
         pairs = np.column_stack([encoded.indices.to_numpy(zero_copy_only=False), np.concatenate(parents)])
         pairs = np.unique(pairs, axis=0)
         flags: list[str] = encoded.dictionary.to_pylist()
-        places = [pairs[pairs[:, 0] == code, 1] for code in range(len(flags))]
-        order = sorted(range(len(flags)), key=lambda code: (-len(places[code]), flags[code]))
-        return Flagged(tuple(flags[code] for code in order), tuple(places[code] for code in order))
+        rows = [pairs[pairs[:, 0] == code, 1] for code in range(len(flags))]
+        order = sorted(range(len(flags)), key=lambda code: (-len(rows[code]), flags[code]))
+        return FlaggedSubjects(tuple(flags[code] for code in order), tuple(rows[code] for code in order))
 
     @cached_property
-    def warnings(self) -> Places:
-        """How many flags that ask for a look each subject has."""
+    def warnings(self) -> IntArray:
+        """Number of warnings of each subject."""
         return self.flagged.warnings(self.size)
 
-    def places(self, case_ids: Any) -> Places:
-        """Where subjects stand among the rows of ``indices``; ``NOBODY`` for who has none."""
+    def rows_of(self, case_ids: Any) -> IntArray:
+        """Return the row numbers of subjects in ``indices``; ``UNASSIGNED`` for a subject without indices."""
         found = pc.index_in(case_ids, value_set=self.indices["case_id"].combine_chunks())
-        return np.asarray(pc.fill_null(found, NOBODY).to_numpy(), dtype=np.int64)
+        return np.asarray(pc.fill_null(found, UNASSIGNED).to_numpy(), dtype=np.int64)
 
 
 def read_population(folder: RunFolder) -> Population:
-    """Read what the cohort page shows of every subject.
+    """Read the columns that the cohort page shows of every subject.
 
     Raises:
         ManifestError: This is no run folder, or nothing has run in it.
@@ -145,7 +145,7 @@ def read_population(folder: RunFolder) -> Population:
     if not indices.num_rows and not status.num_rows:
         raise ManifestError(
             f"{folder.root} holds neither tables/indices.parquet nor tables/status.parquet: nothing can be reported.",
-            hint="Name the folder that cmnet infer wrote to, and run cmnet indices first.",
+            hint="Give the folder that cmnet infer wrote to, and run cmnet indices first.",
             code=ErrorCode.RUN,
         )
     motion = read_columns(folder, "motion")
@@ -154,12 +154,12 @@ def read_population(folder: RunFolder) -> Population:
 
 
 def read_columns(folder: RunFolder, table: str, columns: Iterable[str] | None = None) -> Any:
-    """Some columns of a table, those that the file has; an empty table where there is no file.
+    """Read those of some columns of a table that the file has; an empty table where there is no file.
 
     Args:
-        folder: The run.
-        table: Its name.
-        columns: Which ones; all that today's schema declares where none are named.
+        folder: The run folder.
+        table: Name of the table.
+        columns: Names of the columns; all that the current schema declares where none are given.
     """
     path = folder.table(table)
     wanted = [column.name for column in DECLARED[table]] if columns is None else list(columns)
@@ -172,13 +172,13 @@ def read_columns(folder: RunFolder, table: str, columns: Iterable[str] | None = 
 _EMPTY = {"qc_flags": pa.list_(pa.string())}
 
 
-def as_numbers(column: Any) -> Numbers:
-    """A column of numbers; NaN where there is none."""
+def as_numbers(column: Any) -> FloatArray:
+    """Return a column of numbers; NaN where there is none."""
     return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan).to_numpy(), dtype=np.float64)
 
 
-def _flattened(table: Any) -> tuple[Places, Any]:
-    """The quality flags of a table one below the other, each with its row."""
+def _flags_with_rows(table: Any) -> tuple[IntArray, Any]:
+    """Flatten the quality flags of a table; return the row number of each flag, and the flags."""
     if "qc_flags" not in table.column_names:
         return np.zeros(0, np.int64), pa.array([], pa.string())
     flags = table["qc_flags"].combine_chunks()
@@ -186,8 +186,8 @@ def _flattened(table: Any) -> tuple[Places, Any]:
     return rows, pc.list_flatten(flags)
 
 
-def most_flagged(population: Population, places: Sequence[int] | Places) -> list[int]:
-    """Places of subjects, those with the most warnings first and otherwise in the order of the cohort."""
-    chosen = np.asarray(places, dtype=np.int64)
+def most_flagged(population: Population, rows: Sequence[int] | IntArray) -> list[int]:
+    """Sort subjects by their number of warnings, the most first; ties stay in the order of the cohort."""
+    chosen = np.asarray(rows, dtype=np.int64)
     order = np.argsort(-population.warnings[chosen], kind="stable")
-    return [int(place) for place in chosen[order]]
+    return [int(row) for row in chosen[order]]

@@ -1,4 +1,4 @@
-"""What the report shows, read from a run folder and from nothing else."""
+"""Results of single subjects, read from a run folder and from nothing else."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class ProvenanceEntry:
     """One line of the provenance."""
 
     name: str
@@ -28,13 +28,13 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What the tables of a run say of some subjects.
+class RunResults:
+    """Table rows of some subjects of a run.
 
     Attributes:
-        folder: Where everything lies.
-        deidentifier: What may be told of whom.
-        indices: One row a subject.
+        folder: The run folder.
+        deidentifier: Names subjects, and decides what may be stated about them.
+        indices: One row per subject.
         frames: The rows of each subject, in the order of its frames.
         segments: The rows of each subject's AHA segments, in their order.
         motion: The row of each subject.
@@ -47,19 +47,19 @@ class Run:
     frames: Mapping[str, Sequence[Row]]
     segments: Mapping[str, Sequence[Row]]
     motion: Mapping[str, Row]
-    provenance: tuple[Fact, ...]
+    provenance: tuple[ProvenanceEntry, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Hearts:
-    """A subject's images and label maps, in the order of the input's frames.
+class SubjectImages:
+    """A subject's cine and label maps, in the order of the input's frames.
 
     Attributes:
         cine: The network's window.
-        affine: Its grid, (z, y, x, 1) to mm.
+        affine: Affine of its grid, (z, y, x, 1) to mm.
         segmented: SegNet's label maps, on their own grid.
-        propagated: The ED label map carried by the motion, on the same grid.
-        labels_affine: That grid.
+        propagated: The ED label map warped to every frame by the motion, on the same grid.
+        labels_affine: Affine of that grid, (z, y, x, 1) to mm.
     """
 
     cine: Shaped[np.ndarray, "t z y x"]
@@ -69,30 +69,30 @@ class Hearts:
     labels_affine: Float64[np.ndarray, "4 4"]
 
 
-def read_run(folder: RunFolder, case_ids: Sequence[str], deidentifier: Deidentifier) -> Run:
-    """Read what the tables say of some subjects, in the order given; tables that were not written yet are empty.
+def read_run_results(folder: RunFolder, case_ids: Sequence[str], deidentifier: Deidentifier) -> RunResults:
+    """Read the table rows of some subjects in the order given; tables that do not exist yet are empty.
 
     Args:
-        folder: The run.
+        folder: The run folder.
         case_ids: The subjects.
-        deidentifier: What may be told of whom.
+        deidentifier: Names subjects, and decides what may be stated about them.
     """
     indices = {row["case_id"]: row for row in _rows(folder, "indices", case_ids)}
-    return Run(
+    return RunResults(
         folder=folder,
         deidentifier=deidentifier,
         indices=[indices[case_id] for case_id in case_ids],
-        frames=_grouped(_rows(folder, "frames", case_ids), "frame"),
-        segments=_grouped(_rows(folder, "segments", case_ids), "segment"),
+        frames=_by_subject(_rows(folder, "frames", case_ids), "frame"),
+        segments=_by_subject(_rows(folder, "segments", case_ids), "segment"),
         motion={row["case_id"]: row for row in _rows(folder, "motion", case_ids)},
         provenance=read_provenance(folder, deidentifier),
     )
 
 
-def _grouped(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
-    """The rows of each subject, in the order of a column."""
+def _by_subject(rows: Sequence[Row], order: str) -> dict[str, list[Row]]:
+    """Group rows by subject, in the order of a column."""
     grouped: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: int(row[by])):
+    for row in sorted(rows, key=lambda row: int(row[order])):
         grouped[row["case_id"]].append(row)
     return grouped
 
@@ -105,40 +105,44 @@ def _rows(folder: RunFolder, table: str, case_ids: Sequence[str]) -> list[dict[s
     return rows
 
 
-def read_provenance(folder: RunFolder, deidentifier: Deidentifier) -> tuple[Fact, ...]:
-    """What ``run.json`` says: versions, settings and digests; in a share-safe report without folders."""
-    if not folder.record.exists():
-        return ()
-    record = json.loads(folder.record.read_text(encoding="utf-8"))
+def read_run_record(folder: RunFolder) -> dict[str, Any]:
+    """Read ``run.json``; an empty record where there is none."""
+    return dict(json.loads(folder.record.read_text(encoding="utf-8"))) if folder.record.exists() else {}
+
+
+def read_provenance(folder: RunFolder, deidentifier: Deidentifier) -> tuple[ProvenanceEntry, ...]:
+    """List versions, settings and digests from ``run.json``; a share-safe report lists no folders."""
+    record = read_run_record(folder)
     commands = record.pop("commands", {})
     return tuple(
-        Fact(fact.name, deidentifier.text(fact.value)) for fact in (*_facts(record, ""), *_facts(commands, ""))
+        ProvenanceEntry(entry.name, deidentifier.text(entry.value))
+        for entry in (*_flatten(record, ""), *_flatten(commands, ""))
     )
 
 
-def read_origin(folder: CaseFolder) -> tuple[Fact, ...]:
-    """With what the motion of a subject was made, from its sidecar."""
+def read_subject_provenance(folder: CaseFolder) -> tuple[ProvenanceEntry, ...]:
+    """List version and digests of a subject's motion from its sidecar."""
     sidecar = read_sidecar(folder.sidecar("infer"))
     if sidecar is None:
         return ()
     return (
-        Fact("subject made with", f"cmnet {sidecar.version}"),
-        Fact("subject model digest", sidecar.model_digest),
-        Fact("subject settings digest", sidecar.settings_digest),
+        ProvenanceEntry("subject version", f"cmnet {sidecar.version}"),
+        ProvenanceEntry("subject model digest", sidecar.model_digest),
+        ProvenanceEntry("subject settings digest", sidecar.settings_digest),
     )
 
 
-def _facts(value: object, name: str) -> list[Fact]:
-    """Nested values, flattened to one line each."""
+def _flatten(value: object, name: str) -> list[ProvenanceEntry]:
+    """Flatten nested values to one entry each."""
     if isinstance(value, dict):
-        return [fact for key, inner in value.items() for fact in _facts(inner, f"{name} {key}".strip())]
+        return [entry for key, inner in value.items() for entry in _flatten(inner, f"{name} {key}".strip())]
     if isinstance(value, list):
-        return [Fact(name.replace("_", " "), " ".join(map(str, value)))]
-    return [] if value in (None, "") else [Fact(name.replace("_", " "), str(value))]
+        return [ProvenanceEntry(name.replace("_", " "), " ".join(map(str, value)))]
+    return [] if value in (None, "") else [ProvenanceEntry(name.replace("_", " "), str(value))]
 
 
-def read_hearts(folder: CaseFolder) -> Hearts:
-    """Read the images and label maps of a subject.
+def read_subject_images(folder: CaseFolder) -> SubjectImages:
+    """Read the cine and the label maps of a subject.
 
     Raises:
         ImageError: A file is missing or damaged.
@@ -146,4 +150,4 @@ def read_hearts(folder: CaseFolder) -> Hearts:
     cine, affine = read_own(folder.preproc_cine)
     segmented, labels_affine = read_own(folder.segnet_labels)
     propagated, _ = read_own(folder.propagated_labels)
-    return Hearts(cine, affine, segmented, propagated, labels_affine)
+    return SubjectImages(cine, affine, segmented, propagated, labels_affine)

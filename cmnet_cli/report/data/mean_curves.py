@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cmnet_cli.report.data.cohort_table import Numbers, Population, as_numbers
+from cmnet_cli.report.data.cohort_table import FloatArray, Population, as_numbers
 
-POINTS = 25
-"""Points of a mean curve, over cycles of any number of frames."""
+CURVE_SAMPLES = 25
+"""Number of samples of a mean curve; cycles of any number of frames are resampled to it."""
 
 # A mean curve hardly changes beyond this many subjects, and the table of frames is the longest of all.
 MOST_SUBJECTS = 2000
@@ -19,27 +19,27 @@ _SEED = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cycle:
-    """A quantity over the cycle, from frame 0.
+class MeanCurve:
+    """Mean of a quantity over the cycle, from frame 0.
 
     Attributes:
-        subjects: Of how many it is the mean.
-        mean: At each of ``POINTS`` equal steps of the cycle.
-        sd: Standard deviation between subjects, divisor n - 1.
+        subjects: Number of subjects.
+        mean: Mean at each of ``CURVE_SAMPLES`` equal steps of the cycle.
+        sd: Standard deviation between subjects, with divisor n - 1.
     """
 
     subjects: int
-    mean: Numbers
-    sd: Numbers
+    mean: FloatArray
+    sd: FloatArray
 
 
-def phases() -> Numbers:
-    """Per cent of the cycle at the points of a mean curve."""
-    return np.linspace(0.0, 100.0, POINTS, endpoint=False)
+def phases() -> FloatArray:
+    """Return the phase of each sample of a mean curve, in per cent of the cycle."""
+    return np.linspace(0.0, 100.0, CURVE_SAMPLES, endpoint=False)
 
 
-def mean_cycles(population: Population, columns: Iterable[str]) -> dict[str, Cycle]:
-    """Mean curves of those columns of the table frames that it has, over a random sample of a large cohort."""
+def mean_curves(population: Population, columns: Iterable[str]) -> dict[str, MeanCurve]:
+    """Return mean curves of columns of the table frames; a large cohort is sampled at random."""
     path = population.folder.table("frames")
     if not path.exists() or not population.size:
         return {}
@@ -51,25 +51,25 @@ def mean_cycles(population: Population, columns: Iterable[str]) -> dict[str, Cyc
     rows = pq.read_table(path, columns=["case_id", "frame", *known], filters=pc.field("case_id").isin(chosen))
     if not rows.num_rows:
         return {}
-    cycles = {name: _mean_cycle(rows, chosen, name) for name in known}
-    return {name: cycle for name, cycle in cycles.items() if cycle is not None}
+    curves = {name: _mean_curve(rows, chosen, name) for name in known}
+    return {name: curve for name, curve in curves.items() if curve is not None}
 
 
-def _mean_cycle(rows: Any, chosen: Any, column: str) -> Cycle | None:
-    who = np.asarray(pc.index_in(rows["case_id"], value_set=chosen).to_numpy())
-    order = np.lexsort((rows["frame"].to_numpy(), who))
-    values, who = as_numbers(rows[column])[order], who[order]
-    starts = np.flatnonzero(np.diff(who, prepend=-1))
-    curves = [_resampled(curve) for curve in np.split(values, starts[1:]) if np.isfinite(curve).all()]
+def _mean_curve(rows: Any, chosen: Any, column: str) -> MeanCurve | None:
+    subjects = np.asarray(pc.index_in(rows["case_id"], value_set=chosen).to_numpy())
+    order = np.lexsort((rows["frame"].to_numpy(), subjects))
+    values, subjects = as_numbers(rows[column])[order], subjects[order]
+    starts = np.flatnonzero(np.diff(subjects, prepend=-1))
+    curves = [_resample(curve) for curve in np.split(values, starts[1:]) if np.isfinite(curve).all()]
     if not curves:
         return None
     stack = np.stack(curves)
-    spread = stack.std(axis=0, ddof=1) if len(stack) > 1 else np.zeros(POINTS)
-    return Cycle(len(stack), stack.mean(axis=0), spread)
+    sd = stack.std(axis=0, ddof=1) if len(stack) > 1 else np.zeros(CURVE_SAMPLES)
+    return MeanCurve(len(stack), stack.mean(axis=0), sd)
 
 
-def _resampled(values: Numbers) -> Numbers:
-    """A closed curve at ``POINTS`` equal steps."""
-    places = phases() / 100.0 * len(values)
-    resampled: Numbers = np.interp(places, np.arange(len(values) + 1), np.append(values, values[0]))
+def _resample(values: FloatArray) -> FloatArray:
+    """Resample a closed curve linearly to ``CURVE_SAMPLES`` equal steps."""
+    positions = phases() / 100.0 * len(values)
+    resampled: FloatArray = np.interp(positions, np.arange(len(values) + 1), np.append(values, values[0]))
     return resampled

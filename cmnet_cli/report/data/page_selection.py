@@ -1,4 +1,4 @@
-"""Which subjects get a page: all, the flagged, none, or those that are asked for."""
+"""Selection of the subjects that get a page: all, the flagged ones, none, or those requested by id."""
 
 from collections.abc import Sequence
 
@@ -9,40 +9,40 @@ from cmnet_core.errors import ErrorCode, ManifestError
 
 ALL, FLAGGED, NONE = "all", "flagged", "none"
 
-UNASKED = 500
-"""Without a wish, all subjects get a page up to this number; beyond it those with the most flags, as many as this."""
+DEFAULT_LIMIT = 500
+"""By default, all subjects of a cohort of up to this size get a page; in a larger one, so many with most flags."""
 
 
-def choose_pages(population: Population, asked: Sequence[str], *, unasked: int = UNASKED) -> list[int]:
-    """Places of the subjects that get a page.
+def choose_pages(population: Population, requested: Sequence[str], *, limit: int = DEFAULT_LIMIT) -> list[int]:
+    """Return the row numbers of the subjects that get a page.
 
     Args:
-        population: Everyone.
-        asked: ``all``, ``flagged``, ``none`` or ids, with or without ``sub-``; empty for no wish.
-        unasked: The most pages that are made where there is no wish.
+        population: All subjects.
+        requested: ``all``, ``flagged``, ``none`` or ids, with or without ``sub-``; empty for the default.
+        limit: The largest number of pages that are made by default.
 
     Raises:
         ManifestError: An id is not among the subjects with indices.
     """
     flagged = most_flagged(population, np.flatnonzero(population.warnings))
-    if not asked:
-        return list(range(population.size)) if population.size <= unasked else flagged[:unasked]
-    words = [word for word in asked if word in (ALL, FLAGGED, NONE)]
-    named = [place for word in asked if word not in (ALL, FLAGGED, NONE) for place in _places(population, word)]
-    if ALL in words:
+    if not requested:
+        return list(range(population.size)) if population.size <= limit else flagged[:limit]
+    ids = [label for label in requested if label not in (ALL, FLAGGED, NONE)]
+    by_id = [row for label in ids for row in _rows_of_subject(population, label)]
+    if ALL in requested:
         return list(range(population.size))
-    return list(dict.fromkeys([*named, *(flagged if FLAGGED in words else [])]))
+    return list(dict.fromkeys([*by_id, *(flagged if FLAGGED in requested else [])]))
 
 
-def _places(population: Population, label: str) -> list[int]:
-    """Every visit of a subject, or one visit."""
+def _rows_of_subject(population: Population, label: str) -> list[int]:
+    """Return the rows of every visit of a subject, or of one visit."""
     wanted = f"sub-{label.removeprefix('sub-')}"
     visits = f"{wanted}_ses-"
     found = [n for n, name in enumerate(population.case_ids) if name == wanted or name.startswith(visits)]
     if not found:
         raise ManifestError(
             f"There is no subject '{label}' with indices in {population.folder.root}.",
-            hint="Give --pages an id of the manifest, or all, flagged or none; cmnet status lists who is done.",
+            hint="Give --pages an id of the manifest, or all, flagged or none; cmnet status lists the finished ones.",
             code=ErrorCode.RUN,
         )
     return found

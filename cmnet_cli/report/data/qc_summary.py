@@ -1,4 +1,4 @@
-"""What needs a look: failures by their reason, and quality flags."""
+"""Quality control of a cohort: failures by their reason, and quality flags."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,44 +6,44 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from cmnet_cli.report.data.cohort_context import Link, Showing
+from cmnet_cli.report.data.cohort_context import CohortContext, SubjectLink
 from cmnet_cli.report.data.cohort_table import Population, most_flagged
 from cmnet_cli.report.formatting import is_warning
 from cmnet_core.qc.flags import FLAGS
 
-# As many subjects are named under a reason; the tables name all.
-MOST_NAMED = 20
+# So many subjects are listed with a finding; the tables list all of them.
+MOST_LISTED = 20
 
 _STATES = ("done", "failed", "stale", "pending")
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """Why some subjects failed, or what is said of some.
+class QCFinding:
+    """A reason of failure or a quality flag, with the subjects that it concerns.
 
     Attributes:
         code: Error code or flag.
-        told: What it means.
+        meaning: When it is raised.
         advice: What to do.
-        count: How many subjects, as the page tells it.
-        share: Their share of all, in per cent; empty where it is hidden.
-        width: The same as a number, for the bar.
-        links: The first of them.
-        more: How many are not named.
+        count: Number of subjects, as the page states it.
+        percentage: Percentage of all subjects as text; empty where it is suppressed.
+        bar_pct: The same as a number, for the bar.
+        links: The first of the subjects.
+        more: Number of subjects that are not listed.
     """
 
     code: str
-    told: str
+    meaning: str
     advice: str
     count: str
-    share: str
-    width: float
-    links: tuple[Link, ...]
+    percentage: str
+    bar_pct: float
+    links: tuple[SubjectLink, ...]
     more: int
 
 
-def states_of(population: Population) -> dict[str, int]:
-    """How many subjects are done, failed, stale and pending; those that are none are left out."""
+def count_states(population: Population) -> dict[str, int]:
+    """Count the subjects that are done, failed, stale and pending; states without subjects are left out."""
     if not population.status.num_rows:
         return {"done": population.size}
     counted = population.status.group_by("state").aggregate([([], "count_all")])
@@ -51,64 +51,55 @@ def states_of(population: Population) -> dict[str, int]:
     return {state: counts[state] for state in (*_STATES, *sorted(set(counts) - {*_STATES})) if counts.get(state)}
 
 
-def failures_of(showing: Showing) -> list[Reason]:
-    """Failures by code and advice, the most frequent first."""
-    status = showing.population.status
+def failure_findings(context: CohortContext) -> list[QCFinding]:
+    """Return the failures by code and advice, the most frequent first."""
+    status = context.population.status
     if "state" not in status.column_names:
         return []
     failed = status.filter(pc.equal(status["state"], "failed"))
-    named = _worded(failed)
-    counted = named.group_by(["error_code", "hint"]).aggregate([([], "count_all")]).to_pylist()
-    counted.sort(key=lambda row: (-row["count_all"], row["error_code"], row["hint"]))
-    return [_failure(showing, named, row, status.num_rows) for row in counted]
-
-
-def _worded(failed: Any) -> Any:
-    """The failures with words in place of nulls, so that they can be grouped."""
+    # Nulls cannot be grouped.
     for column, instead in (("error_code", "unknown"), ("hint", ""), ("message", "")):
-        place = failed.schema.get_field_index(column)
-        failed = failed.set_column(place, column, pc.fill_null(failed[column], instead))
-    return failed
+        number = failed.schema.get_field_index(column)
+        failed = failed.set_column(number, column, pc.fill_null(failed[column], instead))
+    counted = failed.group_by(["error_code", "hint"]).aggregate([([], "count_all")]).to_pylist()
+    counted.sort(key=lambda row: (-row["count_all"], row["error_code"], row["hint"]))
+    return [_failure(context, failed, row, status.num_rows) for row in counted]
 
 
-def _failure(showing: Showing, failed: Any, row: dict[str, Any], total: int) -> Reason:
+def _failure(context: CohortContext, failed: Any, row: dict[str, Any], total: int) -> QCFinding:
     number: int = row["count_all"]
     alike = failed.filter(
         pc.and_(pc.equal(failed["error_code"], row["error_code"]), pc.equal(failed["hint"], row["hint"]))
     )
-    first = alike.select(["case_id", "message"]).slice(0, MOST_NAMED)
-    places = showing.population.places(first["case_id"].combine_chunks()).tolist()
+    first = alike.select(["case_id", "message"]).slice(0, MOST_LISTED)
+    rows = context.population.rows_of(first["case_id"].combine_chunks()).tolist()
     links = [
-        Link(case["case_id"], showing.pages.get(place, ""), case["message"])
-        for case, place in zip(first.to_pylist(), places, strict=True)
+        SubjectLink(case["case_id"], context.pages.get(row, ""), case["message"])
+        for case, row in zip(first.to_pylist(), rows, strict=True)
     ]
-    advice = showing.deidentifier.text(row["hint"])
-    return _reason(showing, row["error_code"], ("", advice), number=number, total=total, links=links)
+    subjects = _subjects(context, links, number=number, total=total)
+    return QCFinding(row["error_code"], "", context.deidentifier.text(row["hint"]), **subjects)
 
 
-def flags_of(showing: Showing) -> list[Reason]:
-    """Quality flags, those that ask for a look first, the most frequent first."""
-    population, found = showing.population, showing.population.flagged
-    reasons = []
-    for flag, places in zip(found.flags, found.subjects, strict=True):
-        first = most_flagged(population, places)[:MOST_NAMED] if is_warning(flag) else []
-        words = (FLAGS[flag].raised, FLAGS[flag].advice) if flag in FLAGS else ("", "")
-        links = showing.links(first)
-        reasons.append(_reason(showing, flag, words, number=len(places), total=population.size, links=links))
-    return sorted(reasons, key=lambda reason: not is_warning(reason.code))
+def flag_findings(context: CohortContext) -> list[QCFinding]:
+    """Return the quality flags, warnings first, the most frequent first."""
+    population, flagged = context.population, context.population.flagged
+    findings = []
+    for flag, rows in zip(flagged.flags, flagged.subjects, strict=True):
+        first = most_flagged(population, rows)[:MOST_LISTED] if is_warning(flag) else []
+        meaning, advice = (FLAGS[flag].raised, FLAGS[flag].advice) if flag in FLAGS else ("", "")
+        subjects = _subjects(context, context.links(first), number=len(rows), total=population.size)
+        findings.append(QCFinding(flag, f"{meaning[:1].upper()}{meaning[1:]}", advice, **subjects))
+    return sorted(findings, key=lambda finding: not is_warning(finding.code))
 
 
-def _reason(
-    showing: Showing, code: str, words: tuple[str, str], *, number: int, total: int, links: Sequence[Link]
-) -> Reason:
-    named = () if showing.deidentifier.share_safe else tuple(links)
-    return Reason(
-        code=code,
-        told=f"{words[0][:1].upper()}{words[0][1:]}",
-        advice=words[1],
-        count=showing.counting.told(number),
-        share=showing.counting.share(number, total),
-        width=0.0 if showing.deidentifier.hides(number) else round(100 * number / max(total, 1), 1),
-        links=named,
-        more=number - len(named) if named else 0,
-    )
+def _subjects(context: CohortContext, links: Sequence[SubjectLink], *, number: int, total: int) -> dict[str, Any]:
+    """Return those attributes of a finding that describe its subjects."""
+    listed = () if context.deidentifier.share_safe else tuple(links)
+    return {
+        "count": context.counts.told(number),
+        "percentage": context.counts.share(number, total),
+        "bar_pct": 0.0 if context.deidentifier.hides(number) else round(100 * number / max(total, 1), 1),
+        "links": listed,
+        "more": number - len(listed) if listed else 0,
+    }

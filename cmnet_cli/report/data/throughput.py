@@ -1,4 +1,4 @@
-"""How long the stages took, and on which machines."""
+"""Times of the stages, and the machines that ran them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,60 +7,60 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cmnet_cli.report.data.cohort_context import Showing
+from cmnet_cli.report.data.cohort_context import CohortContext
 from cmnet_cli.report.data.cohort_table import as_numbers
-from cmnet_cli.report.formatting import shown
+from cmnet_cli.report.formatting import format_number
 
 _STAGES = ("preprocess", "infer", "indices")
 
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """One stage.
+    """The time of one stage; every value is text.
 
     Attributes:
-        stage: Its name.
-        count: How many subjects it was timed on.
-        median: Seconds a subject.
-        most: The 95th percentile of the seconds.
-        hours: All of it, in hours of one worker.
-        rate: Subjects that one worker does in an hour.
+        stage: Name of the stage.
+        count: Number of subjects with a recorded time.
+        median: Median in seconds per subject.
+        percentile_95: 95th percentile in seconds per subject.
+        hours: Sum in hours of one worker.
+        rate: Subjects per hour and worker.
     """
 
     stage: str
     count: str
     median: str
-    most: str
+    percentile_95: str
     hours: str
     rate: str
 
 
-def stage_times(showing: Showing) -> list[StageTime]:
-    """Every stage that was timed on enough subjects to be told of."""
-    status = showing.population.status
-    timed = []
+def stage_times(context: CohortContext) -> list[StageTime]:
+    """Return the times of every stage that was recorded for enough subjects."""
+    status = context.population.status
+    times = []
     for stage in _STAGES:
         column = f"seconds_{stage}"
         seconds = as_numbers(status[column]) if column in status.column_names else np.zeros(0)
         seconds = seconds[np.isfinite(seconds)]
-        if len(seconds) and not showing.deidentifier.hides(len(seconds)):
-            middle, most = np.percentile(seconds, (50, 95)).tolist()
-            timed.append(
+        if len(seconds) and not context.deidentifier.hides(len(seconds)):
+            median, percentile_95 = np.percentile(seconds, (50, 95)).tolist()
+            times.append(
                 StageTime(
                     stage,
-                    showing.counting.told(len(seconds)),
-                    shown(middle),
-                    shown(most),
-                    shown(float(seconds.sum()) / 3600),
+                    context.counts.told(len(seconds)),
+                    format_number(median),
+                    format_number(percentile_95),
+                    format_number(float(seconds.sum()) / 3600),
                     f"{3600 / max(float(seconds.mean()), 1e-3):,.0f}",
                 )
             )
-    return timed
+    return times
 
 
-def host_times(showing: Showing) -> list[tuple[str, str, str]]:
-    """Name, subjects and largest memory of the machines, the busiest first; a share-safe report names none."""
-    status = showing.population.status
+def host_times(context: CohortContext) -> list[tuple[str, str, str]]:
+    """Return name, subjects and peak memory in MB of the machines, the busiest first; share-safe without names."""
+    status = context.population.status
     if not {"host", "peak_memory_mb"} <= set(status.column_names):
         return []
     known = status.filter(pc.is_valid(pc.cast(status["host"], pa.string())))
@@ -68,10 +68,10 @@ def host_times(showing: Showing) -> list[tuple[str, str, str]]:
     rows = sorted(counted.to_pylist(), key=lambda row: -row["count_all"])
     return [
         (
-            showing.deidentifier.host(row["host"]) or "",
-            showing.counting.told(row["count_all"]),
-            shown(row["peak_memory_mb_max"], decimals=0),
+            context.deidentifier.host(row["host"]) or "",
+            context.counts.told(row["count_all"]),
+            format_number(row["peak_memory_mb_max"], decimals=0),
         )
         for row in rows
-        if not showing.deidentifier.hides(row["count_all"])
+        if not context.deidentifier.hides(row["count_all"])
     ]

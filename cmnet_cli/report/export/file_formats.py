@@ -4,14 +4,14 @@ from enum import StrEnum
 
 
 class FigureFormat(StrEnum):
-    """How figures are saved."""
+    """File format of figures."""
 
     SVG = "svg"
     PNG = "png"
 
 
 class AnimationFormat(StrEnum):
-    """How the animation of the cine is saved."""
+    """File format of the animated cine."""
 
     GIF = "gif"
     MP4 = "mp4"

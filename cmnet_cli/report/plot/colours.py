@@ -1,7 +1,7 @@
-"""The colour scale of everything that is measured on the heart: from dark blue to yellow, for every eye.
+"""The sequential colour scale of every measured value: cividis, from dark blue to yellow.
 
-Its lightness rises evenly, so that it reads the same in grey and to those who see red and green alike (Nuñez,
-Anderton and Renslow, PLoS ONE 13(7), 2018: cividis).
+Its lightness rises evenly, so that it reads the same in grey and with any colour-vision deficiency (Nuñez, Anderton
+and Renslow, PLoS ONE 13(7), 2018: cividis).
 """
 
 from functools import cache
@@ -12,30 +12,30 @@ from jaxtyping import UInt8
 # Every eighth of the scale.
 _ANCHORS = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#fee838")
 
-# From this share of the scale on, dark words are read better than light ones.
+# From this fraction of the scale on, dark text is more readable than light text.
 _LIGHT_FROM = 0.56
 
 
 @cache
 def palette() -> UInt8[np.ndarray, "256 3"]:
-    """The scale in 256 steps."""
+    """Return the scale in 256 steps."""
     anchors = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in _ANCHORS])
     at = np.linspace(0, len(_ANCHORS) - 1, 256)
     channels = [np.interp(at, np.arange(len(_ANCHORS)), channel) for channel in anchors.T]
     return np.asarray(np.rint(np.stack(channels, axis=1)), dtype=np.uint8)
 
 
-def colour(share: float) -> str:
-    """The colour at a share of the scale, from 0 to 1."""
-    red, green, blue = palette()[round(255 * min(max(share, 0.0), 1.0))]
+def colour(fraction: float) -> str:
+    """Return the colour at a fraction of the scale, from 0 to 1."""
+    red, green, blue = palette()[round(255 * min(max(fraction, 0.0), 1.0))]
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def is_light(share: float) -> bool:
-    """Whether words on this colour are to be dark."""
-    return share >= _LIGHT_FROM
+def is_light(fraction: float) -> bool:
+    """Return whether text on the colour at a fraction of the scale should be dark."""
+    return fraction >= _LIGHT_FROM
 
 
 def gradient() -> str:
-    """The scale from left to right, as a background in a style sheet."""
+    """Return the scale from left to right, as a background in a style sheet."""
     return f"linear-gradient(to right, {', '.join(_ANCHORS)})"

@@ -1,5 +1,5 @@
 "use strict";
-// What the cohort page can do beyond showing: find and sort subjects, and light a subject up in every scatter plot.
+// Interaction of the cohort page: find and sort subjects, and highlight a subject in every scatter plot.
 (() => {
   const table = document.querySelector("table.cohort");
   const find = document.getElementById("find");
@@ -21,7 +21,7 @@
 
     const numberOf = (text) => parseFloat(text.replace("\u2212", "-"));
     const valueOf = (row, place) => row.cells[place].textContent.trim();
-    // An empty cell is a value that is not known: it stays at the end whatever the order.
+    // An empty cell is a missing value: it stays at the end in either order.
     const compare = (a, b, down) => {
       if (!a || !b) return (a ? 0 : 1) - (b ? 0 : 1);
       const [m, n] = [numberOf(a), numberOf(b)];

@@ -1,5 +1,5 @@
 "use strict";
-// The beating heart: shows one frame at a time of pictures and lines that stand in the page already.
+// The cine player: shows one frame at a time of images and lines that the page contains.
 (() => {
   const holder = document.getElementById("player");
   if (!holder) return;
@@ -9,20 +9,20 @@
   const isOn = (id) => Boolean(find(id) && find(id).checked);
   const cursors = [...document.querySelectorAll("svg .now")];
 
-  const picture = (encoded) => {
+  const decoded = (encoded) => {
     if (!encoded) return null;
     const image = new Image();
     image.src = `data:image/png;base64,${encoded}`;
     return image;
   };
-  const slices = [...holder.querySelectorAll(".slice")].map((element, index) => {
-    const level = data.levels[index];
+  const views = [...holder.querySelectorAll(".slice")].map((element, index) => {
+    const slice = data.slices[index];
     return {
-      level,
+      slice,
       pen: element.querySelector("canvas").getContext("2d"),
-      lines: Object.fromEntries(["carried", "segmented"].map((set) => [set, [...element.querySelectorAll(`.${set} path`)]])),
+      lines: Object.fromEntries(["propagated", "segmented"].map((set) => [set, [...element.querySelectorAll(`.${set} path`)]])),
       arrows: element.querySelector(".arrows"),
-      images: Object.fromEntries(["grey", "displacement", "uncertainty"].map((name) => [name, picture(level[name])])),
+      images: Object.fromEntries(["grey", "displacement", "uncertainty"].map((name) => [name, decoded(slice[name])])),
     };
   });
 
@@ -33,19 +33,19 @@
     pen.globalAlpha = opacity;
     pen.drawImage(image, 0, frame * data.height, data.width, data.height, 0, 0, width, height);
   };
-  const draw = (slice) => {
-    slice.pen.imageSmoothingQuality = "high";
-    paint(slice.pen, slice.images.grey, 1);
+  const draw = (view) => {
+    view.pen.imageSmoothingQuality = "high";
+    paint(view.pen, view.images.grey, 1);
     for (const name of ["displacement", "uncertainty"]) {
-      if (isOn(name) && slice.images[name]) paint(slice.pen, slice.images[name], 0.8);
+      if (isOn(name) && view.images[name]) paint(view.pen, view.images[name], 0.8);
     }
-    for (const [set, paths] of Object.entries(slice.lines)) {
+    for (const [set, paths] of Object.entries(view.lines)) {
       const shown = chosen.value === set || chosen.value === "both";
-      paths.forEach((path, kind) => path.setAttribute("d", shown ? slice.level[set][frame][kind] : ""));
+      paths.forEach((path, kind) => path.setAttribute("d", shown ? view.slice[set][frame][kind] : ""));
     }
-    slice.arrows.setAttribute("d", isOn("arrows") ? slice.level.arrows[frame] : "");
+    view.arrows.setAttribute("d", isOn("arrows") ? view.slice.arrows[frame] : "");
   };
-  const words = () => {
+  const description = () => {
     const time = data.frame_ms ? `, ${Math.round(frame * data.frame_ms)} ms` : "";
     const phase = frame === data.ed ? ", end-diastole" : frame === data.es ? ", end-systole" : "";
     return `Frame ${frame + 1} of ${data.frames}${time}${phase}`;
@@ -53,9 +53,9 @@
   const show = (wanted) => {
     frame = (wanted + data.frames) % data.frames;
     slider.value = frame;
-    slider.setAttribute("aria-valuetext", words());
-    where.textContent = words();
-    slices.forEach(draw);
+    slider.setAttribute("aria-valuetext", description());
+    where.textContent = description();
+    views.forEach(draw);
     for (const line of cursors) {
       const { first, last } = line.dataset;
       const x = Number(first) + (last - first) * frame / (data.frames - 1);
@@ -76,7 +76,7 @@
   const setPlaying = (wanted) => {
     playing = wanted;
     play.textContent = playing ? "Pause" : "Play";
-    // What is read aloud at every frame would drown everything else.
+    // A screen reader must not read out every frame while the cine plays.
     where.setAttribute("aria-live", playing ? "off" : "polite");
     if (playing) requestAnimationFrame(tick);
   };
@@ -98,14 +98,14 @@
   find("stage").addEventListener("click", keys[" "]);
   play.addEventListener("click", keys[" "]);
   find("back").addEventListener("click", keys.ArrowLeft);
-  find("forth").addEventListener("click", keys.ArrowRight);
+  find("forward").addEventListener("click", keys.ArrowRight);
   find("to-ed").addEventListener("click", keys.Home);
   find("to-es").addEventListener("click", keys.End);
   slider.addEventListener("input", () => stop(Number(slider.value)));
   chosen.addEventListener("change", () => show(frame));
 
-  const switched = (event) => {
-    // Two colours on one heart could not be told apart.
+  const updateOverlays = (event) => {
+    // Two colour overlays cannot be distinguished on one image.
     const other = { displacement: "uncertainty", uncertainty: "displacement" }[event.target.id];
     if (event.target.checked && other && find(other)) find(other).checked = false;
     for (const name of ["displacement", "uncertainty"]) {
@@ -114,14 +114,14 @@
     show(frame);
   };
   for (const id of ["arrows", "displacement", "uncertainty"]) {
-    if (find(id)) find(id).addEventListener("change", switched);
+    if (find(id)) find(id).addEventListener("change", updateOverlays);
   }
 
-  const images = slices.flatMap((slice) => Object.values(slice.images)).filter(Boolean);
+  const images = views.flatMap((view) => Object.values(view.images)).filter(Boolean);
   Promise.all(images.map((image) => image.decode())).then(() => {
     holder.hidden = false;
     cursors.forEach((line) => line.classList.add("on"));
-    switched({ target: chosen });
+    updateOverlays({ target: chosen });
     setPlaying(!matchMedia("(prefers-reduced-motion: reduce)").matches);
   });
 })();

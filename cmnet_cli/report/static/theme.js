@@ -1,13 +1,13 @@
 "use strict";
-// The button that changes between the light and the dark theme. Without it a page follows the reader's system.
+// The button that switches between the light and the dark theme. Without a choice a page follows the system.
 (() => {
   const root = document.documentElement;
   const button = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
 
-  // Some browsers keep nothing for pages from disk, and say so by an exception.
+  // Some browsers store nothing for pages from disk and raise an exception.
   const kept = () => { try { return localStorage.getItem("cmnet-theme"); } catch { return null; } };
-  const keep = (theme) => { try { localStorage.setItem("cmnet-theme", theme); } catch { /* Not kept, then. */ } };
+  const keep = (theme) => { try { localStorage.setItem("cmnet-theme", theme); } catch { /* The choice is not stored. */ } };
 
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
   const label = () => { button.textContent = isDark() ? "Light theme" : "Dark theme"; };

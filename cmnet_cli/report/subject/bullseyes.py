@@ -1,4 +1,4 @@
-"""The bull's-eyes of one subject."""
+"""The bull's-eye plots of one subject."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,60 +6,68 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from cmnet_cli.report.data.load_results import Row
-from cmnet_cli.report.plot.bullseye import Scale, bullseye
+from cmnet_cli.report.plot.bullseye import ColourScale, bullseye
 from cmnet_cli.tables.columns.column import LOWER, UPPER
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A quantity that has a bull's-eye.
+class BullseyeQuantity:
+    """A quantity that has a bull's-eye plot.
 
     Attributes:
-        name: For the file that it may be saved as.
+        name: Name of the file to which the plot is exported.
         title: The quantity.
-        unit: Of it.
-        scale: Of the colours; the same for every subject, so that pages can be compared.
-        note: What the light end means.
+        unit: Unit of the quantity.
+        scale: The colour scale; it is the same for every subject, so that pages can be compared.
+        note: Meaning of the light end of the scale.
     """
 
     name: str
     title: str
     unit: str
-    scale: Scale
+    scale: ColourScale
     note: str
 
 
-QUANTITIES: Mapping[str, Shown] = {
-    "ecc_peak_pct": Shown("ecc", "Peak Ecc", "%", Scale(0.0, -30.0), "light: shortens more"),
-    "err_peak_pct": Shown("err", "Peak Err", "%", Scale(0.0, 60.0), "light: thickens more"),
-    "time_to_peak_ecc_ms": Shown("time-to-peak", "Time to peak Ecc", "ms", Scale(150.0, 550.0), "light: late"),
-    "wall_thickness_ed_mm": Shown("thickness", "Wall thickness at ED", "mm", Scale(4.0, 16.0), "light: thick"),
+QUANTITIES: Mapping[str, BullseyeQuantity] = {
+    "ecc_peak_pct": BullseyeQuantity("ecc", "Peak Ecc", "%", ColourScale(0.0, -30.0), "light: more shortening"),
+    "err_peak_pct": BullseyeQuantity("err", "Peak Err", "%", ColourScale(0.0, 60.0), "light: more thickening"),
+    "time_to_peak_ecc_ms": BullseyeQuantity(
+        "time-to-peak", "Time to peak Ecc", "ms", ColourScale(150.0, 550.0), "light: late"
+    ),
+    "wall_thickness_ed_mm": BullseyeQuantity(
+        "thickness", "Wall thickness at ED", "mm", ColourScale(4.0, 16.0), "light: thick"
+    ),
 }
 """Columns of the table of segments."""
 
-CONFIDENCE = Shown("confidence", "Confidence in peak Ecc", "± points", Scale(10.0, 0.0, 1), "light: sure")
+UNCERTAINTY = BullseyeQuantity(
+    "uncertainty", "Peak Ecc uncertainty", "± percentage points", ColourScale(10.0, 0.0, 1), "light: low uncertainty"
+)
 """Half the width of the 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bullseye:
-    """A bull's-eye and its words."""
+class SubjectBullseye:
+    """A bull's-eye plot and its quantity."""
 
-    shown: Shown
+    quantity: BullseyeQuantity
     drawing: Markup
 
 
-def subject_bullseyes(segments: Sequence[Row]) -> list[Bullseye]:
-    """The bull's-eyes of a subject; those of which no segment is known are left out.
+def subject_bullseyes(segments: Sequence[Row]) -> list[SubjectBullseye]:
+    """Draw the bull's-eye plots of a subject; quantities without a value in any segment are left out.
 
     Args:
         segments: Rows of the table of segments.
     """
-    values = {shown: {int(row["segment"]): row.get(column) for row in segments} for column, shown in QUANTITIES.items()}
-    values[CONFIDENCE] = {int(row["segment"]): _half_width(row) for row in segments}
+    values = {
+        quantity: {int(row["segment"]): row.get(column) for row in segments} for column, quantity in QUANTITIES.items()
+    }
+    values[UNCERTAINTY] = {int(row["segment"]): _half_width(row) for row in segments}
     return [
-        Bullseye(shown, bullseye(shown.title, shown.unit, known, shown.scale))
-        for shown, known in values.items()
+        SubjectBullseye(quantity, bullseye(quantity.title, quantity.unit, known, quantity.scale))
+        for quantity, known in values.items()
         if any(value is not None for value in known.values())
     ]
 

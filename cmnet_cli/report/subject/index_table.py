@@ -1,13 +1,12 @@
-"""The table of a subject's indices: value, interval, reference range, and which side of it the value is on."""
+"""The table of a subject's indices: value, 95 % interval, reference range, and values outside that range."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmnet_cli.report.data.load_results import Row
-from cmnet_cli.report.formatting import Quantity, quantities, shown
+from cmnet_cli.report.data.load_results import Row, read_run_record
+from cmnet_cli.report.formatting import Quantity, format_number, table_quantities
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.columns.column import LOWER, UPPER
 from cmnet_cli.tables.columns.mechanics import LAYERS, LEVELS, MECHANICS
@@ -22,28 +21,29 @@ from cmnet_core.function.reference_ranges import (
 )
 
 _FUNCTION, _STRAIN = "Volumes, mass and function", "Strain of the left ventricle"
-_ABOUT = {
+_WALL_GROUPS = {
     f"_({'|'.join((*LAYERS, *LEVELS))})_peak": "Strain by layer and level",
     "rotation|twist|torsion": "Rotation and twist",
-    "^wall_": "Thickness of the wall",
+    "^wall_": "Wall thickness",
 }
-_OF_THE_WALL = {column.name for column in MECHANICS}
+_WALL_COLUMNS = {column.name for column in MECHANICS}
 _DECIMALS = {"m²": 2, "L/min": 2, "1/s": 2, "ms": 0, "mL/s": 0, "1/min": 0}
 
-_OF_THE_BODY = ("height_cm", "weight_kg", "frame_ms")
+# Columns that describe the person or the recording.
+_NOT_INDICES = ("height_cm", "weight_kg", "frame_ms")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One index.
+class IndexRow:
+    """One index; every value is text.
 
     Attributes:
-        name: What it is.
-        value: As a number in words.
-        unit: Of it.
-        interval: 95 %; empty where there is none.
-        reference: The range of healthy people of that sex; empty where none is known.
-        verdict: ``above`` or ``below`` that range, or empty.
+        name: Meaning of the index.
+        value: Its value.
+        unit: Its unit.
+        interval: 95 % interval; empty where there is none.
+        reference: Reference range of healthy people of the same sex; empty where there is none.
+        outside: ``above`` or ``below`` that range, or empty.
     """
 
     name: str
@@ -51,14 +51,14 @@ class Line:
     unit: str
     interval: str
     reference: str
-    verdict: str
+    outside: str
 
 
 def read_ranges(folder: RunFolder) -> tuple[ReferenceRange, ...]:
-    """The reference ranges that the indices were compared with; none where their table is gone."""
-    if not folder.record.exists():
+    """Read the reference ranges that the indices were compared with; none where they cannot be read."""
+    record = read_run_record(folder)
+    if not record:
         return ()
-    record = json.loads(folder.record.read_text(encoding="utf-8"))
     settings = record.get("commands", {}).get("indices", {}).get("settings", {})
     try:
         return read_reference(Path(settings["reference"]) if settings.get("reference") else SHIPPED)
@@ -66,64 +66,65 @@ def read_ranges(folder: RunFolder) -> tuple[ReferenceRange, ...]:
         return ()
 
 
-def index_lines(row: Row, ranges: tuple[ReferenceRange, ...]) -> dict[str, list[Line]]:
-    """Every index that a subject has, in the order of the table, by what it is about.
+def index_table_rows(row: Row, ranges: tuple[ReferenceRange, ...]) -> dict[str, list[IndexRow]]:
+    """Return every index that a subject has, grouped by subject matter, in the order of the table.
 
     Args:
-        row: Of the indices.
-        ranges: The reference.
+        row: The subject's row of the indices.
+        ranges: The reference ranges.
     """
-    about: dict[str, list[Line]] = {name: [] for name in (_FUNCTION, _STRAIN, *_ABOUT.values())}
-    for column, line in _lines(row, ranges):
-        about[_about(column)].append(line)
-    return {name: lines for name, lines in about.items() if lines}
+    groups: dict[str, list[IndexRow]] = {name: [] for name in (_FUNCTION, _STRAIN, *_WALL_GROUPS.values())}
+    for column, index in _index_rows(row, ranges):
+        groups[_group_of(column)].append(index)
+    return {name: rows for name, rows in groups.items() if rows}
 
 
-def _about(column: str) -> str:
-    if column not in _OF_THE_WALL or column.endswith("_ml_s"):
+def _group_of(column: str) -> str:
+    if column not in _WALL_COLUMNS or column.endswith("_ml_s"):
         return _FUNCTION
-    return next((name for pattern, name in _ABOUT.items() if re.search(pattern, column)), _STRAIN)
+    return next((name for pattern, name in _WALL_GROUPS.items() if re.search(pattern, column)), _STRAIN)
 
 
-def _lines(row: Row, ranges: tuple[ReferenceRange, ...]) -> Iterator[tuple[str, Line]]:
-    for quantity in quantities("indices"):
+def _index_rows(row: Row, ranges: tuple[ReferenceRange, ...]) -> Iterator[tuple[str, IndexRow]]:
+    for quantity in table_quantities("indices"):
         value = row.get(quantity.column)
-        if value is None or quantity.column in (*_OF_THE_BODY, *Z_COLUMNS.values()):
+        if value is None or quantity.column in (*_NOT_INDICES, *Z_COLUMNS.values()):
             continue
-        line = Line(
+        decimals = _DECIMALS.get(quantity.unit, 1)
+        index = IndexRow(
             quantity.meaning,
-            shown(value, decimals=_decimals(quantity)),
+            format_number(value, decimals=decimals),
             quantity.unit,
-            interval(row, quantity.column, decimals=_decimals(quantity)),
-            _reference(row, quantity, ranges),
-            _verdict(row, quantity.column),
+            format_interval(row, quantity.column, decimals=decimals),
+            _reference(row, quantity, ranges, decimals=decimals),
+            _outside(row, quantity.column),
         )
-        yield quantity.column, line
+        yield quantity.column, index
 
 
-def _decimals(quantity: Quantity) -> int:
-    return _DECIMALS.get(quantity.unit, 1)
+def format_interval(row: Row, column: str, *, decimals: int) -> str:
+    """Format the 95 % interval of a quantity; empty where there is none."""
+    return _limits(row.get(column + LOWER), row.get(column + UPPER), decimals=decimals)
 
 
-def interval(row: Row, column: str, *, decimals: int) -> str:
-    """The 95 % interval of a quantity in words; empty where there is none."""
-    low, high = row.get(column + LOWER), row.get(column + UPPER)
-    return "" if low is None or high is None else f"{shown(low, decimals=decimals)} to {shown(high, decimals=decimals)}"
+def _limits(low: float | None, high: float | None, *, decimals: int) -> str:
+    if low is None or high is None:
+        return ""
+    return f"{format_number(low, decimals=decimals)} to {format_number(high, decimals=decimals)}"
 
 
-def _reference(row: Row, quantity: Quantity, ranges: tuple[ReferenceRange, ...]) -> str:
-    # Without a z-score the value was not compared, so that there is no range to show.
+def _reference(row: Row, quantity: Quantity, ranges: tuple[ReferenceRange, ...], *, decimals: int) -> str:
+    # Without a z-score the value was not compared with a range.
     if row.get(Z_COLUMNS.get(quantity.column, "")) is None:
         return ""
     chosen = choose_range(ranges, quantity.column, sex=row["sex"], age_years=row["age_years"])
     if chosen is None:
         return ""
-    reach = RANGE_Z * chosen.sd
-    decimals = _decimals(quantity)
-    return f"{shown(chosen.mean - reach, decimals=decimals)} to {shown(chosen.mean + reach, decimals=decimals)}"
+    half_width = RANGE_Z * chosen.sd
+    return _limits(chosen.mean - half_width, chosen.mean + half_width, decimals=decimals)
 
 
-def _verdict(row: Row, column: str) -> str:
+def _outside(row: Row, column: str) -> str:
     z = row.get(Z_COLUMNS.get(column, ""))
     if z is None or abs(z) <= RANGE_Z:
         return ""
@@ -131,13 +132,13 @@ def _verdict(row: Row, column: str) -> str:
 
 
 def reference_source(row: Row, ranges: tuple[ReferenceRange, ...]) -> str:
-    """Name and source of the ranges that a subject was compared with; empty where it was compared with none."""
-    told = [
+    """Return name and source of the reference ranges that were applied to a subject; empty where there were none."""
+    applied = [
         choose_range(ranges, quantity, sex=row["sex"], age_years=row["age_years"])
         for quantity, column in Z_COLUMNS.items()
         if row.get(column) is not None
     ]
     sources: dict[str, list[str]] = {}
-    for used in filter(None, told):
-        sources.setdefault(used.table, []).append(used.source)
+    for reference in filter(None, applied):
+        sources.setdefault(reference.table, []).append(reference.source)
     return "; ".join(f"{table}: {'; '.join(filter(None, dict.fromkeys(listed)))}" for table, listed in sources.items())

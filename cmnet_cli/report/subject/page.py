@@ -1,4 +1,4 @@
-"""The page of one subject: what was found, how the heart moves, and how far it can be trusted."""
+"""The page of one subject: quality, images, curves, segments and indices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,183 +6,173 @@ from typing import Any
 
 from jinja2 import Environment
 
-from cmnet_cli.report.data.displacement_view import Moving, read_moving
-from cmnet_cli.report.data.load_results import Row, Run, read_hearts, read_origin
-from cmnet_cli.report.data.slice_views import Framing, Sight, frame_heart, look
-from cmnet_cli.report.export.formats import Figure
-from cmnet_cli.report.formatting import flag_in_words, is_warning, named, shown
+from cmnet_cli.report.data.displacement_view import DisplacementView, read_displacement_view
+from cmnet_cli.report.data.load_results import Row, RunResults, read_subject_images, read_subject_provenance
+from cmnet_cli.report.data.slice_views import SliceView, ViewGeometry, build_slice_views, choose_view_geometry
+from cmnet_cli.report.export.formats import ExportFigure
+from cmnet_cli.report.formatting import Tile, flag_text, format_number, is_warning, select_quantities
 from cmnet_cli.report.plot import colours
-from cmnet_cli.report.plot.cycle_charts import Chart, segment_charts, strain_chart, turn_chart, volume_chart
 from cmnet_cli.report.subject.bullseyes import subject_bullseyes
 from cmnet_cli.report.subject.citation import text_to_cite
-from cmnet_cli.report.subject.index_table import index_lines, interval, read_ranges, reference_source
+from cmnet_cli.report.subject.cycle_charts import Chart, segment_charts, strain_chart, twist_chart, volume_chart
+from cmnet_cli.report.subject.index_table import format_interval, index_table_rows, read_ranges, reference_source
 from cmnet_cli.report.subject.player import Player, draw_player
-from cmnet_cli.report.subject.still_images import Pictures, draw_pictures
+from cmnet_cli.report.subject.still_images import StillImages, draw_stills
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_core.errors import CaseError
 
 _HEADLINES = ("lvef_pct", "lvedv_ml", "lvm_g", "rvef_pct", "gcs_peak_pct")
-_DESCRIBED = (
+_DESCRIPTION = (
     ("sex", "{}"), ("age_years", "{:.0f} years"), ("height_cm", "{:.0f} cm"), ("weight_kg", "{:.0f} kg"),
-    ("heart_rate_bpm", "{:.0f} beats a minute"), ("frames", "{} frames"), ("group", "group {}"), ("site", "site {}"),
-    ("scanner", "scanner {}"),
+    ("heart_rate_bpm", "{:.0f} beats per minute"), ("frames", "{} frames"), ("group", "group {}"),
+    ("site", "site {}"), ("scanner", "scanner {}"),
 )  # fmt: skip
 
-# Whoever is in them may be one of a few, which a share-safe page must not tell.
+# A value of these may be shared by few subjects, so that a share-safe page leaves them out.
 _MAY_BE_SMALL = ("group", "site", "scanner")
 
 
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """An index in large type, with its 95 % interval."""
-
-    name: str
-    value: str
-    unit: str
-    interval: str
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """The pictures of a subject, or why there are none.
+class SubjectPictures:
+    """The images of a subject, or the reason why there are none.
 
     Attributes:
-        sights: What they are made of; none where there are none.
-        pictures: Three levels at ED and ES.
-        player: The beating heart.
-        trouble: Why there is neither.
-        still: Why displacement and uncertainty are not shown; empty where they are.
+        views: The slices from which they are drawn; empty where there are no images.
+        stills: Still images at ED and ES.
+        player: The cine player.
+        no_images: Why there are no images; empty where there are.
+        no_displacement: Why displacement or uncertainty is not shown; empty where both are.
     """
 
-    sights: tuple[Sight, ...]
-    pictures: Pictures | None
-    player: Player | None
-    trouble: str = ""
-    still: str = ""
+    views: tuple[SliceView, ...] = ()
+    stills: StillImages | None = None
+    player: Player | None = None
+    no_images: str = ""
+    no_displacement: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SubjectPage:
-    """The page of a subject, and what may be saved beside it.
+    """The page of a subject, and what can be exported beside it.
 
     Attributes:
         html: The page.
-        drawings: Its figures, by name.
-        sights: The slices of the beating heart.
-        frame_ms: Time between two frames; None where nobody knows.
+        figures: Its figures, by name.
+        views: The slices of the cine.
+        frame_ms: Time between two frames in ms; None where it is not known.
     """
 
     html: str
-    drawings: Mapping[str, Figure]
-    sights: tuple[Sight, ...]
+    figures: Mapping[str, ExportFigure]
+    views: tuple[SliceView, ...]
     frame_ms: float | None
 
 
-def make_subject_page(pages: Environment, run: Run, row: Row) -> SubjectPage:
-    """The page of one subject.
+def make_subject_page(pages: Environment, run: RunResults, row: Row) -> SubjectPage:
+    """Make the page of one subject.
 
     Args:
         pages: The templates.
-        run: The run.
+        run: The table rows of the run.
         row: The subject's row of the indices.
     """
     frames, segments = run.frames.get(row["case_id"], ()), run.segments.get(row["case_id"], ())
-    seen, charts, eyes = _look(run, row), _charts(frames, row), subject_bullseyes(segments)
+    pictures, charts, bullseyes = _read_pictures(run, row), _charts(frames, row), subject_bullseyes(segments)
     by_segment = segment_charts(frames, segments, row)
+    segment_flags = dict.fromkeys(flag for segment in segments for flag in segment["qc_flags"] or ())
     html = pages.get_template("subject.html").render(
-        **_words(run, row),
-        seen=seen,
+        **_text_values(run, row),
+        pictures=pictures,
         gradient=colours.gradient(),
         charts=charts,
-        bullseyes=eyes,
+        bullseyes=bullseyes,
         segment_charts=by_segment,
-        missing=_why_no_segments(segments),
+        segment_flags=[flag_text(flag) for flag in segment_flags],
     )
-    drawings = {chart.name: Figure(chart.drawing, chart.title, chart.key) for chart in (*charts, *by_segment)}
-    drawings |= {eye.shown.name: Figure(eye.drawing, eye.shown.title) for eye in eyes} | _stills(seen)
-    return SubjectPage(html, drawings, seen.sights, row.get("frame_ms"))
+    figures = {chart.name: ExportFigure(chart.drawing, chart.title, chart.key) for chart in (*charts, *by_segment)}
+    figures |= {plot.quantity.name: ExportFigure(plot.drawing, plot.quantity.title) for plot in bullseyes}
+    return SubjectPage(html, figures | _still_figures(pictures), pictures.views, row.get("frame_ms"))
 
 
-def _words(run: Run, row: Row) -> dict[str, Any]:
-    """Everything on the page that is no picture."""
-    flags, ranges, deidentifier = flags_of(run, row), read_ranges(run.folder), run.deidentifier
-    described = [
+def _text_values(run: RunResults, row: Row) -> dict[str, Any]:
+    """Return the values of the template that are text."""
+    flags, ranges, deidentifier = subject_flags(run, row), read_ranges(run.folder), run.deidentifier
+    description = [
         form.format(row[column])
-        for column, form in _DESCRIBED
+        for column, form in _DESCRIPTION
         if row.get(column) is not None and not (deidentifier.share_safe and column in _MAY_BE_SMALL)
     ]
     return {
         "case_id": deidentifier.name(row["case_id"]),
-        "described": described,
+        "description": description,
         "headlines": _headlines(row),
-        "warnings": [flag_in_words(flag) for flag in flags if is_warning(flag)],
-        "remarks": [flag_in_words(flag) for flag in flags if not is_warning(flag)],
-        "indices": index_lines(row, ranges),
+        "warnings": [flag_text(flag) for flag in flags if is_warning(flag)],
+        "remarks": [flag_text(flag) for flag in flags if not is_warning(flag)],
+        "indices": index_table_rows(row, ranges),
         "reference": reference_source(row, ranges),
         "citation": deidentifier.text(text_to_cite(run.folder, row)),
-        "provenance": (*read_origin(run.folder.case(row["case_id"])), *run.provenance),
+        "provenance": (*read_subject_provenance(run.folder.case(row["case_id"])), *run.provenance),
     }
 
 
-def _stills(seen: Seen) -> dict[str, Figure]:
-    """The pictures at ED and ES, by level and column."""
-    rows = seen.pictures.rows if seen.pictures else ()
+def _still_figures(pictures: SubjectPictures) -> dict[str, ExportFigure]:
+    """Name the still images by level and column."""
+    rows = pictures.stills.rows if pictures.stills else ()
     names = ("ed", "es", "es-by-motion")
     return {
-        f"{row.name}-{name}": Figure(drawing) for row in rows for name, drawing in zip(names, row.drawings, strict=True)
+        f"{row.name}-{name}": ExportFigure(drawing)
+        for row in rows
+        for name, drawing in zip(names, row.drawings, strict=True)
     }
 
 
-def flags_of(run: Run, row: Row) -> list[str]:
-    """The flags of the indices and of the motion, each once."""
+def subject_flags(run: RunResults, row: Row) -> list[str]:
+    """Return the flags of a subject's indices and of its motion, each once."""
     motion = run.motion.get(row["case_id"], {})
     return list(dict.fromkeys([*(row["qc_flags"] or ()), *(motion.get("qc_flags") or ())]))
 
 
-def _headlines(row: Row) -> list[Headline]:
+def _headlines(row: Row) -> list[Tile]:
     return [
-        Headline(
+        Tile(
             quantity.title,
-            shown(row[quantity.column], decimals=0),
+            format_number(row[quantity.column], decimals=0),
             quantity.unit,
-            interval(row, quantity.column, decimals=0),
+            format_interval(row, quantity.column, decimals=0),
         )
-        for quantity in named("indices", _HEADLINES)
+        for quantity in select_quantities("indices", _HEADLINES)
         if row.get(quantity.column) is not None
     ]
 
 
 def _charts(frames: Sequence[Row], row: Row) -> list[Chart]:
-    drawn = (volume_chart, strain_chart, turn_chart) if frames else ()
-    return [chart for draw in drawn if (chart := draw(frames, row))]
+    functions = (volume_chart, strain_chart, twist_chart) if frames else ()
+    return [chart for draw in functions if (chart := draw(frames, row))]
 
 
-def _why_no_segments(segments: Sequence[Row]) -> list[str]:
-    """Flags of segments, in words, each once."""
-    return [flag_in_words(flag) for flag in dict.fromkeys(flag for row in segments for flag in row["qc_flags"] or ())]
-
-
-def _look(run: Run, row: Row) -> Seen:
+def _read_pictures(run: RunResults, row: Row) -> SubjectPictures:
     folder, ed, es = run.folder.case(row["case_id"]), int(row["ed_frame"]), int(row["es_frame"])
     try:
-        hearts = read_hearts(folder)
+        images = read_subject_images(folder)
     except CaseError as error:
-        # A page without pictures still holds the subject's numbers, and says what is wrong with its files.
-        return Seen((), None, None, run.deidentifier.text(str(error)))
-    framing = frame_heart(hearts, ed=ed)
-    if framing is None:
-        return Seen((), None, None, "no left ventricle was found at end-diastole.")
-    moving, still = _motion_or_why_not(folder, framing)
-    sights = look(hearts, moving, framing)
-    player = draw_player(sights, framing, ed=ed, es=es, frame_ms=row.get("frame_ms"))
-    return Seen(sights, draw_pictures(sights, ed=ed, es=es), player, still=run.deidentifier.text(still))
+        # A page without images still has the subject's numbers, and names the damaged file.
+        return SubjectPictures(no_images=run.deidentifier.text(str(error)))
+    geometry = choose_view_geometry(images, ed=ed)
+    if geometry is None:
+        return SubjectPictures(no_images="no left ventricle was found at end-diastole.")
+    displacement, reason = _displacement_or_reason(folder, geometry)
+    views = build_slice_views(images, displacement, geometry)
+    player = draw_player(views, geometry, ed=ed, es=es, frame_ms=row.get("frame_ms"))
+    return SubjectPictures(
+        views, draw_stills(views, ed=ed, es=es), player, no_displacement=run.deidentifier.text(reason)
+    )
 
 
-def _motion_or_why_not(folder: CaseFolder, framing: Framing) -> tuple[Moving | None, str]:
-    levels = tuple(level.index for level in framing.levels)
+def _displacement_or_reason(folder: CaseFolder, geometry: ViewGeometry) -> tuple[DisplacementView | None, str]:
+    slices = tuple(level.index for level in geometry.levels)
     try:
-        moving = read_moving(folder, heart=framing.heart, levels=levels)
+        displacement = read_displacement_view(folder, heart=geometry.heart, slices=slices)
     except CaseError as error:
         return None, str(error)
-    stored = moving.to_ed_mm is not None
-    return moving, "" if stored else "its motion was not stored: run cmnet infer with --save-motion full."
+    stored = displacement.to_ed_mm is not None
+    return displacement, "" if stored else "the motion was not stored: run cmnet infer with --save-motion full."

@@ -1,46 +1,47 @@
-"""The grid of still pictures on a subject's page: three levels of the heart, at ED and at ES."""
+"""The still images on a subject's page: up to three levels of the heart, at ED and at ES."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from cmnet_cli.report.data.slice_views import Sight
-from cmnet_cli.report.plot import figures, overlay
+from cmnet_cli.report.data.slice_geometry import contours
+from cmnet_cli.report.data.slice_views import SliceView
+from cmnet_cli.report.plot.figures import slice_figure
 
-_HEADS = ("end-diastole, segmented", "end-systole, segmented", "end-systole, contours of end-diastole moved here")
+_COLUMNS = ("end-diastole, segmented", "end-systole, segmented", "end-systole, propagated from ED")
 
 
 @dataclass(frozen=True, slots=True)
-class PictureRow:
-    """One level of the heart, once for each column of pictures."""
+class StillRow:
+    """One level of the heart, with one image per column."""
 
     name: str
     drawings: tuple[Markup, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """The grid of pictures of a subject."""
+class StillImages:
+    """The still images of a subject, by column and row."""
 
-    heads: tuple[str, ...]
-    rows: tuple[PictureRow, ...]
+    columns: tuple[str, ...]
+    rows: tuple[StillRow, ...]
 
 
-def draw_pictures(sights: Sequence[Sight], *, ed: int, es: int) -> Pictures:
-    """Draw ED, ES, and ES under the contours that the motion carried there from ED.
+def draw_stills(views: Sequence[SliceView], *, ed: int, es: int) -> StillImages:
+    """Draw ED and ES with segmented contours, and ES with the contours propagated from ED by the motion.
 
     Args:
-        sights: The slices.
+        views: The slices.
         ed: End-diastolic frame, from 0.
         es: End-systolic frame, from 0.
     """
-    return Pictures(_HEADS, tuple(PictureRow(sight.name, _draw(sight, ed, es)) for sight in sights))
+    return StillImages(_COLUMNS, tuple(StillRow(view.name, _draw(view, ed, es)) for view in views))
 
 
-def _draw(sight: Sight, ed: int, es: int) -> tuple[Markup, ...]:
-    columns = ((ed, sight.segmented), (es, sight.segmented), (es, sight.carried))
+def _draw(view: SliceView, ed: int, es: int) -> tuple[Markup, ...]:
+    columns = ((ed, view.segmented), (es, view.segmented), (es, view.propagated))
     return tuple(
-        figures.heart(sight.grey[frame], overlay.contours(belongs[frame]), text=f"{sight.name} slice, {head}")
-        for head, (frame, belongs) in zip(_HEADS, columns, strict=True)
+        slice_figure(view.grey[frame], contours(membership[frame]), text=f"{view.name} slice, {column}")
+        for column, (frame, membership) in zip(_COLUMNS, columns, strict=True)
     )

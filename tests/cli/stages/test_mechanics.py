@@ -76,6 +76,9 @@ def facts_of(labels: Tensor, spacing: Spacing, *, es: int, frame_ms: float | Non
         folded_voxels=(0,) * len(labels),
         window=Window((depth, rows, columns), spacing, spacing, (0.0, 0.0), (rows, columns)),
         motion=MotionSizes(integration_steps=0, output_level=0),
+        segnet_members=1,
+        refinement_iterations=0,
+        cycle_closed=False,
         flags=(),
     )
 

@@ -1,4 +1,4 @@
-"""What is written beside the pages: figures, and the beating heart as a film."""
+"""Files exported beside the pages: figures, and the animated cine."""
 
 import re
 from xml.etree import ElementTree
@@ -22,12 +22,12 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_each_figure_is_a_file_that_needs_no_page(run):
+def test_each_figure_is_a_self_contained_file(run):
     figures = {path.stem.removeprefix(f"{IDS[0]}_"): path for path in (run.report.parent / "figures").iterdir()}
-    expected = {"volumes", "strain", "twist", "strain-basal", "ecc", "err", "time-to-peak", "thickness", "confidence"}
+    expected = {"volumes", "strain", "twist", "strain-basal", "ecc", "err", "time-to-peak", "thickness", "uncertainty"}
     assert expected | {"basal-ed", "mid-es", "apical-es-by-motion"} <= set(figures)
     volumes = figures["volumes"].read_text(encoding="utf-8")
-    assert all(f">{words}<" in volumes for words in ("Volumes over the cycle", "left ventricle by motion"))
+    assert all(f">{words}<" in volumes for words in ("Volumes over the cycle", "left ventricle, propagated from ED"))
     for path in figures.values():
         text = path.read_text(encoding="utf-8")
         root = ElementTree.fromstring(text)
@@ -37,14 +37,14 @@ def test_each_figure_is_a_file_that_needs_no_page(run):
         assert used <= defined
 
 
-def test_the_animation_has_every_frame_and_beats_in_time(run):
+def test_the_animation_has_every_frame_and_the_frame_duration(run):
     with Image.open(run.report_page(IDS[0]).with_suffix(".gif")) as film:
         assert (film.n_frames, film.info["duration"], film.info["loop"]) == (6, 150, 0)
         colours = film.convert("RGB").getcolors(100_000)
     assert any(red > 200 and blue < 100 for _, (red, _, blue) in colours)
 
 
-def test_a_film_has_four_cycles(tmp_path):
+def test_a_video_has_four_cycles(tmp_path):
     folder = make_run(tmp_path, ids=IDS[:1], failed=())
     write_report(folder.root, Request(formats=Formats(animation=AnimationFormat.MP4)))
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(folder.report_page(IDS[0]).with_suffix(".mp4")))

@@ -1,4 +1,4 @@
-"""The cohort page in Chromium: it opens alone, its points lead to subjects, and its table can be searched."""
+"""The cohort page in Chromium: accessibility, links of the points, and search and sort in the table."""
 
 import pytest
 
@@ -11,7 +11,7 @@ SUBJECTS = 60
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Everything that a cohort page can show."""
+    """A page with every section of the cohort page."""
     folder = write_run(tmp_path_factory.mktemp("cohort") / "run", SUBJECTS)
     write_report(folder.root, Request(("none",)))
     return folder.report
@@ -26,18 +26,18 @@ def linked(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
-def test_the_cohort_page_has_no_serious_finding_and_stays_within_its_width(open_page, cohort, width, scheme):
+def test_the_cohort_page_is_accessible_and_stays_within_its_width(open_page, cohort, width, scheme):
     opened = open_page(cohort, width=width, color_scheme=scheme)
     opened.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     assert opened.findings() == []
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_point_leads_to_its_subject(open_page, linked):
+def test_a_scatter_point_links_to_its_subject(open_page, linked):
     page = open_page(linked).page
     points = page.locator(".scatters a")
     assert points.count() >= len(IDS[:2])
-    # The one on top: these hearts are all alike.
+    # The one on top: all subjects have the same values.
     target = points.last.get_attribute("href")
     points.last.hover()
     assert page.locator(f'.scatters a.lit[href="{target}"]').count() > 1
@@ -48,7 +48,7 @@ def test_a_point_leads_to_its_subject(open_page, linked):
     assert page.url.endswith("index.html")
 
 
-def test_subjects_can_be_found_and_sorted(open_page, cohort):
+def test_the_subject_table_can_be_searched_and_sorted(open_page, cohort):
     page = open_page(cohort).page
     rows = page.locator("table.cohort tbody tr")
     page.get_by_label("Find").fill("9000000042")
@@ -63,8 +63,8 @@ def test_subjects_can_be_found_and_sorted(open_page, cohort):
     assert head.get_attribute("aria-sort") == "ascending"
 
 
-def test_figures_are_there_without_scripts(open_page, cohort):
+def test_figures_are_visible_without_scripts(open_page, cohort):
     page = open_page(cohort, scripts=False).page
-    for part in (".cards svg", ".scatters svg", ".eyes svg", "table.cohort"):
+    for part in (".cards svg", ".scatters svg", ".group-bullseyes svg", "table.cohort"):
         assert page.locator(part).first.is_visible(), part
     assert not page.get_by_label("Find").is_visible()

@@ -1,4 +1,4 @@
-"""The report's pages as a reader has them: opened from disk in Chromium, with the network blocked."""
+"""The subject page in Chromium, opened from disk with the network blocked."""
 
 import pytest
 from PIL import Image
@@ -20,7 +20,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_subject_page_has_no_serious_finding_and_stays_within_its_width(open_page, run, scheme, width):
+def test_a_subject_page_is_accessible_and_stays_within_its_width(open_page, run, scheme, width):
     opened = open_page(run.report_page(IDS[0]), width=width, color_scheme=scheme)
     assert opened.findings() == []
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -35,15 +35,15 @@ def test_the_theme_can_be_changed(open_page, run):
     assert page.get_by_role("button", name="Light theme").is_visible()
 
 
-def test_pictures_are_there_without_scripts(open_page, run):
+def test_still_images_are_visible_without_scripts(open_page, run):
     page = open_page(run.report_page(IDS[0]), scripts=False).page
-    assert page.locator(".hearts image").count() == 9
-    assert page.locator(".hearts svg").first.is_visible()
+    assert page.locator(".stills image").count() == 9
+    assert page.locator(".stills svg").first.is_visible()
 
 
 PLAYER = "#player:not([hidden])"
 OUTLINES = "[...document.querySelectorAll('#player .contour')].map(path => path.getAttribute('d')).join()"
-# The sum of all red, green and blue in the pictures.
+# The sums of red, green and blue over all images.
 COLOURS = """[...document.querySelectorAll('#player canvas')].map(canvas => {
   const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   const sums = [0, 0, 0];
@@ -54,31 +54,31 @@ COLOURS = """[...document.querySelectorAll('#player canvas')].map(canvas => {
 
 @pytest.fixture
 def still(open_page, run):
-    """A subject's page for a reader who wants no motion: the heart stands at end-diastole."""
+    """A subject's page with reduced motion: the player stays at end-diastole."""
     page = open_page(run.report_page(IDS[0]), reduced_motion="reduce").page
     page.wait_for_selector(PLAYER)
     return page
 
 
-def test_the_heart_plays_and_pauses(open_page, run):
+def test_the_cine_plays_and_pauses(open_page, run):
     page = open_page(run.report_page(IDS[0])).page
     page.wait_for_selector(PLAYER)
-    seen = page.evaluate("""new Promise(done => {
-      const seen = new Set(), ends = performance.now() + 3000;
-      const look = () => {
-        seen.add(document.getElementById('where').textContent);
-        if (seen.size === 6 || performance.now() > ends) done([...seen]); else requestAnimationFrame(look);
+    shown = page.evaluate("""new Promise(done => {
+      const shown = new Set(), ends = performance.now() + 3000;
+      const record = () => {
+        shown.add(document.getElementById('where').textContent);
+        if (shown.size === 6 || performance.now() > ends) done([...shown]); else requestAnimationFrame(record);
       };
-      look();
+      record();
     })""")
-    assert len(seen) == 6
+    assert len(shown) == 6
     page.get_by_role("button", name="Pause").click()
     where, outlines = page.locator("#where").text_content(), page.evaluate(OUTLINES)
     page.wait_for_timeout(400)
     assert (page.locator("#where").text_content(), page.evaluate(OUTLINES)) == (where, outlines)
 
 
-def test_the_slider_moves_contours_pictures_and_the_line_in_the_curves(still):
+def test_the_slider_changes_contours_images_and_the_cursor_in_the_curves(still):
     before = (still.evaluate(OUTLINES), still.evaluate(COLOURS), still.locator(".now").first.get_attribute("x1"))
     assert "Frame 1 of 6, 0 ms, end-diastole" in still.locator("#where").text_content()
     still.locator("#frame").fill("3")
@@ -89,9 +89,9 @@ def test_the_slider_moves_contours_pictures_and_the_line_in_the_curves(still):
 
 def test_keys_step_through_the_cycle(still):
     still.locator("#stage").focus()
-    for key, words in (("ArrowRight", "2 of 6"), ("ArrowLeft", "1 of 6"), ("ArrowLeft", "6 of 6"), ("End", "4 of 6")):
+    for key, text in (("ArrowRight", "2 of 6"), ("ArrowLeft", "1 of 6"), ("ArrowLeft", "6 of 6"), ("End", "4 of 6")):
         still.keyboard.press(key)
-        assert words in still.locator("#where").text_content()
+        assert text in still.locator("#where").text_content()
     still.keyboard.press("Space")
     assert still.get_by_role("button", name="Pause").is_visible()
 
@@ -111,30 +111,30 @@ def test_overlays_switch(still):
     assert all(still.locator("#player .arrows").nth(n).get_attribute("d") for n in range(3))
 
 
-def test_contours_can_be_those_of_each_frame_or_none(still):
-    carried = still.evaluate(OUTLINES)
+def test_contours_can_be_propagated_segmented_or_hidden(still):
+    propagated = still.evaluate(OUTLINES)
     still.locator("#contours").select_option("both")
-    assert len(still.evaluate(OUTLINES)) > len(carried)
+    assert len(still.evaluate(OUTLINES)) > len(propagated)
     still.locator("#contours").select_option("none")
     assert set(still.evaluate(OUTLINES)) == {","}
 
 
-def test_a_script_that_slips_into_a_page_does_not_run(open_page, run, tmp_path):
+def test_an_injected_script_does_not_run(open_page, run, tmp_path):
     page = run.report_page(IDS[0]).read_text(encoding="utf-8")
     changed = tmp_path / "page.html"
     changed.write_text(page.replace("<main", "<script>document.title = 'caught'</script><main", 1), encoding="utf-8")
     opened = open_page(changed)
     assert opened.page.title() != "caught"
-    assert "Content Security Policy" in opened.trouble.pop()
+    assert "Content Security Policy" in opened.errors.pop()
 
 
-def test_the_judge_finds_what_is_wrong(open_page, tmp_path):
+def test_the_accessibility_check_finds_a_button_without_a_name(open_page, tmp_path):
     wrong = tmp_path / "wrong.html"
     wrong.write_text("<html lang='en'><title>x</title><main><button></button></main></html>", encoding="utf-8")
     assert any(found.startswith("button-name") for found in open_page(wrong).findings())
 
 
-def test_pages_and_figures_are_saved_by_the_browser(tmp_path):
+def test_pages_and_figures_are_exported_by_the_browser(tmp_path):
     folder = make_run(tmp_path, ids=IDS[:1], failed=())
     write_report(folder.root, Request(formats=Formats(FigureFormat.PNG, pdf=True)))
     assert folder.report.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
