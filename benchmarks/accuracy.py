@@ -25,9 +25,9 @@ from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, read_ground_truth_motion
+from cmnet_cli.derivatives.ground_truth_motion import read_ground_truth_motion
 from cmnet_cli.derivatives.tracking import open_tracking, read_field
-from cmnet_cli.runs.paths import CaseFolder, RunFolder
+from cmnet_cli.runs.paths import CaseFolder, RunFolder, ground_truth_motion_path
 from cmnet_cli.stages.evaluate import propagate_labels
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_cli.tables.schema import read_rows

@@ -1,4 +1,7 @@
-"""The command line: parse, call, print, exit code. Nothing slow is imported before a command needs it."""
+"""The commands of cmnet: each reads its options, calls the function of its module in ``commands`` and exits.
+
+Modules that are slow to import are imported by the command that needs them, so that ``cmnet --help`` answers at once.
+"""
 
 import dataclasses
 import os
@@ -8,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.exit_code import ExitCode
+from cmnet_cli.exits import CommandGroup, interrupt, report_defect
 from cmnet_cli.malloc import reuse_freed_memory
 from cmnet_cli.options import (
     DEFAULT_RUN,
@@ -19,26 +22,37 @@ from cmnet_cli.options import (
     AsJson,
     CloseCycle,
     ConfigFile,
+    DatasetFolder,
     Deep,
     DefectFraction,
+    Demographics,
     Device,
+    DiskFolder,
     DrawSeed,
     EngineOptions,
     ExecutionOptions,
     Figures,
     Frames,
     FreshMotion,
+    ImagePattern,
     IndicesConfigFile,
     InitWeights,
     KeepMotion,
+    KnownModel,
+    LayoutOption,
     ManifestFile,
+    MaskPattern,
+    MaskScheme,
     ModelName,
     NewFolder,
+    NewManifest,
     OutFolder,
+    OutsideTable,
     PagesOf,
     Pdf,
     PrivacyOptions,
     RecomputeOptions,
+    ReferenceManifest,
     ReferenceRanges,
     RefineSteps,
     Resume,
@@ -46,9 +60,13 @@ from cmnet_cli.options import (
     Samples,
     Seed,
     SelectionOptions,
+    ShardNumber,
     ShareSafe,
     SourceManifest,
+    StageOption,
+    SubjectColumn,
     Subjects,
+    SubmissionName,
     SubmitOptions,
     TensorBoard,
     Terminal,
@@ -60,63 +78,35 @@ from cmnet_cli.options import (
 )
 from cmnet_cli.runs.paths import CohortStage
 from cmnet_core import __version__
-from cmnet_core.errors import CmnetError, EngineError
 from cmnet_core.labels import LabelScheme
-from cmnet_core.training.stages import TrainingStage
 
 if TYPE_CHECKING:
     from cmnet_cli.console import Messages
     from cmnet_cli.execution.plan import ExecutionSettings
     from cmnet_cli.execution.summary import CommandSummary
 
-HERE = Path(".")
-
 # The panels of the help page, in the order of the work.
-START = "Begin"
-MAIN = "The main job"
-CLUSTER = "On a cluster"
-MODELS = "Models"
-LOOK = "Look at a run, or at this machine"
-
-
-class _ErrorsAreAnswers(TyperGroup):
-    """Deliberate errors become a message and an exit code; all others are defects and keep their traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except CmnetError as error:
-            from cmnet_cli.console import Messages
-
-            Messages().error(error)
-            raise typer.Exit(ExitCode.INTERRUPTED if isinstance(error, EngineError) else ExitCode.BAD_INPUT) from error
-        except OSError as error:
-            from cmnet_cli.console import Messages
-            from cmnet_cli.engines.base import DISK_FULL_ERRNOS, disk_full_error
-
-            if error.errno not in DISK_FULL_ERRNOS:
-                raise
-            Messages().error(disk_full_error(error))
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
-        except KeyboardInterrupt as error:
-            typer.echo("Interrupted. What is done stays; the same command goes on from here.", err=True)
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
-
+START = "Start"
+MAIN = "Analysis"
+CLUSTER = "On a SLURM cluster"
+MODELS = "Models and training"
+CHECKS = "Checks of a run and of the installation"
 
 app = typer.Typer(
     name="cmnet",
-    cls=_ErrorsAreAnswers,
-    help="Cardiac motion from short-axis cine MRI. For research, not for diagnosis.",
+    cls=CommandGroup,
+    help="Cardiac motion, strain and function from short-axis cine MRI. For research, not for diagnosis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+models = typer.Typer(help="List, describe and verify trained models.", no_args_is_help=True)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"cmnet {__version__}")
         raise typer.Exit
 
@@ -124,7 +114,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", metavar=" ", callback=_version, is_eager=True, help="The version, and no more.")
+        bool,
+        typer.Option(
+            "--version", metavar=" ", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     del version
@@ -134,7 +127,7 @@ def _root(
 @expand_options
 def demo(
     out: NewFolder,
-    say: VerbosityOptions,
+    verbosity: VerbosityOptions,
     subjects: Subjects = 4,
     frames: Frames = 20,
     seed: Seed = 1,
@@ -142,11 +135,13 @@ def demo(
     workers: Workers = 0,
     device: Device = "auto",
 ) -> None:
-    """The whole main job on synthetic hearts, from images to the report; the truth is printed beside."""
+    """Run a whole analysis of phantoms, from images to the report, and print the indices beside the ground truth."""
     from cmnet_cli.commands import demo as command
 
-    hearts = command.Hearts(subjects, frames, seed)
-    summary = command.demo(out, hearts, _screen(say), model=model, device=device, workers=workers)
+    manifest = command.simulate_phantoms(
+        out / "phantoms", _messages(verbosity), subjects=subjects, frames=frames, seed=seed
+    )
+    summary = command.demo(manifest, out / "run", _messages(verbosity), model=model, device=device, workers=workers)
     raise typer.Exit(summary.exit_code)
 
 
@@ -154,7 +149,7 @@ def demo(
 @expand_options
 def phantom(
     out: NewFolder,
-    say: VerbosityOptions,
+    verbosity: VerbosityOptions,
     subjects: Subjects = 4,
     frames: Frames = 20,
     seed: Seed = 1,
@@ -162,92 +157,88 @@ def phantom(
     source: SourceManifest = None,
     variants: Variants = 1,
 ) -> None:
-    """Synthetic cines whose motion is known exactly, or, with --from, real hearts on a path that is known."""
+    """Simulate cines whose motion is known: of phantoms or, with --from, of the subjects of a labelled data set."""
+    messages = _messages(verbosity)
     if source is not None:
-        from cmnet_cli.commands import simulate as made
+        from cmnet_cli.commands.simulate import simulate
 
-        _finish(made.make_hearts(source, out, made.Making(frames, seed, variants), _screen(say)), say, as_json=False)
-    from cmnet_cli.commands import demo as command
+        _exit_with(simulate(source, out, messages, frames=frames, variants=variants, seed=seed), verbosity)
+    from cmnet_cli.commands.demo import simulate_phantoms
 
-    hearts = command.Hearts(subjects, frames, seed, defect_fraction)
-    typer.echo(command.write_hearts(out, hearts, _screen(say)))
+    typer.echo(
+        simulate_phantoms(out, messages, subjects=subjects, frames=frames, seed=seed, defect_fraction=defect_fraction)
+    )
 
 
 @app.command(rich_help_panel=START)
 def manifest(
-    folder: Annotated[Path, typer.Argument(help="Where the data set lies.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The manifest to write: CSV, TSV or Parquet.")
-    ],
-    layout: Annotated[
-        DatasetLayout, typer.Option(help="How it is laid out; auto goes by the names.")
-    ] = DatasetLayout.AUTO,
-    demographics: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Table with sex, age, height, weight; UK Biobank's fields are known."),
-    ] = None,
-    pattern: Annotated[
-        str, typer.Option(help="nifti: path of an image within the folder; * is any text without a slash.")
-    ] = "{subject_id}.nii*",
-    labels: Annotated[str | None, typer.Option(help="nifti: pattern of the 4-D reference masks.")] = None,
-    label_scheme: Annotated[LabelScheme, typer.Option(help="nifti: who numbered the tissues.")] = LabelScheme.CMNET,
+    folder: DatasetFolder,
+    out: NewManifest,
+    layout: LayoutOption = DatasetLayout.AUTO,
+    demographics: Demographics = None,
+    pattern: ImagePattern = "{subject_id}.nii*",
+    labels: MaskPattern = None,
+    label_scheme: MaskScheme = LabelScheme.CMNET,
 ) -> None:
-    """Write a manifest from a data set on disk."""
+    """List the subjects of a data set on disk in a manifest, the table from which all other commands start."""
     from cmnet_cli.commands import manifest as command
     from cmnet_cli.console import Messages
 
-    names = command.NiftiNames(pattern, labels, label_scheme)
-    found = command.find_cases(folder, layout, names=names, demographics=demographics)
-    command.save_manifest(out, found)
-    command.tell_left_out(folder, Messages())
-    typer.echo(f"{len(found)} subjects in {out}")
+    command.manifest(
+        folder,
+        out,
+        Messages(),
+        layout=layout,
+        names=command.NiftiNames(pattern, labels, label_scheme),
+        demographics=demographics,
+    )
 
 
 @app.command(rich_help_panel=START)
 @expand_options
 def validate(
     manifest: ManifestFile,
-    say: PrivacyOptions,
+    verbosity: PrivacyOptions,
     deep: Deep = False,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check every row and every header of a manifest; all problems at once. Writes nothing."""
+    """Check every row of a manifest and the header of every file that it names, and list all problems."""
     from cmnet_cli.commands import validate as command
 
-    usable = command.validate(manifest, _screen(say), deep=deep, workers=workers, as_json=as_json)
-    raise typer.Exit(0 if usable else ExitCode.BAD_INPUT)
+    usable = command.validate(manifest, _messages(verbosity), deep=deep, workers=workers, as_json=as_json)
+    raise typer.Exit(ExitCode.SUCCESS if usable else ExitCode.BAD_INPUT)
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def preprocess(
     manifest: ManifestFile,
-    who: SelectionOptions,
-    how: ExecutionOptions,
-    where: EngineOptions,
-    say: PrivacyOptions,
+    selection: SelectionOptions,
+    execution: ExecutionOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
     out: OutFolder = DEFAULT_RUN,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cut the window around the heart that the networks look at. Infer does it too."""
+    """Crop and resample every cine to the window around the heart that the networks take. Part of cmnet infer."""
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import PreprocessConfig, load_config
 
-    settings = load_config(PreprocessConfig, config)
-    summary = command.preprocess(manifest, out, settings, _execution_settings(who, how, where), _screen(say))
-    _finish(summary, say, as_json=as_json)
+    settings = _execution_settings(selection, execution, engine)
+    summary = command.preprocess(manifest, out, load_config(PreprocessConfig, config), settings, _messages(verbosity))
+    _exit_with(summary, verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def infer(
     manifest: ManifestFile,
-    who: SelectionOptions,
-    how: ExecutionOptions,
-    where: EngineOptions,
-    say: PrivacyOptions,
+    selection: SelectionOptions,
+    execution: ExecutionOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
     save_motion: KeepMotion = None,
@@ -257,22 +248,23 @@ def infer(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment and track every cine: label maps, motion and uncertainty on the subject's own grid."""
+    """Segment every cine and estimate its motion: label maps, displacement fields and their uncertainty."""
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import InferConfig, load_config
 
-    settings = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
-    execution = _execution_settings(who, how, where)
-    _finish(command.infer(manifest, out, settings, execution, _screen(say), device=device), say, as_json=as_json)
+    infer_config = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
+    settings = _execution_settings(selection, execution, engine)
+    summary = command.infer(manifest, out, infer_config, settings, _messages(verbosity), device=device)
+    _exit_with(summary, verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def indices(
-    who: SelectionOptions,
-    how: RecomputeOptions,
-    where: EngineOptions,
-    say: PrivacyOptions,
+    selection: SelectionOptions,
+    execution: RecomputeOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
     run: RunPath = DEFAULT_RUN,
     samples: Samples = None,
     seed: DrawSeed = None,
@@ -280,19 +272,20 @@ def indices(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Volumes, function and motion of every subject, from what infer stored: no network runs."""
+    """Compute volumes, ejection fractions, strain and further indices from the results that cmnet infer stored."""
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import IndicesConfig, load_config
 
-    named = None if reference is None else str(reference)
-    settings = load_config(IndicesConfig, config, reference=named, samples=samples, seed=seed)
-    _finish(command.indices(run, settings, _execution_settings(who, how, where), _screen(say)), say, as_json=as_json)
+    table = None if reference is None else str(reference)
+    indices_config = load_config(IndicesConfig, config, reference=table, samples=samples, seed=seed)
+    settings = _execution_settings(selection, execution, engine)
+    _exit_with(command.indices(run, indices_config, settings, _messages(verbosity)), verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def report(
-    say: VerbosityOptions,
+    verbosity: VerbosityOptions,
     run: RunPath = DEFAULT_RUN,
     pages: PagesOf = None,
     share_safe: ShareSafe = False,
@@ -301,40 +294,52 @@ def report(
     animation: Animation = None,
     pdf: Pdf = False,
 ) -> None:
-    """One page for the cohort and one for each subject; they open without a network."""
+    """Write HTML pages, one of the cohort and one per subject, which open without an internet connection."""
     from cmnet_cli.commands import report as command
     from cmnet_cli.report.export.formats import Formats
     from cmnet_cli.report.write import Request
 
     if terminal:
-        command.show_report(run, _screen(say), share_safe=share_safe)
+        command.show_report(run, _messages(verbosity), share_safe=share_safe)
     else:
-        formats = Formats(figures, animation, pdf)
-        typer.echo(command.report(run, _screen(say), Request(tuple(pages or ()), share_safe, formats)))
+        contents = Request(tuple(pages or ()), share_safe, Formats(figures, animation, pdf))
+        typer.echo(command.report(run, _messages(verbosity), contents))
 
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def evaluate(
-    who: SelectionOptions,
-    how: RecomputeOptions,
-    where: EngineOptions,
-    say: PrivacyOptions,
+    selection: SelectionOptions,
+    execution: RecomputeOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
     run: RunPath = DEFAULT_RUN,
-    manifest: Annotated[
-        Path | None,
-        typer.Option("--manifest", "-m", metavar="FILE", help="Manifest with reference masks, if not the run's own."),
-    ] = None,
+    manifest: ReferenceManifest = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare with reference masks at ED and ES: overlap, distances, folding, clinical indices."""
+    """Compare results with reference masks at ED and ES: Dice, surface distances, folding and clinical indices."""
     from cmnet_cli.commands import evaluate as command
     from cmnet_cli.config import EvaluateConfig, load_config
 
-    settings = load_config(EvaluateConfig, config)
-    summary = command.evaluate(run, manifest, settings, _execution_settings(who, how, where), _screen(say))
-    _finish(summary, say, as_json=as_json)
+    settings = _execution_settings(selection, execution, engine)
+    summary = command.evaluate(run, manifest, load_config(EvaluateConfig, config), settings, _messages(verbosity))
+    _exit_with(summary, verbosity, as_json=as_json)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def compare(
+    against: OutsideTable,
+    verbosity: PrivacyOptions,
+    run: RunPath = DEFAULT_RUN,
+    on: SubjectColumn = "subject_id",
+    as_json: AsJson = False,
+) -> None:
+    """Compare the indices with another table, such as UK Biobank's fields: bias, limits of agreement, RMSE, r."""
+    from cmnet_cli.commands import compare as command
+
+    command.compare(run, against, _messages(verbosity), on=on, as_json=as_json)
 
 
 @app.command(
@@ -344,11 +349,13 @@ def evaluate(
 @expand_options
 def submit(
     context: typer.Context,
-    stage: Annotated[CohortStage, typer.Argument(help="preprocess, infer (with its indices) or indices.")],
+    stage: Annotated[
+        CohortStage, typer.Argument(help="Stage to run: preprocess, infer (followed by indices) or indices.")
+    ],
     manifest: ManifestFile,
-    who: SelectionOptions,
-    how: SubmitOptions,
-    say: VerbosityOptions,
+    selection: SelectionOptions,
+    execution: SubmitOptions,
+    verbosity: VerbosityOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
     save_motion: KeepMotion = None,
@@ -361,11 +368,11 @@ def submit(
     config: ConfigFile = None,
     indices_config: IndicesConfigFile = None,
 ) -> None:
-    """Send a cohort to SLURM as array jobs with a merge after them; any other option goes to sbatch."""
+    """Submit a cohort to SLURM as an array job and a job that merges its results. Other options go to sbatch."""
     from cmnet_cli.commands import submit as command
     from cmnet_cli.slurm.sbatch import read_sbatch_options
 
-    settings, of_indices = command.load_submission_settings(
+    stage_config, indices_of_tasks = command.load_submission_settings(
         stage,
         config,
         indices_config,
@@ -378,50 +385,35 @@ def submit(
     )
     sbatch = read_sbatch_options(context.args)
     request = command.SubmissionRequest(
-        manifest, out, settings, of_indices, device, how.chunk, how.max_parallel, sbatch
+        manifest, out, stage_config, indices_of_tasks, device, execution.chunk, execution.max_parallel, sbatch
     )
-    command.submit(request, _execution_settings(who, how), _screen(say))
+    command.submit(request, _execution_settings(selection, execution), _messages(verbosity))
 
 
 @app.command(rich_help_panel=CLUSTER)
 @expand_options
-def merge(say: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
-    """Bring the rows that array tasks wrote into the tables that a local run writes."""
+def merge(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
+    """Merge the results of array tasks into the tables of the run. The jobs of cmnet submit end with it."""
     from cmnet_cli.commands import merge as command
 
-    _finish(command.merge(run, _screen(say)), say, as_json=as_json)
+    _exit_with(command.merge(run, _messages(verbosity)), verbosity, as_json=as_json)
 
 
 @app.command(hidden=True)
-def task(run: RunPath, submission: Annotated[str, typer.Option()], shard: Annotated[int, typer.Option(min=0)]) -> None:
-    """Work on one shard of a submission: what the batch script of cmnet submit calls."""
+def task(run: RunPath, submission: SubmissionName, shard: ShardNumber) -> None:
+    """Process one shard of a submission. The batch script of cmnet submit calls this command."""
     from cmnet_cli.commands import task as command
     from cmnet_cli.console import Messages
 
     raise typer.Exit(command.run_task(run, submission, shard, Messages()))
 
 
-@app.command(rich_help_panel=MAIN)
-@expand_options
-def compare(
-    against: Annotated[Path, typer.Option(metavar="FILE", help="CSV, TSV or Parquet with one row a subject.")],
-    say: PrivacyOptions,
-    run: RunPath = DEFAULT_RUN,
-    on: Annotated[str, typer.Option(metavar="COLUMN", help="Its column that holds subject_id.")] = "subject_id",
-    as_json: AsJson = False,
-) -> None:
-    """Hold the indices against an outside table, such as UK Biobank's derived fields: bias, limits, r, RMSE."""
-    from cmnet_cli.commands import compare as command
-
-    command.compare(run, against, _screen(say), on=on, as_json=as_json)
-
-
 @app.command(rich_help_panel=MODELS)
 @expand_options
 def train(
-    stage: Annotated[TrainingStage, typer.Option(help="segnet first, then motion.")],
+    stage: StageOption,
     manifest: ManifestFile,
-    say: VerbosityOptions,
+    verbosity: VerbosityOptions,
     out: OutFolder = DEFAULT_RUN,
     init: InitWeights = None,
     fresh_motion: FreshMotion = False,
@@ -430,58 +422,64 @@ def train(
     device: Device = "auto",
     tensorboard: TensorBoard = False,
 ) -> None:
-    """Train SegNet on masks, then CardioMorphNet on the shapes that SegNet and masks give.
+    """Train SegNet on reference masks, then CardioMorphNet, the motion network, on masks and segmentations.
 
-    Weights, a row of figures an epoch (logs/train-STAGE.parquet) and the state for --resume are kept in --out; the
-    state is saved every few minutes. On several GPUs: torchrun --nproc-per-node N -m cmnet_cli train ...
+    The folder --out receives the weights, the metrics of every epoch (logs/train-STAGE.parquet) and, every few
+    minutes, the state from which --resume continues. On several GPUs, run:
+    torchrun --nproc-per-node N -m cmnet_cli train ...
     """
     from cmnet_cli.commands import train as command
     from cmnet_cli.config import find_config, load_config
 
     settings = load_config(command.TrainConfig, find_config(config))
-    job = command.TrainJob(
-        manifest, out, init, resume, _screen(say), device=device, fresh_motion=fresh_motion, tensorboard=tensorboard
+    training = command.TrainingRun(
+        manifest,
+        out,
+        init,
+        resume,
+        _messages(verbosity),
+        device=device,
+        fresh_motion=fresh_motion,
+        tensorboard=tensorboard,
     )
-    raise typer.Exit(ExitCode.SOME_FAILED if command.train(stage, settings, job).left_out else 0)
+    left_out = command.train(stage, settings, training)
+    raise typer.Exit(ExitCode.SOME_FAILED if left_out else ExitCode.SUCCESS)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=CHECKS)
 @expand_options
-def status(say: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
-    """Who is done, who failed and why, who is left."""
+def status(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
+    """Show which subjects of a run are done, have failed and why, or are pending."""
     from cmnet_cli.commands import status as command
 
-    command.show_status(run, _screen(say, run), as_json=as_json)
+    command.show_status(run, _messages(verbosity, run), as_json=as_json)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=CHECKS)
 @expand_options
-def verify(say: PrivacyOptions, run: RunPath = DEFAULT_RUN) -> None:
-    """Compute all checksums of a run again; name what is damaged or gone."""
+def verify(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN) -> None:
+    """Recompute the checksums of all files of a run and list damaged or missing files."""
     from cmnet_cli.commands import verify as command
 
-    found = command.verify_run(run, _screen(say))
-    raise typer.Exit(ExitCode.SOME_FAILED if found.damaged else 0)
+    verification = command.verify_run(run, _messages(verbosity))
+    raise typer.Exit(ExitCode.SOME_FAILED if verification.damaged else ExitCode.SUCCESS)
 
 
-@app.command(rich_help_panel=LOOK)
-def doctor(
-    folder: Annotated[Path, typer.Argument(help="A folder on the disk to look at.", exists=True)] = HERE,
-) -> None:
-    """Versions, devices, disk and threads: one page to paste in a bug report."""
+@app.command(rich_help_panel=CHECKS)
+def doctor(folder: DiskFolder = Path(".")) -> None:
+    """Print versions, devices, memory and disk space, for a bug report."""
     from cmnet_cli.commands import doctor as command
     from cmnet_cli.console import Messages
 
     command.doctor(folder, Messages())
 
 
-models = typer.Typer(help="The weights that come with cmnet, and any others.", no_args_is_help=True)
 app.add_typer(models, name="models", rich_help_panel=MODELS)
 
 
 @models.command("list")
 def models_list() -> None:
-    """Every model that comes with cmnet."""
+    """List the models that are part of cmnet."""
     from cmnet_cli.commands import models as command
     from cmnet_cli.console import Messages
 
@@ -489,11 +487,8 @@ def models_list() -> None:
 
 
 @models.command("info")
-def models_info(
-    name: Annotated[str, typer.Argument(help="A shipped model's name, or a .safetensors file.")],
-    as_json: AsJson = False,
-) -> None:
-    """What a model was trained on, how, and what it may be used for."""
+def models_info(name: KnownModel, as_json: AsJson = False) -> None:
+    """Show what a model was trained on, with which settings, its metrics and its terms of use."""
     from cmnet_cli.commands import models as command
     from cmnet_cli.console import Messages
 
@@ -502,24 +497,23 @@ def models_info(
 
 @models.command("verify")
 def models_verify() -> None:
-    """Load every shipped model as infer would."""
+    """Load every shipped model and print its checksum."""
     from cmnet_cli.commands import models as command
     from cmnet_cli.console import Messages
 
     command.verify_models(Messages())
 
 
-def _screen(say: VerbosityOptions, run: Path | None = None) -> "Messages":
-    """Where a command prints; what may leave the room has the pseudonyms of the run, if there is one yet."""
+def _messages(verbosity: VerbosityOptions, run: Path | None = None) -> "Messages":
+    """Return where a command prints; with --share-safe, pseudonyms are those of ``run`` if it has a key."""
     from cmnet_cli.console import Messages
     from cmnet_cli.privacy.deidentify import open_deidentifier
     from cmnet_cli.runs.paths import RunFolder
 
-    share_safe = isinstance(say, PrivacyOptions) and say.share_safe
+    share_safe = isinstance(verbosity, PrivacyOptions) and verbosity.share_safe
     key = RunFolder(run).share_key if run is not None and share_safe else None
-    return Messages(
-        say.quiet, say.verbose, open_deidentifier(key if key and key.exists() else None, share_safe=share_safe)
-    )
+    deidentifier = open_deidentifier(key if key and key.exists() else None, share_safe=share_safe)
+    return Messages(verbosity.quiet, verbosity.verbose, deidentifier)
 
 
 def _execution_settings(*options: Any) -> "ExecutionSettings":
@@ -535,37 +529,22 @@ def _execution_settings(*options: Any) -> "ExecutionSettings":
     return ExecutionSettings(**given)
 
 
-def _finish(summary: "CommandSummary", say: VerbosityOptions, *, as_json: bool) -> None:
-    """Say how a command over a cohort went, and leave with its exit code."""
+def _exit_with(summary: "CommandSummary", verbosity: VerbosityOptions, *, as_json: bool = False) -> None:
+    """Print the summary of a command over a cohort, and exit with its code."""
     from cmnet_cli.execution.summary import print_summary, summary_as_json
 
     if as_json:
-        typer.echo(summary_as_json(summary, _screen(say, Path(summary.run)).deidentifier))
+        typer.echo(summary_as_json(summary, _messages(verbosity, Path(summary.run)).deidentifier))
     else:
-        print_summary(summary, _screen(say))
+        print_summary(summary, _messages(verbosity))
     raise typer.Exit(summary.exit_code)
 
 
 def main() -> None:
     """Run the command that the arguments name."""
-    # Threads that wait by spinning take the cores from all who share the machine. Torch reads this when it is loaded.
+    # Threads that wait by spinning take cores from other processes. Torch reads the variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     reuse_freed_memory()
-    sys.excepthook = _report_defect
-    signal.signal(signal.SIGTERM, _interrupt)
+    sys.excepthook = report_defect
+    signal.signal(signal.SIGTERM, interrupt)
     app()
-
-
-def _interrupt(*_: object) -> None:
-    """Let whoever asks the process to end be heard like Ctrl-C: tables are written, the rest stays pending."""
-    raise KeyboardInterrupt
-
-
-def _report_defect(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Say whom to tell after the traceback of an unexpected error."""
-    import traceback
-
-    from cmnet_cli.privacy.deidentify import redact_ids
-
-    sys.stderr.write(redact_ids("".join(traceback.format_exception(kind, error, trace))))
-    sys.stderr.write("This is a defect in cmnet. Please report it with the lines above and those of: cmnet doctor\n")

@@ -1,20 +1,21 @@
-"""The settings of each command: a frozen dataclass, read from TOML. An unknown key is an error, never ignored."""
+"""The settings of each command: one frozen dataclass each, read from TOML. An unknown key is an error."""
 
 import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from cmnet_core.errors import ErrorCode, ManifestError
 
 
 class SaveMotion(StrEnum):
-    """How much of the motion a run keeps."""
+    """The motion that a run stores: every frame, the field between ED and ES alone, or none."""
 
     FULL = "full"
     ED2ES = "ed2es"
@@ -27,11 +28,11 @@ CONFIGS = Path(__file__).with_name("configs")
 
 @dataclass(frozen=True, slots=True)
 class PreprocessConfig:
-    """Settings of ``cmnet preprocess``: the window that the networks look at.
+    """Settings of ``cmnet preprocess``: the window around the heart that the networks take as input.
 
     Attributes:
-        spacing_mm: In-plane voxel size; the slices stay as they are.
-        size: Voxels along each in-plane axis, a multiple of 16.
+        spacing_mm: In-plane voxel size in mm; slices are not resampled.
+        size: Number of voxels along each in-plane axis, a multiple of 16.
     """
 
     spacing_mm: float = 1.5
@@ -43,11 +44,13 @@ class InferConfig:
     """Settings of ``cmnet infer``.
 
     Attributes:
-        model: A shipped model's name, or the path of a safetensors file.
-        save_motion: ``full`` keeps every step of the cycle, ``ed2es`` the field between ED and ES, ``none`` neither.
-        refine: Steps of the optimiser with which the motion of each step of the cycle is fitted to the subject's own
-            shapes; 0 leaves the network's motion as it is.
-        close: Whether the drift round the cycle is spread over its steps, so that the motion closes.
+        model: The name of a shipped model, or the path of a safetensors file.
+        save_motion: ``full`` stores the motion of every frame, ``ed2es`` the displacement field between ED and ES
+            alone, ``none`` neither.
+        refine: Number of optimiser iterations that fit the motion of each frame to the subject's own segmentation;
+            0 keeps the motion that the network estimates.
+        close: Whether the cycle-consistency error is distributed over the steps of the cycle, so that the composed
+            motion returns to its start.
     """
 
     model: str = "default"
@@ -61,9 +64,10 @@ class IndicesConfig:
     """Settings of ``cmnet indices``.
 
     Attributes:
-        reference: A CSV of reference ranges; empty for the table that comes with cmnet.
-        samples: Draws of the posterior behind the intervals; 0 for no intervals. 20 tell a standard deviation to 16 %.
-        seed: What the draws start from.
+        reference: Path of a CSV file with reference ranges; empty for the table that is part of cmnet.
+        samples: Number of posterior samples from which intervals are computed; 0 for no intervals. With 20 samples a
+            standard deviation is known to 16 %.
+        seed: Seed of the random generator that draws the samples.
     """
 
     reference: str = ""
@@ -76,22 +80,22 @@ class EvaluateConfig:
     """Settings of ``cmnet evaluate``.
 
     Attributes:
-        heart_margin_mm: How far around the reference mask folded voxels count as within the heart.
+        heart_margin_mm: Distance from the reference mask in mm up to which folded voxels count as in the heart.
     """
 
     heart_margin_mm: float = 10.0
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The settings of ``cmnet train`` that come with the package, by name."""
+    """Return the paths of the settings of ``cmnet train`` that are part of the package, by name."""
     return {path.stem: path for path in sorted(CONFIGS.glob("*.toml"))}
 
 
 def find_config(source: str | None) -> Path | None:
-    """The file behind the name of shipped settings, or behind a path.
+    """Return the path of settings that are given by a shipped name or by a path.
 
     Raises:
-        ManifestError: There is neither.
+        ManifestError: There are no shipped settings of this name and no such file.
     """
     path = None if source is None else shipped_configs().get(source, Path(source))
     if path is None or path.is_file():
@@ -104,18 +108,24 @@ def find_config(source: str | None) -> Path | None:
 
 
 def load_config(kind: type[ConfigT], path: Path | None, **given: object) -> ConfigT:
-    """Read a command's settings: its defaults, then the TOML file, then what the command line gave.
+    """Read the settings of a command: its defaults, then the TOML file, then the options of the command line.
 
     Args:
-        kind: The dataclass of the command.
-        path: A TOML file, or None; a table in it fills a dataclass within the dataclass.
-        **given: Settings from the command line; None means not given.
+        kind: The dataclass of the command's settings.
+        path: A TOML file, or None for the defaults; a table of the file fills a nested dataclass.
+        **given: Settings from the command line; None means that the option was not given.
 
     Raises:
-        ManifestError: The file cannot be read, or holds an unknown key or an unusable value.
+        ManifestError: The file cannot be read, or it holds an unknown key or an unusable value.
     """
-    from_line = {name: value for name, value in given.items() if value is not None}
-    return _changed(kind(), {**_read_toml(path), **from_line}, path)
+    import msgspec  # here, because `cmnet --help` reads no settings
+
+    changes = _read_toml(path) | {name: value for name, value in given.items() if value is not None}
+    values = _merged(dataclasses.asdict(kind()), changes, path)  # type: ignore[call-overload]
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise _unusable_value(kind, values, str(error), path) from error
 
 
 def _read_toml(path: Path | None) -> dict[str, Any]:
@@ -131,48 +141,43 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
         ) from error
 
 
-def _changed(base: ConfigT, values: dict[str, Any], path: Path | None) -> ConfigT:
-    """The settings with some of them replaced."""
-    kinds = get_type_hints(type(base))
-    for name in values:
-        if name not in kinds:
-            close = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(kinds)}."
-            raise ManifestError(f"Unknown key '{name}' in {path}.", hint=hint, code=ErrorCode.CONFIG)
-    changes: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = getattr(base, name)
-        is_table = dataclasses.is_dataclass(inner) and isinstance(value, dict)
-        changes[name] = _changed(inner, value, path) if is_table else _convert(name, value, kinds[name], path)
-    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+def _merged(defaults: dict[str, Any], changes: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    """Return the defaults, table by table, with the values of the file and of the command line."""
+    merged = dict(defaults)
+    for name, value in changes.items():
+        if name not in defaults:
+            close = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(defaults)}."
+            raise ManifestError(f"Unknown key '{name}'{_in_file(path)}.", hint=hint, code=ErrorCode.CONFIG)
+        is_table = isinstance(defaults[name], dict) and isinstance(value, dict)
+        merged[name] = _merged(defaults[name], value, path) if is_table else value
+    return merged
 
 
-def _convert(name: str, value: object, kind: Any, path: Path | None) -> object:
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        inner = [item for item in get_args(kind) if item is not ...]
-        return tuple(_convert(name, item, inner[min(n, len(inner) - 1)], path) for n, item in enumerate(value))
-    if kind is float and type(value) is int:
-        return float(value)
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        if value not in list(kind):
-            raise _wrong_value(name, value, f"one of {', '.join(kind)}", path)
-        return kind(str(value))
-    if type(value) is not kind:
-        raise _wrong_value(name, value, f"of type {getattr(kind, '__name__', kind)}", path)
-    return value
-
-
-def _wrong_value(name: str, value: object, expected: str, path: Path | None) -> ManifestError:
-    where = f" in {path}" if path else ""
+def _unusable_value(kind: type, values: dict[str, Any], reason: str, path: Path | None) -> ManifestError:
+    """Turn msgspec's message, such as "Expected `str`, got `int` - at `$.model`", into cmnet's."""
+    expectation, _, place = reason.removesuffix("`").partition(" - at `$")
+    expected: Any = kind
+    found: Any = values
+    for name in re.findall(r"\.(\w+)", place):
+        expected, found = get_type_hints(expected)[name], found[name]
+    if isinstance(expected, type) and issubclass(expected, StrEnum):
+        wanted = f"one of {', '.join(expected)}"
+    else:
+        wanted = re.sub(r"Expected `(\w+)`(, got .*)?", r"of type \1", expectation.replace("`object`", "`table`"))
     return ManifestError(
-        f"The setting '{name}'{where} must be {expected}, found {value!r}.",
-        hint="Correct the value, or leave the key out to have the default.",
+        f"The setting '{place.removeprefix('.')}'{_in_file(path)} must be {wanted}, found {found!r}.",
+        hint="Correct the value, or leave the key out to use the default.",
         code=ErrorCode.CONFIG,
     )
 
 
+def _in_file(path: Path | None) -> str:
+    return f" in {path}" if path else ""
+
+
 def digest_settings(*settings: object) -> str:
-    """A digest of settings that tells whether an output was made with the same ones.
+    """Return the SHA-256 digest of settings; equal settings have equal digests.
 
     >>> digest_settings(PreprocessConfig()) == digest_settings(PreprocessConfig(size=128))
     True

@@ -1,4 +1,4 @@
-"""What a person sees: progress, results and errors. Results go to standard output, all else to standard error."""
+"""Messages to the user: results on standard output; progress, notes and errors on standard error."""
 
 import re
 import time
@@ -26,22 +26,22 @@ from rich.table import Table
 from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier, redact_ids
 from cmnet_core.errors import CmnetError
 
-# Escape sequences begin with one of the first; the last turn the direction of writing round.
+# Control characters, with which escape sequences start, and characters that reverse the direction of text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# A plain log gets a line at most this often, so that 100,000 subjects do not make 100,000 lines.
-_LINE_EVERY_S = 10.0
+# Minimum time between two lines of a plain log, so that 100,000 subjects do not give 100,000 lines.
+_LINE_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Where a command prints and how much.
+    """Where a command prints, and how much.
 
     Attributes:
-        quiet: Errors only.
-        verbose: A line a subject.
-        deidentifier: What may be told of whom.
-        results: Standard output.
-        notes: Standard error.
+        quiet: Print errors only.
+        verbose: Print a line per subject.
+        deidentifier: Replaces ids in the text, if the text must be share-safe.
+        results: Console of results, standard output.
+        notes: Console of notes, progress and errors, standard error.
     """
 
     quiet: bool = False
@@ -51,27 +51,27 @@ class Messages:
     notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
 
     def note(self, text: str) -> None:
-        """Say something in passing."""
+        """Print a remark, unless quiet."""
         if not self.quiet:
-            self.notes.print(self._fit(text), markup=False)
+            self.notes.print(self._safe(text), markup=False)
 
     def detail(self, text: str) -> None:
-        """Say something that only some want to know."""
+        """Print a remark if verbose."""
         if self.verbose:
             self.note(text)
 
     def result(self, text: str) -> None:
-        """Print what the command was run for."""
+        """Print a result."""
         if not self.quiet:
-            self.results.print(self._fit(text), markup=False)
+            self.results.print(self._safe(text), markup=False)
 
     def data(self, text: str) -> None:
-        """Print what a script reads, as it is: to lay out 100,000 rows takes longer than to find them."""
+        """Print text for scripts unchanged: Rich would need longer to lay out 100,000 rows than to compute them."""
         if not self.quiet:
             self.results.file.write(text + "\n")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table as a result; the first column is left, all others right."""
+        """Print a table of numbers as a result; the first column is aligned left, all others right."""
         table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left", overflow="fold")
@@ -81,51 +81,51 @@ class Messages:
             self.results.print(table)
 
     def listing(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table of texts as a result: folded into a terminal's width, one line a row elsewhere."""
+        """Print a table of text as a result: folded to the width of a terminal, elsewhere one line per row."""
         if self.results.is_terminal:
             table = Table(box=box.SIMPLE_HEAD)
             for column in columns:
                 table.add_column(column, overflow="fold")
             for row in rows:
-                table.add_row(*(escape(self._fit(cell)) for cell in row))
+                table.add_row(*(escape(self._safe(cell)) for cell in row))
             if not self.quiet:
                 self.results.print(table)
             return
-        rows = [tuple(map(self._fit, row)) for row in rows]
+        rows = [tuple(map(self._safe, row)) for row in rows]
         widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
         for row in (columns, *rows):
             self.result("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def error(self, error: CmnetError) -> None:
-        """Print an error and what to do about it."""
+        """Print an error and what the user can do about it."""
         self.notes.print(f"[bold red]Error[/] [dim]({error.code})[/]", highlight=False)
-        self.notes.print(self._fit(redact_ids(error.message)), markup=False)
-        self.notes.print(self._fit(error.hint), markup=False)
+        self.notes.print(self._safe(redact_ids(error.message)), markup=False)
+        self.notes.print(self._safe(error.hint), markup=False)
 
-    def failure(self, who: str, message: str, hint: str) -> None:
-        """Name a subject that failed, and what to do about it."""
-        self.notes.print(f"[red]{who}[/]")
+    def failure(self, row: str, message: str, hint: str) -> None:
+        """Print why a subject failed, by its row of the manifest, and what the user can do about it."""
+        self.notes.print(f"[red]{row}[/]")
         for text in filter(None, (redact_ids(message), hint)):
-            self.notes.print(indent(self._fit(text), "    "), markup=False)
+            self.notes.print(indent(self._safe(text), "    "), markup=False)
 
-    def _fit(self, text: str) -> str:
-        """A text fit for whoever looks: names from files can hold codes that move a terminal's cursor."""
+    def _safe(self, text: str) -> str:
+        """Return a text without control characters, which names of files can contain, and without ids if required."""
         return self.deidentifier.text(_CONTROLS.sub("?", text))
 
 
 class Ticker(Protocol):
-    """Counts what is done."""
+    """The progress of a long job."""
 
     def tick(self, *, failed: bool) -> None:
-        """One more is done."""
+        """Count one more item as done."""
         ...
 
-    def part(self, share: float) -> None:
-        """A share of the next one is done."""
+    def advance(self, fraction: float) -> None:
+        """Show a fraction of the current item as done."""
         ...
 
 
-class _Bar:
+class _ProgressBar:
     def __init__(self, progress: Progress, title: str, total: int) -> None:
         self._progress = progress
         self._task = progress.add_task(title, total=total, failed="", rate="")
@@ -133,44 +133,44 @@ class _Bar:
         self._done = 0
         self._started = time.monotonic()
 
-    def part(self, share: float) -> None:
-        self._progress.update(self._task, completed=self._done + share)
+    def advance(self, fraction: float) -> None:
+        self._progress.update(self._task, completed=self._done + fraction)
 
     def tick(self, *, failed: bool) -> None:
         self._failed += failed
         self._done += 1
-        told = f"[red]{self._failed} failed[/]" if self._failed else ""
+        failed_text = f"[red]{self._failed} failed[/]" if self._failed else ""
         rate = f"{60 * self._done / (time.monotonic() - self._started):.1f}/min"
-        self._progress.update(self._task, completed=self._done, failed=told, rate=rate)
+        self._progress.update(self._task, completed=self._done, failed=failed_text, rate=rate)
 
 
-class _Lines:
+class _PlainProgress:
     def __init__(self, messages: Messages, title: str, total: int) -> None:
-        self._screen, self._title, self._total = messages, title, total
+        self._messages, self._title, self._total = messages, title, total
         self._failed = 0
         self._done = 0
-        self._started = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
-    def part(self, share: float) -> None:
+    def advance(self, fraction: float) -> None:
         pass
 
     def tick(self, *, failed: bool) -> None:
         self._failed += failed
         self._done += 1
         now = time.monotonic()
-        if now - self._said < _LINE_EVERY_S and self._done < self._total:
+        if now - self._printed < _LINE_INTERVAL_S and self._done < self._total:
             return
-        self._said = now
+        self._printed = now
         spent = now - self._started
         left = spent / self._done * (self._total - self._done)
-        self._screen.note(
+        self._messages.note(
             f"{self._title}: {self._done} of {self._total}, {self._failed} failed, "
-            f"{60 * self._done / max(spent, 1e-9):.1f}/min, {left:.0f} s left"
+            f"{60 * self._done / max(spent, 1e-9):.1f}/min, {left:.0f} s remaining"
         )
 
 
-class _Silence:
-    def part(self, share: float) -> None:
+class _NoProgress:
+    def advance(self, fraction: float) -> None:
         pass
 
     def tick(self, *, failed: bool) -> None:
@@ -179,38 +179,44 @@ class _Silence:
 
 @contextmanager
 def progress(messages: Messages, title: str, *, total: int) -> Iterator[Ticker]:
-    """Show how far a long job is: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+    """Show the progress of a long job: a bar on a terminal, plain lines elsewhere, nothing if quiet.
+
+    Args:
+        messages: Where to print.
+        title: Name of the job.
+        total: Number of items.
+    """
     if messages.quiet:
-        yield _Silence()
+        yield _NoProgress()
     elif not messages.notes.is_terminal:
-        yield _Lines(messages, title, total)
+        yield _PlainProgress(messages, title, total)
     else:
         with Progress(*_COLUMNS, console=messages.notes) as bar:
-            yield _Bar(bar, title, total)
+            yield _ProgressBar(bar, title, total)
 
 
 class LiveTable(Protocol):
-    """A table that grows while a long job runs, with the job's progress below it."""
+    """A table that grows while a long job runs, above the progress of the job."""
 
-    def row(self, cells: Mapping[str, str], line: str) -> None:
-        """One more is done: its cells by column where a table is drawn, else the line."""
+    def add(self, cells: Mapping[str, str], line: str) -> None:
+        """Count one more item as done: add its cells to the table or, where there is none, print the line."""
         ...
 
-    def part(self, share: float) -> None:
-        """A share of the next one is done."""
+    def advance(self, fraction: float) -> None:
+        """Show a fraction of the current item as done."""
         ...
 
 
-class _LiveBoard:
+class _TerminalTable:
     def __init__(self, live: Live, bar: Progress, title: str, total: int) -> None:
         self._live, self._progress = live, bar
-        self._bar = _Bar(bar, title, total)
+        self._bar = _ProgressBar(bar, title, total)
         self._rows: list[Mapping[str, str]] = []
 
-    def part(self, share: float) -> None:
-        self._bar.part(share)
+    def advance(self, fraction: float) -> None:
+        self._bar.advance(fraction)
 
-    def row(self, cells: Mapping[str, str], line: str) -> None:
+    def add(self, cells: Mapping[str, str], line: str) -> None:
         del line
         self._rows.append(cells)
         self._bar.tick(failed=False)
@@ -219,44 +225,50 @@ class _LiveBoard:
         table = Table(box=box.SIMPLE_HEAD)
         for name in cells:
             table.add_column(name, justify="right")
-        for known in shown:
-            table.add_row(*(known.get(name, "") for name in cells))
+        for row in shown:
+            table.add_row(*(row.get(name, "") for name in cells))
         self._live.update(Group(table, self._progress), refresh=True)
 
 
-class _LineBoard:
+class _PlainTable:
     def __init__(self, messages: Messages, title: str, total: int) -> None:
-        self._screen = messages
-        self._ticker = _Lines(messages, title, total)
+        self._messages = messages
+        self._ticker = _PlainProgress(messages, title, total)
 
-    def part(self, share: float) -> None:
+    def advance(self, fraction: float) -> None:
         pass
 
-    def row(self, cells: Mapping[str, str], line: str) -> None:
+    def add(self, cells: Mapping[str, str], line: str) -> None:
         del cells
-        self._screen.note(line)
+        self._messages.note(line)
         self._ticker.tick(failed=False)
 
 
-class _SilentBoard:
-    def part(self, share: float) -> None:
+class _NoTable:
+    def advance(self, fraction: float) -> None:
         pass
 
-    def row(self, cells: Mapping[str, str], line: str) -> None:
+    def add(self, cells: Mapping[str, str], line: str) -> None:
         pass
 
 
 @contextmanager
 def live_table(messages: Messages, title: str, *, total: int) -> Iterator[LiveTable]:
-    """Show what a long job finds: a live table on a terminal, plain lines elsewhere, nothing when quiet."""
+    """Show the results of a long job as they come: a table on a terminal, plain lines elsewhere, nothing if quiet.
+
+    Args:
+        messages: Where to print.
+        title: Name of the job.
+        total: Number of rows.
+    """
     if messages.quiet:
-        yield _SilentBoard()
+        yield _NoTable()
     elif not messages.notes.is_terminal:
-        yield _LineBoard(messages, title, total)
+        yield _PlainTable(messages, title, total)
     else:
         bar = Progress(*_COLUMNS, console=messages.notes)
         with Live(bar, console=messages.notes) as live:
-            yield _LiveBoard(live, bar, title, total)
+            yield _TerminalTable(live, bar, title, total)
 
 
 _COLUMNS = (
@@ -266,7 +278,7 @@ _COLUMNS = (
     MofNCompleteColumn(),
     TextColumn("{task.fields[rate]}"),
     TimeElapsedColumn(),
-    TextColumn("left"),
+    TextColumn("remaining"),
     TimeRemainingColumn(),
     TextColumn("{task.fields[failed]}"),
 )

@@ -1,4 +1,4 @@
-"""Options that several commands share, each written once, and the way they are put into a command's signature."""
+"""The options of the command line, each declared once, and the groups of options that several commands share."""
 
 import dataclasses
 import inspect
@@ -9,203 +9,392 @@ from typing import Annotated, Any
 
 import typer
 
+from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.config import SaveMotion
 from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
 from cmnet_cli.runs.provenance import OnStale
+from cmnet_core.labels import LabelScheme
+from cmnet_core.training.stages import TrainingStage
 
-_WHO = "Which subjects"
-_HOW = "How to run"
-_SAY = "What is shown"
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+# The panels of a command's help page.
+_SUBJECTS = "Subjects"
+_EXECUTION = "Execution"
+_OUTPUT = "Messages"
+
 DEFAULT_RUN = Path("cmnet-run")
 
 
-def _option(*names: str, shown: str, text: str, panel: str | None = None, **more: Any) -> Any:
-    """An option with a value, which the help shows as ``shown``."""
-    return typer.Option(*names, metavar=shown, help=text, rich_help_panel=panel, **more)
+def _option(*names: str, metavar: str, text: str, panel: str | None = None, **more: Any) -> Any:
+    """Declare an option that takes a value."""
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, **more)
 
 
 def _flag(*names: str, text: str, panel: str | None = None) -> Any:
-    """An option without a value; left alone, Typer would show it as if it took one."""
+    """Declare an option without a value; by default, Typer's help shows a flag as if it took one."""
     return typer.Option(*names, metavar=" ", help=text, rich_help_panel=panel)
 
 
+# Input and output.
+
 ManifestFile = Annotated[
-    Path, _option("--manifest", "-m", shown="FILE", text="Manifest: CSV, TSV or Parquet, one row a subject and visit.")
+    Path,
+    _option(
+        "--manifest",
+        "-m",
+        metavar="FILE",
+        text="Manifest of the cohort (CSV, TSV or Parquet) with one row per subject and visit.",
+    ),
 ]
 ReferenceManifest = Annotated[
-    Path | None, _option("--manifest", "-m", shown="FILE", text="Manifest with reference masks, if not the run's own.")
-]
-ReferenceRanges = Annotated[
     Path | None,
-    _option("--reference", shown="FILE", text="Reference ranges by sex, in CSV.", show_default="Petersen 2017"),
+    _option(
+        "--manifest",
+        "-m",
+        metavar="FILE",
+        text="Manifest that names the reference masks.",
+        show_default="the manifest of the run",
+    ),
 ]
-Samples = Annotated[
-    int | None,
-    _option("--samples", shown="N", text="Draws behind the 95 % intervals; 0 for none.", min=0, show_default="20"),
+NewManifest = Annotated[
+    Path, _option("--out", "-o", metavar="FILE", text="Manifest to write (.csv, .tsv or .parquet).")
 ]
-DrawSeed = Annotated[int | None, _option("--seed", shown="N", text="What the draws start from.", show_default="1")]
-NewManifest = Annotated[Path, _option("--out", "-o", shown="FILE", text="The manifest to write: CSV, TSV or Parquet.")]
-OutFolder = Annotated[Path, _option("--out", "-o", shown="FOLDER", text="Run folder to write to.")]
+OutFolder = Annotated[Path, _option("--out", "-o", metavar="FOLDER", text="Run folder to write the results to.")]
+RunPath = Annotated[Path, _option("--run", "-r", metavar="FOLDER", text="Run folder that cmnet infer wrote.")]
 NewFolder = Annotated[Path, typer.Argument(help="Folder to write to.")]
-RunPath = Annotated[Path, _option("--run", "-r", shown="FOLDER", text="Run folder, as infer wrote it.")]
-ModelName = Annotated[
-    str | None,
-    _option("--model", shown="NAME|FILE", text="A shipped model, or a .safetensors file.", show_default="default"),
-]
-InitWeights = Annotated[
-    str | None,
-    _option("--init", shown="NAME|FILE", text="Weights to start from.", show_default="for motion: the run's SegNet"),
-]
-Device = Annotated[str, _option("--device", shown="NAME", text="auto, cpu, cuda or cuda:1.", panel=_HOW)]
+DiskFolder = Annotated[Path, typer.Argument(help="Folder on the disk whose free space is printed.", exists=True)]
 ConfigFile = Annotated[
-    Path | None, _option("--config", shown="FILE", text="Settings in TOML; an unknown key is an error.", panel=_HOW)
+    Path | None, _option("--config", metavar="FILE", text="Settings in a TOML file. An unknown key is an error.")
 ]
 IndicesConfigFile = Annotated[
     Path | None,
     _option(
         "--indices-config",
-        shown="FILE",
-        text="infer: settings of indices in TOML, for the rows that its tasks write.",
-        panel=_HOW,
+        metavar="FILE",
+        text="For the stage infer: settings of indices in a TOML file, for the tables that its tasks write.",
     ),
 ]
+
+# Data sets on disk.
+
+DatasetFolder = Annotated[Path, typer.Argument(help="Folder that holds the data set.")]
+LayoutOption = Annotated[
+    DatasetLayout, typer.Option(help="Layout of the data set; auto detects it from the names of the files.")
+]
+Demographics = Annotated[
+    Path | None,
+    _option(
+        "--demographics",
+        metavar="FILE",
+        text="Table with sex, age, height and weight of the subjects; columns of UK Biobank are recognised.",
+    ),
+]
+ImagePattern = Annotated[
+    str,
+    _option(
+        "--pattern",
+        metavar="TEXT",
+        text="With --layout nifti: path of each image within FOLDER; * stands for any text without a slash.",
+    ),
+]
+MaskPattern = Annotated[
+    str | None,
+    _option("--labels", metavar="TEXT", text="With --layout nifti: path of each 4-D reference mask within FOLDER."),
+]
+MaskScheme = Annotated[LabelScheme, typer.Option(help="With --layout nifti: label convention of the reference masks.")]
+Deep = Annotated[
+    bool, _flag("--deep", text="Also decode every voxel: finds damaged files and images of questionable quality.")
+]
+OutsideTable = Annotated[
+    Path,
+    _option("--against", metavar="FILE", text="Table to compare with (CSV, TSV or Parquet) with one row per subject."),
+]
+SubjectColumn = Annotated[
+    str, _option("--on", metavar="COLUMN", text="Column of that table that holds the subject_id of the manifest.")
+]
+
+# Networks and motion.
+
+ModelName = Annotated[
+    str | None,
+    _option(
+        "--model", metavar="NAME|FILE", text="Shipped model, or path of a .safetensors file.", show_default="default"
+    ),
+]
+KnownModel = Annotated[str, typer.Argument(help="Shipped model, or path of a .safetensors file.")]
+Device = Annotated[
+    str,
+    _option(
+        "--device",
+        metavar="NAME",
+        text="Device of the networks: auto (a GPU if there is one), cpu, cuda or cuda:1.",
+        panel=_EXECUTION,
+    ),
+]
+KeepMotion = Annotated[
+    SaveMotion | None,
+    typer.Option(
+        help="Motion to store: full (every frame), ed2es (displacement field between ED and ES) or none.",
+        show_default="full",
+    ),
+]
+RefineSteps = Annotated[
+    int | None,
+    _option(
+        "--refine",
+        metavar="N",
+        text="Iterations that refine the motion of each frame with the subject's own segmentation; 0 for none.",
+        min=0,
+        show_default="0",
+    ),
+]
+CloseCycle = Annotated[
+    bool | None,
+    typer.Option(
+        "--close/--no-close",
+        metavar=" ",
+        help="For models that compose motion from frame to frame: distribute the cycle-consistency error over the "
+        "steps of the cycle.",
+        show_default="close",
+    ),
+]
+
+# Indices.
+
+ReferenceRanges = Annotated[
+    Path | None,
+    _option("--reference", metavar="FILE", text="Reference ranges by sex (CSV).", show_default="Petersen 2017"),
+]
+Samples = Annotated[
+    int | None,
+    _option(
+        "--samples",
+        metavar="N",
+        text="Posterior samples from which 95 % intervals are computed; 0 for no intervals.",
+        min=0,
+        show_default="20",
+    ),
+]
+DrawSeed = Annotated[
+    int | None,
+    _option("--seed", metavar="N", text="Random seed of the posterior samples.", show_default="1"),
+]
+
+# Simulation.
+
+Subjects = Annotated[int, _option("--subjects", metavar="N", text="Number of phantoms.", min=1)]
+Frames = Annotated[int, _option("--frames", metavar="N", text="Number of frames per cardiac cycle.", min=2)]
+Seed = Annotated[int, _option("--seed", metavar="N", text="Random seed; the same seed gives the same cines.")]
+DefectFraction = Annotated[
+    float,
+    _option(
+        "--defect-fraction",
+        metavar="FRACTION",
+        text="Fraction of the phantoms in which one segment has reduced motion.",
+        min=0,
+        max=1,
+    ),
+]
+SourceManifest = Annotated[
+    Path | None,
+    _option("--from", metavar="FILE", text="Manifest with reference masks: simulate cines of its subjects instead."),
+]
+Variants = Annotated[
+    int,
+    _option(
+        "--variants", metavar="K", text="With --from: cines per subject, each with another torsion and noise.", min=1
+    ),
+]
+
+# Training.
+
+StageOption = Annotated[TrainingStage, typer.Option(help="Network to train; motion needs a trained SegNet.")]
 TrainSettings = Annotated[
     str | None,
     _option(
         "--config",
-        shown="NAME|FILE",
-        text="Settings: 'default' (cmnet's own), 'paper' (the article's), or a TOML file; an unknown key is an error.",
-        panel=_HOW,
+        metavar="NAME|FILE",
+        text="Settings: default (those of cmnet), paper (those of the article) or a TOML file. "
+        "An unknown key is an error.",
         show_default="default",
     ),
 ]
+InitWeights = Annotated[
+    str | None,
+    _option(
+        "--init",
+        metavar="NAME|FILE",
+        text="Weights to start from.",
+        show_default="none; for --stage motion, the SegNet in --out",
+    ),
+]
+FreshMotion = Annotated[
+    bool,
+    _flag(
+        "--fresh-motion",
+        text="With --stage motion: take only SegNet from --init and train the motion network from random weights.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    _flag(
+        "--resume",
+        text="Continue the interrupted training in --out; the weights become those of an uninterrupted training.",
+    ),
+]
+TensorBoard = Annotated[
+    bool, _flag("--tensorboard", text="Also log the metrics for TensorBoard; needs the package tensorboard.")
+]
+
+# Reports.
+
+PagesOf = Annotated[
+    list[str] | None,
+    _option(
+        "--pages",
+        metavar="all|flagged|none|ID",
+        text="Subjects that get a page of their own: all, those with quality flags, none, or one subject (repeatable).",
+        show_default="all; in a large cohort, flagged",
+    ),
+]
+ShareSafe = Annotated[
+    bool,
+    _flag(
+        "--share-safe",
+        text="Write a report without ids, paths, host names and groups of fewer than 11, to RUN/share-safe.",
+    ),
+]
+Terminal = Annotated[bool, _flag("--terminal", text="Print a summary to the terminal instead of writing pages.")]
+Figures = Annotated[
+    FigureFormat | None,
+    _option("--figures", metavar="svg|png", text="Also save the figures of each subject as files; png needs Chromium."),
+]
+Animation = Annotated[
+    AnimationFormat | None,
+    _option("--animation", metavar="gif|mp4", text="Also save the animated cine of each subject; mp4 needs ffmpeg."),
+]
+Pdf = Annotated[bool, _flag("--pdf", text="Also save each page as PDF; needs Chromium.")]
+
+# Subjects.
+
+ParticipantLabel = Annotated[
+    list[str] | None,
+    _option(
+        "--participant-label",
+        metavar="ID",
+        text="Process only this subject, given with or without 'sub-' (repeatable).",
+        panel=_SUBJECTS,
+    ),
+]
+Pilot = Annotated[
+    int | None,
+    _option(
+        "--pilot",
+        metavar="N",
+        text="Process only the first N subjects, as a test of the set-up.",
+        panel=_SUBJECTS,
+        min=1,
+    ),
+]
+
+# Execution.
+
 Workers = Annotated[
-    int, _option("--workers", shown="N", text="Processes to start; 0 works in this one.", panel=_HOW, min=0)
+    int,
+    _option(
+        "--workers",
+        metavar="N",
+        text="Number of worker processes; 0 processes all subjects in the main process.",
+        panel=_EXECUTION,
+        min=0,
+    ),
 ]
 EngineName = Annotated[
     str,
     _option(
         "--engine",
-        shown="NAME",
-        text="local, slurm, or the address or scheduler file of a running Dask cluster.",
-        panel=_HOW,
+        metavar="NAME",
+        text="Where workers run: local, slurm, or the address or scheduler file of a running Dask cluster.",
+        panel=_EXECUTION,
     ),
 ]
 MemoryLimit = Annotated[
     str | None,
-    _option("--memory-limit", shown="SIZE", text="Of a worker, such as 8GB.", panel=_HOW, show_default="its share"),
+    _option(
+        "--memory-limit",
+        metavar="SIZE",
+        text="Memory limit per worker, such as 8GB.",
+        panel=_EXECUTION,
+        show_default="equal parts of the memory",
+    ),
 ]
 SubjectTimeout = Annotated[
     float | None,
-    _option("--subject-timeout", shown="SECONDS", text="Give a subject up after this time.", panel=_HOW, min=1),
+    _option(
+        "--subject-timeout",
+        metavar="SECONDS",
+        text="Stop processing a subject after this time and count it as failed.",
+        panel=_EXECUTION,
+        min=1,
+        show_default="no limit",
+    ),
 ]
 SbatchOptions = Annotated[
     list[str] | None,
-    _option("--sbatch", shown="OPTION", text="For --engine slurm, such as --sbatch=--time=02:00:00.", panel=_HOW),
+    _option(
+        "--sbatch",
+        metavar="OPTION",
+        text="With --engine slurm: option for sbatch, such as --sbatch=--time=02:00:00 (repeatable).",
+        panel=_EXECUTION,
+    ),
 ]
-TaskWorkers = Annotated[int, _option("--workers", shown="N", text="Processes a task.", panel=_HOW, min=1)]
-Chunk = Annotated[int, _option("--chunk", shown="N", text="Subjects a task.", min=1)]
+TaskWorkers = Annotated[
+    int, _option("--workers", metavar="N", text="Number of worker processes per task.", panel=_EXECUTION, min=1)
+]
+Chunk = Annotated[int, _option("--chunk", metavar="N", text="Number of subjects per task.", panel=_EXECUTION, min=1)]
 MaxParallel = Annotated[
-    int | None, _option("--max-parallel", shown="N", text="Tasks that may run at once.", show_default="no limit", min=1)
-]
-Subjects = Annotated[int, _option("--subjects", shown="N", text="How many hearts.", min=1)]
-Frames = Annotated[int, _option("--frames", shown="N", text="Frames in each cycle.", min=2)]
-Seed = Annotated[int, _option("--seed", shown="N", text="What all chance starts from.")]
-DefectFraction = Annotated[
-    float, _option("--defect-share", shown="SHARE", text="Of hearts with a segment that moves less.", min=0, max=1)
-]
-SourceManifest = Annotated[
-    Path | None,
-    _option("--from", shown="FILE", text="Make cines from the real hearts of this manifest, by their masks."),
-]
-Variants = Annotated[
-    int, _option("--variants", shown="K", text="With --from: cines of each heart, with other twists and noise.", min=1)
-]
-ParticipantLabel = Annotated[
-    list[str] | None,
-    _option(
-        "--participant-label",
-        shown="ID",
-        text="Only this subject, with or without 'sub-'; may be repeated.",
-        panel=_WHO,
-    ),
-]
-Pilot = Annotated[
     int | None,
-    _option("--pilot", shown="N", text="Only the first N subjects, to see whether all is well.", panel=_WHO, min=1),
-]
-DryRun = Annotated[bool, _flag("--dry-run", text="Say what would be done, and do nothing.", panel=_HOW)]
-Force = Annotated[bool, _flag("--force", text="Do again what is done.", panel=_HOW)]
-Deep = Annotated[bool, _flag("--deep", text="Decode every voxel too: finds damage within files, and doubtful images.")]
-Resume = Annotated[
-    bool, _flag("--resume", text="Go on where the training in --out stopped, to the same weights as without a stop.")
-]
-FreshMotion = Annotated[bool, _flag("--fresh-motion", text="motion: take SegNet alone from --init; learn motion anew.")]
-TensorBoard = Annotated[
-    bool, _flag("--tensorboard", text="Write figures for TensorBoard too; it needs the package tensorboard.")
-]
-WithoutNames = Annotated[
-    bool,
-    _flag("--share-safe", text="Print no ids, paths and hosts, so that it may be shared.", panel=_SAY),
-]
-PagesOf = Annotated[
-    list[str] | None,
     _option(
-        "--pages",
-        shown="WHO",
-        text="Who gets a page: all, flagged, none, or an id; may be repeated.",
-        show_default="all, or in a large cohort the flagged",
-    ),
-]
-ShareSafe = Annotated[
-    bool, _flag("--share-safe", text="A report without ids, paths, hosts and small groups, in RUN/share-safe.")
-]
-
-
-Figures = Annotated[
-    FigureFormat | None,
-    _option("--figures", shown="svg|png", text="Each figure of a subject's page as a file too; png needs Chromium."),
-]
-Animation = Annotated[
-    AnimationFormat | None,
-    _option("--animation", shown="gif|mp4", text="The beating heart as a file too; mp4 needs ffmpeg."),
-]
-Pdf = Annotated[bool, _flag("--pdf", text="Each page as PDF too; needs Chromium.")]
-Terminal = Annotated[bool, _flag("--terminal", text="Print a summary here and write no pages.")]
-AsJson = Annotated[bool, _flag("--json", text="The result as JSON.", panel=_SAY)]
-Quiet = Annotated[bool, _flag("--quiet", "-q", text="Errors only.", panel=_SAY)]
-Verbose = Annotated[bool, _flag("--verbose", "-v", text="A line a subject, and tracebacks.", panel=_SAY)]
-
-
-KeepMotion = Annotated[SaveMotion | None, typer.Option(help="How much of the motion to keep.", show_default="full")]
-
-RefineSteps = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
+        "--max-parallel",
         metavar="N",
-        help="Fit the motion of each frame to the subject's own shapes by N iterations; 0: not at all.",
+        text="Maximum number of tasks that run at the same time.",
+        panel=_EXECUTION,
+        show_default="no limit",
+        min=1,
     ),
 ]
-
-CloseCycle = Annotated[
-    bool | None,
-    typer.Option(
-        "--close/--no-close",
-        help="Spread the drift round the cycle over its steps, where the model has steps that can drift.",
-    ),
-]
-
-
 WhenStale = Annotated[
-    OnStale, typer.Option(help="Outputs made from other inputs, settings or weights.", rich_help_panel=_HOW)
+    OnStale,
+    typer.Option(
+        help="Subjects whose results were computed with other inputs, settings or weights: rerun or skip them, or stop "
+        "with an error.",
+        rich_help_panel=_EXECUTION,
+    ),
+]
+Force = Annotated[bool, _flag("--force", text="Also process subjects whose results are up to date.", panel=_EXECUTION)]
+DryRun = Annotated[
+    bool, _flag("--dry-run", text="List what would be processed, without processing it.", panel=_EXECUTION)
+]
+SubmissionName = Annotated[str, _option("--submission", metavar="NAME", text="Submission that the task belongs to.")]
+ShardNumber = Annotated[
+    int, _option("--shard", metavar="N", text="Shard of the submission that the task processes.", min=0)
+]
+
+# Messages.
+
+AsJson = Annotated[bool, _flag("--json", text="Print the result as JSON.", panel=_OUTPUT)]
+Quiet = Annotated[bool, _flag("--quiet", "-q", text="Print errors only.", panel=_OUTPUT)]
+Verbose = Annotated[
+    bool, _flag("--verbose", "-v", text="Print a line per subject, and the tracebacks of errors.", panel=_OUTPUT)
+]
+ShareSafeMessages = Annotated[
+    bool,
+    _flag("--share-safe", text="Replace ids, paths and host names in what is printed.", panel=_OUTPUT),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionOptions:
-    """Which subjects of the cohort to work on."""
+    """Subjects of the cohort to process."""
 
     participant_label: ParticipantLabel = None
     pilot: Pilot = None
@@ -213,7 +402,7 @@ class SelectionOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionOptions:
-    """How a stage goes over the cohort."""
+    """How a stage is run over the cohort."""
 
     workers: Workers = 0
     force: Force = False
@@ -223,7 +412,7 @@ class ExecutionOptions:
 
 @dataclass(frozen=True, slots=True)
 class RecomputeOptions:
-    """How a stage goes over the cohort that is quick enough to be done again each time."""
+    """How a stage is run that is quick enough to recompute every subject each time."""
 
     workers: Workers = 0
     dry_run: DryRun = False
@@ -231,7 +420,7 @@ class RecomputeOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What the subjects run on, and what one of them may take."""
+    """Where the subjects are processed, and the limits of memory and time."""
 
     engine: EngineName = "local"
     memory_limit: MemoryLimit = None
@@ -241,7 +430,7 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
-    """How a cohort is cut into tasks, and what each of them may take."""
+    """How a cohort is divided into tasks of an array job, and their limits of memory and time."""
 
     chunk: Chunk = 200
     max_parallel: MaxParallel = None
@@ -254,7 +443,7 @@ class SubmitOptions:
 
 @dataclass(frozen=True, slots=True)
 class VerbosityOptions:
-    """What a command prints on the way."""
+    """How much a command prints."""
 
     quiet: Quiet = False
     verbose: Verbose = False
@@ -262,39 +451,37 @@ class VerbosityOptions:
 
 @dataclass(frozen=True, slots=True)
 class PrivacyOptions(VerbosityOptions):
-    """What a command prints, and whether that may leave the room."""
+    """How much a command prints, and whether the text may be shared outside the institution."""
 
-    share_safe: WithoutNames = False
+    share_safe: ShareSafeMessages = False
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take option groups: each field of a dataclass argument becomes an option of its own.
+    """Let a Typer command take groups of options: each field of such an argument becomes an option of its own.
+
+    Typer declares one option per parameter of a function. The returned function has these parameters and passes them
+    on to ``command`` as the dataclasses that it expects.
 
     Args:
-        command: A function some of whose arguments are annotated with dataclasses of options.
-
-    Returns:
-        A function that Typer sees with one argument an option, and that hands ``command`` its groups again.
+        command: A command of which some parameters are annotated with dataclasses of options.
     """
-    arguments = inspect.signature(command).parameters
+    parameters = inspect.signature(command).parameters.values()
     groups: dict[str, Any] = {
-        name: item.annotation for name, item in arguments.items() if dataclasses.is_dataclass(item.annotation)
+        item.name: item.annotation for item in parameters if dataclasses.is_dataclass(item.annotation)
     }
-    plain = [item.replace(kind=_KEYWORD) for name, item in arguments.items() if name not in groups]
-    grouped = [_parameter(field) for group in groups.values() for field in dataclasses.fields(group)]
+    options = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in parameters if item.name not in groups]
+    options += [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for group in groups.values()
+        for field in dataclasses.fields(group)
+    ]
 
-    def run(**given: Any) -> None:
-        made = {
-            name: group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
-            for name, group in groups.items()
-        }
-        command(**given, **made)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        command(**values)
 
     run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
-    run.__signature__ = inspect.Signature([*plain, *grouped])  # type: ignore[attr-defined]
-    run.__annotations__ = {item.name: item.annotation for item in [*plain, *grouped]}
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__annotations__ = {item.name: item.annotation for item in options}
     return run
-
-
-def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
-    return inspect.Parameter(field.name, _KEYWORD, default=field.default, annotation=field.type)

@@ -2,11 +2,12 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
-from cmnet_cli.derivatives.tracking import TrackingFacts, facts_to_json, write_entropy, write_velocities
+from cmnet_cli.derivatives.tracking import TrackingFacts, write_entropy, write_velocities
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import Sidecar, write_sidecar
 from cmnet_cli.tables.schema import write_table
@@ -83,7 +84,7 @@ def write_motion(folder, case_id, *, frames=6, slices=4):
         frames, 900 / frames, 0, frames // 2, 0.0, (0,) * frames,
         Window((slices, SIZE, SIZE), spacing, spacing, (0.0, 0.0), (SIZE, SIZE)), ARTICLE_MOTION, 1, 0, False, (),
     )  # fmt: skip
-    sidecar = Sidecar("infer", case_id, "0.1.0", "c0ffee", "decaf", (), (), facts_to_json(facts))
+    sidecar = Sidecar("infer", case_id, "0.1.0", "c0ffee", "decaf", (), (), asdict(facts))
     write_sidecar(files.sidecar("infer"), sidecar)
 
 

@@ -1,21 +1,21 @@
-"""A row of the manifest: the text of its cells to a case, and back."""
+"""A case: one row of the manifest, read from the text of its cells and written back."""
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
 from cmnet_cli.cohort.case_id import case_id_of
 from cmnet_cli.privacy.deidentify import redact_ids
-from cmnet_core.errors import ErrorCode
+from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.labels import LabelScheme
 
 _T = TypeVar("_T")
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
+_FORBIDDEN_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 _SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 _RANGES = {
     "frame_ms": (1.0, 1000.0),
@@ -31,26 +31,26 @@ class Case:
     """One subject at one visit.
 
     Attributes:
-        row: Row of the manifest, the header being row 1.
-        subject_id: Letters, digits, ``-`` and ``_``.
+        row: Number of the row in the manifest; the header is row 1.
+        subject_id: Id of the subject: letters, digits, ``-`` and ``_``.
         session: The visit, or None.
-        image: A 4-D NIfTI, a folder or zip of DICOMs, or the two 3-D NIfTIs of ED and ES.
+        image: A 4-D NIfTI file, a folder or zip of DICOM files, or the two 3-D NIfTI files of ED and ES.
         labels: 4-D reference mask, or None.
         labels_ed: Reference mask of the ED frame, or None.
         labels_es: Reference mask of the ES frame, or None.
-        label_scheme: Who numbered the tissues of the masks.
-        ed: End-diastolic frame of ``image``, from 0. A pair has ED 0 and ES 1, whatever its row says.
+        label_scheme: Label convention of the masks.
+        ed: End-diastolic frame of ``image``, from 0. For a pair of files, ED is always 0 and ES 1.
         es: End-systolic frame of ``image``, from 0.
-        frame_ms: Time between two frames; goes before what the image's header says.
-        heart_rate_bpm: Gives the time between two frames where neither ``frame_ms`` nor the header does.
+        frame_ms: Time between two frames in ms; takes precedence over the header of the image.
+        heart_rate_bpm: Heart rate; gives the time between two frames where ``frame_ms`` and the header lack it.
         sex: ``female``, ``male`` or None.
         age_years: Age at the visit.
         height_cm: Body height.
         weight_kg: Body weight.
         group: Any grouping, such as the diagnosis.
-        site: Where the image was taken.
-        scanner: What it was taken with.
-        extra: Columns that cmnet does not know, carried through to the outputs.
+        site: Imaging centre.
+        scanner: Scanner model or vendor.
+        extra: Cells of further columns, which are copied to the tables of results.
     """
 
     row: int
@@ -76,25 +76,30 @@ class Case:
 
     @property
     def case_id(self) -> str:
-        """The name under which all outputs of this subject and visit stand."""
+        """The name of this subject and visit in all outputs: ``sub-<id>`` or ``sub-<id>_ses-<n>``."""
         return case_id_of(self.subject_id, self.session)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the manifest names reference masks of ED and ES."""
+        return self.labels is not None or (self.labels_ed is not None and self.labels_es is not None)
 
 
 COLUMNS = tuple(f.name for f in fields(Case) if f.name not in ("row", "extra"))
-"""The columns that cmnet knows, in the order in which they are written."""
+"""The columns of a manifest, in the order in which they are written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to put right: where it stands, what it is and what to do.
+    """A problem of a manifest or of a file that it names.
 
     Attributes:
-        row: Row of the manifest, the header being row 1; None where the whole table is meant.
-        column: Column, or None where no single one is meant.
-        code: One of the closed list.
+        row: Number of the row, the header being row 1; None for a problem of the whole table.
+        column: Name of the column; None for a problem of the whole row.
+        code: Error code.
         message: What was expected and what was found.
         hint: What the user can do about it.
-        warning: Whether the row can be used all the same.
+        warning: Whether the row can be used nevertheless.
     """
 
     row: int | None
@@ -110,36 +115,51 @@ class Problem:
 
 
 def read_row(row: int, cells: Mapping[str, str], *, folder: Path) -> tuple[Case, list[Problem]]:
-    """Turn the cells of a row into a case, and list what is wrong with them.
+    """Read the cells of a row into a case, and list the problems of the cells.
 
     Args:
         row: Number of the row, the header being row 1.
         cells: The cells that are not empty, by column.
-        folder: Where relative paths start.
+        folder: The folder to which paths are relative.
     """
     reader = _RowReader(row, cells, folder)
     return reader.case(), reader.problems
 
 
 def write_row(case: Case, *, folder: Path) -> dict[str, str]:
-    """The cells of a case that are not empty; paths inside ``folder`` relative to it, all others absolute."""
+    """Return the cells of a case that are not empty; paths inside ``folder`` are relative to it, others absolute."""
     pair = len(case.image) == 2
     cells = dict(case.extra)
     for column in COLUMNS:
         value = getattr(case, column)
         if column == "image":
-            cells[column] = ";".join(_written(part, folder) for part in case.image)
+            cells[column] = ";".join(_path_cell(part, folder) for part in case.image)
         elif isinstance(value, Path):
-            cells[column] = _written(value, folder)
+            cells[column] = _path_cell(value, folder)
         elif isinstance(value, float):
             cells[column] = f"{value:.10g}"
-        elif value is not None and not (pair and column in ("ed", "es")) and _says_something(case, column):
+        elif (
+            value is not None
+            and not (pair and column in ("ed", "es"))
+            and (column != "label_scheme" or case.labels or case.labels_ed or case.labels_es)
+        ):
             cells[column] = str(value)
     return cells
 
 
+def raise_problems(path: Path, problems: Sequence[object], *, hint: str, code: ErrorCode) -> None:
+    """Raise one error that lists all problems of a table or data set; do nothing if there are none.
+
+    Raises:
+        ManifestError: There are problems.
+    """
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise ManifestError(f"{path}: {len(problems)} problem(s).{lines}\n", hint=hint, code=code)
+
+
 class _BadCellError(Exception):
-    """What is wrong with the text of one cell, and what to do."""
+    """The text of one cell cannot be used: the reason, and what to do."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message, hint)
@@ -148,7 +168,7 @@ class _BadCellError(Exception):
 
 
 class _RowReader:
-    """Turns the cells of one row into a case, and collects what is wrong with them."""
+    """Reads the cells of one row into a case, and collects their problems."""
 
     def __init__(self, row: int, cells: Mapping[str, str], folder: Path) -> None:
         self.row = row
@@ -189,12 +209,12 @@ class _RowReader:
         try:
             return None if text is None else parse(text)
         except _BadCellError as error:
-            self._complain(column, error.message, error.hint)
+            self._add_problem(column, error.message, error.hint)
             return None
 
-    def _complain(self, column: str, message: str, hint: str) -> None:
-        named = redact_ids(message, (self.cells.get("subject_id", ""),))
-        self.problems.append(Problem(self.row, column, ErrorCode.MANIFEST_ROW, named, hint))
+    def _add_problem(self, column: str, message: str, hint: str) -> None:
+        message = redact_ids(message, (self.cells.get("subject_id", ""),))
+        self.problems.append(Problem(self.row, column, ErrorCode.MANIFEST_ROW, message, hint))
 
     def _quantity(self, column: str) -> float | None:
         low, high = _RANGES[column]
@@ -207,47 +227,49 @@ class _RowReader:
     def _image(self) -> tuple[Path, ...]:
         parts = [part.strip() for part in self.cells.get("image", "").split(";")]
         if len(parts) > 2 or not all(parts):
-            self._complain(
+            self._add_problem(
                 "image",
                 f"Expected one path, or two as 'ED.nii.gz;ES.nii.gz', found '{self.cells.get('image', '')}'.",
-                "Give a 4-D NIfTI, a folder or zip of DICOMs, or the two frames.",
+                "Give a 4-D NIfTI file, a folder or zip of DICOM files, or the two files of ED and ES.",
             )
         return tuple(self.folder / part for part in parts)
 
     def _check_together(self, case: Case) -> None:
         if not self.cells.get("subject_id"):
-            self._complain("subject_id", "The cell is empty.", "Give each row the id of its subject.")
+            self._add_problem("subject_id", "The cell is empty.", "Give the id of the subject in each row.")
         for name, frame, mask in (("ed", case.ed, case.labels_ed), ("es", case.es, case.labels_es)):
             if mask and frame is None and name not in self.cells:
-                self._complain(
-                    name, f"labels_{name} is given without {name}.", "Say which frame, from 0, it belongs to."
+                self._add_problem(
+                    name, f"labels_{name} is given without {name}.", "Give the frame of the mask, counted from 0."
                 )
         if case.labels and (case.labels_ed or case.labels_es):
-            self._complain("labels", "There are labels and labels_ed or labels_es.", "Keep one of the two forms.")
+            self._add_problem(
+                "labels", "Both labels and labels_ed or labels_es are given.", "Keep one of the two forms."
+            )
         if case.ed is not None and case.ed == case.es:
-            self._complain("es", f"ed and es are both {case.ed}.", "Correct one, or leave both empty.")
+            self._add_problem("es", f"ed and es are both {case.ed}.", "Correct one of them, or leave both empty.")
 
 
 def _identifier(text: str) -> str:
     if not _ID.fullmatch(text):
-        # The id itself is not repeated: it may be a participant's, and what is wrong with it may harm a screen.
-        wrong = sorted(set(_NOT_IN_ID.findall(text)))
+        # The id is not repeated: it may identify a participant, and its characters may control a terminal.
+        wrong = sorted(set(_FORBIDDEN_IN_ID.findall(text)))
         found = f"found {', '.join(map(ascii, wrong[:8]))} in it" if wrong else f"found {len(text)} characters"
         raise _BadCellError(
             f"Expected 1 to 64 letters, digits, '-' or '_', {found}.",
-            "Choose an id without spaces, slashes and accents.",
+            "Choose an id without spaces, slashes and accented letters.",
         )
     return text
 
 
 def _scheme(text: str) -> LabelScheme:
     if text not in list(LabelScheme):
-        raise _BadCellError(f"There is no label scheme '{text}'.", f"Choose from {', '.join(LabelScheme)}.")
+        raise _BadCellError(f"There is no label scheme '{text}'.", f"Choose one of {', '.join(LabelScheme)}.")
     return LabelScheme(text)
 
 
 def _frame(text: str) -> int:
-    # Spreadsheets and pandas write whole numbers as 5.0 once a cell of the column is empty.
+    # Spreadsheets and pandas write integers as 5.0 if a cell of the column is empty.
     if not re.fullmatch(r"\d{1,6}(\.0*)?", text):
         raise _BadCellError(
             f"Expected a frame number, found '{text}'.", "Count frames from 0, or leave the cell empty."
@@ -258,7 +280,7 @@ def _frame(text: str) -> int:
 def _sex(text: str) -> str:
     if text.lower() not in _SEXES:
         raise _BadCellError(
-            f"Expected female or male, found '{text}'.", "Write f, m, female or male, or leave it empty."
+            f"Expected female or male, found '{text}'.", "Write f, m, female or male, or leave the cell empty."
         )
     return _SEXES[text.lower()]
 
@@ -275,11 +297,7 @@ def _number(text: str, *, low: float, high: float) -> float:
     return value
 
 
-def _says_something(case: Case, column: str) -> bool:
-    return column != "label_scheme" or any((case.labels, case.labels_ed, case.labels_es))
-
-
-def _written(path: Path, folder: Path) -> str:
+def _path_cell(path: Path, folder: Path) -> str:
     absolute = Path(os.path.abspath(path))
     inside = absolute.is_relative_to(os.path.abspath(folder))
     return str(absolute.relative_to(os.path.abspath(folder)) if inside else absolute)

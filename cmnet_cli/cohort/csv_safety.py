@@ -1,7 +1,7 @@
-"""Text tables that a spreadsheet may open: a cell that it would take for a formula is kept from being run.
+"""Protection of text tables against CSV injection: a spreadsheet must not run a cell as a formula.
 
-See https://owasp.org/www-community/attacks/CSV_Injection. Cells of a data set come from others, and a group named
-``=HYPERLINK(...)`` must stay a name.
+See https://owasp.org/www-community/attacks/CSV_Injection. The cells of a data set are written by others, and a group
+named ``=HYPERLINK(...)`` must remain a name.
 """
 
 import re
@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def guard(cell: str) -> str:
-    """Put an apostrophe before what would be a formula: spreadsheets then show it as text.
+    """Put an apostrophe before a cell that would be a formula, so that spreadsheets show it as text.
 
     >>> guard("=1+1"), guard("-1.5"), guard("DCM")
     ("'=1+1", '-1.5', 'DCM')
@@ -20,7 +20,7 @@ def guard(cell: str) -> str:
 
 
 def unguard(cell: str) -> str:
-    """The cell as it was.
+    """Return a guarded cell as it was before.
 
     >>> unguard(guard("@here")), unguard("'tis")
     ('@here', "'tis")

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class DatasetLayout(StrEnum):
-    """How a data set on disk is laid out."""
+    """The layout of a data set on disk: the names and folders of its files."""
 
     ACDC = "acdc"
     MNMS = "mnms"

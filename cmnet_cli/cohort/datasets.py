@@ -1,7 +1,7 @@
-"""Data sets on disk, each in its own layout, to cases: who is there, which files are theirs, what is told of them.
+"""The subjects of data sets on disk, each in its own layout, as cases with their files and demographics.
 
-Only names are looked at, and the small tables that come with a data set; images are opened where nothing else tells
-which frame a mask belongs to.
+Subjects are found by the names of files and in the small tables of a data set. Images are opened only where nothing
+else determines the frame of a mask.
 """
 
 import os
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cmnet_cli.cohort.case import Case, Problem, read_row, write_row
-from cmnet_cli.cohort.manifest import FIRST_ROW, read_table
+from cmnet_cli.cohort.case import Case, Problem, raise_problems, read_row, write_row
+from cmnet_cli.cohort.dataset_layout import DatasetLayout
+from cmnet_cli.cohort.table import FIRST_ROW, read_table
 from cmnet_cli.privacy.deidentify import redact_ids
 from cmnet_core.errors import CaseError, ErrorCode, ManifestError
 from cmnet_core.io import nifti
@@ -32,12 +33,13 @@ _MNMS_COLUMNS = {
 
 
 def from_acdc(folder: Path) -> tuple[Case, ...]:
-    """List the patients of ACDC: the tree with ``training/`` and ``testing/``, or one folder of patients.
+    """List the patients of ACDC, in the tree with ``training/`` and ``testing/`` or in one folder.
 
-    The 4-D cine is taken where it is there, else the two frames of ED and ES. ``Info.cfg`` counts frames from 1.
+    The image is the 4-D cine, or the two frames of ED and ES where the cine is missing. ``Info.cfg`` counts frames
+    from 1.
 
     Raises:
-        ManifestError: There are no patients, or some lack what is needed; all are listed.
+        ManifestError: There are no patients, or files of some are missing; all of these are listed.
     """
     inside = (path for path in _walk(folder) if path.parent != folder)
     patients = sorted(
@@ -49,72 +51,72 @@ def from_acdc(folder: Path) -> tuple[Case, ...]:
         try:
             cases.append(_acdc_case(patient, row=FIRST_ROW + len(cases)))
         except (OSError, ValueError, LookupError) as error:
-            problems.append(f"  {patient}: {error}")
-    _require_found(folder, cases, problems, looked_for="patientNNN/Info.cfg")
+            problems.append(f"{patient}: {error}")
+    _require_found(folder, cases, problems, expected="patientNNN/Info.cfg")
     return tuple(cases)
 
 
 def from_mnms(folder: Path) -> tuple[Case, ...]:
-    """List the subjects of M&Ms: ``<id>_sa.nii.gz``, masks ``<id>_sa_gt.nii.gz``, and the table of information.
+    """List the subjects of M&Ms: images ``<id>_sa.nii.gz``, masks ``<id>_sa_gt.nii.gz`` and a table of information.
 
-    That table counts frames from 0. Masks are 4-D, empty but for ED and ES.
+    The table counts frames from 0. Masks are 4-D and empty except at ED and ES.
 
     Raises:
-        ManifestError: There are no subjects, or cells of the table cannot be used; all are listed.
+        ManifestError: There are no subjects, or cells of the table cannot be used; all of these are listed.
     """
     images = {match["subject"]: path for path in _walk(folder) if (match := _MNMS.fullmatch(path.name))}
-    told = _mnms_table(folder)
+    information = _mnms_table(folder)
     cases: list[Case] = []
     problems: list[Problem] = []
     for row, (subject, path) in enumerate(sorted(images.items()), start=FIRST_ROW):
-        masks = _one_of(path.parent, f"{subject}_sa_gt.nii")
+        masks = _existing(path.parent, f"{subject}_sa_gt.nii")
         case = Case(row, subject, (path,), labels=masks, label_scheme=LabelScheme.MNMS)
-        number, cells = told.get(subject, (row, {}))
+        number, cells = information.get(subject, (row, {}))
         joined, found = read_row(number, write_row(case, folder=folder) | cells, folder=folder)
         cases.append(replace(joined, row=row))
         problems += found
-    _require_found(folder, cases, [f"  {problem}" for problem in problems], looked_for="<id>_sa.nii.gz")
+    _require_found(folder, cases, problems, expected="<id>_sa.nii.gz")
     return tuple(cases)
 
 
 def from_ukb(folder: Path) -> tuple[Case, ...]:
-    """List the short-axis cines of UK Biobank: ``EID_20209_<instance>_<array>.zip``, in one folder or nested.
+    """List the short-axis cines of UK Biobank: ``EID_20209_<instance>_<array>.zip``, in one folder or nested folders.
 
-    Folders of that name, unpacked, count too. Where a visit has several arrays, the last one is taken.
+    Unpacked folders of this name are also found. The last array of a visit is used.
 
     Raises:
-        ManifestError: There are none, or one stands in two places.
+        ManifestError: There are no cines, or one is stored twice.
     """
     found: dict[tuple[str, str], dict[str, Path]] = {}
-    twice = 0
+    duplicates = 0
     for path in _walk(folder, folders=True):
         if match := _UKB.fullmatch(path.name):
             arrays = found.setdefault((match["subject"], match["instance"]), {})
-            twice += match["array"] in arrays
+            duplicates += match["array"] in arrays
             arrays[match["array"]] = path
-    if twice:
+    if duplicates:
         raise ManifestError(
-            f"{folder}: {twice} file(s) of field 20209 stand in two places.",
-            hint="Give the folder that holds each visit once; a zip and its unpacked folder count as two.",
+            f"{folder}: {duplicates} file(s) of field 20209 are stored in two places.",
+            hint="Keep one copy of each visit: a zip file and its unpacked folder count as two.",
             code=ErrorCode.MANIFEST_ROW,
         )
     cases = [
         Case(row, subject, (arrays[max(arrays)],), session=instance)
         for row, ((subject, instance), arrays) in enumerate(sorted(found.items()), start=FIRST_ROW)
     ]
-    _require_found(folder, cases, [], looked_for="EID_20209_2_0.zip")
+    _require_found(folder, cases, [], expected="EID_20209_2_0.zip")
     return tuple(cases)
 
 
 def from_ukbb_cardiac(folder: Path) -> tuple[Case, ...]:
-    """List the subjects of ukbb_cardiac's NIfTI layout: a folder each, with ``sa.nii.gz`` and masks beside it.
+    """List the subjects of the NIfTI layout of ukbb_cardiac: one folder each with ``sa.nii.gz`` and its masks.
 
-    Masks are ``seg_sa.nii.gz`` (4-D), or ``label_sa_ED.nii.gz`` or ``seg_sa_ED.nii.gz`` and the same of ES; the
-    number of their frames is found by comparing ``sa_ED.nii.gz`` and ``sa_ES.nii.gz`` with the cine. Without a cine
-    the two frames are the image.
+    Masks are ``seg_sa.nii.gz`` (4-D), or ``label_sa_ED.nii.gz`` or ``seg_sa_ED.nii.gz`` and the same for ES. The frames
+    of these are found by comparing ``sa_ED.nii.gz`` and ``sa_ES.nii.gz`` with the cine. Without a cine, the image is
+    the pair of these two.
 
     Raises:
-        ManifestError: There are no subjects, or some lack what is needed; all are listed.
+        ManifestError: There are no subjects, or files of some are missing; all of these are listed.
     """
     images = ("sa.nii.gz", "sa.nii", "sa_ED.nii.gz", "sa_ED.nii")
     subjects = sorted({path.parent for path in _walk(folder) if path.name in images})
@@ -124,77 +126,78 @@ def from_ukbb_cardiac(folder: Path) -> tuple[Case, ...]:
         try:
             cases.append(_ukbb_cardiac_case(subject, row=row))
         except (LookupError, CaseError) as error:
-            told = redact_ids(str(error.args[0]), (subject.name,))
-            problems.append(f"  folder {row - FIRST_ROW + 1} of {len(subjects)}, by name: {told}")
-    _require_found(folder, cases, problems, looked_for="<id>/sa.nii.gz")
+            reason = redact_ids(str(error.args[0]), (subject.name,))
+            problems.append(f"folder {row - FIRST_ROW + 1} of {len(subjects)}, by name: {reason}")
+    _require_found(folder, cases, problems, expected="<id>/sa.nii.gz")
     return tuple(cases)
 
 
 def from_nifti(
     folder: Path, *, pattern: str = "{subject_id}.nii*", labels: str | None = None, scheme: LabelScheme
 ) -> tuple[Case, ...]:
-    """List the 4-D NIfTI files of a folder whose paths follow a pattern.
+    """List the 4-D NIfTI files of a folder whose paths match a pattern.
 
     Args:
-        folder: Where to look.
-        pattern: Path inside the folder with ``{subject_id}`` and, if need be, ``{session}``; ``*`` is any text
+        folder: The folder of the data set.
+        pattern: Path inside the folder with ``{subject_id}`` and optionally ``{session}``; ``*`` stands for any text
             without a slash.
         labels: Pattern of the 4-D reference masks, or None.
-        scheme: Who numbered the tissues of the masks.
+        scheme: Label convention of the masks.
 
     Raises:
-        ManifestError: No file follows the pattern, or the pattern names no subject.
+        ManifestError: No file matches the pattern, or the pattern has no ``{subject_id}``.
     """
     masks = {} if labels is None else _matching(folder, labels)
-    of_masks = set(masks.values())
+    mask_files = set(masks.values())
     cases = [
         Case(row, subject, (path,), session=session, labels=masks.get((subject, session)), label_scheme=scheme)
         for row, ((subject, session), path) in enumerate(_matching(folder, pattern).items(), start=FIRST_ROW)
-        if path not in of_masks
+        if path not in mask_files
     ]
-    _require_found(folder, cases, [], looked_for=pattern)
+    _require_found(folder, cases, [], expected=pattern)
     return tuple(cases)
 
 
-def detect_layout(folder: Path) -> str:
-    """Tell the layout of a data set by the names of its files.
-
-    Returns:
-        ``acdc``, ``mnms``, ``ukb``, ``ukbb_cardiac`` or ``nifti``.
+def detect_layout(folder: Path) -> DatasetLayout:
+    """Detect the layout of a data set from the names of its files.
 
     Raises:
-        ManifestError: Nothing is known, or several layouts lie side by side.
+        ManifestError: The files match no layout, or several.
     """
     found = {layout for path in _walk(folder, folders=True) if (layout := _layout_of(path))}
-    known = found - {"nifti"} or found
+    known = found - {DatasetLayout.NIFTI} or found
     if len(known) != 1:
         raise ManifestError(
             f"{folder}: expected the files of one layout, found {', '.join(sorted(known)) or 'none that is known'}.",
-            hint="Name the layout with --layout; for other names use --layout nifti --pattern '{subject_id}/….nii.gz'.",
+            hint="Give the layout with --layout; for other names, --layout nifti --pattern '{subject_id}/….nii.gz'.",
             code=ErrorCode.MANIFEST_EMPTY,
         )
     return known.pop()
 
 
-def _layout_of(path: Path) -> str | None:
-    signs: Mapping[str, Callable[[], bool]] = {
-        "acdc": lambda: bool(re.fullmatch(r"Info\.cfg|patient\d+_(4d|frame\d+)(_gt)?\.nii(\.gz)?", path.name)),
-        "ukb": lambda: bool(_UKB.fullmatch(path.name)),
-        "ukbb_cardiac": lambda: bool(re.fullmatch(r"((seg|label)_)?(sa|la_\dch)(_E[DS])?\.nii(\.gz)?", path.name)),
-        "mnms": lambda: bool(_MNMS.fullmatch(path.name)) or bool(re.search(r"_sa_gt\.nii", path.name)),
-        "nifti": lambda: bool(re.fullmatch(r".+\.nii(\.gz)?", path.name)),
+def _layout_of(path: Path) -> DatasetLayout | None:
+    matches: Mapping[DatasetLayout, Callable[[], bool]] = {
+        DatasetLayout.ACDC: lambda: bool(
+            re.fullmatch(r"Info\.cfg|patient\d+_(4d|frame\d+)(_gt)?\.nii(\.gz)?", path.name)
+        ),
+        DatasetLayout.UKB: lambda: bool(_UKB.fullmatch(path.name)),
+        DatasetLayout.UKBB_CARDIAC: lambda: bool(
+            re.fullmatch(r"((seg|label)_)?(sa|la_\dch)(_E[DS])?\.nii(\.gz)?", path.name)
+        ),
+        DatasetLayout.MNMS: lambda: bool(_MNMS.fullmatch(path.name)) or bool(re.search(r"_sa_gt\.nii", path.name)),
+        DatasetLayout.NIFTI: lambda: bool(re.fullmatch(r".+\.nii(\.gz)?", path.name)),
     }
-    return next((layout for layout, shown in signs.items() if shown()), None)
+    return next((layout for layout, is_match in matches.items() if is_match()), None)
 
 
 def links_out_of(folder: Path) -> int:
-    """How many links in a data set lead out of it. They are passed over: what they lead to is not part of it."""
+    """Return the number of links that lead out of a data set. Their targets are not part of it and are ignored."""
     root = os.path.realpath(folder)
     return sum(_leads_out(entry, root) for _, entries in _folders(folder) for entry in entries)
 
 
 def _walk(folder: Path, *, folders: bool = False) -> Iterator[Path]:
-    """All files below a folder, in a fixed order; a whole biobank is listed without asking for each file's state."""
+    """Yield all files below a folder in a fixed order, without a call of ``stat`` per file: biobanks are large."""
     root = os.path.realpath(folder)
     for inner, entries in _folders(folder):
         for entry in entries:
@@ -203,37 +206,33 @@ def _walk(folder: Path, *, folders: bool = False) -> Iterator[Path]:
 
 
 def _folders(folder: Path) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
-    """Every folder with what lies in it, sorted; links to folders are not gone into."""
-    waiting = [folder]
-    while waiting:
-        inner = waiting.pop()
+    """Yield every folder with its sorted entries; links to folders are not followed."""
+    pending = [folder]
+    while pending:
+        inner = pending.pop()
         try:
             with os.scandir(inner) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             raise ManifestError(
                 f"{redact_ids(str(inner))}: the folder cannot be read: {error.strerror}.",
-                hint="Ask for the right to read it: whoever is in it would be missing without a word.",
+                hint="Ask for permission to read it; otherwise its subjects would be missing from the manifest.",
                 code=ErrorCode.MANIFEST_UNREADABLE,
             ) from error
         yield inner, entries
-        waiting += [Path(entry.path) for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        pending += [Path(entry.path) for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
 
 
 def _leads_out(entry: "os.DirEntry[str]", root: str) -> bool:
     return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root)
 
 
-def _require_found(folder: Path, cases: Sequence[Case], problems: Sequence[str], *, looked_for: str) -> None:
-    if problems:
-        raise ManifestError(
-            f"{folder}: {len(problems)} problem(s) keep it from being listed.\n" + "\n".join(problems) + "\n",
-            hint="Download these subjects again, or move them out of the folder.",
-            code=ErrorCode.MANIFEST_ROW,
-        )
+def _require_found(folder: Path, cases: Sequence[Case], problems: Sequence[str | Problem], *, expected: str) -> None:
+    hint = "Download these subjects again, or move them out of the folder."
+    raise_problems(folder, problems, hint=hint, code=ErrorCode.MANIFEST_ROW)
     if not cases:
         raise ManifestError(
-            f"{folder}: expected files like {looked_for}, found none.",
+            f"{folder}: expected files like {expected}, found none.",
             hint="Check the folder and the layout.",
             code=ErrorCode.MANIFEST_EMPTY,
         )
@@ -243,11 +242,11 @@ def _acdc_case(patient: Path, *, row: int) -> Case:
     lines = (patient / "Info.cfg").read_text().splitlines()
     info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     numbers = int(info["ED"]), int(info["ES"])
-    frames = tuple(_one_of(patient, f"{patient.name}_frame{number:02d}.nii") for number in numbers)
-    masks = tuple(_one_of(patient, f"{patient.name}_frame{number:02d}_gt.nii") for number in numbers)
+    frames = tuple(_existing(patient, f"{patient.name}_frame{number:02d}.nii") for number in numbers)
+    masks = tuple(_existing(patient, f"{patient.name}_frame{number:02d}_gt.nii") for number in numbers)
     cine = _acdc_cine(patient, frames=max(numbers))
     if cine is None and None in frames:
-        raise FileNotFoundError("neither the 4-D cine nor the frames of ED and ES are there")
+        raise FileNotFoundError("neither the 4-D cine nor the frames of ED and ES exist")
     return Case(
         row=row,
         subject_id=patient.name,
@@ -264,7 +263,7 @@ def _acdc_case(patient: Path, *, row: int) -> Case:
 
 
 def _acdc_cine(patient: Path, *, frames: int) -> Path | None:
-    cine = _one_of(patient, f"{patient.name}_4d.nii")
+    cine = _existing(patient, f"{patient.name}_4d.nii")
     try:
         return cine if cine and nifti.inspect(cine).frames >= frames else None
     except CaseError:
@@ -272,26 +271,30 @@ def _acdc_cine(patient: Path, *, frames: int) -> Path | None:
 
 
 def _mnms_table(folder: Path) -> dict[str, tuple[int, dict[str, str]]]:
-    """Row number and cells of each subject, from the table whose columns are those of M&Ms."""
+    """Return row number and cells of each subject, from the table that has the columns of M&Ms."""
     for path in sorted(path for path in _walk(folder) if path.parent == folder and path.suffix == ".csv"):
         table = read_table(path)
         if {"External code", "ED", "ES"} <= set(table.columns):
-            told = [(row, cells) for row, cells in table.rows if "External code" in cells]
-            return {cells["External code"]: (row, _mnms_cells(cells)) for row, cells in told}
+            return {
+                cells["External code"]: (row, _mnms_cells(cells))
+                for row, cells in table.rows
+                if "External code" in cells
+            }
     return {}
 
 
 def _mnms_cells(cells: Mapping[str, str]) -> dict[str, str]:
-    told = {ours: cells[theirs] for theirs, ours in _MNMS_COLUMNS.items() if theirs in cells}
+    known = {column: cells[name] for name, column in _MNMS_COLUMNS.items() if name in cells}
     scanner = cells.get("VendorName") or cells.get("Vendor")
-    return told | ({"scanner": scanner} if scanner else {})
+    return known | ({"scanner": scanner} if scanner else {})
 
 
 def _ukbb_cardiac_case(subject: Path, *, row: int) -> Case:
-    cine, whole = _one_of(subject, "sa.nii"), _one_of(subject, "seg_sa.nii")
-    phases = [_one_of(subject, f"sa_{phase}.nii") for phase in ("ED", "ES")]
+    cine, whole = _existing(subject, "sa.nii"), _existing(subject, "seg_sa.nii")
+    phases = [_existing(subject, f"sa_{phase}.nii") for phase in ("ED", "ES")]
     masks = [
-        _one_of(subject, f"label_sa_{phase}.nii") or _one_of(subject, f"seg_sa_{phase}.nii") for phase in ("ED", "ES")
+        _existing(subject, f"label_sa_{phase}.nii") or _existing(subject, f"seg_sa_{phase}.nii")
+        for phase in ("ED", "ES")
     ]
     pair = tuple(phase for phase in phases if phase)
     if cine is None and len(pair) < 2:
@@ -301,22 +304,22 @@ def _ukbb_cardiac_case(subject: Path, *, row: int) -> Case:
         return replace(case, ed=0, es=1, labels_ed=masks[0], labels_es=masks[1])
     if whole is not None:
         return replace(case, labels=whole)
-    drawn = [phase if mask else None for phase, mask in zip(phases, masks, strict=True)]
-    frames = [nifti.frame_of(cine, phase) if phase else None for phase in drawn]
+    labelled = [phase if mask else None for phase, mask in zip(phases, masks, strict=True)]
+    frames = [nifti.frame_of(cine, phase) if phase else None for phase in labelled]
     kept = [mask if frame is not None else None for mask, frame in zip(masks, frames, strict=True)]
     return replace(case, ed=frames[0], es=frames[1], labels_ed=kept[0], labels_es=kept[1])
 
 
-def _one_of(folder: Path, name: str) -> Path | None:
+def _existing(folder: Path, name: str) -> Path | None:
     return next((path for suffix in (".gz", "") if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
 def _matching(folder: Path, pattern: str) -> dict[tuple[str, str | None], Path]:
-    """Files by subject and session."""
+    """Return the files that match a pattern, by subject and session."""
     if "{subject_id}" not in pattern:
         raise ManifestError(
-            f"The pattern '{pattern}' does not say where the subject's id stands.",
-            hint="Write for instance '{subject_id}/sa.nii.gz'.",
+            f"The pattern '{pattern}' does not say where the subject's id is.",
+            hint="Include {subject_id}, for instance '{subject_id}/sa.nii.gz'.",
             code=ErrorCode.MANIFEST_COLUMN,
         )
     regex = _pattern_regex(pattern)
@@ -330,9 +333,9 @@ def _matching(folder: Path, pattern: str) -> dict[tuple[str, str | None], Path]:
 
 def _pattern_regex(pattern: str) -> re.Pattern[str]:
     known = {"{subject_id}": "(?P<subject>[A-Za-z0-9_-]+?)", "{session}": "(?P<session>[A-Za-z0-9_-]+?)", "*": "[^/]*"}
-    again = {"{subject_id}": "(?P=subject)", "{session}": "(?P=session)"}
+    repeated = {"{subject_id}": "(?P=subject)", "{session}": "(?P=session)"}
     pieces: list[str] = []
     for part in re.split(r"(\{subject_id\}|\{session\}|\*)", pattern):
         piece = known.get(part, re.escape(part))
-        pieces.append(again[part] if part in again and piece in pieces else piece)
+        pieces.append(repeated[part] if part in repeated and piece in pieces else piece)
     return re.compile("".join(pieces))

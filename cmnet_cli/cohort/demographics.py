@@ -1,32 +1,31 @@
-"""Sex, age, height and weight from another table, joined to the cases of a data set by their ids."""
+"""Sex, age, height and weight from a separate table, joined to the cases of a data set by their ids."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cmnet_cli.cohort.case import Case, Problem, read_row, write_row
-from cmnet_cli.cohort.manifest import Table, read_table
+from cmnet_cli.cohort.case import Case, Problem, raise_problems, read_row, write_row
+from cmnet_cli.cohort.table import Table, read_table
+from cmnet_cli.cohort.ukb_fields import parse_ukb_column
 from cmnet_core.errors import ErrorCode, ManifestError
 
 _ID_COLUMNS = ("subject_id", "eid", "f.eid", "External code", "participant_id")
 _COLUMNS = ("sex", "age_years", "height_cm", "weight_kg", "heart_rate_bpm", "group", "site", "scanner")
-# Fields of UK Biobank; see https://biobank.ndph.ox.ac.uk/showcase.
-_FIELDS = {"31": "sex", "21003": "age_years", "50": "height_cm", "21002": "weight_kg"}
-_FIELD = re.compile(r"(?:p(\d+)(?:_i(\d))?(?:_a\d)?|f?\.?(\d+)[-.](\d)[.]\d)")
-_AT_ONE_TIME = "31"  # asked once, whatever the visit
-_SEX_CODES = {"0": "female", "1": "male"}  # UK Biobank's coding 9
+# Data fields of UK Biobank; see https://biobank.ndph.ox.ac.uk/showcase.
+_UKB_FIELDS = {"31": "sex", "21003": "age_years", "50": "height_cm", "21002": "weight_kg"}
+_UKB_SEX = "31"  # the same at every visit
+_UKB_SEX_CODES = {"0": "female", "1": "male"}  # coding 9 of UK Biobank
 
 
 def join_demographics(cases: Sequence[Case], path: Path) -> tuple[Case, ...]:
-    """Give each case what a table says of its subject at its visit.
+    """Add the demographics of a table to the cases whose subjects it lists.
 
-    Columns are named as in a manifest, or by UK Biobank's fields in any of its styles: ``p21003_i2``,
-    ``21003-2.0``, ``f.21003.2.0``. A case whose subject is not in the table stays as it is.
+    Columns are named as in a manifest, or as UK Biobank's data fields in any of its styles: ``p21003_i2``,
+    ``21003-2.0``, ``f.21003.2.0``. Cases of subjects without a row in the table are unchanged.
 
     Raises:
-        ManifestError: The table cannot be read, has no column of ids, no subject of the data set, or cells that
-            cannot be used; all are listed.
+        ManifestError: The table cannot be read, has no column of ids, lists no subject of the data set, or has cells
+            that cannot be used; all of these are listed.
     """
     table = read_table(path)
     rows = _rows_by_id(table, path)
@@ -34,27 +33,18 @@ def join_demographics(cases: Sequence[Case], path: Path) -> tuple[Case, ...]:
     problems: list[Problem] = []
     for case in cases:
         number, cells = rows.get(case.subject_id, (case.row, {}))
-        told = _cells_of(cells, session=case.session)
-        found, wrong = read_row(number, write_row(case, folder=path.parent) | told, folder=path.parent)
+        merged = write_row(case, folder=path.parent) | _manifest_cells(cells, session=case.session)
+        found, row_problems = read_row(number, merged, folder=path.parent)
         joined.append(replace(found, row=case.row))
-        problems += wrong
-    _require_use(path, problems, matched=sum(case.subject_id in rows for case in cases))
-    return tuple(joined)
-
-
-def _require_use(path: Path, problems: Sequence[Problem], *, matched: int) -> None:
-    if problems:
-        raise ManifestError(
-            f"{path}: {len(problems)} cell(s) cannot be used.\n" + "\n".join(f"  {p}" for p in problems) + "\n",
-            hint="Correct them or leave them empty.",
-            code=ErrorCode.MANIFEST_ROW,
-        )
-    if not matched:
+        problems += row_problems
+    raise_problems(path, problems, hint="Correct these cells or leave them empty.", code=ErrorCode.MANIFEST_ROW)
+    if not any(case.subject_id in rows for case in cases):
         raise ManifestError(
             f"{path}: no subject of the data set has a row in this table.",
-            hint="Check that both name their subjects alike.",
+            hint="Check that the ids of both are the same text.",
             code=ErrorCode.MANIFEST_EMPTY,
         )
+    return tuple(joined)
 
 
 def _rows_by_id(table: Table, path: Path) -> dict[str, tuple[int, dict[str, str]]]:
@@ -68,16 +58,15 @@ def _rows_by_id(table: Table, path: Path) -> dict[str, tuple[int, dict[str, str]
     return {cells[column]: (number, cells) for number, cells in table.rows if column in cells}
 
 
-def _cells_of(cells: Mapping[str, str], *, session: str | None) -> dict[str, str]:
-    """The cells of a manifest's row, from those of the table."""
-    told = {column: cells[column] for column in _COLUMNS if column in cells}
+def _manifest_cells(cells: Mapping[str, str], *, session: str | None) -> dict[str, str]:
+    """Return the cells of a row of the manifest, from those of a row of the table."""
+    known = {column: cells[column] for column in _COLUMNS if column in cells}
     for column, text in cells.items():
-        field, instance = _field_of(column)
-        if field in _FIELDS and (field == _AT_ONE_TIME or instance == (session or "2")):
-            told[_FIELDS[field]] = _SEX_CODES.get(text, text) if field == _AT_ONE_TIME else text
-    return told
-
-
-def _field_of(column: str) -> tuple[str | None, str | None]:
-    match = _FIELD.fullmatch(column)
-    return (match[1] or match[3], match[2] or match[4]) if match else (None, None)
+        parsed = parse_ukb_column(column)
+        if parsed is None or parsed.field not in _UKB_FIELDS:
+            continue
+        if parsed.field == _UKB_SEX:
+            known["sex"] = _UKB_SEX_CODES.get(text, text)
+        elif parsed.instance == (session or "2"):
+            known[_UKB_FIELDS[parsed.field]] = text
+    return known

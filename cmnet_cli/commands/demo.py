@@ -1,7 +1,7 @@
-"""The commands phantom and demo: synthetic hearts, and the whole main job on them."""
+"""The commands phantom and demo: a simulated cohort, and a whole analysis of one beside its ground truth."""
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from cmnet_cli.commands.evaluate import evaluate
@@ -11,11 +11,11 @@ from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, load_co
 from cmnet_cli.console import Messages, progress
 from cmnet_cli.execution.plan import ExecutionSettings
 from cmnet_cli.execution.summary import CommandSummary
-from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.paths import RunFolder, SimulationFolder
 from cmnet_cli.stages.phantom import write_cohort
 from cmnet_cli.tables.schema import read_rows
 
-_SHOWN = {
+_PRINTED = {
     "lvedv_ml": "LVEDV mL",
     "lvesv_ml": "LVESV mL",
     "lvef_pct": "LVEF %",
@@ -24,74 +24,77 @@ _SHOWN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Hearts:
-    """Which synthetic hearts.
+def simulate_phantoms(
+    out: Path, messages: Messages, *, subjects: int, frames: int, seed: int, defect_fraction: float = 0.25
+) -> Path:
+    """Write the cines of phantoms with their ground truth.
 
-    Attributes:
-        subjects: How many.
-        frames: Frames in each cycle.
-        seed: What all chance starts from.
-        defect_fraction: Share of the hearts with a segment that moves less.
-    """
-
-    subjects: int
-    frames: int
-    seed: int
-    defect_fraction: float = 0.25
-
-
-def write_hearts(out: Path, hearts: Hearts, messages: Messages) -> Path:
-    """Write synthetic hearts with their truth.
+    Args:
+        out: Folder to write to.
+        messages: Where to print.
+        subjects: Number of phantoms.
+        frames: Frames per cardiac cycle.
+        seed: Random seed.
+        defect_fraction: Fraction of the phantoms in which one segment has reduced motion.
 
     Returns:
-        The manifest.
+        The path of the manifest.
     """
-    with progress(messages, "phantom", total=hearts.subjects) as ticker:
+    with progress(messages, "phantom", total=subjects) as ticker:
         return write_cohort(
             out,
-            subjects=hearts.subjects,
-            frames=hearts.frames,
-            seed=hearts.seed,
-            defect_fraction=hearts.defect_fraction,
+            subjects=subjects,
+            frames=frames,
+            seed=seed,
+            defect_fraction=defect_fraction,
             progress=lambda: ticker.tick(failed=False),
         )
 
 
 def demo(
-    out: Path, hearts: Hearts, messages: Messages, *, model: str | None, device: str, workers: int
+    manifest: Path, run: Path, messages: Messages, *, model: str | None, device: str, workers: int
 ) -> CommandSummary:
-    """Run the whole main job on synthetic hearts and print the indices beside the truth.
+    """Analyse simulated phantoms from images to the report, and print the indices beside the ground truth.
+
+    Args:
+        manifest: The manifest that :func:`simulate_phantoms` wrote.
+        run: The run folder to write to.
+        messages: Where to print.
+        model: A shipped model or the path of a weights file; None for the default.
+        device: Device of the networks.
+        workers: Number of worker processes; 0 for none.
 
     Returns:
-        How inference went.
+        The summary of inference.
 
     Raises:
         CheckpointError: The weights cannot be used.
     """
-    manifest, run = write_hearts(out / "hearts", hearts, messages), out / "run"
     settings = ExecutionSettings(workers=workers)
-    config = load_config(InferConfig, None, model=model)
-    summary = infer(manifest, run, config, settings, messages, device=device)
+    summary = infer(manifest, run, load_config(InferConfig, None, model=model), settings, messages, device=device)
     indices(run, IndicesConfig(), settings, messages)
     evaluate(run, None, EvaluateConfig(), settings, Messages(quiet=True))
     page = report(run, messages)
-    show_beside_truth(run, out / "hearts" / "truth_indices.csv", messages)
+    print_beside_truth(run, SimulationFolder(manifest.parent).truth_table, messages)
     messages.result(f"Report: {page.resolve()}")
     return summary
 
 
-def show_beside_truth(run: Path, truth: Path, messages: Messages) -> None:
-    """Print every subject's indices, each with the truth behind it."""
-    with truth.open(encoding="utf-8", newline="") as file:
-        known = {row["subject_id"]: row for row in csv.DictReader(file)}
+def print_beside_truth(run: Path, truth_table: Path, messages: Messages) -> None:
+    """Print the indices of every subject, each with its ground truth in parentheses."""
+    with truth_table.open(encoding="utf-8", newline="") as file:
+        truth = {row["subject_id"]: row for row in csv.DictReader(file)}
     lines = [
-        [row["subject_id"], *(_beside(row[name], known[row["subject_id"]][name]) for name in _SHOWN)]
+        [row["subject_id"], *_estimates_with_truth(row, truth[row["subject_id"]])]
         for row in read_rows(RunFolder(run).table("indices"))
     ]
-    messages.table("Found (true)", ["subject", *_SHOWN.values()], lines)
+    messages.table("Estimate (ground truth)", ["subject", *_PRINTED.values()], lines)
 
 
-def _beside(found: float | None, true: str) -> str:
-    told = "none" if found is None else f"{found:.0f}"
-    return f"{told} ({float(true):.0f})" if true else told
+def _estimates_with_truth(row: Mapping[str, float | None], truth: Mapping[str, str]) -> list[str]:
+    cells = []
+    for name in _PRINTED:
+        estimate = row[name]
+        text = "none" if estimate is None else f"{estimate:.0f}"
+        cells.append(f"{text} ({float(truth[name]):.0f})" if truth[name] else text)
+    return cells

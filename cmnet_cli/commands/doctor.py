@@ -1,4 +1,4 @@
-"""One page about this machine and this installation, to paste into a bug report."""
+"""The command doctor: facts about this machine and this installation, for a bug report."""
 
 import importlib.metadata
 import os
@@ -14,25 +14,26 @@ _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "pydicom", "pyarrow", "pandas
 
 
 def collect_facts(folder: Path) -> dict[str, str]:
-    """What a bug report needs to know, and nothing about any subject.
+    """Return the facts that a bug report needs by name; none of them is about a subject.
 
     Args:
-        folder: A folder on the disk that runs will be written to.
+        folder: A folder on the disk to which runs are written.
     """
     import torch
 
+    gpus = [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
     usage = shutil.disk_usage(folder)
     facts = {
         "cmnet": __version__,
         "Python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
         "cores": str(os.cpu_count()),
-        "memory": _memory(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
         "disk free here": f"{usage.free / 1e9:.0f} GB of {usage.total / 1e9:.0f} GB",
         "torch threads": str(torch.get_num_threads()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
-        "devices": _devices(),
-        "SLURM": shutil.which("sbatch") or "not on this machine",
+        "devices": ", ".join(["cpu", *gpus]),
+        "SLURM": shutil.which("sbatch") or "not available",
     }
     return facts | {name: _version(name) for name in _PACKAGES}
 
@@ -44,19 +45,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _memory() -> str:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"{total / 1e9:.0f} GB"
-
-
-def _devices() -> str:
-    import torch
-
-    cards = [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
-    return ", ".join(["cpu", *cards])
-
-
 def doctor(folder: Path, messages: Messages) -> None:
-    """Print the page."""
+    """Print the facts, one per line."""
     for name, value in collect_facts(folder).items():
         messages.result(f"{name:<16} {value}")

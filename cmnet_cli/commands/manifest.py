@@ -1,6 +1,5 @@
 """The command manifest: from a data set on disk to a table of its subjects."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +15,40 @@ from cmnet_core.labels import LabelScheme
 
 @dataclass(frozen=True, slots=True)
 class NiftiNames:
-    """How the files of the layout ``nifti`` are named, and who numbered the tissues of its masks."""
+    """How the files of the layout ``nifti`` are named.
+
+    Attributes:
+        pattern: Path of each image within the folder, with ``{subject_id}``.
+        labels: Path of each 4-D reference mask, or None where there are no masks.
+        scheme: Label convention of the masks.
+    """
 
     pattern: str
     labels: str | None
     scheme: LabelScheme
 
 
-def find_cases(
-    folder: Path, layout: DatasetLayout, *, names: NiftiNames, demographics: Path | None
-) -> tuple[Case, ...]:
-    """List the subjects of a data set, with what another table says of them.
+def manifest(
+    folder: Path,
+    out: Path,
+    messages: Messages,
+    *,
+    layout: DatasetLayout,
+    names: NiftiNames,
+    demographics: Path | None,
+) -> None:
+    """Write the manifest of a data set and print how many subjects it has.
+
+    Args:
+        folder: The folder of the data set.
+        out: The manifest to write.
+        messages: Where to print.
+        layout: Layout of the data set.
+        names: How files are named in the layout ``nifti``.
+        demographics: A table with sex, age, height and weight, or None.
 
     Raises:
-        ManifestError: There is no such folder, or nothing in it looks like that layout, or the table does not fit.
+        ManifestError: The folder does not exist or holds no files of the layout, or the table does not fit.
     """
     if not folder.is_dir():
         raise ManifestError(
@@ -37,34 +56,26 @@ def find_cases(
             hint="Give the folder that holds the data set.",
             code=ErrorCode.MANIFEST_UNREADABLE,
         )
-    chosen = DatasetLayout(datasets.detect_layout(folder)) if layout is DatasetLayout.AUTO else layout
-    cases = _listed(folder, chosen, names)
-    return cases if demographics is None else join_demographics(cases, demographics)
+    cases = _list_cases(folder, datasets.detect_layout(folder) if layout is DatasetLayout.AUTO else layout, names)
+    if demographics is not None:
+        cases = join_demographics(cases, demographics)
+    write_manifest(out, cases)
+    links = datasets.links_out_of(folder)
+    if links:
+        messages.note(
+            f"{links} links lead out of {folder} and were ignored: list the folder that they lead to, "
+            "or add their files to the manifest yourself."
+        )
+    messages.result(f"{len(cases)} subjects in {out}")
 
 
-def _listed(folder: Path, layout: DatasetLayout, names: NiftiNames) -> tuple[Case, ...]:
+def _list_cases(folder: Path, layout: DatasetLayout, names: NiftiNames) -> tuple[Case, ...]:
     if layout is DatasetLayout.NIFTI:
-        scheme = LabelScheme(names.scheme)
-        return datasets.from_nifti(folder, pattern=names.pattern, labels=names.labels, scheme=scheme)
-    listing = {
+        return datasets.from_nifti(folder, pattern=names.pattern, labels=names.labels, scheme=names.scheme)
+    readers = {
         DatasetLayout.ACDC: datasets.from_acdc,
         DatasetLayout.MNMS: datasets.from_mnms,
         DatasetLayout.UKB: datasets.from_ukb,
         DatasetLayout.UKBB_CARDIAC: datasets.from_ukbb_cardiac,
     }
-    return listing[layout](folder)
-
-
-def save_manifest(out: Path, cases: Sequence[Case]) -> None:
-    """Write the manifest."""
-    write_manifest(out, cases)
-
-
-def tell_left_out(folder: Path, messages: Messages) -> None:
-    """Say how many links of a data set were passed over, so that nobody is missing without a word."""
-    links = datasets.links_out_of(folder)
-    if links:
-        messages.note(
-            f"{links} links lead out of {folder} and were passed over: list the folder that they lead to, "
-            "or name their files in the manifest yourself."
-        )
+    return readers[layout](folder)

@@ -1,4 +1,4 @@
-"""The commands around weights: list, info and verify."""
+"""The commands models list, models info and models verify."""
 
 import dataclasses
 import json
@@ -10,16 +10,16 @@ from cmnet_core.models.checkpoint import find_weights, load_checkpoint, read_car
 
 
 def list_models(messages: Messages) -> None:
-    """Print every model that comes with cmnet."""
+    """Print every model that is part of cmnet."""
     rows = [
         (name, f"{path.stat().st_size / 1e6:.1f} MB", read_card(path).training_data)
         for name, path in shipped_models().items()
     ]
-    messages.table("Models that come with cmnet", ("name", "size", "trained on"), rows)
+    messages.table("Shipped models", ("name", "size", "trained on"), rows)
 
 
 def describe_model(source: str) -> dict[str, Any]:
-    """Everything that a weights file says of itself, with its digest.
+    """Return the model card of a weights file, with the path and digest of the file.
 
     Raises:
         CheckpointError: There is no such model, or its file is damaged.
@@ -30,24 +30,24 @@ def describe_model(source: str) -> dict[str, Any]:
 
 
 def show_model(source: str, messages: Messages, *, as_json: bool) -> None:
-    """Print a model's card."""
-    told = describe_model(source)
+    """Print the model card of a weights file."""
+    description = describe_model(source)
     if as_json:
-        messages.result(json.dumps(told, indent=2))
+        messages.result(json.dumps(description, indent=2))
         return
     for name in ("file", "sha256", "name", "version", "training_data", "terms", "spacing_mm", "window"):
-        messages.result(f"{name:<22} {told[name]}")
-    for name, value in sorted(told["metrics"].items()):
+        messages.result(f"{name:<22} {description[name]}")
+    for name, value in sorted(description["metrics"].items()):
         messages.result(f"{name:<22} {value:.1f}")
-    messages.result("Sizes of the networks and settings of the training: add --json")
+    messages.result("Add --json for the sizes of the networks and the settings of the training.")
 
 
 def verify_models(messages: Messages) -> None:
-    """Load every shipped model as inference would.
+    """Load every shipped model and print its digest.
 
     Raises:
-        CheckpointError: One of them cannot be used.
+        CheckpointError: One of them cannot be loaded.
     """
     for name, path in shipped_models().items():
         checkpoint = load_checkpoint(path)
-        messages.result(f"{name}: whole, sha256 {checkpoint.digest}")
+        messages.result(f"{name}: complete, sha256 {checkpoint.digest}")

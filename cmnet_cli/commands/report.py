@@ -1,4 +1,4 @@
-"""The command report."""
+"""The command report: HTML pages of a run, or a summary on the terminal."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,37 +10,37 @@ from cmnet_cli.report.write import Request, write_report
 
 Item = TypeVar("Item")
 
-_EVERYTHING = Request()
+_DEFAULT = Request()
 
 
-def report(run: Path, messages: Messages, request: Request = _EVERYTHING) -> Path:
-    """Write the pages of a run.
+def report(run: Path, messages: Messages, request: Request = _DEFAULT) -> Path:
+    """Write the report of a run.
 
     Args:
         run: The run folder.
         messages: Where to print.
-        request: What the report is to hold.
+        request: Which pages and formats the report consists of.
 
     Returns:
-        The cohort page.
+        The path of the cohort page.
 
     Raises:
-        ManifestError: This is no run folder, nothing has run in it, or something is asked for that cannot be made.
+        ManifestError: The folder is not a run folder, has no results, or a requested format is not available.
     """
 
-    def watched(subjects: Sequence[Item]) -> Iterator[Item]:
+    def with_progress(subjects: Sequence[Item]) -> Iterator[Item]:
         with progress(messages, "report", total=len(subjects)) as ticker:
             for subject in subjects:
                 yield subject
                 ticker.tick(failed=False)
 
-    return write_report(run, request, progress=watched)
+    return write_report(run, request, progress=with_progress)
 
 
 def show_report(run: Path, messages: Messages, *, share_safe: bool) -> None:
-    """Print a summary of a run, its failures and its curves.
+    """Print a summary of a run, its failures and its mean curves.
 
     Raises:
-        ManifestError: This is no run folder, or nothing has run in it.
+        ManifestError: The folder is not a run folder, or has no results.
     """
     show_population(run, messages, share_safe=share_safe)

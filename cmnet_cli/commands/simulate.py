@@ -1,6 +1,5 @@
-"""The command phantom --from: cines made from real hearts."""
+"""The command phantom --from: cines simulated from the subjects of a labelled data set."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_cli.cohort.manifest import Case, read_manifest, write_manifest
@@ -8,57 +7,46 @@ from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.select import map_cases
 from cmnet_cli.execution.runner import FailedCase
 from cmnet_cli.execution.summary import CommandSummary
+from cmnet_cli.runs.paths import SimulationFolder
 from cmnet_cli.stages.simulate import SimulateStage
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.atomic import write_json
 
 _TERMS = (
-    "These images were made from other people's images, and remain under the terms of the data set that they came from."
+    "These images were derived from the images of another data set and remain under the terms of use of that data set."
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Making:
-    """What to make of each real heart.
-
-    Attributes:
-        frames: Frames in each cycle.
-        seed: What all chance starts from.
-        variants: Cines of each heart.
-    """
-
-    frames: int
-    seed: int
-    variants: int
-
-
-def make_hearts(source: Path, out: Path, making: Making, messages: Messages) -> CommandSummary:
-    """Make cines of every labelled case of a manifest; those that are there already are kept.
+def simulate(source: Path, out: Path, messages: Messages, *, frames: int, variants: int, seed: int) -> CommandSummary:
+    """Simulate cines with known motion of every labelled case of a manifest; cines that exist are kept.
 
     Args:
-        source: Manifest of the real hearts.
+        source: Manifest of the labelled data set.
         out: Folder to write to; the new manifest, ``cohort.csv``, is written last.
-        making: What to make.
         messages: Where to print.
+        frames: Frames per cardiac cycle.
+        variants: Number of cines per case.
+        seed: Random seed.
 
     Raises:
         ManifestError: The manifest cannot be used, or the folder cannot be written.
     """
     cases = read_manifest(source).cases
-    stage = SimulateStage(out.resolve(), making.frames, making.variants, making.seed)
-    _describe(out, source)
-    made: list[Case] = []
+    folder = SimulationFolder(out.resolve())
+    stage = SimulateStage(folder.root, frames, variants, seed)
+    _write_description(folder, source)
+    simulated: list[Case] = []
     failed: list[FailedCase] = []
     rows = {case.case_id: case.row for case in cases}
     with progress(messages, stage.name, total=len(cases)) as ticker:
         for outcome in map_cases(stage, cases, workers=0):
-            made += outcome.receipt or []
+            simulated += outcome.receipt or []
             if outcome.failure:
                 failed.append(FailedCase.of(outcome.case_id, rows[outcome.case_id], outcome.failure))
             ticker.tick(failed=outcome.failure is not None)
-    if made:
-        write_manifest(out.resolve() / "cohort.csv", made)
+    if simulated:
+        write_manifest(folder.manifest, simulated)
     return CommandSummary(
         command=stage.name,
         run=str(out),
@@ -69,10 +57,10 @@ def make_hearts(source: Path, out: Path, making: Making, messages: Messages) -> 
     )
 
 
-def _describe(out: Path, source: Path) -> None:
-    """Say where the images come from and under whose terms they are."""
+def _write_description(folder: SimulationFolder, source: Path) -> None:
+    """Write which data set the images were derived from, and its terms of use."""
     description = {
-        "Name": "Cines made from real hearts, with known motion",
+        "Name": "Simulated cines with known motion",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "License": _TERMS,
@@ -80,10 +68,10 @@ def _describe(out: Path, source: Path) -> None:
         "SourceDatasets": [{"URL": source.resolve().as_uri()}],
     }
     try:
-        write_json(out / "dataset_description.json", description)
+        write_json(folder.description, description)
     except OSError as error:
         raise ManifestError(
-            f"The folder {out} cannot be written: {error.strerror}.",
-            hint="Name a folder that you may write to, on a disk with room.",
+            f"The folder {folder.root} cannot be written: {error.strerror}.",
+            hint="Give a folder that you may write to, on a disk with free space.",
             code=ErrorCode.RUN,
         ) from error

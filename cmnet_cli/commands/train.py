@@ -1,4 +1,4 @@
-"""The command train: cases of a manifest in, a weights file with its card out."""
+"""The command train: from the labelled cases of a manifest to a weights file with its model card."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import sha256_of
 from cmnet_cli.runs.run_folder import record_command
 from cmnet_cli.training.data import TrainingData, load_training_data
-from cmnet_cli.training.log import TensorBoardLog, TrainingLog, tell
+from cmnet_cli.training.log import TensorBoardLog, TrainingLog, print_epoch
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode, ManifestError
 from cmnet_core.models.build import MotionSizes, SegNetSizes
@@ -33,7 +33,7 @@ from cmnet_core.training.segnet_stage import SegNetTraining, train_segnet
 from cmnet_core.training.stages import TrainingStage
 from cmnet_core.training.state import read_progress
 
-_FIGURES = {TrainingStage.SEGNET: segnet.METRICS, TrainingStage.MOTION: motion.METRICS}
+_METRICS = {TrainingStage.SEGNET: segnet.METRICS, TrainingStage.MOTION: motion.METRICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ class TrainConfig:
     """Settings of ``cmnet train``.
 
     Attributes:
-        name: The model's name on its card.
-        training_data: What it is trained on, in words, for the card.
-        terms: What it may be used for, in words, for the card.
-        validate_every: Every how manieth case of the manifest, from the first, is kept for validation; 0 none. A
-            column ``split`` of the manifest, with ``train`` and ``validation``, goes before it.
-        checkpoint_minutes: How often the state for a resume is saved within an epoch.
-        segnet: Settings of the first stage.
-        motion: Settings of the second stage.
+        name: Name of the model on its card.
+        training_data: Description of the training data on the card.
+        terms: Terms of use on the card.
+        validate_every: Every n-th case of the manifest, starting with the first, is kept for validation; 0 for none.
+            A column ``split`` of the manifest, with ``train`` and ``validation``, takes precedence.
+        checkpoint_minutes: Interval in minutes at which the state for a resume is saved within an epoch.
+        segnet: Settings of the training of SegNet.
+        motion: Settings of the training of the motion network.
     """
 
     name: str = "mine"
@@ -61,18 +61,19 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainJob:
-    """What ``cmnet train`` is told besides its settings.
+class TrainingRun:
+    """The input, output and starting point of a training.
 
     Attributes:
-        manifest: The cohort to train on.
+        manifest: Manifest of the labelled cases.
         out: The run folder.
-        init: Weights of SegNet for the second stage; the run's own where None.
-        resume: Go on where the run folder's training stopped.
+        init: A model or weights file to start from; None for random weights of SegNet, and for the SegNet in ``out``
+            with the motion network.
+        resume: Continue the interrupted training in ``out``.
         messages: Where to print.
-        device: As the command line names it.
-        fresh_motion: Take SegNet alone from ``init``.
-        tensorboard: Write for TensorBoard too.
+        device: Name of the device, as on the command line.
+        fresh_motion: Take only SegNet from ``init``.
+        tensorboard: Also log the metrics for TensorBoard.
     """
 
     manifest: Path
@@ -85,30 +86,22 @@ class TrainJob:
     tensorboard: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What came of a training.
+def train(stage: TrainingStage, config: TrainConfig, training: TrainingRun) -> int:
+    """Train SegNet or the motion network, together with the other processes of torchrun if there are any.
 
-    Attributes:
-        weights: The file.
-        left_out: Subjects that could not be used.
-    """
-
-    weights: Path
-    left_out: int
-
-
-def train(stage: TrainingStage, config: TrainConfig, job: TrainJob) -> Trained:
-    """Train one of the two stages, together with other processes where torchrun started them.
+    Returns:
+        The number of subjects that could not be used.
 
     Raises:
-        ManifestError: The manifest or the settings cannot be used, or too few cases can be trained on.
-        CheckpointError: Weights to start from, or the state to resume, belong to something else.
+        ManifestError: The manifest or the settings cannot be used, or too few cases can be used.
+        CheckpointError: The weights to start from have another architecture, or the state to resume belongs to another
+            training.
     """
-    device = _device(job.device)
+    device = _device(training.device)
     with processes.process_group(device):
-        first = processes.rank() == 0
-        return _train_here(stage, config, job if first else replace(job, messages=Messages(quiet=True)), device)
+        if processes.rank() > 0:
+            training = replace(training, messages=Messages(quiet=True))
+        return _train_in_this_process(stage, config, training, device)
 
 
 def _device(name: str) -> torch.device:
@@ -119,70 +112,74 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _train_here(stage: TrainingStage, config: TrainConfig, job: TrainJob, device: torch.device) -> Trained:
-    run = RunFolder(job.out)
-    before = _weights_before(stage, config, run, job)
-    manifest = read_manifest(job.manifest)
-    spacing_mm = before.card.spacing_mm if before else config.segnet.spacing_mm
-    data = load_training_data(manifest.cases, config.validate_every, spacing_mm=spacing_mm, messages=job.messages)
-    _refuse_what_cannot_be_watched(stage, _schedule(stage, config), validates=bool(data.validation))
+def _train_in_this_process(
+    stage: TrainingStage, config: TrainConfig, training: TrainingRun, device: torch.device
+) -> int:
+    run = RunFolder(training.out)
+    start = _initial_weights(stage, config, run, training)
+    manifest = read_manifest(training.manifest)
+    spacing_mm = start.card.spacing_mm if start else config.segnet.spacing_mm
+    data = load_training_data(manifest.cases, config.validate_every, spacing_mm=spacing_mm, messages=training.messages)
+    _require_monitored_metric(stage, _schedule(stage, config), validates=bool(data.validation))
     if processes.rank() == 0:
         settings = dataclasses.asdict(config)
         record_command(run, f"train-{stage}", manifest_digest=manifest.digest, settings=settings)
-    weights = _train(stage, config, data, before, job=job, device=device)
-    return Trained(weights, data.left_out)
+    _train(stage, config, data, start, training=training, device=device)
+    return data.left_out
 
 
 def _schedule(stage: TrainingStage, config: TrainConfig) -> Schedule:
     return (config.segnet if stage == TrainingStage.SEGNET else config.motion).schedule
 
 
-def _refuse_what_cannot_be_watched(stage: TrainingStage, schedule: Schedule, *, validates: bool) -> None:
+def _require_monitored_metric(stage: TrainingStage, schedule: Schedule, *, validates: bool) -> None:
     needed = schedule.patience > 0 or schedule.decay == Decay.PLATEAU
-    if (schedule.monitored or needed) and (schedule.monitored not in _FIGURES[stage] or not validates):
+    if (schedule.monitored or needed) and (schedule.monitored not in _METRICS[stage] or not validates):
         raise ManifestError(
-            f"The setting monitored = '{schedule.monitored}' of {stage} cannot be followed"
-            f"{'' if validates else ': no subject validates'}.",
-            hint=f"Keep subjects back for validation and name one of: {', '.join(_FIGURES[stage])}; "
+            f"The setting monitored = '{schedule.monitored}' of {stage} names no metric of the validation"
+            f"{'' if validates else ': there are no subjects for validation'}.",
+            hint=f"Keep subjects for validation and name one of: {', '.join(_METRICS[stage])}; "
             "or set monitored = '', patience = 0 and decay = 'cosine'.",
             code=ErrorCode.CONFIG,
         )
 
 
-def _weights_before(stage: TrainingStage, config: TrainConfig, run: RunFolder, job: TrainJob) -> Checkpoint | None:
-    """What the stage builds on: the first one on nothing unless told, the second one on SegNet."""
-    if job.init is None and stage == TrainingStage.SEGNET:
+def _initial_weights(
+    stage: TrainingStage, config: TrainConfig, run: RunFolder, training: TrainingRun
+) -> Checkpoint | None:
+    """Load the weights to start from: by default none for SegNet, and the trained SegNet for the motion network."""
+    if training.init is None and stage == TrainingStage.SEGNET:
         return None
-    source = find_weights(job.init) if job.init else run.weights(TrainingStage.SEGNET)
-    if job.init is None and not source.exists():
+    source = find_weights(training.init) if training.init else run.weights(TrainingStage.SEGNET)
+    if training.init is None and not source.exists():
         raise CheckpointError(
-            f"The second stage needs the weights of the first; {source} is not there.",
+            f"The motion network needs the weights of a trained SegNet; {source} does not exist.",
             hint="Run cmnet train --stage segnet with the same --out first, or give --init FILE.",
             code=ErrorCode.CHECKPOINT,
         )
     found = load_checkpoint(source)
-    if job.fresh_motion:
+    if training.fresh_motion:
         found = replace(found, motion=None, card=replace(found.card, motion=None))
     if stage == TrainingStage.SEGNET:
-        _refuse_another_architecture(source, "segnet", found.card.segnet, config.segnet.sizes)
+        _require_same_architecture(source, "segnet", found.card.segnet, config.segnet.sizes)
     elif found.card.motion:
-        _refuse_another_architecture(source, "motion", found.card.motion, config.motion.sizes)
+        _require_same_architecture(source, "motion", found.card.motion, config.motion.sizes)
     return found
 
 
-def _refuse_another_architecture(
-    source: Path, name: str, before: SegNetSizes | MotionSizes, now: SegNetSizes | MotionSizes
+def _require_same_architecture(
+    source: Path, name: str, stored: SegNetSizes | MotionSizes, wanted: SegNetSizes | MotionSizes
 ) -> None:
     differing = [
-        f"{item.name} is {getattr(before, item.name)} there, {getattr(now, item.name)} in the settings"
-        for item in dataclasses.fields(before)
-        if getattr(before, item.name) != getattr(now, item.name)
+        f"{item.name} is {getattr(stored, item.name)} there, {getattr(wanted, item.name)} in the settings"
+        for item in dataclasses.fields(stored)
+        if getattr(stored, item.name) != getattr(wanted, item.name)
     ]
     if differing:
-        anew = " or give --fresh-motion to learn motion anew," if name == "motion" else ""
+        fresh = " add --fresh-motion to start from random weights of the motion network," if name == "motion" else ""
         raise CheckpointError(
             f"The weights of {source} have another architecture than [{name}.sizes]: {'; '.join(differing)}.",
-            hint=f"Give the settings that the weights were trained with,{anew} or begin without --init.",
+            hint=f"Give the settings with which the weights were trained,{fresh} or omit --init.",
             code=ErrorCode.CHECKPOINT,
         )
 
@@ -191,58 +188,57 @@ def _train(
     stage: TrainingStage,
     config: TrainConfig,
     data: TrainingData,
-    before: Checkpoint | None,
+    start: Checkpoint | None,
     *,
-    job: TrainJob,
+    training: TrainingRun,
     device: torch.device,
-) -> Path:
-    run = RunFolder(job.out)
+) -> None:
+    run = RunFolder(training.out)
     schedule = _schedule(stage, config)
-    logs = _open_logs(stage, job)
-    with live_table(job.messages, f"train {stage}", total=schedule.epochs) as shown:
+    logs = _open_logs(stage, training)
+    with live_table(training.messages, f"train {stage}", total=schedule.epochs) as table:
 
         def on_epoch(record: EpochRecord) -> None:
             for log in logs:
                 log.add(record)
-            tell(record, shown)
+            print_epoch(record, table)
 
         monitor = TrainingMonitor(
             run.training_state(stage),
-            job.resume,
-            lambda number, of: shown.part(number / of),
+            training.resume,
+            lambda number, of: table.advance(number / of),
             on_epoch,
             save_interval_s=60 * config.checkpoint_minutes,
-            identity=_identity(stage, config, data, before),
+            identity=_identity(stage, config, data, start),
             device=device,
         )
-        networks = _run_stage(stage, config, data, before, monitor)
-    path = run.weights(stage)
+        networks = _run_stage(stage, config, data, start, monitor)
     if processes.rank() == 0:
+        path = run.weights(stage)
         history = read_progress(monitor.state).history
         metrics = history[best_epoch(history, schedule.monitored)] if history else {}
-        save_checkpoint(path, segnet=networks[0], motion=networks[1], card=_card(stage, config, before, metrics))
-        job.messages.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
-    return path
+        save_checkpoint(path, segnet=networks[0], motion=networks[1], card=_card(stage, config, start, metrics))
+        training.messages.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
 
 
-def _open_logs(stage: TrainingStage, job: TrainJob) -> list[TrainingLog | TensorBoardLog]:
-    """Where figures are written; one process writes for all."""
+def _open_logs(stage: TrainingStage, training: TrainingRun) -> list[TrainingLog | TensorBoardLog]:
+    """Open the logs of the metrics; only the first of several processes writes them."""
     if processes.rank():
         return []
-    run = RunFolder(job.out)
-    log = TrainingLog(run.training_log(stage), resume=job.resume)
-    return [log, TensorBoardLog(run.tensorboard(stage))] if job.tensorboard else [log]
+    run = RunFolder(training.out)
+    log = TrainingLog(run.training_log(stage), resume=training.resume)
+    return [log, TensorBoardLog(run.tensorboard(stage))] if training.tensorboard else [log]
 
 
 def _identity(
-    stage: TrainingStage, config: TrainConfig, data: TrainingData, before: Checkpoint | None
+    stage: TrainingStage, config: TrainConfig, data: TrainingData, start: Checkpoint | None
 ) -> dict[str, str]:
-    """What a resume must have in common with the beginning, to end with the same weights."""
+    """Return the properties that a resumed training must share with its start to end with the same weights."""
     settings = dataclasses.asdict(config.segnet if stage == TrainingStage.SEGNET else config.motion)
     return {f"{stage}.{name}": value for name, value in _flat(settings)} | {
         "cases": data.digest[:12],
-        "weights to start from": before.digest[:12] if before else "none",
-        "motion to start from": "given" if before and before.motion else "none",
+        "weights to start from": start.digest[:12] if start else "none",
+        "motion to start from": "given" if start and start.motion else "none",
         "processes": str(processes.world_size()),
     }
 
@@ -250,27 +246,27 @@ def _identity(
 def _flat(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in settings.items():
         if isinstance(value, dict):
-            yield from ((f"{name}.{inner}", told) for inner, told in _flat(value))
+            yield from ((f"{name}.{inner}", text) for inner, text in _flat(value))
         else:
             yield name, str(value)
 
 
 def _run_stage(
-    stage: TrainingStage, config: TrainConfig, data: TrainingData, before: Checkpoint | None, monitor: TrainingMonitor
+    stage: TrainingStage, config: TrainConfig, data: TrainingData, start: Checkpoint | None, monitor: TrainingMonitor
 ) -> tuple[SegNet, CardioMorphNet | None]:
     cases, validation = data.training, data.validation
-    if stage == TrainingStage.SEGNET or before is None:
-        start = before.segnet if before else None
-        return train_segnet(cases, validation, settings=config.segnet, monitor=monitor, start=start), None
+    if stage == TrainingStage.SEGNET or start is None:
+        segnet_start = start.segnet if start else None
+        return train_segnet(cases, validation, settings=config.segnet, monitor=monitor, start=segnet_start), None
     trained = train_motion(
-        cases, validation, segnet=before.segnet, settings=config.motion, monitor=monitor, start=before.motion
+        cases, validation, segnet=start.segnet, settings=config.motion, monitor=monitor, start=start.motion
     )
-    return before.segnet, trained
+    return start.segnet, trained
 
 
-def _card(stage: TrainingStage, config: TrainConfig, before: Checkpoint | None, metrics: dict[str, float]) -> ModelCard:
-    """What the weights say of themselves: what the stage before said, and what this one adds."""
-    card = before.card if before else _first_card(config)
+def _card(stage: TrainingStage, config: TrainConfig, start: Checkpoint | None, metrics: dict[str, float]) -> ModelCard:
+    """Return the model card: that of the initial weights, updated by this stage of training."""
+    card = start.card if start else _first_card(config)
     settings = dataclasses.asdict(config.segnet if stage == TrainingStage.SEGNET else config.motion)
     return replace(
         card,

@@ -1,4 +1,4 @@
-"""The command validate: every problem of a manifest and of its files, on one screen."""
+"""The command validate: a list of all problems of a manifest and of the files that it names."""
 
 import dataclasses
 import json
@@ -14,11 +14,18 @@ from cmnet_cli.engines.select import map_cases
 from cmnet_cli.stages.validate import NAME, ValidateStage
 
 _HEAD = ("row", "column", "code", "problem", "what to do")
-_SHOWN = 500
+_MAX_PRINTED = 500
 
 
 def validate(manifest: Path, messages: Messages, *, deep: bool, workers: int, as_json: bool) -> bool:
-    """Print all problems of a manifest.
+    """Print all problems of a manifest and of the files that it names.
+
+    Args:
+        manifest: The manifest.
+        messages: Where to print.
+        deep: Whether to decode every voxel, too.
+        workers: Number of worker processes; 0 for none.
+        as_json: Whether to print JSON.
 
     Returns:
         Whether every row can be used.
@@ -30,10 +37,10 @@ def validate(manifest: Path, messages: Messages, *, deep: bool, workers: int, as
     if as_json:
         messages.result(json.dumps([dataclasses.asdict(problem) for problem in problems], indent=2))
     elif problems:
-        messages.listing(_HEAD, [_cells(problem) for problem in problems[:_SHOWN]])
-        if len(problems) > _SHOWN:
-            messages.result(f"and {len(problems) - _SHOWN} more: --json lists all")
-        messages.note(f"{manifest}: {_counted(problems)}; {rows} subjects in all")
+        messages.listing(_HEAD, [_cells(problem) for problem in problems[:_MAX_PRINTED]])
+        if len(problems) > _MAX_PRINTED:
+            messages.result(f"and {len(problems) - _MAX_PRINTED} more; --json lists all of them")
+        messages.note(f"{manifest}: {_counts(problems)}; {rows} subjects in total")
     else:
         messages.result(f"{manifest}: {rows} subjects, no problems")
     return all(problem.warning for problem in problems)
@@ -44,9 +51,9 @@ def check_cohort(path: Path, messages: Messages, *, deep: bool, workers: int = 0
 
     Args:
         path: The manifest.
-        messages: Where to show how far it is.
-        deep: Decode every voxel too.
-        workers: Processes to share the rows among; 0 works in this one.
+        messages: Where to show the progress.
+        deep: Whether to decode every voxel, too.
+        workers: Number of worker processes; 0 for none.
 
     Raises:
         ManifestError: The file cannot be read as a table at all.
@@ -55,14 +62,14 @@ def check_cohort(path: Path, messages: Messages, *, deep: bool, workers: int = 0
     found, by_id = list(problems), {case.case_id: case for case in manifest.cases}
     with progress(messages, NAME, total=len(manifest.cases)) as ticker:
         for outcome in map_cases(ValidateStage(deep), manifest.cases, workers=workers):
-            of_row = outcome.receipt or _failure(by_id[outcome.case_id], outcome)
-            found += of_row
-            ticker.tick(failed=bool(of_row))
+            problems_of_row = outcome.receipt or _failure(by_id[outcome.case_id], outcome)
+            found += problems_of_row
+            ticker.tick(failed=bool(problems_of_row))
     return sorted(found, key=lambda problem: problem.row or 0), len(manifest.cases)
 
 
 def _failure(case: Case, outcome: Outcome[tuple[Problem, ...]]) -> tuple[Problem, ...]:
-    """What no check foresaw, such as a file that takes all memory, costs its own row."""
+    """Return an unforeseen failure, such as a file that exceeds the memory, as a problem of its row."""
     failure = outcome.failure
     return () if failure is None else (Problem(case.row, "image", failure.code, failure.message, failure.hint),)
 
@@ -73,8 +80,8 @@ def _cells(problem: Problem) -> tuple[str, ...]:
     return (row, problem.column or "", str(problem.code), *one_line)
 
 
-def _counted(problems: Sequence[Problem]) -> str:
+def _counts(problems: Sequence[Problem]) -> str:
     kinds = Counter(str(problem.code) for problem in problems)
     warnings = sum(problem.warning for problem in problems)
-    told = ", ".join(f"{number} {code}" for code, number in kinds.most_common())
-    return f"{len(problems)} problems, {warnings} of them warnings ({told})"
+    by_code = ", ".join(f"{number} {code}" for code, number in kinds.most_common())
+    return f"{len(problems)} problems, {warnings} of them warnings ({by_code})"

@@ -1,1 +1,1 @@
-"""Stored results of one subject: written by infer, read by indices, evaluate and report."""
+"""Stored results of one subject: written by ``cmnet infer``, read by indices, evaluate and report."""

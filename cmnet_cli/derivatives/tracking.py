@@ -1,10 +1,18 @@
-"""What infer stores of a case, and how it is read back without a network."""
+"""The tracking of a case on disk: written by infer, and read without a network.
 
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+``cmnet infer`` stores for each case, in its folder of the run:
+
+- ``desc-segnet_dseg.nii.gz``: the label maps of SegNet for all frames, on the subject's own grid;
+- ``desc-propagated_dseg.nii.gz``: the ED label map, propagated to all frames by the motion, on the same grid;
+- ``desc-motion_entropy.nii.gz``: the entropy of the motion's posterior for all frames, in nats, on the same grid;
+- ``desc-ed2es_motion.nii.gz`` (not with ``--save-motion none``): the displacement field fixed at ES and moving at ED;
+- ``motion.npz`` and ``posterior.npz`` (with ``--save-motion full``): the stationary velocity field of every frame, on
+  the grid of the network, and the posterior from which intervals are sampled
+  (:mod:`cmnet_cli.derivatives.posterior`);
+- ``desc-infer.json``: the sidecar, with :class:`TrackingFacts` and the digests of all inputs and outputs.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +21,7 @@ import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
+from cmnet_cli.derivatives.arrays import open_arrays
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_core.errors import ErrorCode, ImageError
@@ -23,23 +32,25 @@ from cmnet_core.io.nifti import read_cine, write_image
 from cmnet_core.models.build import MotionSizes
 from cmnet_core.types import MotionField, Spacing
 
-# A step of the stored motion, in voxels of the window: finer than any motion that the images can show.
+# Quantisation step of the stored velocities, in voxels of the network: far below the error of the motion.
 _QUANTUM = 1 / 128
+
+RUN_AGAIN = "Run cmnet infer again with --save-motion full; cmnet verify lists damaged files."
 
 
 @dataclass(frozen=True, slots=True)
 class TrackingFacts:
-    """What later stages need to know of a tracked cine, as it stands in the sidecar.
+    """The facts about a tracked cine that later stages need; they are stored in the sidecar of infer.
 
     Attributes:
-        frames: Frames in the cycle.
-        frame_ms: Time between two frames, or None where nobody knows.
+        frames: Number of frames of the cycle.
+        frame_ms: Time between two frames in ms, or None where it is unknown.
         ed: End-diastolic frame, from 0.
         es: End-systolic frame, from 0.
-        cycle_consistency_error_mm: Mean displacement in the heart after one whole cycle.
-        folded_voxels: Of every frame, voxels with det F <= 0 in the motion from ED.
-        window: Where the network's window lies in the subject's stack.
-        motion: Sizes of the motion network: how its velocities become motion.
+        cycle_consistency_error_mm: Mean displacement in the heart after one whole cycle, in mm.
+        folded_voxels: For every frame, the number of voxels with det F <= 0 in its displacement field from ED.
+        window: Position of the network's window in the subject's stack.
+        motion: Sizes of the motion network, which determine how velocity fields are integrated.
         segnet_members: Number of networks of SegNet whose probabilities were averaged.
         refinement_iterations: Iterations of the refinement of each frame's velocity field; 0 without refinement.
         cycle_closed: Whether drift around the cycle was distributed over its frames.
@@ -60,13 +71,8 @@ class TrackingFacts:
     flags: tuple[str, ...]
 
 
-def facts_to_json(facts: TrackingFacts) -> dict[str, Any]:
-    """Facts as plain JSON."""
-    return asdict(facts)
-
-
 def facts_from_json(values: dict[str, Any]) -> TrackingFacts:
-    """Facts from a sidecar."""
+    """Return the facts of a sidecar; ``dataclasses.asdict`` is the inverse."""
     sizes: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values["motion"].items()
     }
@@ -80,7 +86,7 @@ def facts_from_json(values: dict[str, Any]) -> TrackingFacts:
 
 
 def window_from_json(values: dict[str, Any]) -> Window:
-    """A window from a sidecar."""
+    """Return the window of a sidecar; ``dataclasses.asdict`` is the inverse."""
     depth, rows, columns = values["source_shape"]
     return Window(
         source_shape=(depth, rows, columns),
@@ -92,7 +98,7 @@ def window_from_json(values: dict[str, Any]) -> Window:
 
 
 def write_velocities(path: Path, velocities: Float[Tensor, "t 3 z y x"]) -> None:
-    """Store the velocity of every step in 1/128 of a voxel, as differences in-plane, which compress well."""
+    """Store velocity fields in steps of 1/128 voxel, as in-plane differences, which compress well."""
     whole = torch.round(velocities.detach().cpu() / _QUANTUM).to(torch.int32).numpy()
     differences = np.diff(np.diff(whole, axis=-1, prepend=0), axis=-2, prepend=0)
     smallest = np.int8 if np.abs(differences).max(initial=0) < 128 else np.int32
@@ -103,54 +109,36 @@ def write_velocities(path: Path, velocities: Float[Tensor, "t 3 z y x"]) -> None
 
 
 def read_velocities(path: Path) -> Float[Tensor, "t 3 z y x"]:
-    """Read what :func:`write_velocities` stored, in voxels.
+    """Read the velocity fields that :func:`write_velocities` stored, in voxels of the network.
 
     Raises:
         ImageError: The file is missing or damaged.
     """
-    with read_arrays(path) as stored:
+    with open_arrays(path, content="stored motion", hint=RUN_AGAIN) as stored:
         differences = stored["in_plane_differences"].astype(np.int32)
         whole = differences.cumsum(axis=-2, dtype=np.int32).cumsum(axis=-1, dtype=np.int32)
         return torch.from_numpy(whole.astype(np.float32)) * float(stored["quantum_voxels"])
 
 
-@contextmanager
-def read_arrays(path: Path) -> Iterator[Any]:
-    """Arrays that infer stored, by name; what goes wrong while they are read is damage.
-
-    Raises:
-        ImageError: The file is missing or damaged.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            yield stored
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ImageError(
-            f"The stored motion {path} cannot be read: {error}.",
-            hint="Run cmnet infer again with --save-motion full; cmnet verify lists what is damaged.",
-            code=ErrorCode.FILE_DAMAGED if path.exists() else ErrorCode.FILE_MISSING,
-        ) from error
-
-
 def write_entropy(
     path: Path, entropy: Float[Tensor, "t z y x"], *, affine: Float64[Tensor, "4 4"], frame_ms: float | None
 ) -> None:
-    """Store an entropy in steps of 1/4 nat: voxels of equal value compress well, and means hardly change."""
+    """Store entropies in steps of 1/4 nat: equal values compress well, and means change little."""
     write_image(path, torch.round(entropy * 4) / 4, affine=affine, frame_ms=frame_ms)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredTracking:
-    """What infer stored of one case, on the subject's own grid and in the order of the input.
+    """The stored tracking of one case, on the subject's own grid and in the order of the input frames.
 
     Attributes:
-        facts: From the sidecar.
-        segmented: SegNet's label maps.
-        propagated: The ED label map carried by the motion.
-        entropy: Of the motion's posterior, in nats.
+        facts: The facts of the sidecar.
+        segmented: Label maps of SegNet.
+        propagated: The ED label map, propagated by the motion.
+        entropy: Entropy of the motion's posterior in nats.
         spacing: Voxel spacing.
         affine: As in :class:`CineSequence`.
-        has_steps: Whether the motion of every step was kept.
+        has_steps: Whether the motion of every frame was stored.
     """
 
     facts: TrackingFacts
@@ -163,10 +151,10 @@ class StoredTracking:
 
 
 def open_tracking(folder: CaseFolder) -> StoredTracking:
-    """Read what infer stored of a case.
+    """Read the stored tracking of a case.
 
     Raises:
-        CaseError: Infer has not been run for it, or a file is damaged.
+        CaseError: Infer has not been run for the case, or a file is damaged.
     """
     facts = read_facts(folder)
     segmented = read_cine(folder.segnet_labels, frame_ms=None)
@@ -184,34 +172,35 @@ def open_tracking(folder: CaseFolder) -> StoredTracking:
 
 
 def read_facts(folder: CaseFolder) -> TrackingFacts:
-    """What the sidecar of infer says of a case.
+    """Read the facts of a case from its sidecar of infer.
 
     Raises:
-        ImageError: There is none, or another version wrote it.
+        ImageError: There is no sidecar, or another version of cmnet wrote it.
     """
     sidecar = read_sidecar(folder.sidecar("infer"))
     if sidecar is None:
         raise ImageError(
             f"Nothing is stored for {folder.case_id}: it has no sidecar of infer.",
-            hint="Run cmnet infer for this subject first; cmnet infer --dry-run lists who is left.",
+            hint="Run cmnet infer for this subject first; cmnet infer --dry-run lists the pending subjects.",
             code=ErrorCode.FILE_MISSING,
         )
     try:
         return facts_from_json(sidecar.facts)
     except (KeyError, TypeError) as error:
         raise ImageError(
-            f"Another version of cmnet stored {folder.case_id}: its sidecar of infer has another layout.",
+            f"Another version of cmnet stored {folder.case_id}: its sidecar of infer has another format.",
             hint="Run cmnet infer --force for this subject.",
             code=ErrorCode.FILE_DAMAGED,
         ) from error
 
 
 def read_field(folder: CaseFolder, facts: TrackingFacts, *, moving: int, fixed: int) -> MotionField:
-    """The motion between two frames on the grid of the window; see ``inference.composition.field_between``.
+    """Read the displacement field between two frames, on the grid of the network's window.
+
+    The velocity fields are integrated and composed by :func:`cmnet_core.inference.composition.field_between`.
 
     Raises:
         ImageError: The motion was not stored, or is damaged.
     """
     velocities = read_velocities(folder.motion)
-    where, sizes = facts.window.spacing, facts.motion
-    return field_between(velocities, where, ed=facts.ed, sizes=sizes, moving=moving, fixed=fixed)
+    return field_between(velocities, facts.window.spacing, ed=facts.ed, sizes=facts.motion, moving=moving, fixed=fixed)

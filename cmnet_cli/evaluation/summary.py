@@ -1,4 +1,4 @@
-"""What an evaluation says of many subjects: means and medians, agreement, and whether methods differ."""
+"""Summaries of an evaluation over subjects: means and medians, agreement, and paired tests between methods."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -17,23 +17,23 @@ METRICS = ("dsc_pct", "hd95_mm")
 EMPTY = "empty-prediction"
 
 _TARGETS = {ED_TO_ES: "es", AT_ES: "es", ES_TO_ED: "ed", AT_ED: "ed", POOLED: "pooled"}
-"""Which reference a figure is compared with: figures with the same one can be compared with each other."""
+"""The reference of each comparison. Only methods that are compared with the same reference are tested."""
 
 _PER_SUBJECT = ("entropy_auroc", "entropy_heart_nats", "entropy_background_nats", "cycle_consistency_error_mm")
 _FOLDING = tuple(f"njd_{where}_{direction}" for direction in ("ed_to_es", "es_to_ed") for where in ("field", "heart"))
 
 
 def by_group(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """All rows, then those of each group where the manifest names groups."""
+    """Yield all rows, then the rows of each group of the manifest."""
     yield ALL, list(rows)
     for group in sorted({row["group"] for row in rows if row["group"]}):
         yield group, [row for row in rows if row["group"] == group]
 
 
 def summarise_overlaps(rows: Sequence[Row]) -> Iterator[Row]:
-    """Mean, spread and median over subjects of each method, figure and structure, for all and by group.
+    """Yield mean, standard deviation and median of each method, comparison and structure, over all and by group.
 
-    An empty prediction has a Dice of 0 and no distance; it counts as a failure.
+    An empty prediction has a Dice coefficient of 0 and no distance, and counts as a failure.
     """
     for group, members in by_group(rows):
         cells: dict[tuple[str, str, str], list[Row]] = {}
@@ -62,7 +62,7 @@ def summarise_overlaps(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def summarise_agreement(rows: Sequence[Row]) -> Iterator[Row]:
-    """Bias, limits of agreement and RMSE of each clinical index, for all and by group."""
+    """Yield bias, limits of agreement and RMSE of each clinical index, over all subjects and by group."""
     for group, members in by_group(rows):
         for index in dict.fromkeys(row["index"] for row in members):
             listed = [row for row in members if row["index"] == index]
@@ -71,13 +71,13 @@ def summarise_agreement(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def subject_row(found: Evaluation) -> Row:
-    """All figures of a subject in one row."""
+    """Return all metrics of a subject in one row."""
     row = dict(found.motion)
     overlaps = {(item["method"], item["comparison"], item["structure"]): item for item in found.overlaps}
-    for start, (method, comparison) in EVALUATED.items():
+    for prefix, (method, comparison) in EVALUATED.items():
         for structure in ("lv", "myo", "rv"):
             item = overlaps[method, comparison, structure]
-            row |= {f"{start}_{structure}_{metric}": item[metric] for metric in METRICS}
+            row |= {f"{prefix}_{structure}_{metric}": item[metric] for metric in METRICS}
     single = {(method, comparison) for method, comparison in EVALUATED.values() if comparison != POOLED}
     row["failures"] = sum(
         item["failure"] == EMPTY for item in found.overlaps if (item["method"], item["comparison"]) in single
@@ -89,7 +89,7 @@ def subject_row(found: Evaluation) -> Row:
 
 
 def summarise_subjects(rows: Sequence[Row]) -> Iterator[Row]:
-    """Mean, spread, median and range of what a subject has one of, for all and by group."""
+    """Yield mean, standard deviation, median and range of each metric of a subject, over all and by group."""
     for group, members in by_group(rows):
         for quantity in (*_FOLDING, *_PER_SUBJECT):
             values = known(members, quantity)
@@ -106,7 +106,7 @@ def summarise_subjects(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def compare_methods(rows: Sequence[Row]) -> Iterator[Row]:
-    """Paired tests between all methods that are compared with the same reference, Holm-corrected within a group."""
+    """Yield paired tests between all methods with the same reference, Holm-corrected within each group."""
     for group, members in by_group(rows):
         tests = [{"group": group, **test} for test in _paired_tests(members)]
         for name in ("t_test_p", "wilcoxon_p"):
@@ -126,12 +126,12 @@ def _paired_tests(rows: Sequence[Row]) -> Iterator[Row]:
         for first, second in combinations(methods, 2):
             cases = [case_id for case_id in methods[first] if case_id in methods[second]]
             found = compare_paired(*([methods[method][case_id] for case_id in cases] for method in (first, second)))
-            described = {"target": target, "structure": structure, "metric": metric, "first": first, "second": second}
-            yield {**described, **asdict(found)}
+            keys = {"target": target, "structure": structure, "metric": metric, "first": first, "second": second}
+            yield {**keys, **asdict(found)}
 
 
 def known(rows: Iterable[Row], name: str) -> list[float]:
-    """The values of a column that are there."""
+    """Return the values of a column that are not missing."""
     return [row[name] for row in rows if row.get(name) is not None]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.engines.base import LOCAL, Stage
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.runs.provenance import Expected, OnStale, State, judge
+from cmnet_cli.runs.provenance import Expected, OnStale, State, stage_state
 from cmnet_cli.runs.run_folder import OpenRun
 from cmnet_core.errors import ErrorCode, ManifestError
 
@@ -94,7 +94,7 @@ def plan_stage(stage: StoredStage[Any], cases: Iterable[Case], run: RunFolder, s
     """
     states, to_run = {}, []
     for case in cases:
-        state, reason = judge(run.case(case.case_id).sidecar(stage.name), stage.expected(case))
+        state, reason = stage_state(run.case(case.case_id).sidecar(stage.name), stage.expected(case))
         states[case.case_id] = (state, reason)
         rerun_stale = state == State.STALE and settings.on_stale != OnStale.SKIP
         if settings.force or state == State.PENDING or rerun_stale:

@@ -73,7 +73,7 @@ def write_report(
     _remove_pages(index, keep=set(pages.values()))
     templates, case_ids = open_templates(), [population.case_ids[row] for row in chosen]
     for _, (results, row) in zip(progress(case_ids), _rows(folder, case_ids, deidentifier), strict=True):
-        page = index.with_name(f"{deidentifier.name(row['case_id'])}.html")
+        page = folder.report_page(deidentifier.name(row["case_id"]), share_safe=request.share_safe)
         _write_subject(templates, page, make_subject_page(templates, results, row), request.formats)
     write_text(index, render_cohort(templates, CohortContext(population, deidentifier, pages)))
     if request.formats.pdf:

@@ -1,4 +1,8 @@
-"""Every name in a run folder. Nothing else in cmnet builds an output path."""
+"""Every output path of cmnet: of run folders, of report pages and of simulated cohorts.
+
+No other module builds the path of a file that cmnet writes, except for temporary files, which
+:mod:`cmnet_core.io.atomic` and the locks name themselves.
+"""
 
 import hashlib
 import os
@@ -10,7 +14,7 @@ from cmnet_core.errors import ErrorCode, ManifestError
 
 
 class CohortStage(StrEnum):
-    """What array jobs can do."""
+    """The stages that array jobs can run."""
 
     PREPROCESS = "preprocess"
     INFER = "infer"
@@ -19,11 +23,11 @@ class CohortStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CaseFolder:
-    """The files of one subject and visit.
+    """The files that a run stores for one subject and visit.
 
     Attributes:
-        folder: The folder that holds them.
-        case_id: ``sub-<id>`` or ``sub-<id>_ses-<n>``; every file starts with it.
+        folder: The folder that holds the files.
+        case_id: ``sub-<id>`` or ``sub-<id>_ses-<n>``, with which the name of every file starts.
     """
 
     folder: Path
@@ -34,41 +38,41 @@ class CaseFolder:
 
     @property
     def preproc_cine(self) -> Path:
-        """The network's window: normalised, resampled in-plane, all frames."""
+        """The input window of the networks: all frames, normalised and resampled in-plane."""
         return self._file("desc-preproc_cine.nii.gz")
 
     @property
     def segnet_labels(self) -> Path:
-        """SegNet's label maps, all frames, on the subject's own grid."""
+        """The label maps of SegNet for all frames, on the subject's own grid."""
         return self._file("desc-segnet_dseg.nii.gz")
 
     @property
     def propagated_labels(self) -> Path:
-        """The ED label map carried through the cycle by the motion, on the subject's own grid."""
+        """The ED label map propagated to all frames by the motion, on the subject's own grid."""
         return self._file("desc-propagated_dseg.nii.gz")
 
     @property
     def ed2es_motion(self) -> Path:
-        """Motion on the ES grid that points into ED, in ITK's convention."""
+        """The displacement field fixed at ES and moving at ED, in ITK's convention."""
         return self._file("desc-ed2es_motion.nii.gz")
 
     @property
     def entropy(self) -> Path:
-        """Entropy of the motion's posterior, all frames, in nats."""
+        """The entropy of the motion's posterior for all frames, in nats."""
         return self._file("desc-motion_entropy.nii.gz")
 
     @property
     def motion(self) -> Path:
-        """The motion of every step of the cycle, in cmnet's compact form."""
+        """The velocity field of every step of the cycle, in a compact format of cmnet."""
         return self._file("motion.npz")
 
     @property
     def posterior(self) -> Path:
-        """What the networks doubt: SegNet at ED and ES, and the motion of every step, in cmnet's compact form."""
+        """The posterior of SegNet at ED and ES and of the motion of every step, in a compact format of cmnet."""
         return self._file("posterior.npz")
 
     def sidecar(self, stage: str) -> Path:
-        """The proof that a stage is done, written after all of its other files."""
+        """The record that a stage has finished, written after all other files of the stage."""
         return self.folder / _sidecar_name(self.case_id, stage)
 
 
@@ -77,8 +81,8 @@ class SubmissionFolder:
     """The files of one submission of array jobs.
 
     Attributes:
-        folder: The folder that holds them.
-        logs: Where SLURM writes what the jobs print.
+        folder: The folder that holds the files.
+        logs: The folder to which SLURM writes the output of the jobs.
     """
 
     folder: Path
@@ -86,20 +90,20 @@ class SubmissionFolder:
 
     @property
     def record(self) -> Path:
-        """What is to be done, and the shards with their digests."""
+        """The stage, its settings, and the shards with their digests."""
         return self.folder / "submission.json"
 
     @property
     def jobs(self) -> Path:
-        """The jobs that were submitted, by their ids."""
+        """The SLURM ids of the submitted jobs."""
         return self.folder / "jobs.json"
 
     def script(self, kind: str) -> Path:
-        """What a job of a kind does: array or merge."""
+        """The batch script of a kind of job: array or merge."""
         return self.folder / f"{kind}.sh"
 
     def shard(self, number: int) -> Path:
-        """Some rows of the manifest, frozen."""
+        """The rows of the manifest that one task processes, as they were at submission."""
         return self.folder / "shards" / f"{number:05d}.parquet"
 
     def reference(self, name: str) -> Path:
@@ -107,25 +111,17 @@ class SubmissionFolder:
         return self.folder / "reference" / name
 
     def events(self, number: int) -> Path:
-        """When the task of a shard began and ended, one JSON line each."""
+        """The starts and ends of the task of a shard, one JSON line each."""
         return self.folder / "events" / f"{number:05d}.jsonl"
 
     def log(self, kind: str, job: str) -> Path:
-        """What a job printed; SLURM fills its own placeholders in."""
+        """The output of a job; SLURM replaces its own placeholders in ``job``."""
         return self.logs / f"{self.folder.name}_{kind}_{job}.log"
-
-
-def _sidecar_name(case_id: str, stage: str) -> str:
-    return f"{case_id}_desc-{stage}.json"
-
-
-def _shard_of(case_id: str) -> str:
-    return hashlib.sha256(case_id.encode()).hexdigest()[:2]
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A run folder, as the documentation draws it.
+    """A run folder.
 
     Attributes:
         root: The folder that ``--out`` or ``--run`` names.
@@ -134,27 +130,29 @@ class RunFolder:
     root: Path
 
     def case(self, case_id: str) -> CaseFolder:
-        """The folder of one case, in one of 256 shards so that no folder grows too long."""
-        return CaseFolder(self.root.joinpath("subjects", _shard_of(case_id), case_id), case_id)
+        """The folder of one case, in one of 256 subfolders so that no folder has too many entries."""
+        return CaseFolder(Path(self._case_folder(case_id)), case_id)
 
     def is_done(self, case_id: str, stage: str) -> bool:
-        """Whether the sidecar of a stage is there: asked of a whole cohort, so without the cost of a Path."""
-        name = _sidecar_name(case_id, stage)
-        return os.path.exists(f"{self.root}/subjects/{_shard_of(case_id)}/{case_id}/{name}")
+        """Whether the sidecar of a stage exists; for a whole cohort, text is much faster than a Path per case."""
+        return os.path.exists(f"{self._case_folder(case_id)}/{_sidecar_name(case_id, stage)}")
+
+    def _case_folder(self, case_id: str) -> str:
+        return f"{self.root}/subjects/{hashlib.sha256(case_id.encode()).hexdigest()[:2]}/{case_id}"
 
     @property
     def record(self) -> Path:
-        """What ran, with which versions and digests."""
+        """The commands that ran, with their settings, versions and digests."""
         return self.root / "run.json"
 
     @property
     def description(self) -> Path:
-        """The data set's description, as BIDS asks for it."""
+        """The description of the data set that BIDS requires."""
         return self.root / "dataset_description.json"
 
     @property
     def cohort(self) -> Path:
-        """The manifest as it was when the run began."""
+        """The manifest as it was when the run started."""
         return self.root / "cohort.parquet"
 
     def table(self, name: str) -> Path:
@@ -173,12 +171,12 @@ class RunFolder:
 
     @property
     def evaluation_lines(self) -> Path:
-        """The evaluation as CSV, one line a subject."""
+        """The evaluation as CSV, one line per subject."""
         return self.root / "tables" / "evaluation_subjects.csv"
 
     @property
     def comparison_page(self) -> Path:
-        """The agreement with an outside table as Markdown."""
+        """The agreement with another table as Markdown."""
         return self.root / "tables" / "comparison.md"
 
     @property
@@ -186,41 +184,37 @@ class RunFolder:
         """The cohort page of the report."""
         return self.root / "report" / "index.html"
 
-    def report_page(self, case_id: str) -> Path:
-        """The report page of one case."""
-        return self.root / "report" / f"{case_id}.html"
+    @property
+    def shared_report(self) -> Path:
+        """The cohort page of the report that may be shared outside the institution."""
+        return self.root / "share-safe" / "index.html"
+
+    def report_page(self, name: str, *, share_safe: bool = False) -> Path:
+        """The report page of one case, named by its id or, in the share-safe report, by its pseudonym."""
+        return (self.shared_report if share_safe else self.report).with_name(f"{name}.html")
 
     @property
     def share_key(self) -> Path:
-        """What the pseudonyms of logs and share-safe outputs are derived from: it stays here."""
+        """The secret key from which pseudonyms are derived. It is never part of a share-safe output."""
         return self.root / ".share-key"
 
     @property
-    def shared_report(self) -> Path:
-        """The cohort page of the report that may leave the room."""
-        return self.root / "share-safe" / "index.html"
-
-    def shared_page(self, name: str) -> Path:
-        """The page there of one case, by its pseudonym."""
-        return self.root / "share-safe" / f"{name}.html"
-
-    @property
     def outcomes(self) -> Path:
-        """One JSON line for each attempt at a case, appended while a command runs."""
+        """The outcome of each attempt at a case, one JSON line each, appended while a command runs."""
         return self.root / "logs" / "outcomes.jsonl"
 
     def task_outcomes(self, submission: str, shard: int) -> Path:
-        """The same for one task of an array job: machines that append to one file overwrite each other's lines."""
+        """The outcomes of one task of an array job: tasks on several machines cannot append to the same file."""
         return self.root / "logs" / "outcomes" / f"{submission}-{shard:05d}.jsonl"
 
     @property
     def all_outcomes(self) -> tuple[Path, ...]:
-        """Every file of attempts."""
+        """Every file with outcomes of attempts."""
         return (self.outcomes, *sorted((self.root / "logs" / "outcomes").glob("*.jsonl")))
 
     @property
     def worker_logs(self) -> Path:
-        """What Dask's workers print as SLURM jobs, and the word that one leaves whose subject takes too long."""
+        """The output of Dask workers that run as SLURM jobs, and their marks of subjects that exceed the time limit."""
         return self.root / "logs" / "workers"
 
     def lock(self, name: str) -> Path:
@@ -229,7 +223,7 @@ class RunFolder:
 
     @property
     def parts(self) -> Path:
-        """Rows that are not in the tables yet. The underscore hides them from who reads the folder as a data set."""
+        """Rows that are not in the tables yet. Because of the underscore, readers of Parquet data sets ignore them."""
         return self.root / "tables" / "_parts"
 
     def submission(self, name: str) -> SubmissionFolder:
@@ -238,54 +232,134 @@ class RunFolder:
 
     @property
     def submissions(self) -> tuple[str, ...]:
-        """Names of all submissions, oldest first."""
+        """The names of all submissions, oldest first."""
         return tuple(sorted(path.parent.name for path in (self.root / "slurm").glob("*/submission.json")))
 
     def log(self, command: str) -> Path:
-        """Plain lines of one command."""
+        """The text log of one command."""
         return self.root / "logs" / f"{command}.log"
 
     def traceback(self, name: str, stage: str) -> Path:
-        """Where a failed case's traceback is kept, by its pseudonym."""
+        """The traceback of a failed case, named by the pseudonym of the case."""
         return self.root / "logs" / traceback_name(name, stage)
 
     def weights(self, stage: str) -> Path:
-        """The best weights of a training run."""
+        """The best weights of a training stage."""
         return self.root / "weights" / f"{stage}.safetensors"
 
     def training_state(self, stage: str) -> Path:
-        """Weights and optimiser as they were last saved, for a resume."""
+        """The state of weights and optimiser from which a training can be resumed."""
         return self.root / "weights" / f"{stage}_state.safetensors"
 
     def training_log(self, stage: str) -> Path:
-        """Loss and validation figures, one row an epoch."""
+        """The loss and the validation metrics, one row per epoch."""
         return self.root / "logs" / f"train-{stage}.parquet"
 
     def tensorboard(self, stage: str) -> Path:
-        """What TensorBoard reads, where it was asked for."""
+        """The log folder of TensorBoard."""
         return self.root / "logs" / "tensorboard" / stage
 
 
+def _sidecar_name(case_id: str, stage: str) -> str:
+    return f"{case_id}_desc-{stage}.json"
+
+
 def export_path(page: Path, kind: str) -> Path:
-    """What is made of a page of the report: ``pdf``, ``gif`` or ``mp4``."""
+    """Return the path of a report page in another format: ``pdf``, ``gif`` or ``mp4``."""
     return page.with_suffix(f".{kind}")
 
 
 def figure_path(page: Path, name: str, kind: str) -> Path:
-    """A figure of a page as a file of its own, ``svg`` or ``png``."""
+    """Return the path of one figure of a report page, as ``svg`` or ``png``."""
     return page.parent / "figures" / f"{page.stem}_{name}.{kind}"
 
 
 def traceback_name(name: str, stage: str) -> str:
-    """What the file of a traceback is called, after the pseudonym of its case."""
+    """Return the file name of a traceback, from the pseudonym of its case."""
     return f"{name}_{stage}.txt"
 
 
+@dataclass(frozen=True, slots=True)
+class SimulatedCaseFolder:
+    """The files of one simulated cine and its ground truth.
+
+    Attributes:
+        folder: The folder that holds the files.
+        case_id: ``sub-<id>`` or ``sub-<id>_ses-<n>``, with which the name of every file starts.
+    """
+
+    folder: Path
+    case_id: str
+
+    def _file(self, ending: str) -> Path:
+        return self.folder / f"{self.case_id}_{ending}"
+
+    @property
+    def image(self) -> Path:
+        """The cine."""
+        return self._file("cine.nii.gz")
+
+    @property
+    def labels(self) -> Path:
+        """The masks of all frames."""
+        return self._file("dseg.nii.gz")
+
+    @property
+    def ed2es_motion(self) -> Path:
+        """The true displacement field fixed at ES and moving at ED, in ITK's convention."""
+        return self._file("desc-ed2es_motion.nii.gz")
+
+    @property
+    def es2ed_motion(self) -> Path:
+        """The true displacement field fixed at ED and moving at ES, in ITK's convention."""
+        return self._file("desc-es2ed_motion.nii.gz")
+
+    @property
+    def truth(self) -> Path:
+        """The true indices, volumes and strain, written after all other files."""
+        return self._file("truth.json")
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationFolder:
+    """A folder of simulated cines with known motion, which ``cmnet phantom`` writes.
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    def case(self, case_id: str) -> SimulatedCaseFolder:
+        """The folder of one simulated cine."""
+        return SimulatedCaseFolder(self.root / case_id, case_id)
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest of the simulated cines."""
+        return self.root / "cohort.csv"
+
+    @property
+    def description(self) -> Path:
+        """The description of the data set that BIDS requires, with its terms of use."""
+        return self.root / "dataset_description.json"
+
+    @property
+    def truth_table(self) -> Path:
+        """The true indices of all phantoms."""
+        return self.root / "truth_indices.csv"
+
+
+def ground_truth_motion_path(image: Path) -> Path:
+    """Return the path of the true motion of a simulated cine, beside its image."""
+    return image.with_name(image.name.removesuffix("_cine.nii.gz") + "_desc-truth_motion.npz")
+
+
 def require_run(root: Path) -> RunFolder:
-    """A run folder that infer or preprocess made, without reading its cohort.
+    """Return a run folder that ``cmnet infer`` or ``cmnet preprocess`` wrote, without reading its manifest.
 
     Raises:
-        ManifestError: There is none.
+        ManifestError: The folder is not a run folder.
     """
     folder = RunFolder(root)
     if not folder.cohort.exists():

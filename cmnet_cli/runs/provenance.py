@@ -1,4 +1,4 @@
-"""Proof that a stage is done for a case: what went in, what was set, what came out, each with its digest."""
+"""Sidecars: the records that a stage has finished for a case, with digests of its inputs, settings and outputs."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from cmnet_core.io.atomic import read_json, write_json
 
 
 class OnStale(StrEnum):
-    """What to do with a subject whose outputs were made from other inputs, settings or weights."""
+    """What to do with a subject whose results were computed with other inputs, settings or weights."""
 
     SKIP = "skip"
     RERUN = "rerun"
@@ -22,7 +22,7 @@ class OnStale(StrEnum):
 
 
 class State(StrEnum):
-    """Where a case stands with a stage."""
+    """The state of a stage for a case."""
 
     DONE = "done"
     PENDING = "pending"
@@ -32,12 +32,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One file as it was when a stage ran. A folder counts as one file.
+    """A file as it was when a stage ran. A folder is recorded like one file.
 
     Attributes:
-        path: Absolute for an input, a name within the case's folder for an output.
-        size: Bytes, those of all files for a folder.
-        changed_ns: Latest time of change in nanoseconds.
+        path: Absolute path of an input; name within the folder of the case of an output.
+        size: Size in bytes; of a folder, the sum of all files.
+        changed_ns: Time of the last modification in ns.
         sha256: Digest of the content.
     """
 
@@ -49,17 +49,17 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """What a stage leaves behind, last of all its files.
+    """The record of a stage for a case, which is written after all other files of the stage.
 
     Attributes:
-        stage: The stage's name.
-        case_id: The case.
-        version: The version of cmnet.
-        settings_digest: Digest of the configuration and of the manifest's cells that steer the stage.
-        model_digest: Digest of the weights, empty where the stage has none.
-        inputs: The files read.
-        outputs: The files written.
-        facts: What later stages need to know, such as ED and ES; every value is plain JSON.
+        stage: Name of the stage.
+        case_id: Id of the case.
+        version: Version of cmnet.
+        settings_digest: Digest of the settings and of the cells of the manifest on which the results depend.
+        model_digest: Digest of the weights; empty for a stage without networks.
+        inputs: Files that the stage read.
+        outputs: Files that the stage wrote.
+        facts: Values that later stages need, such as ED and ES, as plain JSON.
     """
 
     stage: str
@@ -74,7 +74,7 @@ class Sidecar:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a sidecar must agree with for its case to count as done."""
+    """The inputs and digests that a sidecar must have for its case to be done."""
 
     inputs: tuple[Path, ...]
     settings_digest: str
@@ -93,7 +93,7 @@ def _size_and_change(path: Path) -> tuple[int, int]:
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file's bytes, or of the names and bytes of all files in a folder."""
+    """Return the SHA-256 digest of a file, or of the names and contents of all files in a folder."""
     digest = hashlib.sha256()
     for item in _files_of(path):
         if path.is_dir():
@@ -105,15 +105,15 @@ def sha256_of(path: Path) -> str:
 
 
 def record_file(path: Path, *, name: str) -> FileRecord:
-    """Describe a file under a name.
+    """Return the record of a file under a name.
 
     Raises:
-        ImageError: It is not there.
+        ImageError: The file does not exist.
     """
     if not path.exists():
         raise ImageError(
-            f"The file {path} is not there.",
-            hint="Correct the path in the manifest; paths are relative to the manifest.",
+            f"The file {path} does not exist.",
+            hint="Correct the path in the manifest; paths are relative to the folder of the manifest.",
             code=ErrorCode.FILE_MISSING,
         )
     size, changed_ns = _size_and_change(path)
@@ -121,22 +121,22 @@ def record_file(path: Path, *, name: str) -> FileRecord:
 
 
 def record_inputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
-    """Describe the files that a stage reads."""
+    """Return the records of the files that a stage reads."""
     return tuple(record_file(path, name=os.path.abspath(path)) for path in paths)
 
 
 def record_outputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
-    """Describe the files that a stage wrote into a case's folder."""
+    """Return the records of the files that a stage wrote to the folder of a case."""
     return tuple(record_file(path, name=path.name) for path in paths)
 
 
 def write_sidecar(path: Path, sidecar: Sidecar) -> None:
-    """Write the proof, after all files that it vouches for."""
+    """Write a sidecar. All outputs that it lists must have been written before."""
     write_json(path, dataclasses.asdict(sidecar))
 
 
 def read_sidecar(path: Path) -> Sidecar | None:
-    """The proof in a file, or None where there is none or it cannot be understood."""
+    """Read a sidecar; return None where it is missing or cannot be understood."""
     values = read_json(path) or {}
     try:
         inputs = tuple(FileRecord(**item) for item in values.pop("inputs"))
@@ -146,15 +146,15 @@ def read_sidecar(path: Path) -> Sidecar | None:
         return None
 
 
-def judge(path: Path, expected: Expected) -> tuple[State, str]:
-    """Whether a stage is done for a case, and if not, why.
+def stage_state(path: Path, expected: Expected) -> tuple[State, str]:
+    """Return the state of a stage for a case, and the reason.
 
     Args:
         path: The sidecar.
-        expected: The inputs and digests of today.
+        expected: The current inputs and digests.
 
     Returns:
-        The state and the reason in words, empty when done.
+        The state, and the reason as text; empty for a case that is done.
     """
     sidecar = read_sidecar(path)
     if sidecar is None:
@@ -169,19 +169,19 @@ def judge(path: Path, expected: Expected) -> tuple[State, str]:
 
 def _why_stale(sidecar: Sidecar, expected: Expected) -> str:
     if sidecar.model_digest != expected.model_digest:
-        return "made with other weights"
+        return "computed with other weights"
     if sidecar.settings_digest != expected.settings_digest:
-        return "made with other settings"
+        return "computed with other settings"
     if [record.path for record in sidecar.inputs] != [os.path.abspath(path) for path in expected.inputs]:
-        return "made from other files"
+        return "computed from other files"
     return "" if all(_is_unchanged(record) for record in sidecar.inputs) else "an input has changed"
 
 
 def _is_unchanged(record: FileRecord) -> bool:
-    """Size and time of change settle most cases; only where the time differs is the content read."""
+    """Compare size and time of modification; the content is read only if the time differs."""
     path = Path(record.path)
     if not path.exists():
-        # An archived input is no reason to throw its results away.
+        # The results of an input that was archived or deleted remain valid.
         return True
     size, changed_ns = _size_and_change(path)
     if size != record.size:
@@ -190,6 +190,6 @@ def _is_unchanged(record: FileRecord) -> bool:
 
 
 def damaged_outputs(path: Path, sidecar: Sidecar) -> list[str]:
-    """Names of the outputs whose content no longer matches the sidecar, or that are gone."""
+    """Return the names of outputs that are missing or whose content does not match the sidecar."""
     files = [(record, path.parent / record.path) for record in sidecar.outputs]
     return [record.path for record, file in files if not file.exists() or sha256_of(file) != record.sha256]

@@ -14,9 +14,8 @@ from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.indices import identity_columns
-from cmnet_cli.stages.read_images import load_cine, load_labels
-from cmnet_core.errors import ErrorCode, LabelError
-from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, find_phases, volumes_ml
+from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
+from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, volumes_ml
 from cmnet_core.imaging.preprocess import Window, extract, extract_labels, restore_motion
 from cmnet_core.labels import Label
 from cmnet_core.registration.displacement import jacobian_determinant, propagate_probabilities
@@ -87,11 +86,6 @@ class EvaluateStage:
         return lambda case: evaluate_case(case, RunFolder(self.root), self.config)
 
 
-def has_reference(case: Case) -> bool:
-    """Return whether the manifest names masks of both phases."""
-    return case.labels is not None or (case.labels_ed is not None and case.labels_es is not None)
-
-
 def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluation:
     """Compare one case with its reference masks.
 
@@ -105,7 +99,8 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
     """
     folder = run.case(case.case_id)
     stored = open_tracking(folder)
-    reference = _read_reference(case)
+    labels = load_reference_masks(case, load_cine(case), purpose="Evaluation")
+    reference = ReferenceMasks(*labelled_phases(case, labels), labels)
     to_es = read_field(folder, stored.facts, moving=reference.ed, fixed=reference.es)
     to_ed = read_field(folder, stored.facts, moving=reference.es, fixed=reference.ed)
     described = {**identity_columns(case), "group": case.group}
@@ -118,21 +113,6 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
         agreement=tuple(described | row for row in _agreement_rows(stored, reference)),
         motion=described | _motion_row(stored, reference),
     )
-
-
-def _read_reference(case: Case) -> ReferenceMasks:
-    labels = load_labels(case, load_cine(case))
-    if labels is None or len(labels.frames) < 2:
-        raise LabelError(
-            f"Evaluation needs reference masks at ED and ES; {case.case_id} has "
-            f"{len(labels.frames) if labels else 0} of them.",
-            hint="Name labels_ed and labels_es, or a 4-D mask in the column labels.",
-            code=ErrorCode.LABEL_GEOMETRY,
-        )
-    if case.ed is not None and case.es is not None:
-        return ReferenceMasks(case.ed, case.es, labels)
-    largest, smallest = find_phases(volumes_ml(labels.labels, labels.spacing).lv_ml)
-    return ReferenceMasks(labels.frames[largest], labels.frames[smallest], labels)
 
 
 def propagate_labels(labels: Map, field: MotionField, window: Window) -> Map:

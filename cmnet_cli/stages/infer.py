@@ -1,8 +1,12 @@
-"""Infer: a raw cine in; label maps, motion and uncertainty out, on the subject's own grid."""
+"""Infer: from the image of a case to label maps, motion and uncertainty on the subject's own grid.
+
+A case of the manifest becomes a :class:`CineSequence`, the networks turn it into a :class:`Tracking` with the motion of
+every frame, and this module stores it (see :mod:`cmnet_cli.derivatives.tracking` for the files).
+"""
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -10,10 +14,10 @@ import torch
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import InferConfig, PreprocessConfig, SaveMotion, digest_settings
 from cmnet_cli.derivatives.posterior import write_posterior
-from cmnet_cli.derivatives.tracking import TrackingFacts, facts_to_json, write_entropy, write_velocities
+from cmnet_cli.derivatives.tracking import TrackingFacts, write_entropy, write_velocities
 from cmnet_cli.engines.devices import resolve_device
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.runs.provenance import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
+from cmnet_cli.runs.provenance import Expected, Sidecar, record_inputs, record_outputs, write_sidecar
 from cmnet_cli.stages import preprocess
 from cmnet_cli.stages.read_images import load_cine, naming
 from cmnet_core import __version__
@@ -28,13 +32,13 @@ NAME = "infer"
 
 @dataclass(frozen=True, slots=True)
 class InferStage:
-    """Track every case into a run folder.
+    """Segment and track every case, and store the results in a run folder.
 
     Attributes:
         root: The run folder.
         config: Settings.
-        device: Where the networks run, by a name that each worker resolves for itself.
-        model_digest: Digest of the weights, so that a resume need not load them.
+        device: Name of the device of the networks, which each worker resolves for itself.
+        model_digest: Digest of the weights; with it, pending cases are found without loading the weights.
     """
 
     root: Path
@@ -44,32 +48,26 @@ class InferStage:
     name: str = NAME
 
     def open(self) -> Callable[[Case], str]:
-        """Load the networks; the function of a case."""
+        """Load the networks, and return the function that infers a case."""
         model = load_model(self.config.model, torch.device(resolve_device(self.device)))
         if model.digest != self.model_digest:
             raise CheckpointError(
-                f"The weights {self.config.model} on {platform.node()} are not those that this run began with.",
-                hint="Put the same file on every machine; begin again where they were meant to change.",
+                f"The weights {self.config.model} on {platform.node()} are not those with which this command started.",
+                hint="Use the same file on every machine; start the command again if the weights were meant to change.",
                 code=ErrorCode.CHECKPOINT,
             )
         return lambda case: infer_case(case, RunFolder(self.root).case(case.case_id), model=model, config=self.config)
 
     def expected(self, case: Case) -> Expected:
-        """What the sidecar of a case must agree with today."""
+        """Return the inputs and digests that the sidecar of a case must have."""
         return Expected(case.image, _settings_digest(case, self.config), self.model_digest)
 
 
-def _settings_digest(case: Case, config: InferConfig) -> str:
-    # The weights have a digest of their own: the same file under another name changes nothing.
-    estimate = (config.save_motion, config.refine, config.close)
-    return digest_settings(*estimate, case.ed, case.es, case.frame_ms, case.heart_rate_bpm)
-
-
 def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferConfig) -> str:
-    """Segment and track one case and store what later stages read.
+    """Segment and track one case, and store the results.
 
     Returns:
-        The case's id.
+        The id of the case.
 
     Raises:
         CaseError: The image cannot be used, or no heart is found in it.
@@ -78,38 +76,43 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
     cine = load_cine(case)
     with naming(case.image[0]):
         tracking = track(model, cine, refinement=Refinement(config.refine), close=config.close)
+    # Without its sidecar, the case is pending until all files are written.
     folder.sidecar(NAME).unlink(missing_ok=True)
-    _store_window(case, folder, inputs, tracking, cine)
-    outputs = record_outputs(_store(folder, tracking, cine, config.save_motion))
-    settings = _settings_digest(case, config)
-    facts = facts_to_json(_facts_of(tracking, model, config))
-    sidecar = Sidecar(NAME, case.case_id, __version__, settings, model.digest, inputs, outputs, facts)
+    preprocess.store_window(
+        folder,
+        tracking.cine.voxels,
+        tracking.window,
+        cine,
+        inputs,
+        preprocess.settings_digest(case, PreprocessConfig()),
+    )
+    outputs = _store_tracking(folder, tracking, cine, config.save_motion)
+    sidecar = Sidecar(
+        stage=NAME,
+        case_id=case.case_id,
+        version=__version__,
+        settings_digest=_settings_digest(case, config),
+        model_digest=model.digest,
+        inputs=inputs,
+        outputs=record_outputs(outputs),
+        facts=asdict(_facts_of(tracking, model, config)),
+    )
     write_sidecar(folder.sidecar(NAME), sidecar)
     return case.case_id
 
 
-def _store_window(
-    case: Case, folder: CaseFolder, inputs: tuple[FileRecord, ...], tracking: Tracking, cine: CineSequence
-) -> None:
-    """Replace the window of preprocess by the one that the networks really saw."""
-    settings = preprocess.settings_digest(case, PreprocessConfig())
-    folder.sidecar(preprocess.NAME).unlink(missing_ok=True)
-    preprocess.store_window(folder, tracking.cine.voxels, tracking.window, cine=cine)
-    preprocess.prove_window(folder, inputs, settings, window=tracking.window, flags=cine.flags)
-
-
-def _store(folder: CaseFolder, tracking: Tracking, cine: CineSequence, save: SaveMotion) -> list[Path]:
-    """Write the files of a tracked cine; the paths of those that were asked for."""
+def _store_tracking(folder: CaseFolder, tracking: Tracking, cine: CineSequence, save_motion: SaveMotion) -> list[Path]:
+    """Write the files of a tracked cine, remove those that are not wanted, and return the paths of those written."""
     write_labels(folder.segnet_labels, tracking.segmentation, frame_ms=cine.frame_ms)
     write_labels(folder.propagated_labels, tracking.propagated, frame_ms=cine.frame_ms)
     write_entropy(folder.entropy, tracking.entropy, affine=cine.affine, frame_ms=cine.frame_ms)
     written = [folder.segnet_labels, folder.propagated_labels, folder.entropy]
-    for leftover in (folder.ed2es_motion, folder.motion, folder.posterior):
-        leftover.unlink(missing_ok=True)
-    if save != SaveMotion.NONE:
+    for earlier in (folder.ed2es_motion, folder.motion, folder.posterior):
+        earlier.unlink(missing_ok=True)
+    if save_motion != SaveMotion.NONE:
         write_motion(folder.ed2es_motion, tracking.ed_to_es, affine=cine.affine)
         written.append(folder.ed2es_motion)
-    if save == SaveMotion.FULL:
+    if save_motion == SaveMotion.FULL:
         write_velocities(folder.motion, tracking.velocities)
         write_posterior(folder.posterior, tracking.posterior)
         written += [folder.motion, folder.posterior]
@@ -131,3 +134,9 @@ def _facts_of(tracking: Tracking, model: Model, config: InferConfig) -> Tracking
         cycle_closed=config.close and not model.sizes.ed_referenced and tracking.cine.frames >= MIN_FRAMES_TO_CLOSE,
         flags=tracking.flags,
     )
+
+
+def _settings_digest(case: Case, config: InferConfig) -> str:
+    # The weights have their own digest: the same file under another name changes nothing.
+    settings = (config.save_motion, config.refine, config.close)
+    return digest_settings(*settings, case.ed, case.es, case.frame_ms, case.heart_rate_bpm)

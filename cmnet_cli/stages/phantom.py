@@ -1,4 +1,4 @@
-"""A synthetic cohort on disk: images, masks, a manifest, and beside them what is true."""
+"""A cohort of phantoms on disk: images, masks, a manifest and the ground truth."""
 
 import csv
 import io
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from cmnet_cli.cohort.manifest import Case, write_manifest
+from cmnet_cli.runs.paths import SimulatedCaseFolder, SimulationFolder
 from cmnet_cli.tables.columns.mechanics import STRAINS
 from cmnet_core.function.volumes import ClinicalIndices, Volumes, clinical_indices, volumes_ml
-from cmnet_core.io.atomic import write_bytes
+from cmnet_core.io.atomic import write_text
 from cmnet_core.io.nifti import write_image, write_labels, write_motion
 from cmnet_core.mechanics.strain import SIGN, Direction
 from cmnet_core.mechanics.strain_curves import Timing, summarise
@@ -23,7 +24,7 @@ TRUTH_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Person:
+class _Demographics:
     sex: str
     age_years: float
     height_cm: float
@@ -31,11 +32,11 @@ class _Person:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """A subject on disk: its row of the manifest and its row of the truth."""
+class _SimulatedSubject:
+    """A phantom on disk: its row of the manifest, and its row of the table of true indices."""
 
     case: Case
-    truth: dict[str, float | str]
+    true_indices: dict[str, float | str]
 
 
 def write_cohort(
@@ -47,49 +48,53 @@ def write_cohort(
     defect_fraction: float = 0.25,
     progress: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write synthetic subjects with their truth; subject *k* of a seed is the same in a cohort of any size.
+    """Write phantoms with their ground truth; phantom *k* of a seed is the same in a cohort of any size.
 
-    Per subject, in a folder of its own: the cine, its masks, the displacement between ED and ES in both directions, and
-    ``*_truth.json`` with the spec, from which :func:`cmnet_core.phantom.truth_of` gives displacement, deformation and
-    strain of every frame. ``truth_indices.csv`` lists the indices of all subjects. The manifest is written last.
+    Each phantom has a folder with the cine, its masks, the displacement field between ED and ES in both directions, and
+    ``*_truth.json`` with the specification from which :func:`cmnet_core.phantom.truth_of` computes the displacement,
+    deformation and strain of every frame. ``truth_indices.csv`` lists the true indices of all phantoms. The manifest is
+    written last.
 
     Args:
         out: Folder to write to.
-        subjects: How many.
-        frames: Frames in each cycle.
-        seed: What all chance starts from.
-        defect_fraction: Share of the subjects of whom one segment moves less.
-        progress: Called after each subject.
+        subjects: Number of phantoms.
+        frames: Frames per cardiac cycle.
+        seed: Random seed.
+        defect_fraction: Fraction of the phantoms in which one segment has reduced motion.
+        progress: Called after each phantom.
 
     Returns:
-        The manifest, ``cohort.csv``.
+        The path of the manifest, ``cohort.csv``.
     """
-    made = []
+    folder = SimulationFolder(out)
+    written = []
     for number in range(1, subjects + 1):
-        made.append(_write_subject(out, number=number, frames=frames, seed=seed, defect_fraction=defect_fraction))
+        written.append(_write_subject(folder, number=number, frames=frames, seed=seed, defect_fraction=defect_fraction))
         progress()
-    write_bytes(out / "truth_indices.csv", _table([row.truth for row in made]))
-    manifest = out / "cohort.csv"
-    write_manifest(manifest, [row.case for row in made])
-    return manifest
+    write_text(folder.truth_table, _as_csv([subject.true_indices for subject in written]))
+    write_manifest(folder.manifest, [subject.case for subject in written])
+    return folder.manifest
 
 
-def _write_subject(out: Path, *, number: int, frames: int, seed: int, defect_fraction: float) -> _Made:
+def _write_subject(
+    out: SimulationFolder, *, number: int, frames: int, seed: int, defect_fraction: float
+) -> _SimulatedSubject:
     generator = torch.Generator().manual_seed(100_003 * seed + number)
     defect = float(torch.rand(1, generator=generator)) < defect_fraction
     phantom = make_phantom(draw_spec(generator, frames=frames, defect=defect), generator)
     subject = f"phantom-{number:03d}"
-    case = _case(phantom, subject, _draw_person(phantom, generator), out / f"sub-{subject}", row=number + 1)
-    _write_files(phantom, case)
-    return _Made(case, _write_truth(phantom, case))
+    folder = out.case(f"sub-{subject}")
+    case = _case(phantom, subject, _draw_demographics(phantom, generator), folder, row=number + 1)
+    _write_images(phantom, folder)
+    return _SimulatedSubject(case, _write_truth(phantom, subject, folder))
 
 
-def _draw_person(phantom: Phantom, generator: torch.Generator) -> _Person:
-    """Sex and size that go with the heart: longer hearts in men and in tall people."""
+def _draw_demographics(phantom: Phantom, generator: torch.Generator) -> _Demographics:
+    """Draw a sex and body size that correlate with the length of the heart."""
     chance, height, mass, age = torch.randn(4, generator=generator).clamp(-2, 2).tolist()
     male = phantom.spec.heart.length_mm + 6.0 * chance > 92.0
     tall_cm = (176.0 if male else 163.0) + 6.0 * height
-    return _Person(
+    return _Demographics(
         sex="male" if male else "female",
         age_years=round(58.0 + 9.0 * age, 0),
         height_cm=round(tall_cm, 0),
@@ -97,14 +102,16 @@ def _draw_person(phantom: Phantom, generator: torch.Generator) -> _Person:
     )
 
 
-def _case(phantom: Phantom, subject: str, person: _Person, folder: Path, *, row: int) -> Case:
+def _case(
+    phantom: Phantom, subject: str, demographics: _Demographics, folder: SimulatedCaseFolder, *, row: int
+) -> Case:
     cine, beat = phantom.cine, phantom.spec.beat
     group = "normal-ef" if beat.lvef_pct >= 50 else "mildly-reduced-ef" if beat.lvef_pct > 40 else "reduced-ef"
     return Case(
         row=row,
         subject_id=subject,
-        image=(folder / f"sub-{subject}_cine.nii.gz",),
-        labels=folder / f"sub-{subject}_dseg.nii.gz",
+        image=(folder.image,),
+        labels=folder.labels,
         ed=cine.ed,
         es=cine.es,
         frame_ms=None if cine.frame_ms is None else round(cine.frame_ms, 3),
@@ -112,28 +119,27 @@ def _case(phantom: Phantom, subject: str, person: _Person, folder: Path, *, row:
         group=group if beat.defect is None else "regional-defect",
         site="phantom",
         scanner="synthetic",
-        **asdict(person),
+        **asdict(demographics),
     )
 
 
 def _frames_of(phantom: Phantom) -> tuple[int, int]:
-    """ED and ES, which a phantom always knows."""
+    """Return the frames of ED and ES, which a phantom always has."""
     ed, es = phantom.cine.ed, phantom.cine.es
     return (ed or 0, es or 0)
 
 
-def _write_files(phantom: Phantom, case: Case) -> None:
+def _write_images(phantom: Phantom, folder: SimulatedCaseFolder) -> None:
     cine, (_, es) = phantom.cine, _frames_of(phantom)
-    folder, name = case.image[0].parent, case.case_id
-    # Scanners write whole numbers.
-    write_image(case.image[0], cine.voxels.round().short(), affine=cine.affine, frame_ms=cine.frame_ms)
-    write_labels(folder / f"{name}_dseg.nii.gz", phantom.labels, frame_ms=cine.frame_ms)
-    write_motion(folder / f"{name}_desc-ed2es_motion.nii.gz", phantom.to_ed(es), affine=cine.affine)
-    write_motion(folder / f"{name}_desc-es2ed_motion.nii.gz", phantom.from_ed(es), affine=cine.affine)
+    # Scanners store integers.
+    write_image(folder.image, cine.voxels.round().short(), affine=cine.affine, frame_ms=cine.frame_ms)
+    write_labels(folder.labels, phantom.labels, frame_ms=cine.frame_ms)
+    write_motion(folder.ed2es_motion, phantom.to_ed(es), affine=cine.affine)
+    write_motion(folder.es2ed_motion, phantom.from_ed(es), affine=cine.affine)
 
 
-def _write_truth(phantom: Phantom, case: Case) -> dict[str, float | str]:
-    """Write what is true of a subject; return its row of the cohort's table."""
+def _write_truth(phantom: Phantom, subject: str, folder: SimulatedCaseFolder) -> dict[str, float | str]:
+    """Write the ground truth of a phantom, and return its row of the table of true indices."""
     ed, es = _frames_of(phantom)
     exact, masks = phantom.truth.volumes(), volumes_ml(phantom.labels.labels, phantom.cine.spacing)
     exact_indices = clinical_indices(exact, ed=ed, es=es)
@@ -141,7 +147,7 @@ def _write_truth(phantom: Phantom, case: Case) -> dict[str, float | str]:
     strain = phantom.truth.segment_strain()
     values = {
         "truth_version": TRUTH_VERSION,
-        "subject_id": case.subject_id,
+        "subject_id": subject,
         "ed": ed,
         "es": es,
         "indices_of_masks": asdict(mask_indices),
@@ -151,9 +157,9 @@ def _write_truth(phantom: Phantom, case: Case) -> dict[str, float | str]:
         "green_lagrange_strain_of_aha_segments": _strain_lists(strain),
         "spec": asdict(phantom.spec),
     }
-    write_bytes(case.image[0].parent / f"{case.case_id}_truth.json", (json.dumps(values, indent=1) + "\n").encode())
+    write_text(folder.truth, json.dumps(values, indent=1) + "\n")
     return {
-        "subject_id": case.subject_id,
+        "subject_id": subject,
         **_index_cells(mask_indices, suffix=""),
         **_index_cells(exact_indices, suffix="_continuous"),
         **_strain_cells(phantom),
@@ -184,7 +190,7 @@ def _index_cells(indices: ClinicalIndices, *, suffix: str) -> dict[str, float | 
 
 
 def _strain_cells(phantom: Phantom) -> dict[str, float | str]:
-    """Strain of the whole wall, in the columns of ``cmnet indices``."""
+    """Return the strain of the whole wall, in the columns of ``cmnet indices``."""
     (ed, es), frame_ms = _frames_of(phantom), phantom.cine.frame_ms
     curves = 100.0 * phantom.truth.global_strain()
     cells: dict[str, float | str] = {}
@@ -194,19 +200,19 @@ def _strain_cells(phantom: Phantom) -> dict[str, float | str]:
             f"{name}_peak_pct": _cell(found.peak),
             f"{name}_es_pct": _cell(found.at_es),
             f"time_to_peak_{name}_ms": _cell(found.time_to_peak_ms),
-            f"{name}_systolic_rate_per_s": _cell(found.systolic_rate, share=0.01),
-            f"{name}_early_diastolic_rate_per_s": _cell(found.early_diastolic_rate, share=0.01),
+            f"{name}_systolic_rate_per_s": _cell(found.systolic_rate, factor=0.01),
+            f"{name}_early_diastolic_rate_per_s": _cell(found.early_diastolic_rate, factor=0.01),
         }
     return cells
 
 
-def _cell(value: float | None, *, share: float = 1.0) -> float | str:
-    return "" if value is None else round(share * value, 4)
+def _cell(value: float | None, *, factor: float = 1.0) -> float | str:
+    return "" if value is None else round(factor * value, 4)
 
 
-def _table(rows: Sequence[dict[str, float | str]]) -> bytes:
+def _as_csv(rows: Sequence[dict[str, float | str]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["subject_id"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue()

@@ -1,9 +1,8 @@
-"""Preprocess: read a cine, find the heart without any mask, cut out the network's window."""
+"""Preprocess: read a cine, locate the heart from its motion, and store the input window of the networks."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,31 +30,31 @@ NAME = "preprocess"
 
 @dataclass(frozen=True, slots=True)
 class PreprocessStage:
-    """Preprocess every case into a run folder."""
+    """Store the input window of the networks for every case in a run folder."""
 
     root: Path
     config: PreprocessConfig
     name: str = NAME
 
     def open(self) -> Callable[[Case], str]:
-        """Nothing to load; the function of a case."""
+        """Return the function that preprocesses a case."""
         return lambda case: preprocess_case(case, RunFolder(self.root).case(case.case_id), self.config)
 
     def expected(self, case: Case) -> Expected:
-        """What the sidecar of a case must agree with today."""
+        """Return the inputs and digests that the sidecar of a case must have."""
         return Expected(case.image, settings_digest(case, self.config), "")
 
 
 def settings_digest(case: Case, config: PreprocessConfig) -> str:
-    """Digest of the settings and of the manifest's cells that decide what the window shows."""
+    """Return the digest of the settings and of the cells of the manifest on which the window depends."""
     return digest_settings(config, case.frame_ms, case.heart_rate_bpm)
 
 
 def preprocess_case(case: Case, folder: CaseFolder, config: PreprocessConfig) -> str:
-    """Cut the network's window out of one case's cine and store it.
+    """Crop and resample the cine of one case to the input window of the networks, and store it.
 
     Returns:
-        The case's id.
+        The id of the case.
 
     Raises:
         CaseError: The image cannot be used, or nothing in it moves.
@@ -65,33 +64,43 @@ def preprocess_case(case: Case, folder: CaseFolder, config: PreprocessConfig) ->
     with naming(case.image[0]):
         centre = heart_centre_from_motion(cine)
         window = window_around(cine, centre, spacing_mm=config.spacing_mm, size=(config.size, config.size))
-        shown = extract(normalise(cine.voxels), window)
-    folder.sidecar(NAME).unlink(missing_ok=True)
-    store_window(folder, shown, window, cine=cine)
-    prove_window(folder, inputs, settings_digest(case, config), window=window, flags=cine.flags)
+        voxels = extract(normalise(cine.voxels), window)
+    store_window(folder, voxels, window, cine, inputs, settings_digest(case, config))
     return case.case_id
 
 
-def store_window(folder: CaseFolder, shown: Float[Tensor, "t z y x"], window: Window, *, cine: CineSequence) -> None:
-    """Store the network's window for eyes and reports, in 32 grey levels from 0 to 248.
-
-    An image's noise is as wide as such a level: more of them would store noise, at twice the size.
-    """
-    levels = 8 * (31 * shown.clamp(0, 1)).round().to(torch.uint8)
-    write_image(folder.preproc_cine, levels, affine=window_affine(cine.affine, window), frame_ms=cine.frame_ms)
-
-
-def prove_window(
+def store_window(
     folder: CaseFolder,
+    voxels: Float[Tensor, "t z y x"],
+    window: Window,
+    cine: CineSequence,
     inputs: tuple[FileRecord, ...],
     settings: str,
-    *,
-    window: Window,
-    flags: tuple[str, ...],
 ) -> None:
-    """Write the sidecar of a stored window."""
-    facts: dict[str, Any] = {"window": asdict(window), "flags": list(flags)}
-    outputs = record_outputs([folder.preproc_cine])
-    write_sidecar(
-        folder.sidecar(NAME), Sidecar(NAME, folder.case_id, __version__, settings, "", inputs, outputs, facts)
+    """Store the input window of the networks, for inspection and for reports, and last its sidecar.
+
+    Intensities are stored in 32 grey levels from 0 to 248. The noise of an image is as wide as one level: more levels
+    would store noise, at twice the size.
+
+    Args:
+        folder: The folder of the case.
+        voxels: Normalised intensities in the window.
+        window: Position of the window in the subject's stack.
+        cine: The cine from which the window was extracted.
+        inputs: The files of the cine.
+        settings: Digest of the settings.
+    """
+    folder.sidecar(NAME).unlink(missing_ok=True)
+    levels = 8 * (31 * voxels.clamp(0, 1)).round().to(torch.uint8)
+    write_image(folder.preproc_cine, levels, affine=window_affine(cine.affine, window), frame_ms=cine.frame_ms)
+    sidecar = Sidecar(
+        stage=NAME,
+        case_id=folder.case_id,
+        version=__version__,
+        settings_digest=settings,
+        model_digest="",
+        inputs=inputs,
+        outputs=record_outputs([folder.preproc_cine]),
+        facts={"window": asdict(window), "flags": list(cine.flags)},
     )
+    write_sidecar(folder.sidecar(NAME), sidecar)

@@ -1,4 +1,4 @@
-"""From a case to its image and its reference masks, whatever kind of file the manifest names."""
+"""Read the image and the reference masks of a case, NIfTI or DICOM, as the manifest names them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cmnet_cli.cohort.case import Case
 from cmnet_core.errors import CaseError, ErrorCode, GeometryError, LabelError
+from cmnet_core.function.volumes import find_phases, volumes_ml
 from cmnet_core.io import dicom, nifti
 from cmnet_core.io.cine import is_dicom, read_cine
 from cmnet_core.io.nifti_file import Header, grid_difference
@@ -14,13 +15,13 @@ from cmnet_core.types import CineSequence, LabelSequence
 
 
 def load_cine(case: Case) -> CineSequence:
-    """Read the image of a case, with the frames and the time axis that the manifest gives it.
+    """Read the image of a case, with ED, ES and the time between frames as the manifest states them.
 
-    ``frame_ms`` of the manifest goes before the header; the heart rate is used where neither tells. A pair has two
-    frames, ED = 0 and ES = 1.
+    ``frame_ms`` of the manifest takes precedence over the header. The heart rate gives it where both are missing. A
+    pair of images has two frames, ED = 0 and ES = 1.
 
     Raises:
-        CaseError: The image cannot be used; it says which file and why.
+        CaseError: The image cannot be used; the message names the file and the reason.
     """
     if len(case.image) == 2:
         return nifti.read_pair(*case.image)
@@ -34,14 +35,14 @@ def load_cine(case: Case) -> CineSequence:
 
 
 def load_labels(case: Case, cine: CineSequence) -> LabelSequence | None:
-    """Read the reference masks of a case, or None where the manifest names none.
+    """Read the reference masks of a case, or return None where the manifest names none.
 
     Args:
         case: The row of the manifest.
-        cine: Its image, as :func:`load_cine` gives it.
+        cine: The image of the case, as :func:`load_cine` returns it.
 
     Raises:
-        CaseError: A mask cannot be used; it says which file and why.
+        CaseError: A mask cannot be used; the message names the file and the reason.
     """
     if case.labels is not None:
         return nifti.read_label_cine(case.labels, scheme=case.label_scheme, cine=cine)
@@ -51,11 +52,53 @@ def load_labels(case: Case, cine: CineSequence) -> LabelSequence | None:
     return nifti.read_labels(list(masks.values()), scheme=case.label_scheme, cine=cine, frames=list(masks))
 
 
-def inspect_image(case: Case) -> Header:
-    """Check all that the headers of a case's image tell, without decoding a voxel.
+def load_reference_masks(case: Case, cine: CineSequence, *, purpose: str) -> LabelSequence:
+    """Read the reference masks of a case, which must label at least two frames.
+
+    Args:
+        case: The row of the manifest.
+        cine: The image of the case, as :func:`load_cine` returns it.
+        purpose: What the masks are needed for, with which the error message starts.
 
     Raises:
-        CaseError: The image cannot be used; it says which file and why.
+        CaseError: A mask cannot be used, or fewer than two frames have a mask.
+    """
+    labels = load_labels(case, cine)
+    if labels is None or len(labels.frames) < 2:
+        raise missing_masks(case, purpose, labelled=len(labels.frames) if labels else 0)
+    return labels
+
+
+def labelled_phases(case: Case, labels: LabelSequence) -> tuple[int, int]:
+    """Return the frames of ED and ES of a labelled case.
+
+    They are those of the manifest. Without them, they are the labelled frames in which the LV is largest and smallest.
+
+    Raises:
+        ImageError: The manifest does not name ED and ES, and no mask has an LV.
+    """
+    if case.ed is not None and case.es is not None:
+        return case.ed, case.es
+    largest, smallest = find_phases(volumes_ml(labels.labels, labels.spacing).lv_ml)
+    ed = labels.frames[largest] if case.ed is None else case.ed
+    es = labels.frames[smallest] if case.es is None else case.es
+    return ed, es
+
+
+def missing_masks(case: Case, purpose: str, *, labelled: int = 0) -> LabelError:
+    """Return the error of a case without reference masks at ED and ES."""
+    return LabelError(
+        f"{purpose} needs reference masks at ED and ES; {case.case_id} has {labelled} of them.",
+        hint="Name labels_ed and labels_es, or a 4-D mask in the column labels, or leave the subject out.",
+        code=ErrorCode.LABEL_GEOMETRY,
+    )
+
+
+def inspect_image(case: Case) -> Header:
+    """Check the headers of a case's image without decoding a voxel.
+
+    Raises:
+        CaseError: The image cannot be used; the message names the file and the reason.
     """
     if len(case.image) == 2:
         return nifti.inspect_pair(*case.image)
@@ -66,10 +109,10 @@ def inspect_image(case: Case) -> Header:
 
 
 def inspect_mask(path: Path, *, image: Header, frames: int) -> None:
-    """Check by its header that a mask fits its image.
+    """Check by its header that a mask has the grid of its image and the expected number of frames.
 
     Raises:
-        CaseError: It cannot be read or does not fit.
+        CaseError: The mask cannot be read or does not match the image.
     """
     mask = nifti.inspect(path)
     difference = grid_difference(mask, image)
@@ -77,15 +120,15 @@ def inspect_mask(path: Path, *, image: Header, frames: int) -> None:
         difference = f"{mask.frames} frame(s) where {frames} were expected"
     if difference:
         raise LabelError(
-            f"{path}: the mask does not lie on the grid of its image: {difference}.",
-            hint="Resample the mask onto the image, or give the mask that was drawn on it.",
+            f"{path}: the mask is not on the grid of its image: {difference}.",
+            hint="Resample the mask to the grid of the image, or give the mask that was drawn on this image.",
             code=ErrorCode.LABEL_GEOMETRY,
         )
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let every error about a case's image from within the block name its file."""
+    """Add the name of an image file to every error about the image that is raised in the block."""
     try:
         yield
     except CaseError as error:
@@ -93,16 +136,16 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_frames(case: Case, *, frames: int) -> None:
-    """Check that the frames that the manifest names are there.
+    """Check that the image has the frames that the manifest names.
 
     Raises:
-        GeometryError: ED or ES lie outside the cine.
+        GeometryError: ED or ES is outside the cine.
     """
     for name, frame in (("ed", case.ed), ("es", case.es)):
         if frame is not None and frame >= frames:
             raise GeometryError(
-                f"{case.image[0]}: frame {name}={frame} lies outside the cine, which has frames 0 to {frames - 1}.",
-                hint="Frames are counted from 0 in the manifest; leave the cell empty to have them found.",
+                f"{case.image[0]}: frame {name}={frame} is outside the cine, which has frames 0 to {frames - 1}.",
+                hint="Frames are counted from 0 in the manifest. Leave the cell empty to detect the frame.",
                 code=ErrorCode.GEOMETRY,
             )
 

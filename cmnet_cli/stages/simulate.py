@@ -1,4 +1,4 @@
-"""Made cines on disk: real hearts, moved on a path that is known, and that path beside them."""
+"""Simulated cines on disk: images of real subjects, warped along a known path, with the ground truth of the motion."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, write_ground_truth_motion
+from cmnet_cli.derivatives.ground_truth_motion import write_ground_truth_motion
+from cmnet_cli.runs.paths import SimulatedCaseFolder, SimulationFolder, ground_truth_motion_path
 from cmnet_cli.runs.provenance import record_inputs
-from cmnet_cli.stages.read_images import naming
+from cmnet_cli.stages.read_images import missing_masks, naming
 from cmnet_cli.stages.training_case import load_training_case
-from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.function.volumes import clinical_indices, volumes_ml
 from cmnet_core.io.atomic import read_json, write_json
 from cmnet_core.io.nifti import write_image, write_labels
@@ -26,29 +26,29 @@ from cmnet_core.training.training_case import TrainingCase
 from cmnet_core.types import LabelSequence, Spacing
 
 SPACING_MM = 1.5
-"""Of the plane of a made cine: that of the networks."""
+"""In-plane voxel size of a simulated cine in mm: that of the networks."""
 
 SIZE = 128
-"""Voxels along each in-plane axis of a made cine."""
+"""Number of voxels along each in-plane axis of a simulated cine."""
 
 CYCLE_MS = 900.0
-"""Duration of a made cycle, 67 beats a minute."""
+"""Duration of a simulated cycle in ms: 67 beats per minute."""
 
 BRIGHTEST = 1000.0
-"""Scanners write whole numbers; normalised intensities are written in thousandths."""
+"""Intensity that a normalised intensity of 1 becomes: scanners store integers."""
 
 TRUTH_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class SimulateStage:
-    """Make one cine, or several, of every labelled case.
+    """Simulate one or several cines of every labelled case.
 
     Attributes:
         out: Folder to write to.
-        frames: In each cycle.
-        variants: Cines of each heart, which differ in what no mask shows.
-        seed: What all chance starts from.
+        frames: Frames per cardiac cycle.
+        variants: Number of cines per case, which differ in the motion that masks do not determine, and in noise.
+        seed: Random seed.
     """
 
     out: Path
@@ -58,51 +58,60 @@ class SimulateStage:
     name: str = "phantom"
 
     def open(self) -> Callable[[Case], list[Case]]:
-        """Nothing to load; the function of a case."""
-        return self._make
+        """Return the function that simulates the cines of a case."""
+        return self.simulate_case
 
-    def _make(self, case: Case) -> list[Case]:
-        """The rows of the manifest; cines that are there, from the same files and settings, are left as they are."""
-        _require_masks(case)
-        wanted = [self._recipe(case, variant) for variant in range(1, self.variants + 1)]
-        if not all(_is_there(self._folder(case, variant), recipe) for variant, recipe in enumerate(wanted, 1)):
-            self._make_all(case, wanted)
-        return [self._row(case, variant) for variant in range(1, self.variants + 1)]
+    def simulate_case(self, case: Case) -> list[Case]:
+        """Simulate the cines of a case, unless they exist with the same inputs and settings.
 
-    def _make_all(self, case: Case, recipes: list[dict[str, Any]]) -> None:
-        real = load_training_case(case, spacing_mm=SPACING_MM)
-        ed, es, image = _window(real)
+        Returns:
+            The rows of the manifest of simulated cines.
+
+        Raises:
+            CaseError: The image or the masks cannot be used, or there are no masks at ED and ES.
+        """
+        if not case.has_masks:
+            raise missing_masks(case, "Simulating a cine")
+        provenance = {self._folder(case, variant): self._provenance(case, variant) for variant in self._numbers}
+        if not all(_is_complete(folder, wanted) for folder, wanted in provenance.items()):
+            self._simulate_all(case, provenance)
+        return [self._manifest_row(case, variant) for variant in self._numbers]
+
+    @property
+    def _numbers(self) -> range:
+        return range(1, self.variants + 1)
+
+    def _simulate_all(self, case: Case, provenance: dict[SimulatedCaseFolder, dict[str, Any]]) -> None:
+        source = load_training_case(case, spacing_mm=SPACING_MM)
+        ed_mask, es_mask, ed_image = _crop_around_heart(source)
         with naming(case.image[0]):
-            velocity = fit_motion(ed, es, real.spacing)
-        for variant, recipe in enumerate(recipes, 1):
-            generator = torch.Generator().manual_seed(_chance(self.seed, case.case_id, variant))
-            made = simulate_cine(image, ed, velocity, real.spacing, frames=self.frames, generator=generator)
-            _write(self._folder(case, variant), made, real.spacing, recipe)
+            velocity = fit_motion(ed_mask, es_mask, source.spacing)
+        for variant, (folder, record) in enumerate(provenance.items(), 1):
+            generator = torch.Generator().manual_seed(_seed_of(self.seed, case.case_id, variant))
+            cine = simulate_cine(ed_image, ed_mask, velocity, source.spacing, frames=self.frames, generator=generator)
+            _write(folder, cine, source.spacing, record)
 
-    def _recipe(self, case: Case, variant: int) -> dict[str, Any]:
-        """All that decides what a cine looks like."""
-        sources = [path for path in (*case.image, case.labels, case.labels_ed, case.labels_es) if path]
+    def _provenance(self, case: Case, variant: int) -> dict[str, Any]:
+        """Return the inputs and settings that determine a cine."""
+        inputs = [path for path in (*case.image, case.labels, case.labels_ed, case.labels_es) if path]
         return {
             "case_id": case.case_id,
-            "files": {record.path: record.sha256 for record in record_inputs(sources)},
+            "files": {record.path: record.sha256 for record in record_inputs(inputs)},
             "frames": self.frames,
             "seed": self.seed,
             "variant": variant,
         }
 
-    def _folder(self, case: Case, variant: int) -> Path:
-        return self.out / self._named(case, variant).case_id
+    def _folder(self, case: Case, variant: int) -> SimulatedCaseFolder:
+        return SimulationFolder(self.out).case(_renamed(case, variant).case_id)
 
-    def _named(self, case: Case, variant: int) -> Case:
-        return replace(case, subject_id=f"{case.subject_id}-made{variant}")
-
-    def _row(self, case: Case, variant: int) -> Case:
+    def _manifest_row(self, case: Case, variant: int) -> Case:
         folder = self._folder(case, variant)
-        truth = read_json(_truth_of(folder)) or {}
+        truth = read_json(folder.truth) or {}
         return replace(
-            self._named(case, variant),
-            image=(folder / f"{folder.name}_cine.nii.gz",),
-            labels=folder / f"{folder.name}_dseg.nii.gz",
+            _renamed(case, variant),
+            image=(folder.image,),
+            labels=folder.labels,
             labels_ed=None,
             labels_es=None,
             label_scheme=LabelScheme.CMNET,
@@ -113,38 +122,30 @@ class SimulateStage:
         )
 
 
-def _require_masks(case: Case) -> None:
-    """Say without reading an image that a case has no masks."""
-    if case.labels is None and (case.labels_ed is None or case.labels_es is None):
-        raise LabelError(
-            f"{case.image[0]}: a cine is made from masks at ED and ES, and the manifest names none.",
-            hint="Name labels_ed and labels_es, or a 4-D mask in the column labels, or leave the subject out.",
-            code=ErrorCode.LABEL_GEOMETRY,
-        )
+def _renamed(case: Case, variant: int) -> Case:
+    return replace(case, subject_id=f"{case.subject_id}-sim{variant}")
 
 
-def _chance(seed: int, case_id: str, variant: int) -> int:
-    """A seed of its own for each cine, whatever stands in the other rows of the manifest."""
+def _seed_of(seed: int, case_id: str, variant: int) -> int:
+    """Return the seed of one cine, which does not depend on the other rows of the manifest."""
     digest = hashlib.sha256(f"{seed}/{case_id}/{variant}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
-def _truth_of(folder: Path) -> Path:
-    return folder / f"{folder.name}_truth.json"
+def _is_complete(folder: SimulatedCaseFolder, provenance: dict[str, Any]) -> bool:
+    """Whether a cine exists with this provenance; its ground truth is written last."""
+    truth = read_json(folder.truth)
+    return truth is not None and truth.get("truth_version") == TRUTH_VERSION and truth.get("provenance") == provenance
 
 
-def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Whether a cine was made to the end by this recipe: its truth is written last."""
-    truth = read_json(_truth_of(folder))
-    return truth is not None and truth.get("truth_version") == TRUTH_VERSION and truth.get("made_from") == recipe
-
-
-def _window(real: TrainingCase) -> tuple[Tensor, Tensor, Float[Tensor, "z y x"]]:
-    """Both masks and the ED image, cut out around the heart."""
-    corner = [round(middle) - SIZE // 2 for middle in real.centre]
-    rows, columns = (_within(first, size) for first, size in zip(corner, real.voxels.shape[2:], strict=True))
-    cut = (slice(None), rows, columns)
-    return real.mask(real.ed)[cut], real.mask(real.es)[cut], real.voxels[real.ed][cut]
+def _crop_around_heart(
+    source: TrainingCase,
+) -> tuple[UInt8[Tensor, "z y x"], UInt8[Tensor, "z y x"], Float[Tensor, "z y x"]]:
+    """Crop the masks at ED and ES and the ED image to the window around the heart."""
+    corner = [round(middle) - SIZE // 2 for middle in source.centre]
+    rows, columns = (_within(first, size) for first, size in zip(corner, source.voxels.shape[2:], strict=True))
+    window = (slice(None), rows, columns)
+    return source.mask(source.ed)[window], source.mask(source.es)[window], source.voxels[source.ed][window]
 
 
 def _within(first: int, size: int) -> slice:
@@ -152,30 +153,29 @@ def _within(first: int, size: int) -> slice:
     return slice(start, min(start + SIZE, size))
 
 
-def _write(folder: Path, made: SimulatedCine, spacing: Spacing, recipe: dict[str, Any]) -> None:
-    """Write image, masks and motion, and last what is true of them."""
-    _truth_of(folder).unlink(missing_ok=True)
+def _write(folder: SimulatedCaseFolder, cine: SimulatedCine, spacing: Spacing, provenance: dict[str, Any]) -> None:
+    """Write image, masks and motion of a cine, and last its ground truth."""
+    folder.truth.unlink(missing_ok=True)
     affine = torch.diag(torch.tensor([*spacing.zyx, 1.0], dtype=torch.float64))[[2, 1, 0, 3]]
-    frame_ms = CYCLE_MS / len(made.voxels)
-    image, labels = folder / f"{folder.name}_cine.nii.gz", folder / f"{folder.name}_dseg.nii.gz"
-    write_image(image, (BRIGHTEST * made.voxels).round().short(), affine=affine, frame_ms=frame_ms)
-    every = tuple(range(len(made.labels)))
-    write_labels(labels, LabelSequence(made.labels, every, spacing, affine), frame_ms=frame_ms)
-    write_ground_truth_motion(ground_truth_motion_path(image), made)
-    write_json(_truth_of(folder), _truth(folder.name, made, spacing) | {"made_from": recipe})
+    frame_ms = CYCLE_MS / len(cine.voxels)
+    write_image(folder.image, (BRIGHTEST * cine.voxels).round().short(), affine=affine, frame_ms=frame_ms)
+    frames = tuple(range(len(cine.labels)))
+    write_labels(folder.labels, LabelSequence(cine.labels, frames, spacing, affine), frame_ms=frame_ms)
+    write_ground_truth_motion(ground_truth_motion_path(folder.image), cine)
+    write_json(folder.truth, _truth(folder.case_id, cine, spacing) | {"provenance": provenance})
 
 
-def _truth(name: str, made: SimulatedCine, spacing: Spacing) -> dict[str, Any]:
-    volumes, strain = volumes_ml(made.labels, spacing), wall_strain(made)
+def _truth(case_id: str, cine: SimulatedCine, spacing: Spacing) -> dict[str, Any]:
+    volumes, strain = volumes_ml(cine.labels, spacing), wall_strain(cine)
     return {
         "truth_version": TRUTH_VERSION,
-        "subject_id": name,
+        "subject_id": case_id,
         "ed": 0,
-        "es": made.es,
-        "hidden_motion_at_es": asdict(made.tangential),
-        "indices_of_masks": asdict(clinical_indices(volumes, ed=0, es=made.es)),
-        "volumes_of_masks": {key: _rounded(getattr(volumes, key), 3) for key in ("lv_ml", "myo_ml", "rv_ml")},
-        "green_lagrange_strain_of_wall": {key: _rounded(getattr(strain, key), 5) for key in ("err", "ecc", "ell")},
+        "es": cine.es,
+        "hidden_motion_at_es": asdict(cine.tangential),
+        "indices_of_masks": asdict(clinical_indices(volumes, ed=0, es=cine.es)),
+        "volumes_of_masks": {name: _rounded(getattr(volumes, name), 3) for name in ("lv_ml", "myo_ml", "rv_ml")},
+        "green_lagrange_strain_of_wall": {name: _rounded(getattr(strain, name), 5) for name in ("err", "ecc", "ell")},
     }
 
 

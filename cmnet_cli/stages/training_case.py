@@ -1,58 +1,46 @@
-"""Load what training sees of a case."""
+"""Load a labelled case for training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float
-from torch import Tensor
-
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.derivatives.ground_truth_motion import ground_truth_motion_path, read_ground_truth_motion
-from cmnet_cli.stages.read_images import load_cine, load_labels
-from cmnet_core.errors import ErrorCode, LabelError
-from cmnet_core.function.volumes import find_phases, volumes_ml
+from cmnet_cli.derivatives.ground_truth_motion import read_ground_truth_motion
+from cmnet_cli.runs.paths import ground_truth_motion_path
+from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
 from cmnet_core.training.training_case import TrainingCase, require_structures, training_case
-from cmnet_core.types import CineSequence, LabelSequence
 
 
 @dataclass(frozen=True, slots=True)
-class LoadStage:
-    """Bring every case to the network's in-plane spacing, in memory."""
+class LoadTrainingStage:
+    """Load every case and resample it to the in-plane spacing of the networks; nothing is written."""
 
     spacing_mm: float
     name: str = "load"
 
     def open(self) -> Callable[[Case], TrainingCase]:
-        """Nothing to load; the function of a case."""
+        """Return the function that loads a case."""
         return lambda case: load_training_case(case, spacing_mm=self.spacing_mm)
 
 
 def load_training_case(case: Case, *, spacing_mm: float) -> TrainingCase:
-    """Read a labelled cine; ED and ES come from the manifest, else from the reference masks.
+    """Read a labelled cine with its reference masks and, if it was simulated, its true motion.
+
+    Args:
+        case: The row of the manifest. Without ED or ES, they are detected from the reference masks.
+        spacing_mm: In-plane voxel size to which image and masks are resampled.
 
     Raises:
-        CaseError: Image or masks cannot be used, or there are no masks of both phases.
+        CaseError: The image or the masks cannot be used, or there are no masks at ED and ES.
     """
     cine = load_cine(case)
-    labels = load_labels(case, cine)
-    if labels is None or len(labels.frames) < 2:
-        raise LabelError(
-            f"Training needs masks at ED and ES; {case.case_id} has {len(labels.frames) if labels else 0} of them.",
-            hint="Name labels_ed and labels_es, or a 4-D mask in the column labels, or leave the subject out.",
-            code=ErrorCode.LABEL_GEOMETRY,
-        )
+    labels = load_reference_masks(case, cine, purpose="Training")
     require_structures(labels.labels, "The masks lack")
-    ed, es = _phases(labels)
-    known = replace(cine, ed=ed if cine.ed is None else cine.ed, es=es if cine.es is None else cine.es)
-    return training_case(known, labels, spacing_mm=spacing_mm, motion_mm=_known_motion(case, known))
-
-
-def _known_motion(case: Case, cine: CineSequence) -> Float[Tensor, "t 3 z y x"] | None:
+    ed, es = labelled_phases(case, labels)
     path = ground_truth_motion_path(case.image[0])
-    size = (int(cine.voxels.shape[2]), int(cine.voxels.shape[3]))
-    return read_ground_truth_motion(path, size=size) if path.exists() else None
-
-
-def _phases(labels: LabelSequence) -> tuple[int, int]:
-    largest, smallest = find_phases(volumes_ml(labels.labels, labels.spacing).lv_ml)
-    return labels.frames[largest], labels.frames[smallest]
+    _, _, rows, columns = cine.voxels.shape
+    return training_case(
+        replace(cine, ed=ed, es=es),
+        labels,
+        spacing_mm=spacing_mm,
+        motion_mm=read_ground_truth_motion(path, size=(rows, columns)) if path.exists() else None,
+    )

@@ -1,4 +1,4 @@
-"""One row of a manifest and every header it names, checked in one pass; nothing is written."""
+"""Validate: check one row of a manifest and the headers of its files; nothing is written."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cmnet_core.qc.image_checks import image_flags
 from cmnet_core.types import CineSequence
 
 NAME = "validate"
-_LOOK = "Look at the image. If it is as it should be, go on; else convert it again, or leave the subject out."
+_INSPECT = "Inspect the image. If it is wrong, convert it again or leave the subject out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +21,14 @@ class ValidateStage:
     """The checks of each case.
 
     Attributes:
-        deep: Decode every voxel too, which finds damage that headers do not show, and doubtful images.
+        deep: Whether to decode every voxel, too, which finds damaged files and images of questionable quality.
     """
 
     deep: bool
     name: ClassVar[str] = NAME
 
     def open(self) -> Callable[[Case], tuple[Problem, ...]]:
-        """Nothing to load; the function of a case."""
+        """Return the function that checks a case."""
         return lambda case: tuple(validate_case(case, deep=self.deep))
 
 
@@ -39,15 +39,15 @@ def validate_case(case: Case, *, deep: bool) -> Iterator[Problem]:
     except CaseError as error:
         yield _problem(case, "image", error)
         return
-    sound = True
+    masks_usable = True
     for column, mask in (("labels", case.labels), ("labels_ed", case.labels_ed), ("labels_es", case.labels_es)):
         try:
             if mask is not None:
                 inspect_mask(mask, image=image, frames=image.frames if column == "labels" else 1)
         except CaseError as error:
-            sound = False
+            masks_usable = False
             yield _problem(case, column, error)
-    if deep and sound:
+    if deep and masks_usable:
         yield from _voxel_problems(case)
 
 
@@ -63,12 +63,12 @@ def _voxel_problems(case: Case) -> Iterator[Problem]:
 
 
 def _warnings(case: Case, cine: CineSequence) -> Iterator[Problem]:
-    """What is doubtful about an image, and what had to be repaired while it was read."""
-    for doubt in image_flags(cine):
-        yield Problem(case.row, "image", ErrorCode.IMAGE_QUALITY, doubt, _LOOK, warning=True)
+    """Yield findings of image quality control, and what had to be corrected while the image was read."""
+    for finding in image_flags(cine):
+        yield Problem(case.row, "image", ErrorCode.IMAGE_QUALITY, finding, _INSPECT, warning=True)
     for name in cine.flags:
-        told = f"{name}: {FLAGS[name].raised}."
-        yield Problem(case.row, "image", ErrorCode.IMAGE_QUALITY, told, FLAGS[name].advice, warning=True)
+        message = f"{name}: {FLAGS[name].raised}."
+        yield Problem(case.row, "image", ErrorCode.IMAGE_QUALITY, message, FLAGS[name].advice, warning=True)
 
 
 def _problem(case: Case, column: str, error: CaseError) -> Problem:

@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Fixtures of the tests of the command line."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ from tests.tiny_model import write_tiny_model
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights file that infer takes, and that knows the hearts of tests/phantoms.py."""
+    """Return a weights file for infer whose networks are trained on the subjects of tests/phantoms.py."""
     return write_tiny_model(tmp_path_factory.mktemp("weights") / "tiny.safetensors")

@@ -52,8 +52,8 @@ def test_a_deliberate_error_is_message_hint_and_exit_code_3(monkeypatch: pytest.
     monkeypatch.setattr("cmnet_cli.commands.doctor.doctor", fail)
     ran = CliRunner().invoke(app, ["doctor"])
     assert ran.exit_code == 3
-    for told in ("Expected a cohort.", "Give one.", "manifest-empty"):
-        assert told in ran.output
+    for message in ("Expected a cohort.", "Give one.", "manifest-empty"):
+        assert message in ran.output
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from cmnet_cli.commands import process
 from cmnet_cli.execution.build_stage import build_infer_stage
 from cmnet_core.errors import ErrorCode
 from tests.cli.commanding import cmnet, column, named_in_logs, rows, traceback_of
+from tests.cli.commands.test_bad_input import BAD_IMAGES
 from tests.cli.execution.failing_stages import ProcessEndingStage
-from tests.cli.test_bad_input import BAD_IMAGES
 from tests.phantoms import write_cohort
 
 CRASH, HOG, HANG = "9900020", "9900021", "9900022"

@@ -75,7 +75,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], ErrorCode]] = {
 
 
 @pytest.mark.parametrize("damage", BAD_IMAGES)
-def test_a_bad_image_costs_one_subject(tmp_path: Path, tiny_model: Path, damage: str) -> None:
+def test_unusable_image_fails_one_subject(tmp_path: Path, tiny_model: Path, damage: str) -> None:
     manifest, run = write_cohort(tmp_path, 3, frames=3), tmp_path / "run"
     spoil, code = BAD_IMAGES[damage]
     spoil(tmp_path / "9900002.nii.gz")
@@ -94,7 +94,7 @@ def test_a_bad_image_costs_one_subject(tmp_path: Path, tiny_model: Path, damage:
     assert column(run, "indices", "subject_id") == ["9900001", "9900003"]
 
 
-def test_a_folder_without_dicoms_costs_one_subject(tmp_path: Path, tiny_model: Path) -> None:
+def test_folder_without_dicom_fails_one_subject(tmp_path: Path, tiny_model: Path) -> None:
     manifest, run = write_cohort(tmp_path, 2, frames=3), tmp_path / "run"
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "readme.txt").write_text("The images went elsewhere.")
@@ -104,7 +104,7 @@ def test_a_folder_without_dicoms_costs_one_subject(tmp_path: Path, tiny_model: P
     assert "series" in ran.output
 
 
-def test_a_defect_costs_one_subject_and_says_where_its_traceback_is(
+def test_defect_fails_one_subject_and_stores_its_traceback(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cmnet_cli.stages import infer
@@ -119,9 +119,7 @@ def test_a_defect_costs_one_subject_and_says_where_its_traceback_is(
     assert "nothing foresaw this" in traceback_of(run, "9900001")
 
 
-def test_a_case_that_kills_its_worker_costs_one_subject(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_worker_fails_one_subject(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cmnet_cli.execution.build_stage.InferStage", CrashingStage)
     manifest, run = write_cohort(tmp_path, 3, frames=2), tmp_path / "run"
     ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--workers", 1)
@@ -141,25 +139,25 @@ BAD_MANIFESTS = {
 
 @pytest.mark.parametrize("problem", BAD_MANIFESTS)
 @pytest.mark.parametrize("command", ["infer", "preprocess", "validate"])
-def test_nothing_runs_on_a_bad_manifest(tmp_path: Path, tiny_model: Path, problem: str, command: str) -> None:
-    text, code, told = BAD_MANIFESTS[problem]
+def test_nothing_runs_with_an_unusable_manifest(tmp_path: Path, tiny_model: Path, problem: str, command: str) -> None:
+    text, code, message = BAD_MANIFESTS[problem]
     manifest = tmp_path / "cohort.csv"
     manifest.write_text(text)
     options = ["-o", tmp_path / "run"] if command != "validate" else []
     ran = cmnet(command, "-m", manifest, *options, *(["--model", tiny_model] if command == "infer" else []))
     assert ran.exit_code == 3
-    assert told in ran.output
+    assert message in ran.output
     assert str(code) in ran.output
     assert finals(tmp_path) == [manifest]
 
 
-def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_manifest_is_refused(tmp_path: Path) -> None:
     ran = cmnet("infer", "-m", tmp_path / "nowhere.csv", "-o", tmp_path / "run")
     assert ran.exit_code == 3
     assert "nowhere.csv" in ran.output
 
 
-def test_unknown_label_values_cost_one_subject_of_an_evaluation(tmp_path: Path, tiny_model: Path) -> None:
+def test_unknown_label_values_fail_one_subject_of_an_evaluation(tmp_path: Path, tiny_model: Path) -> None:
     manifest, run = write_cohort(tmp_path, 2, frames=3), tmp_path / "run"
     masks = np.asarray(nib.load(tmp_path / "9900001_labels.nii.gz").dataobj) * 3
     _rewritten(tmp_path / "9900001_labels.nii.gz", masks.astype(np.uint8))
@@ -171,7 +169,7 @@ def test_unknown_label_values_cost_one_subject_of_an_evaluation(tmp_path: Path, 
     assert set(column(run, "evaluation", "subject_id")) == {"9900002"}
 
 
-def test_masks_of_another_grid_cost_one_subject_of_an_evaluation(tmp_path: Path, tiny_model: Path) -> None:
+def test_masks_of_another_grid_fail_one_subject_of_an_evaluation(tmp_path: Path, tiny_model: Path) -> None:
     manifest, run = write_cohort(tmp_path, 2, frames=3), tmp_path / "run"
     masks = np.asarray(nib.load(tmp_path / "9900001_labels.nii.gz").dataobj)[:-1]
     _rewritten(tmp_path / "9900001_labels.nii.gz", masks)
@@ -181,18 +179,18 @@ def test_masks_of_another_grid_cost_one_subject_of_an_evaluation(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"), [("modle = 'x'", "Did you mean 'model'?"), ("save_motion = 1", "one of full, ed2es, none")]
+    ("settings", "message"), [("modle = 'x'", "Did you mean 'model'?"), ("save_motion = 1", "one of full, ed2es, none")]
 )
-def test_bad_settings(tmp_path: Path, settings: str, told: str) -> None:
+def test_unusable_settings_are_refused(tmp_path: Path, settings: str, message: str) -> None:
     manifest, config = write_cohort(tmp_path, 1, frames=2), tmp_path / "settings.toml"
     config.write_text(settings)
     ran = cmnet("infer", "-m", manifest, "-o", tmp_path / "run", "--config", config)
     assert ran.exit_code == 3
-    assert told in ran.output
+    assert message in ran.output
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_weights(tmp_path: Path, tiny_model: Path) -> None:
+def test_unusable_weights_are_refused(tmp_path: Path, tiny_model: Path) -> None:
     manifest = write_cohort(tmp_path, 1, frames=2)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(tiny_model.read_bytes()[:-100])
@@ -204,7 +202,7 @@ def test_bad_weights(tmp_path: Path, tiny_model: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_participant_device_or_run(tmp_path: Path, tiny_model: Path) -> None:
+def test_unknown_participant_device_or_run_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     manifest = write_cohort(tmp_path, 1, frames=2)
     options = ("infer", "-m", manifest, "-o", tmp_path / "run", "--model", tiny_model)
     unknown = cmnet(*options, "--participant-label", "9900009")
@@ -216,7 +214,7 @@ def test_an_unknown_participant_device_or_run(tmp_path: Path, tiny_model: Path) 
         assert (run.exit_code, "nowhere is not a run folder" in run.output) == (3, True)
 
 
-def test_a_run_folder_of_another_manifest(tmp_path: Path, tiny_model: Path) -> None:
+def test_run_folder_of_another_manifest_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     manifest, run = write_cohort(tmp_path, 2, frames=2), tmp_path / "run"
     assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--pilot", 1).exit_code == 0
     lines = manifest.read_text().splitlines()

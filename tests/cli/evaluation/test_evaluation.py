@@ -1,4 +1,4 @@
-"""The evaluation: what it says of a subject, of a group, and of two methods."""
+"""The evaluation of subjects, groups and methods against reference masks."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ from scipy import stats
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.derivatives.tracking import open_tracking, write_entropy
-from cmnet_cli.evaluation.page import MOST_SUBJECTS, Summaries, markdown
+from cmnet_cli.evaluation.page import MAX_SUBJECTS, Summaries, markdown
 from cmnet_cli.evaluation.summary import compare_methods, subject_row, summarise_overlaps, summarise_subjects
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.evaluate import Evaluation, evaluate_case
@@ -50,7 +50,7 @@ def overlap(case: int, method: str, dsc: float, *, hd95: float | None = 4.0, gro
     }
 
 
-def test_each_subject_has_one_line_with_the_figures_of_the_long_tables(analysis: Path) -> None:
+def test_subject_rows_have_the_metrics_of_the_long_tables(analysis: Path) -> None:
     run = analysis / "run"
     lines = {row["case_id"]: row for row in rows(run, "evaluation_subjects")}
     assert len(lines) == SUBJECTS
@@ -64,15 +64,15 @@ def test_each_subject_has_one_line_with_the_figures_of_the_long_tables(analysis:
     for row in rows(run, "folding"):
         assert lines[row["case_id"]][f"njd_heart_{row['comparison'].replace('-', '_')}"] == row["njd_heart"]
     with (run / "tables" / "evaluation_subjects.csv").open(encoding="utf-8", newline="") as file:
-        told = list(csv.DictReader(file))
-    assert [row["case_id"] for row in told] == list(lines)
-    assert float(told[0]["motion_pooled_lv_dsc_pct"]) == lines[told[0]["case_id"]]["motion_pooled_lv_dsc_pct"]
+        table = list(csv.DictReader(file))
+    assert [row["case_id"] for row in table] == list(lines)
+    assert float(table[0]["motion_pooled_lv_dsc_pct"]) == lines[table[0]["case_id"]]["motion_pooled_lv_dsc_pct"]
     page = (run / "tables" / "evaluation.md").read_text()
     assert all(f"| {case_id} | " in page for case_id in lines)
     assert "Differences between methods" in page
 
 
-def test_entropy_is_judged_by_whether_it_tells_background_from_heart(analysis: Path) -> None:
+def test_entropy_auroc_separates_heart_and_background(analysis: Path) -> None:
     run = RunFolder(analysis / "run")
     case = read_manifest(analysis / "cohort.csv").cases[0]
     folder = run.case(case.case_id)
@@ -84,13 +84,13 @@ def test_entropy_is_judged_by_whether_it_tells_background_from_heart(analysis: P
         write_entropy(folder.entropy, entropy, affine=stored.affine, frame_ms=None)
         found.append(evaluate_case(case, run, EvaluateConfig()).motion["entropy_auroc"])
     folder.entropy.write_bytes(before)
-    # The network's labels stand in for the reference, whose border differs here and there by a voxel.
+    # The network's labels replace the reference masks, whose border differs by a voxel in places.
     assert found[0] > 0.97
     assert found[1] < 0.03
     assert found[2] == 0.5
 
 
-def test_an_empty_prediction_is_a_failure_and_never_a_distance_of_zero(analysis: Path) -> None:
+def test_empty_prediction_is_a_failure_without_distance(analysis: Path) -> None:
     run = RunFolder(analysis / "run")
     case = read_manifest(analysis / "cohort.csv").cases[1]
     folder = run.case(case.case_id)
@@ -112,7 +112,7 @@ def test_an_empty_prediction_is_a_failure_and_never_a_distance_of_zero(analysis:
     assert (rv["failures"], rv["hd95_mean_mm"], rv["hd95_median_mm"]) == (1, None, None)
 
 
-def test_methods_are_compared_subject_by_subject_and_corrected_for_their_number() -> None:
+def test_paired_tests_between_methods_with_holm_correction() -> None:
     motion = [90.0, 91.0, 88.0, 92.5, 89.0, 93.0]
     still = [60.0, 66.0, 71.0, 64.0, 58.0, 69.5]
     segnet = [91.0, 90.5, 89.0, 92.0, 90.0, 92.0]
@@ -134,38 +134,38 @@ def test_methods_are_compared_subject_by_subject_and_corrected_for_their_number(
     assert smallest["t_test_p_holm"] == pytest.approx(min(6 * smallest["t_test_p"], 1.0))
 
 
-def test_a_subject_without_a_distance_is_left_out_of_its_test_alone() -> None:
+def test_paired_test_leaves_out_a_subject_without_distance() -> None:
     listed = [overlap(case, "cardiomorphnet", 90.0 + case, hd95=None if case == 0 else 3.0 + case) for case in range(5)]
     listed += [overlap(case, "segnet", 88.0 + 2 * case, hd95=5.0 + case**2) for case in range(5)]
     by_metric = {row["metric"]: row for row in compare_methods(listed) if row["group"] == "all"}
     assert (by_metric["dsc_pct"]["n"], by_metric["hd95_mm"]["n"]) == (5, 4)
 
 
-def test_medians_and_groups() -> None:
+def test_summary_medians_by_group() -> None:
     listed = [overlap(case, "segnet", dsc, group="A" if case < 3 else "B") for case, dsc in enumerate((90, 92, 97, 50))]
     found = {row["group"]: row for row in summarise_overlaps(listed)}
     assert (found["A"]["dsc_median_pct"], found["all"]["dsc_median_pct"], found["B"]["dsc_sd_pct"]) == (92, 91, None)
     subjects = [
         {"case_id": str(n), "group": "", "cycle_consistency_error_mm": value} for n, value in enumerate((0.5, 1.0, 6.0))
     ]
-    closing = next(row for row in summarise_subjects(subjects) if row["quantity"] == "cycle_consistency_error_mm")
-    assert (closing["n"], closing["mean"], closing["median"], closing["maximum"]) == (3, 2.5, 1.0, 6.0)
-    assert math.isclose(closing["sd"], 3.0413812651491097)
+    error = next(row for row in summarise_subjects(subjects) if row["quantity"] == "cycle_consistency_error_mm")
+    assert (error["n"], error["mean"], error["median"], error["maximum"]) == (3, 2.5, 1.0, 6.0)
+    assert math.isclose(error["sd"], 3.0413812651491097)
 
 
-def test_a_page_of_many_subjects_says_where_the_others_are() -> None:
+def test_evaluation_page_names_the_table_of_all_subjects() -> None:
     columns = [column.name for column in TABLES["evaluation_subjects"]]
     subjects = [
         dict.fromkeys(columns) | {"case_id": f"sub-{n}", "group": "", "njd_field_ed_to_es": 0, "njd_field_es_to_ed": 0}
-        for n in range(MOST_SUBJECTS + 1)
+        for n in range(MAX_SUBJECTS + 1)
     ]
     page = markdown(Summaries([], [], [], [], subjects))
-    assert f"The first {MOST_SUBJECTS} of {MOST_SUBJECTS + 1}" in page
+    assert f"The first {MAX_SUBJECTS} of {MAX_SUBJECTS + 1}" in page
     assert "| sub-199 |" in page
     assert "| sub-200 |" not in page
 
 
-def test_an_evaluation_has_a_row_of_motion(analysis: Path) -> None:
+def test_evaluation_has_one_row_of_motion(analysis: Path) -> None:
     case = read_manifest(analysis / "cohort.csv").cases[2]
     found: Evaluation = evaluate_case(case, RunFolder(analysis / "run"), EvaluateConfig())
     facts = open_tracking(RunFolder(analysis / "run").case(case.case_id)).facts

@@ -1,4 +1,4 @@
-"""The benchmark of accuracy: it measures what it says, and judges as it says."""
+"""The benchmark of accuracy: its measurements and their limits."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def turn(angle: float) -> torch.Tensor:
     return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
-def test_strain_around_the_cavity_of_a_ring_that_shrinks_and_turns() -> None:
+def test_circumferential_strain_of_a_contracting_rotating_ring() -> None:
     # Green-Lagrange: ½ (0.9² - 1); its inverse, ½ (1 / 0.9² - 1), would be +11.7.
     affine = torch.diag(torch.tensor([SPACING.x, SPACING.y, SPACING.z, 1.0], dtype=torch.float64))
     masks = LabelSequence(torch.stack([ring(), ring(0.9)]), (0, 1), SPACING, affine)
@@ -52,7 +52,7 @@ def test_strain_around_the_cavity_of_a_ring_that_shrinks_and_turns() -> None:
     assert gcs_pct(pull_back([0.9 * turn(0.3)] * 3), masks) == pytest.approx(-9.5, abs=0.01)
 
 
-def test_the_circles_of_masks_tell_the_same_where_the_wall_stays_in_its_slices() -> None:
+def test_strain_of_mask_circles_without_through_plane_motion() -> None:
     distance = torch.hypot(*torch.meshgrid(torch.arange(-99.5, 100), torch.arange(-99.5, 100), indexing="ij"))
 
     def masks(share: float) -> torch.Tensor:
@@ -63,14 +63,14 @@ def test_the_circles_of_masks_tell_the_same_where_the_wall_stays_in_its_slices()
     assert accuracy.circles_gcs_pct(masks(1.0), torch.zeros_like(masks(1.0))) is None
 
 
-def test_hearts_that_stretch_are_counted() -> None:
+def test_subjects_with_positive_strain_are_counted() -> None:
     strains = [accuracy.RealStrain(-12.0, -15.0), accuracy.RealStrain(14.0, -16.0), accuracy.RealStrain(-3.0, None)]
     (found,) = accuracy.strain_metrics(strains).values()
     assert found == Measurement(1, None, 3)
     assert "16.50" in accuracy.strain_remarks(strains)[1]
 
 
-def test_twist_is_what_slices_turn_against_each_other() -> None:
+def test_torsion_is_the_rotation_between_slices() -> None:
     true = slice_rotations_rad(pull_back([turn(angle) for angle in (0.0, 0.1, 0.2)]), ring(), ring())
     half = slice_rotations_rad(pull_back([turn(angle) for angle in (0.3, 0.35, 0.4)]), ring(), ring())
     assert (true - true[0]).abs().tolist() == pytest.approx([0.0, 0.1, 0.2], abs=1e-3)
@@ -79,7 +79,7 @@ def test_twist_is_what_slices_turn_against_each_other() -> None:
     assert accuracy.recovered_pct(half, torch.zeros(3)) is None
 
 
-def test_every_bar_has_a_goal_beyond_its_floor_and_is_judged_by_both() -> None:
+def test_accuracy_targets_have_a_goal_beyond_the_floor() -> None:
     assert len({target.name for target in TARGETS}) == len(TARGETS)
     for target in TARGETS:
         assert (target.goal >= target.floor) if target.higher else (target.goal <= target.floor)
@@ -92,7 +92,7 @@ def test_every_bar_has_a_goal_beyond_its_floor_and_is_judged_by_both() -> None:
     assert judge(target, Measurement(1.0, None, 4, failures=1)) == "below"
 
 
-def test_the_table_for_a_page_says_what_the_one_for_a_terminal_says() -> None:
+def test_accuracy_table_in_markdown_and_on_the_terminal() -> None:
     metrics = {"LVEF RMSE": Measurement(3.21, None, 20), "ED to ES Dice, lv": Measurement(95.5, 2.0, 19, failures=1)}
     lines = accuracy.markdown(metrics, ["one failed"]).splitlines()
     assert len(lines) == 2 + len(TARGETS) + 2
@@ -101,7 +101,7 @@ def test_the_table_for_a_page_says_what_the_one_for_a_terminal_says() -> None:
     assert lines[-1] == "* one failed"
 
 
-def test_errors_are_measured_against_the_motion_beside_the_image(tmp_path: Path, tiny_model: Path) -> None:
+def test_errors_against_ground_truth_motion(tmp_path: Path, tiny_model: Path) -> None:
     manifest = write_cohort(tmp_path, 1, frames=3)
     infer = ("infer", "-m", manifest, "-o", tmp_path / "run", "--model", tiny_model, "--refine", 0)
     assert cmnet(*infer).exit_code == 0
@@ -120,7 +120,7 @@ def test_errors_are_measured_against_the_motion_beside_the_image(tmp_path: Path,
     assert errors.gcs_error_pct < 0.5
 
 
-def test_the_whole_benchmark_on_a_small_cohort(
+def test_accuracy_benchmark_of_a_small_cohort(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In this process: starting Python four times would take most of the test.

@@ -1,4 +1,4 @@
-"""A sidecar proves that a case is done, and says why it is not."""
+"""Sidecars: the state of a stage for a case, and its reason."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from cmnet_cli.runs.provenance import (
     Sidecar,
     State,
     damaged_outputs,
-    judge,
     read_sidecar,
     record_inputs,
     record_outputs,
+    stage_state,
     write_sidecar,
 )
 from cmnet_core.errors import ErrorCode, ImageError
@@ -38,31 +38,32 @@ def _made(folder: Path) -> tuple[Path, Expected]:
     return path, Expected(inputs=(image,), settings_digest="s", model_digest="m")
 
 
-def test_nothing_changed_is_done(tmp_path: Path) -> None:
-    assert judge(*_made(tmp_path)) == (State.DONE, "")
+def test_unchanged_inputs_and_outputs_are_done(tmp_path: Path) -> None:
+    assert stage_state(*_made(tmp_path)) == (State.DONE, "")
 
 
-def test_a_touched_input_with_the_same_content_is_done(tmp_path: Path) -> None:
+def test_input_with_new_time_and_same_content_is_done(tmp_path: Path) -> None:
     path, expected = _made(tmp_path)
     expected.inputs[0].write_bytes(b"image")
-    assert judge(path, expected) == (State.DONE, "")
+    assert stage_state(path, expected) == (State.DONE, "")
 
 
-def test_a_changed_input_is_stale(tmp_path: Path) -> None:
+def test_changed_input_is_stale(tmp_path: Path) -> None:
     path, expected = _made(tmp_path)
     expected.inputs[0].write_bytes(b"imagx")
-    assert judge(path, expected) == (State.STALE, "an input has changed")
+    assert stage_state(path, expected) == (State.STALE, "an input has changed")
 
 
 @pytest.mark.parametrize(
-    ("settings", "model", "reason"), [("s2", "m", "made with other settings"), ("s", "m2", "made with other weights")]
+    ("settings", "model", "reason"),
+    [("s2", "m", "computed with other settings"), ("s", "m2", "computed with other weights")],
 )
-def test_other_settings_or_weights_are_stale(tmp_path: Path, settings: str, model: str, reason: str) -> None:
+def test_changed_settings_or_weights_are_stale(tmp_path: Path, settings: str, model: str, reason: str) -> None:
     path, expected = _made(tmp_path)
-    assert judge(path, Expected(expected.inputs, settings, model)) == (State.STALE, reason)
+    assert stage_state(path, Expected(expected.inputs, settings, model)) == (State.STALE, reason)
 
 
-def test_a_truncated_output_is_pending_and_a_changed_one_is_damaged(tmp_path: Path) -> None:
+def test_truncated_output_is_pending_and_changed_output_is_damaged(tmp_path: Path) -> None:
     path, expected = _made(tmp_path)
     sidecar = read_sidecar(path)
     assert sidecar is not None
@@ -70,17 +71,17 @@ def test_a_truncated_output_is_pending_and_a_changed_one_is_damaged(tmp_path: Pa
     (tmp_path / "out.nii").write_bytes(b"resulT")
     assert damaged_outputs(path, sidecar) == ["out.nii"]
     (tmp_path / "out.nii").write_bytes(b"res")
-    assert judge(path, expected) == (State.PENDING, "output out.nii is missing or damaged")
+    assert stage_state(path, expected) == (State.PENDING, "output out.nii is missing or damaged")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"stage": 1}'])
-def test_a_sidecar_that_makes_no_sense_is_none(tmp_path: Path, text: str) -> None:
+def test_unreadable_sidecar_is_none(tmp_path: Path, text: str) -> None:
     path, expected = _made(tmp_path)
     path.write_text(text)
-    assert judge(path, expected) == (State.PENDING, "no sidecar")
+    assert stage_state(path, expected) == (State.PENDING, "no sidecar")
 
 
-def test_a_folder_counts_as_one_file(tmp_path: Path) -> None:
+def test_digest_of_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "dicoms"
     folder.mkdir()
     (folder / "1.dcm").write_bytes(b"one")
@@ -91,7 +92,7 @@ def test_a_folder_counts_as_one_file(tmp_path: Path) -> None:
     assert before[0].sha256 != after[0].sha256
 
 
-def test_a_missing_input_is_named(tmp_path: Path) -> None:
+def test_error_names_a_missing_input(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"nowhere\.nii") as caught:
         record_inputs([tmp_path / "nowhere.nii"])
     assert caught.value.code == ErrorCode.FILE_MISSING

@@ -74,7 +74,7 @@ DEEP = [
 
 
 @pytest.mark.parametrize(("deep", "expected"), [(False, SHALLOW), (True, SHALLOW + DEEP)])
-def test_every_row_is_checked_and_nothing_written(tmp_path: Path, *, deep: bool, expected: list[object]) -> None:
+def test_validate_checks_every_row_and_writes_nothing(tmp_path: Path, *, deep: bool, expected: list[object]) -> None:
     path = cohort(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     problems = errors_of(path, deep=deep)
@@ -83,7 +83,7 @@ def test_every_row_is_checked_and_nothing_written(tmp_path: Path, *, deep: bool,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_time_axis_from_row_header_or_heart_rate(tmp_path: Path) -> None:
+def test_frame_time_from_manifest_header_or_heart_rate(tmp_path: Path) -> None:
     silent = save(tmp_path / "silent.nii.gz", 5, 2, 3, 4)
     telling = save(tmp_path / "telling.nii.gz", 5, 2, 3, 4, frame_ms=40.0)
 
@@ -96,7 +96,7 @@ def test_time_axis_from_row_header_or_heart_rate(tmp_path: Path) -> None:
     assert frame_ms(telling, frame_ms=30.0) == 30.0
 
 
-def test_masks_are_placed_on_the_frames_of_their_image(tmp_path: Path) -> None:
+def test_reference_masks_have_the_frames_of_their_image(tmp_path: Path) -> None:
     cine, mask = save(tmp_path / "cine.nii.gz", 5, 2, 3, 4), save(tmp_path / "mask.nii.gz", 2, 3, 4, value=3.0)
     masks = {"labels_ed": mask, "labels_es": mask, "label_scheme": LabelScheme.ACDC}
     case = Case(2, "a", (cine,), ed=1, es=4, **masks)
@@ -112,13 +112,13 @@ def test_masks_are_placed_on_the_frames_of_their_image(tmp_path: Path) -> None:
     assert load_labels(Case(2, "a", (cine,)), load_cine(case)) is None
 
 
-def test_frames_outside_the_cine_are_refused(tmp_path: Path) -> None:
+def test_ed_outside_the_cine_is_refused(tmp_path: Path) -> None:
     cine = save(tmp_path / "cine.nii.gz", 5, 2, 3, 4)
-    with pytest.raises(CmnetError, match=r"cine\.nii\.gz: frame ed=7 lies outside"):
+    with pytest.raises(CmnetError, match=r"cine\.nii\.gz: frame ed=7 is outside"):
         load_cine(Case(2, "a", (cine,), ed=7))
 
 
-def test_the_problems_as_a_table_and_as_json(tmp_path: Path) -> None:
+def test_validate_prints_problems_as_table_or_json(tmp_path: Path) -> None:
     path = cohort(tmp_path)
     ran = cmnet("validate", "-m", path)
     head, first, second, *_ = ran.stdout.splitlines()
@@ -132,7 +132,7 @@ def test_the_problems_as_a_table_and_as_json(tmp_path: Path) -> None:
     assert errors == SHALLOW + DEEP
 
 
-def test_participants_are_not_named_where_their_files_are(tmp_path: Path) -> None:
+def test_validate_does_not_print_participant_ids(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("subject_id,image\n9900001,9900001_20209_2_0.zip\np-17,in/p-17/sa.nii\n")
     ran = cmnet("validate", "-m", tmp_path / "m.csv")
     assert (ran.exit_code, ran.output.count("does not exist")) == (3, 2)
@@ -140,7 +140,7 @@ def test_participants_are_not_named_where_their_files_are(tmp_path: Path) -> Non
     assert "p-17" not in ran.output
 
 
-def doubtful(kind: str) -> torch.Tensor:
+def questionable(kind: str) -> torch.Tensor:
     """A bright disc that beats in noise, in six slices and five frames, with something the matter in slice 3."""
     chance = torch.Generator().manual_seed(5)
     away = torch.meshgrid(*(torch.arange(80.0) - 40,) * 2, indexing="ij")[0].hypot(torch.arange(80.0) - 40)
@@ -161,7 +161,7 @@ def doubtful(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("sound", ""),
         ("empty", "Slice(s) 3 of 6 have one constant value"),
@@ -171,12 +171,12 @@ def doubtful(kind: str) -> torch.Tensor:
         ("moved", "shifted in-plane against their neighbours: 3 by 10 mm"),
     ],
 )
-def test_deep_looks_at_the_images(tmp_path: Path, kind: str, told: str) -> None:
+def test_validate_deep_reports_image_quality(tmp_path: Path, kind: str, message: str) -> None:
     affine = torch.diag(torch.tensor([2.0, 2.0, 8.0, 1.0], dtype=torch.float64))[:, [2, 1, 0, 3]]
-    nifti.write_image(tmp_path / "a.nii.gz", doubtful(kind), affine=affine, frame_ms=None)
+    nifti.write_image(tmp_path / "a.nii.gz", questionable(kind), affine=affine, frame_ms=None)
     (tmp_path / "m.csv").write_text("subject_id,image\n9900001,a.nii.gz\n")
     shallow, deep = (cmnet("validate", "-m", tmp_path / "m.csv", "--json", *more) for more in ((), ("--deep",)))
     assert (shallow.exit_code, json.loads(shallow.stdout)) == (0, [])
     found = json.loads(deep.stdout)
-    assert (deep.exit_code, len(found)) == (0, 1 if told else 0)
-    assert all(p["code"] == "image-quality" and p["warning"] and told in p["message"] for p in found)
+    assert (deep.exit_code, len(found)) == (0, 1 if message else 0)
+    assert all(p["code"] == "image-quality" and p["warning"] and message in p["message"] for p in found)

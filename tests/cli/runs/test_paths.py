@@ -5,7 +5,7 @@ from pathlib import Path
 from cmnet_cli.runs.paths import RunFolder
 
 
-def test_a_case_has_a_folder_in_its_shard_and_its_id_in_every_name() -> None:
+def test_paths_of_a_case_contain_its_id() -> None:
     case = RunFolder(Path("run")).case("sub-9900001_ses-2")
     assert case.folder.parent.parent == Path("run/subjects")
     assert len(case.folder.parent.name) == 2
@@ -13,7 +13,7 @@ def test_a_case_has_a_folder_in_its_shard_and_its_id_in_every_name() -> None:
     assert case.sidecar("infer").name == "sub-9900001_ses-2_desc-infer.json"
 
 
-def test_many_cases_spread_over_shards() -> None:
+def test_case_folders_are_distributed_over_256_folders() -> None:
     run = RunFolder(Path("run"))
     shards = {run.case(f"sub-{9900000 + n}").folder.parent.name for n in range(2000)}
     assert len(shards) > 250

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EID = re.compile(rb"(?<!\d)[1-6]\d{6}(?!\d)")
 DIGEST = re.compile(rb"(?<![0-9a-z])[0-9a-f]{64}(?![0-9a-z])")
 BUILT = {".venv", "build", "__pycache__", ".hypothesis"}
@@ -37,17 +37,17 @@ def suspects(path: Path) -> list[str]:
     ]
 
 
-def test_no_number_could_be_a_participant() -> None:
+def test_repository_has_no_number_like_a_participant_id() -> None:
     assert [found for path in files_of_the_repository() for found in suspects(path)] == []
 
 
 @pytest.mark.parametrize(("text", "caught"), [("sub-{}_ses-2", True), ("{}_20209_2_0.zip", True), ("1{}", False)])
-def test_the_rule_catches_what_it_should(text: str, *, caught: bool) -> None:
+def test_participant_id_pattern(text: str, *, caught: bool) -> None:
     assert bool(EID.search(text.format(2 * 10**6 + 3).encode())) == caught
     assert not EID.search(text.format(9900001).encode())
 
 
-def test_a_digest_hides_no_number_beside_it() -> None:
+def test_participant_id_beside_a_digest_is_found() -> None:
     digest, number = "f" + f"{2 * 10**6 + 3}" + "f" * 56, f"{2 * 10**6 + 3}"
     assert not EID.search(DIGEST.sub(b"", f'"digest": "{digest}"'.encode()))
     for beside in (f"{digest} {number}", f"{number}-{digest}", digest[:-1], f"{digest}0"):

@@ -1,4 +1,4 @@
-"""A synthetic cohort can be read back by the rest of cmnet, and its truth says what the images show."""
+"""A simulated cohort can be read back, and its ground truth agrees with the images."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def truth_rows(cohort: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((cohort.parent / "truth_indices.csv").read_text().splitlines()))
 
 
-def test_the_manifest_lists_every_subject(cohort: Path) -> None:
+def test_phantom_manifest_lists_every_subject(cohort: Path) -> None:
     cases = read_manifest(cohort).cases
     assert [case.subject_id for case in cases] == ["phantom-001", "phantom-002"]
     for case in cases:
@@ -47,7 +47,7 @@ def test_the_manifest_lists_every_subject(cohort: Path) -> None:
     assert "lvef" not in cohort.read_text()
 
 
-def test_images_and_masks_load_like_any_others(cohort: Path) -> None:
+def test_phantom_images_and_masks_can_be_read(cohort: Path) -> None:
     for case, truth in zip(read_manifest(cohort).cases, truth_rows(cohort), strict=True):
         cine = load_cine(case)
         labels = load_labels(case, cine)
@@ -60,7 +60,7 @@ def test_images_and_masks_load_like_any_others(cohort: Path) -> None:
         assert float(truth["lvedv_ml"]) == pytest.approx(indices.lvedv_ml, rel=1e-3)
 
 
-def test_the_truth_file_gives_the_motion_back(cohort: Path) -> None:
+def test_phantom_truth_file_reproduces_the_motion(cohort: Path) -> None:
     case = read_manifest(cohort).cases[0]
     folder = case.image[0].parent
     values = json.loads((folder / "sub-phantom-001_truth.json").read_text())
@@ -76,14 +76,14 @@ def test_the_truth_file_gives_the_motion_back(cohort: Path) -> None:
     assert values["volumes_continuous"]["lv_ml"] == pytest.approx(truth.volumes().lv_ml.tolist(), abs=1e-3)
 
 
-def test_both_kinds_of_indices_are_told_apart(cohort: Path) -> None:
+def test_phantom_indices_of_masks_and_of_continuous_shape(cohort: Path) -> None:
     for row in truth_rows(cohort):
         assert abs(float(row["lvef_pct"]) - float(row["lvef_continuous_pct"])) < 10
         assert float(row["gcs_es_pct"]) < 0 < float(row["grs_es_pct"])
         assert 1 <= int(row["defect_segment"]) <= 16
 
 
-def test_a_subject_does_not_depend_on_the_cohorts_size(
+def test_phantom_does_not_depend_on_the_size_of_the_cohort(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "draw_spec", small_spec)

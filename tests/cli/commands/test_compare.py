@@ -1,4 +1,4 @@
-"""The indices of a run held against an outside table."""
+"""The command compare: indices of a run against another table."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.commands.compare import _our_columns
+from cmnet_cli.commands.compare import comparable_columns
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import start_run
 from cmnet_cli.tables.schema import write_table
@@ -40,7 +40,7 @@ def _against(run: Path, text: str, *options: object) -> Path:
 
 
 @pytest.mark.parametrize("name", ["lvedv_ml", "p24100_i2", "24100-2.0", "f.24100.2.0", "p24100_i2_a0"])
-def test_columns_are_matched_by_name_or_field(run: Path, name: str) -> None:
+def test_compare_matches_columns_by_name_or_ukb_field(run: Path, name: str) -> None:
     _against(run, f"eid,{name}\n0012,90\n9900002,115\n9900003,150\n", "--on", "eid")
     [row] = rows(run, "comparison")
     assert (row["index"], row["reference_column"]) == ("lvedv_ml", name)
@@ -55,7 +55,7 @@ def test_columns_are_matched_by_name_or_field(run: Path, name: str) -> None:
     assert f"| lvedv_ml | {name} |" in (run / "tables" / "comparison.md").read_text()
 
 
-def test_segments_are_matched_by_the_field_of_their_number(run: Path) -> None:
+def test_compare_matches_segments_by_ukb_field(run: Path) -> None:
     """24124 to 24139 are the wall thickness of AHA segments 1 to 16, 24157 is the global circumferential strain."""
     folder = RunFolder(run)
     cases = [(row["case_id"], row["subject_id"], row["session"]) for row in rows(run, "indices")]
@@ -75,14 +75,14 @@ def test_segments_are_matched_by_the_field_of_their_number(run: Path) -> None:
     assert (strain["index"], strain["n"]) == ("gcs_line_mid_peak_pct", 0)
 
 
-def test_every_field_of_uk_biobank_that_is_held_against_ours_is_held_once() -> None:
-    fields = [field for field in _our_columns().values() if field]
+def test_ukb_fields_of_comparable_columns_are_unique() -> None:
+    fields = [field for field in comparable_columns().values() if field]
     assert len(fields) == len(set(fields))
     wanted = {*range(24100, 24110), *range(24124, 24175)}
     assert {int(field) for field in fields} == wanted
 
 
-def test_visits_are_matched_by_instance_and_by_session(run: Path) -> None:
+def test_compare_matches_visits_by_instance_and_session(run: Path) -> None:
     _against(run, "subject_id,p24100_i2,p24100_i3\n0012,100,160\n9900002,120,\n")
     second, third = rows(run, "comparison")
     assert (second["n"], second["bias"], third["n"], third["bias"]) == (2, 0.0, 1, 10.0)
@@ -91,17 +91,17 @@ def test_visits_are_matched_by_instance_and_by_session(run: Path) -> None:
     assert (row["n"], row["bias"]) == (2, pytest.approx(1.5))
 
 
-def test_ids_are_text_and_rows_without_a_partner_are_counted_without_their_ids(run: Path) -> None:
+def test_compare_counts_unmatched_rows_without_their_ids(run: Path) -> None:
     table = run.parent / "t.csv"
     table.write_text("subject_id,lvedv_ml\n12,1\n9900002,n/a\nsub-9900003,140\nnobody,1\n")
     compared = cmnet("compare", "--run", run, "--against", table)
-    assert "2 subjects in both; 2 rows of the run without a partner, 2 of the outside table" in compared.output
+    assert "2 subjects in both; 2 rows of the run without a counterpart, 2 of the other table" in compared.output
     assert "9900002" not in compared.output
     [row] = rows(run, "comparison")
     assert (row["n"], row["unreadable"], row["bias"]) == (1, 1, 10.0)
 
 
-def test_json_is_nothing_but_json(run: Path) -> None:
+def test_compare_prints_json(run: Path) -> None:
     table = run.parent / "t.csv"
     table.write_text("subject_id,lvef_pct\n9900002,58\n")
     [row] = json.loads(cmnet("compare", "--run", run, "--against", table, "--json").output)
@@ -119,7 +119,7 @@ def test_json_is_nothing_but_json(run: Path) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_a_table_that_does_not_fit_says_what_to_do(run: Path, text: str | None, said: str) -> None:
+def test_compare_refuses_an_unusable_table(run: Path, text: str | None, said: str) -> None:
     table = run.parent / "bad.csv"
     if text is not None:
         table.write_text(text)
@@ -130,7 +130,7 @@ def test_a_table_that_does_not_fit_says_what_to_do(run: Path, text: str | None, 
     assert not (run / "tables" / "comparison.parquet").exists()
 
 
-def test_a_run_without_indices_is_told_to_make_them(run: Path) -> None:
+def test_compare_needs_indices(run: Path) -> None:
     (run / "tables" / "indices.parquet").unlink()
     refused = cmnet("compare", "--run", run, "--against", run.parent / "cohort.csv")
     assert (refused.exit_code, "cmnet indices" in refused.output) == (3, True)

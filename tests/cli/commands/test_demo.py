@@ -1,15 +1,15 @@
-"""Synthetic hearts from the command line, and the whole main job on them."""
+"""The commands phantom and demo: simulated phantoms, and a whole analysis of them."""
 
 from pathlib import Path
 
 from tests.cli.commanding import cmnet, rows
 
 
-def test_the_demo_ends_with_indices_beside_the_truth_and_a_report(tmp_path: Path, tiny_model: Path) -> None:
+def test_demo_prints_indices_beside_ground_truth_and_writes_a_report(tmp_path: Path, tiny_model: Path) -> None:
     out = tmp_path / "demo"
     ran = cmnet("demo", out, "--subjects", 1, "--frames", 3, "--model", tiny_model)
     assert ran.exit_code == 0, ran.output
-    assert "Found (true)" in ran.output
+    assert "Estimate (ground truth)" in ran.output
     assert (out / "run" / "report" / "index.html").is_file()
     assert ran.output.rstrip().endswith("index.html")
     [row] = rows(out / "run", "indices")
@@ -17,10 +17,10 @@ def test_the_demo_ends_with_indices_beside_the_truth_and_a_report(tmp_path: Path
     assert (out / "run" / "report" / f"{row['case_id']}.html").is_file()
 
 
-def test_phantoms_pass_validation(tmp_path: Path) -> None:
-    made = cmnet("phantom", tmp_path / "hearts", "--subjects", 1, "--frames", 2)
-    assert made.exit_code == 0
-    manifest = tmp_path / "hearts" / "cohort.csv"
-    assert str(manifest) in made.output
+def test_phantom_manifest_passes_validation(tmp_path: Path) -> None:
+    simulated = cmnet("phantom", tmp_path / "phantoms", "--subjects", 1, "--frames", 2)
+    assert simulated.exit_code == 0
+    manifest = tmp_path / "phantoms" / "cohort.csv"
+    assert str(manifest) in simulated.output
     checked = cmnet("validate", "-m", manifest, "--deep")
     assert (checked.exit_code, "1 subjects, no problems" in checked.output) == (0, True)

@@ -41,7 +41,7 @@ def full_case(row: int, subject: str, folder: Path) -> Case:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
-def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
+def test_manifest_round_trip(tmp_path: Path, suffix: str) -> None:
     pair = Case(row=3, subject_id="b", image=(tmp_path / "ed.nii", tmp_path / "es.nii"), ed=0, es=1)
     cases = (full_case(2, "a", tmp_path), pair)
     write_manifest(tmp_path / f"cohort{suffix}", cases)
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
     assert read_manifest(tmp_path / "again.csv").digest == manifest.digest
 
 
-def test_paths_inside_the_folder_move_with_it(tmp_path: Path) -> None:
+def test_manifest_paths_are_relative_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     write_manifest(tmp_path / "here" / "cohort.csv", [full_case(2, "a", tmp_path / "here")])
     (tmp_path / "here").rename(tmp_path / "there")
@@ -61,7 +61,7 @@ def test_paths_inside_the_folder_move_with_it(tmp_path: Path) -> None:
     assert case.labels_es == Path("/elsewhere/es.nii.gz")
 
 
-def test_digest_is_of_the_content(tmp_path: Path) -> None:
+def test_manifest_digest_depends_on_content_only(tmp_path: Path) -> None:
     one = table(tmp_path / "a.csv", "subject_id,image,group\nx,x.nii,NOR\ny,y.nii,\n")
     other = table(tmp_path / "b.tsv", "image\tsubject_id\tsite\tgroup\n\t\t\t\ny.nii\ty\t\t\nx.nii\tx\t\tNOR\n")
     changed = table(tmp_path / "c.csv", "subject_id,image,group\nx,x.nii,DCM\ny,y.nii,\n")
@@ -69,14 +69,14 @@ def test_digest_is_of_the_content(tmp_path: Path) -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_pair_has_its_own_frame_numbers(tmp_path: Path) -> None:
+def test_manifest_pair_of_images_has_frames_0_and_1(tmp_path: Path) -> None:
     path = table(tmp_path / "m.csv", "subject_id,image,ed,es\na,ed.nii;es.nii,4,11\n")
     (case,) = read_manifest(path).cases
     assert (case.ed, case.es) == (0, 1)
     assert case.image == (tmp_path / "ed.nii", tmp_path / "es.nii")
 
 
-def test_numbers_as_spreadsheets_write_them(tmp_path: Path) -> None:
+def test_manifest_accepts_numbers_as_spreadsheets_write_them(tmp_path: Path) -> None:
     frame = pd.DataFrame({"subject_id": [9900001, 9900002], "image": ["a.nii", "b.nii"], "ed": [0, None], "sex": "F"})
     frame.to_parquet(tmp_path / "m.parquet")
     first, second = read_manifest(tmp_path / "m.parquet").cases
@@ -85,7 +85,7 @@ def test_numbers_as_spreadsheets_write_them(tmp_path: Path) -> None:
     assert read_manifest(path).cases[0].subject_id == "007"
 
 
-def test_all_problems_of_all_rows_are_listed_together(tmp_path: Path) -> None:
+def test_manifest_error_lists_all_problems(tmp_path: Path) -> None:
     rows = [
         "subject_id,image,session,labels,labels_ed,label_scheme,ed,es,height_cm,sex",
         "good,a.nii,,,,,,,,",
@@ -120,26 +120,29 @@ def test_all_problems_of_all_rows_are_listed_together(tmp_path: Path) -> None:
         ("m.csv", "subject_id,image\n,\n\n", ErrorCode.MANIFEST_EMPTY, "has no rows"),
         ("m.csv", "Subject ID,image\n1,a.nii\n", ErrorCode.MANIFEST_COLUMN, "Rename 'Subject ID' to 'subject_id'"),
         ("m.csv", "subject_id;image\n1;a.nii\n", ErrorCode.MANIFEST_COLUMN, "commas separate"),
-        ("m.csv", "subject_id,image\n1,a,b,c\n2\n3,a,b,c,d", ErrorCode.MANIFEST_UNREADABLE, "reading the manifest"),
+        (
+            "m.csv",
+            "subject_id,image\n1,a,b,c\n2\n3,a,b,c,d",
+            ErrorCode.MANIFEST_UNREADABLE,
+            "cannot be read as a table",
+        ),
         ("m.xlsx", "PK", ErrorCode.MANIFEST_UNREADABLE, "Save the table as CSV"),
-        ("m.parquet", "text", ErrorCode.MANIFEST_UNREADABLE, "reading the manifest"),
+        ("m.parquet", "text", ErrorCode.MANIFEST_UNREADABLE, "cannot be read as a table"),
     ],
 )
-def test_tables_that_are_none(tmp_path: Path, name: str, text: str, code: ErrorCode, said: str) -> None:
+def test_manifest_that_is_no_table_is_refused(tmp_path: Path, name: str, text: str, code: ErrorCode, said: str) -> None:
     with pytest.raises(ManifestError, match=said) as caught:
         read_manifest(table(tmp_path / name, text))
     assert caught.value.code is code
 
 
-def test_missing_and_binary_manifest(tmp_path: Path) -> None:
+def test_missing_or_binary_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"subject_id,image\n\xff\xfe,a\n")
     for name in ("m.csv", "nowhere.csv"):
         with pytest.raises(ManifestError) as caught:
             read_manifest(tmp_path / name)
         assert caught.value.code is ErrorCode.MANIFEST_UNREADABLE
-    assert (
-        caught.value.message == f"{tmp_path / 'nowhere.csv'}: reading the manifest failed: No such file or directory."
-    )
+    assert caught.value.message == f"{tmp_path / 'nowhere.csv'} cannot be read as a table: No such file or directory."
 
 
 def save(path: Path, *shape: int) -> Path:
@@ -159,7 +162,7 @@ def acdc_patient(folder: Path, number: int, *, ed: int, es: int, cine_frames: in
 
 
 @pytest.mark.parametrize("inner", ["", "training"])
-def test_acdc_takes_the_cine_or_else_the_two_frames(tmp_path: Path, inner: str) -> None:
+def test_acdc_image_is_the_cine_or_the_pair_of_frames(tmp_path: Path, inner: str) -> None:
     folder = tmp_path / inner
     acdc_patient(folder, 1, ed=1, es=12, cine_frames=None)
     acdc_patient(folder, 90, ed=4, es=11, cine_frames=12)
@@ -174,7 +177,7 @@ def test_acdc_takes_the_cine_or_else_the_two_frames(tmp_path: Path, inner: str) 
     assert cine.labels_es.name == "patient090_frame11_gt.nii.gz"
 
 
-def test_acdc_patients_that_lack_something_are_listed(tmp_path: Path) -> None:
+def test_acdc_error_lists_incomplete_patients(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         acdc_patient(tmp_path, number, ed=1, es=12, cine_frames=None)
     (tmp_path / "patient001" / "patient001_frame12.nii.gz").unlink()
@@ -187,7 +190,7 @@ def test_acdc_patients_that_lack_something_are_listed(tmp_path: Path) -> None:
         from_acdc(tmp_path / "patient001")
 
 
-def test_nifti_by_pattern(tmp_path: Path) -> None:
+def test_nifti_layout_by_pattern(tmp_path: Path) -> None:
     for subject in ("p1", "p2"):
         save(tmp_path / subject / f"{subject}_ses-2_sa.nii.gz", 2, 2, 3, 4)
     save(tmp_path / "p1" / "p1_ses-2_gt.nii.gz", 2, 2, 3, 4)
@@ -206,9 +209,9 @@ def test_nifti_by_pattern(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-def test_no_cell_becomes_a_formula(tmp_path: Path, suffix: str) -> None:
-    told = {"note": "=HYPERLINK(A1)", "@more": "+cmd|' /C calc'!A0", "shift_mm": "-1.5", "said": "'tis"}
-    case = Case(2, "-x1", (tmp_path / "=a.nii",), group="@home", extra=told)
+def test_manifest_cells_are_guarded_against_csv_injection(tmp_path: Path, suffix: str) -> None:
+    cells = {"note": "=HYPERLINK(A1)", "@more": "+cmd|' /C calc'!A0", "shift_mm": "-1.5", "said": "'tis"}
+    case = Case(2, "-x1", (tmp_path / "=a.nii",), group="@home", extra=cells)
     path = tmp_path / f"m{suffix}"
     write_manifest(path, [case])
     separator = "," if suffix == ".csv" else "\t"
@@ -217,7 +220,7 @@ def test_no_cell_becomes_a_formula(tmp_path: Path, suffix: str) -> None:
     assert read_manifest(path).cases == (case,)
 
 
-def test_an_id_that_cannot_be_used_is_not_repeated(tmp_path: Path) -> None:
+def test_manifest_error_does_not_repeat_an_invalid_id(tmp_path: Path) -> None:
     _, problems = check_manifest(table(tmp_path / "m.csv", "subject_id,image\n9900001/<b>,a.nii\n9900002,\n"))
     assert [problem.row for problem in problems] == [2, 3]
     assert "found '/', '<', '>' in it" in problems[0].message

@@ -14,14 +14,14 @@ from cmnet_core.uncertainty.posterior import Posterior
 
 
 @pytest.mark.parametrize("largest_voxels", [0.0, 0.4, 3.0, 60.0])
-def test_velocities_come_back_to_half_a_step(tmp_path: Path, largest_voxels: float) -> None:
+def test_velocities_round_trip_to_half_a_quantum(tmp_path: Path, largest_voxels: float) -> None:
     generator = torch.Generator().manual_seed(1)
     velocities = largest_voxels * (2 * torch.rand(3, 3, 2, 8, 6, generator=generator) - 1)
     write_velocities(tmp_path / "m.npz", velocities)
     torch.testing.assert_close(read_velocities(tmp_path / "m.npz"), velocities, rtol=0, atol=0.5 / 128 + 1e-6)
 
 
-def test_what_another_version_stored_is_told(tmp_path: Path) -> None:
+def test_sidecar_of_another_version_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path).case("sub-1")
     facts = {"motion": {}, "window": {}, "flags": [], "folded_voxels": 0}
     write_sidecar(folder.sidecar("infer"), Sidecar("infer", "sub-1", "0", "c0ffee", "decaf", (), (), facts))
@@ -29,7 +29,7 @@ def test_what_another_version_stored_is_told(tmp_path: Path) -> None:
         read_facts(folder)
 
 
-def test_a_smooth_motion_is_small(tmp_path: Path) -> None:
+def test_smooth_velocities_compress_well(tmp_path: Path) -> None:
     axis = torch.linspace(-1, 1, 64)
     bell = torch.exp(-4 * (axis[:, None] ** 2 + axis**2))
     cycle = torch.sin(torch.linspace(0, 6.28, 50))
@@ -37,7 +37,7 @@ def test_a_smooth_motion_is_small(tmp_path: Path) -> None:
     assert (tmp_path / "m.npz").stat().st_size < 1e6
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
+def test_damaged_velocities_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     with pytest.raises(ImageError) as missing:
         read_velocities(path)
@@ -48,7 +48,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
     assert (missing.value.code, damaged.value.code) == (ErrorCode.FILE_MISSING, ErrorCode.FILE_DAMAGED)
 
 
-def test_a_posterior_comes_back_from_one_byte_a_value(tmp_path: Path) -> None:
+def test_posterior_round_trip(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(2)
     shapes = (3 * torch.randn(2, 4, 3, 8, 8, generator=generator)).softmax(1)
     factor = torch.randn(4, 3, 1, 3, 2, 2, generator=generator)

@@ -1,4 +1,4 @@
-"""Nobody is named in what leaves the room: ids, paths and hosts replaced, small groups not shown."""
+"""De-identification: ids, paths and host names are replaced, and small counts suppressed."""
 
 import json
 import platform
@@ -23,11 +23,11 @@ from tests.phantoms import write_cohort
         ("frame 1 of sub-1, patient0010", ["1", "patient001"], "frame 1 of sub-<id>, patient0010"),
     ],
 )
-def test_ids_are_taken_out_of_texts(text: str, ids: list[str], hidden: str) -> None:
+def test_redact_ids(text: str, ids: list[str], hidden: str) -> None:
     assert redact_ids(text, ids) == hidden
 
 
-def test_pseudonyms_belong_to_a_run(tmp_path: Path) -> None:
+def test_pseudonyms_depend_on_the_key_of_the_run(tmp_path: Path) -> None:
     first, again = (open_deidentifier(tmp_path / "run" / "key", share_safe=True) for _ in range(2))
     other = open_deidentifier(None, share_safe=True)
     name = first.name("sub-9900001_ses-2")
@@ -39,18 +39,18 @@ def test_pseudonyms_belong_to_a_run(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["key"]
 
 
-def test_nothing_changes_unless_asked_for() -> None:
+def test_share_safe_text() -> None:
     plain, safe = open_deidentifier(None, share_safe=False), open_deidentifier(None, share_safe=True)
-    told = f"sub-9900001 on {platform.node()}: /home/somebody/9900001_sa.nii.gz is not there"
-    assert (plain.text(told), plain.name("sub-9900001"), plain.count(3)) == (told, "sub-9900001", "3")
-    assert safe.text(told) == f"{safe.name('sub-9900001')} on host-1: .../<id>_sa.nii.gz is not there"
-    assert safe.text(safe.text(told)) == safe.text(told)
+    text = f"sub-9900001 on {platform.node()}: /home/somebody/9900001_sa.nii.gz is not there"
+    assert (plain.text(text), plain.name("sub-9900001"), plain.count(3)) == (text, "sub-9900001", "3")
+    assert safe.text(text) == f"{safe.name('sub-9900001')} on host-1: .../<id>_sa.nii.gz is not there"
+    assert safe.text(safe.text(text)) == safe.text(text)
     assert (safe.host("node07"), safe.host("node07"), safe.host(None)) == ("host-2", "host-2", None)
     assert [safe.count(n) for n in (0, 10, 11)] == ["0", "10 or fewer", "11"]
     assert (safe.hides(10), safe.hides(11), plain.hides(3)) == (True, False, False)
 
 
-def test_a_run_is_told_of_without_naming_anybody(tmp_path: Path, tiny_model: Path) -> None:
+def test_share_safe_status_names_no_subject(tmp_path: Path, tiny_model: Path) -> None:
     manifest, run = write_cohort(tmp_path, 2, frames=2), tmp_path / "run"
     (tmp_path / "9900002.nii.gz").unlink()
     ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model, "--verbose")
@@ -61,12 +61,12 @@ def test_a_run_is_told_of_without_naming_anybody(tmp_path: Path, tiny_model: Pat
     assert [row["state"] for row in shared] == [row["state"] for row in plain] == ["done", "failed"]
     pseudonyms = open_deidentifier(run / ".share-key", share_safe=True)
     assert [row["case_id"] for row in shared] == [pseudonyms.name(row["case_id"]) for row in plain]
-    assert not any(told in shown for told in ("99000", str(tmp_path), platform.node()))
-    words = cmnet("status", "-r", run, "--share-safe").stdout
-    assert (".../<id>.nii.gz" in words, str(tmp_path) in words) == (True, False)
+    assert not any(text in shown for text in ("99000", str(tmp_path), platform.node()))
+    printed = cmnet("status", "-r", run, "--share-safe").stdout
+    assert (".../<id>.nii.gz" in printed, str(tmp_path) in printed) == (True, False)
 
 
-def test_control_codes_do_not_reach_the_screen(tmp_path: Path) -> None:
+def test_control_characters_are_not_printed(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("subject_id,image\n9900001,\x1b[2Jowned\x07\u202ea.nii\n", encoding="utf-8")
     said = cmnet("validate", "-m", tmp_path / "m.csv").output
     assert "?[2Jowned??a.nii" in said

@@ -61,7 +61,7 @@ def ukbb_cardiac(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["mnms", "auto"])
-def test_mnms_brings_its_table_along(tmp_path: Path, layout: str) -> None:
+def test_mnms_layout_with_its_table(tmp_path: Path, layout: str) -> None:
     out = tmp_path / "cohort.csv"
     assert cmnet("manifest", mnms(tmp_path / "data"), "--layout", layout, "-o", out).exit_code == 0
     first, second = read_manifest(out).cases
@@ -72,7 +72,7 @@ def test_mnms_brings_its_table_along(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["ukb", "auto"])
-def test_uk_biobank_by_subject_and_visit(tmp_path: Path, layout: str) -> None:
+def test_ukb_layout_by_subject_and_visit(tmp_path: Path, layout: str) -> None:
     out = tmp_path / "cohort.csv"
     assert cmnet("manifest", ukb(tmp_path / "data"), "--layout", layout, "-o", out).exit_code == 0
     cases = read_manifest(out).cases
@@ -81,14 +81,14 @@ def test_uk_biobank_by_subject_and_visit(tmp_path: Path, layout: str) -> None:
     assert errors_of(out, deep=True) == []
 
 
-def test_a_visit_in_two_places_is_not_guessed_at(tmp_path: Path) -> None:
+def test_ukb_visit_stored_twice_is_refused(tmp_path: Path) -> None:
     write_zip(ukb(tmp_path / "data") / "97" / "9900001_20209_2_0.zip", stack(slices=2, phases=3))
     ran = cmnet("manifest", tmp_path / "data", "--layout", "ukb", "-o", tmp_path / "cohort.csv")
     assert (ran.exit_code, "two places" in ran.output, "9900001" in ran.output) == (3, True, False)
 
 
 @pytest.mark.parametrize("layout", ["ukbb_cardiac", "auto"])
-def test_ukbb_cardiac_finds_the_frames_of_its_masks(tmp_path: Path, layout: str) -> None:
+def test_ukbb_cardiac_layout_detects_frames_of_masks(tmp_path: Path, layout: str) -> None:
     out = tmp_path / "cohort.csv"
     assert cmnet("manifest", ukbb_cardiac(tmp_path / "data"), "--layout", layout, "-o", out).exit_code == 0
     by_phase, whole, pair = read_manifest(out).cases
@@ -108,7 +108,7 @@ UKB_COLUMNS = {
 
 
 @pytest.mark.parametrize("style", UKB_COLUMNS)
-def test_demographics_are_those_of_the_visit(tmp_path: Path, style: str) -> None:
+def test_demographics_of_each_visit(tmp_path: Path, style: str) -> None:
     table, out = tmp_path / "demographics.csv", tmp_path / "cohort.csv"
     table.write_text(f"{UKB_COLUMNS[style]}\n9900001,0,61,64,165,164.5,60.2,63\n9900009,1,50,55,180,180,90,90\n")
     ran = cmnet("manifest", ukb(tmp_path / "data"), "-o", out, "--demographics", table)
@@ -120,21 +120,21 @@ def test_demographics_are_those_of_the_visit(tmp_path: Path, style: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("eid,p50_i2\n9900001,1.71\n", "row 2, height_cm"),
         ("name,p50_i2\n9900001,171\n", "expected a column of ids"),
         ("eid,p50_i2\n9900077,171\n", "no subject of the data set"),
     ],
 )
-def test_demographics_that_do_not_fit(tmp_path: Path, text: str, told: str) -> None:
+def test_unusable_demographics_are_refused(tmp_path: Path, text: str, message: str) -> None:
     table = tmp_path / "demographics.csv"
     table.write_text(text)
     ran = cmnet("manifest", ukb(tmp_path / "data"), "-o", tmp_path / "cohort.csv", "--demographics", table)
-    assert (ran.exit_code, told in " ".join(ran.output.split())) == (3, True)
+    assert (ran.exit_code, message in " ".join(ran.output.split())) == (3, True)
 
 
-def test_auto_says_what_it_found(tmp_path: Path) -> None:
+def test_detect_layout(tmp_path: Path) -> None:
     mixed = ukb(mnms(tmp_path / "mixed"))
     ran = cmnet("manifest", mixed, "-o", tmp_path / "cohort.csv")
     assert (ran.exit_code, "found mnms, ukb" in " ".join(ran.output.split())) == (3, True)
@@ -145,7 +145,7 @@ def test_auto_says_what_it_found(tmp_path: Path) -> None:
     assert [case.subject_id for case in read_manifest(tmp_path / "cohort.csv").cases] == ["9900001"]
 
 
-def test_links_out_of_a_data_set_are_passed_over_and_told_of(tmp_path: Path) -> None:
+def test_links_out_of_a_data_set_are_ignored_and_reported(tmp_path: Path) -> None:
     data = ukb(tmp_path / "data")
     write_zip(tmp_path / "elsewhere" / "9900007_20209_2_0.zip", stack(slices=2, phases=3))
     (data / "9900007_20209_2_0.zip").symlink_to(tmp_path / "elsewhere" / "9900007_20209_2_0.zip")
@@ -156,7 +156,7 @@ def test_links_out_of_a_data_set_are_passed_over_and_told_of(tmp_path: Path) -> 
     assert [case.subject_id for case in read_manifest(tmp_path / "cohort.csv").cases][-2:] == ["9900002", "9900008"]
 
 
-def test_a_subject_that_lacks_something_is_counted_not_named(tmp_path: Path) -> None:
+def test_dataset_error_does_not_name_an_incomplete_subject(tmp_path: Path) -> None:
     data = ukbb_cardiac(tmp_path / "data")
     (data / "9900003" / "sa_ES.nii.gz").unlink()
     ran = cmnet("manifest", data, "--layout", "ukbb_cardiac", "-o", tmp_path / "cohort.csv")

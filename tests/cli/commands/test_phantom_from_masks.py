@@ -1,4 +1,4 @@
-"""Cines made from labelled hearts, from the command line."""
+"""The command phantom --from: cines simulated from labelled subjects."""
 
 import csv
 import json
@@ -18,26 +18,26 @@ def rows_of(manifest: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two cines of one labelled heart; a second subject has no masks."""
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cines of one labelled subject; a second subject has no masks."""
     folder = tmp_path_factory.mktemp("real")
     source = write_cohort(folder, 2)
     source.write_text(source.read_text().replace("9900002_labels.nii.gz", ""))
-    ran = cmnet("phantom", folder / "made", "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
+    ran = cmnet("phantom", folder / "simulated", "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
     assert ran.exit_code == 4, ran.output
     assert "row 3 (label-geometry)" in ran.output
     assert "9900002" not in ran.output
-    return folder / "made" / "cohort.csv"
+    return folder / "simulated" / "cohort.csv"
 
 
-def test_the_manifest_carries_the_hearts_columns_through(made: Path) -> None:
-    rows = rows_of(made)
-    assert [row["subject_id"] for row in rows] == ["9900001-made1", "9900001-made2"]
+def test_simulated_manifest_keeps_columns_of_the_source(simulated: Path) -> None:
+    rows = rows_of(simulated)
+    assert [row["subject_id"] for row in rows] == ["9900001-sim1", "9900001-sim2"]
     assert {(row["group"], row["clinic"], row["ed"], row["es"]) for row in rows} == {("DCM", "north", "0", "1")}
 
 
-def test_training_reads_image_masks_and_motion(made: Path) -> None:
-    for case in read_manifest(made).cases:
+def test_training_reads_simulated_image_masks_and_motion(simulated: Path) -> None:
+    for case in read_manifest(simulated).cases:
         heart = load_training_case(case, spacing_mm=1.5)
         assert heart.labelled == (0, 1, 2)
         assert heart.motion is not None
@@ -45,26 +45,24 @@ def test_training_reads_image_masks_and_motion(made: Path) -> None:
         assert float(heart.motion[1].abs().max()) > 1.0
 
 
-def test_the_truth_stands_beside_the_image(made: Path) -> None:
-    first, second = (
-        json.loads((made.parent / f"sub-9900001-made{k}" / f"sub-9900001-made{k}_truth.json").read_text())
-        for k in (1, 2)
-    )
+def test_ground_truth_of_simulated_cine(simulated: Path) -> None:
+    names = [f"sub-9900001-sim{k}" for k in (1, 2)]
+    first, second = (json.loads((simulated.parent / name / f"{name}_truth.json").read_text()) for name in names)
     assert first["hidden_motion_at_es"] != second["hidden_motion_at_es"]
     assert len(first["green_lagrange_strain_of_wall"]["ecc"]) == 3
     volumes = first["volumes_of_masks"]["lv_ml"]
     assert np.argmin(volumes) == first["es"]
-    terms = json.loads((made.parent / "dataset_description.json").read_text())["License"]
+    terms = json.loads((simulated.parent / "dataset_description.json").read_text())["License"]
     assert "remain under the terms" in terms
 
 
-def test_what_is_there_is_kept_and_what_is_missing_is_made_again_alike(made: Path) -> None:
-    source, folder = made.parent.parent / "cohort.csv", made.parent
-    kept, lost = (folder / f"sub-9900001-made{k}" / f"sub-9900001-made{k}_cine.nii.gz" for k in (1, 2))
+def test_existing_cines_are_kept_and_missing_ones_simulated_again(simulated: Path) -> None:
+    source, folder = simulated.parent.parent / "cohort.csv", simulated.parent
+    kept, lost = (folder / f"sub-9900001-sim{k}" / f"sub-9900001-sim{k}_cine.nii.gz" for k in (1, 2))
     before, written = lost.read_bytes(), kept.stat().st_mtime_ns
     arguments = ("phantom", folder, "--from", source, "--frames", 3, "--seed", 5, "--variants", 2)
     assert cmnet(*arguments).exit_code == 4
     assert kept.stat().st_mtime_ns == written
-    lost.with_name("sub-9900001-made2_truth.json").unlink()
+    lost.with_name("sub-9900001-sim2_truth.json").unlink()
     assert cmnet(*arguments).exit_code == 4
     assert lost.read_bytes() == before

@@ -41,7 +41,7 @@ def _infer(analysis: Path, run: Path, model: Path, *options: object) -> str:
     return ran.output
 
 
-def test_every_subject_has_its_row_and_the_indices_of_its_masks(analysis: Path) -> None:
+def test_indices_table_has_the_indices_of_the_masks(analysis: Path) -> None:
     run = analysis / "run"
     assert column(run, "indices", "subject_id") == ["9900001", "9900002", "9900003"]
     truth = {(r["case_id"], r["index"]): r["reference"] for r in rows(run, "agreement")}
@@ -51,16 +51,16 @@ def test_every_subject_has_its_row_and_the_indices_of_its_masks(analysis: Path) 
         assert (row["ed_frame"], row["es_frame"]) == (0, 2)
         assert row["clinic"] == "north"
         assert row["bsa_m2"] == pytest.approx(1.818, abs=1e-3)
-        # Two slices of one size are no whole heart; the manifest tells no sex.
+        # Two slices of one size are not a whole heart, and the manifest has no sex.
         coverage = ["few-slices", "base-not-covered", "apex-not-covered"]
-        # Nor are two slices thirds, four frames a curve, and made-up axes a patient's.
+        # Two slices have no thirds, four frames no curve, and the axes are not those of a patient.
         wall = ["orientation-ambiguous", "too-few-slices-for-segments", "too-few-frames"]
-        # Whether the strain of a network with random weights is plausible is nobody's question.
+        # The strain of a network with random weights need not be plausible.
         flags = [flag for flag in row["qc_flags"] if flag not in {"strain-implausible", "wall-stretches"}]
         assert flags == [*coverage, "no-sex", *wall, "intervals-not-calibrated"]
 
 
-def test_frames_and_motion_have_their_rows(analysis: Path) -> None:
+def test_frames_and_motion_tables(analysis: Path) -> None:
     run = analysis / "run"
     assert [(row["subject_id"], row["frame"]) for row in rows(run, "frames")][:5] == [
         ("9900001", 0),
@@ -74,7 +74,7 @@ def test_frames_and_motion_have_their_rows(analysis: Path) -> None:
     assert all(row["cycle_consistency_error_mm"] < 1 for row in rows(run, "motion"))
 
 
-def test_label_maps_and_motion_lie_on_the_subjects_own_grid(analysis: Path) -> None:
+def test_label_maps_and_motion_are_on_the_subjects_own_grid(analysis: Path) -> None:
     image = read_cine(analysis / "9900001.nii.gz", frame_ms=None)
     [labels] = (analysis / "run").rglob("sub-9900001_desc-segnet_dseg.nii.gz")
     stored = read_cine(labels, frame_ms=None)
@@ -85,20 +85,20 @@ def test_label_maps_and_motion_lie_on_the_subjects_own_grid(analysis: Path) -> N
     assert (field.fixed, field.moving, tuple(field.displacement_mm.shape[1:])) == (2, 0, tuple(image.voxels.shape[1:]))
 
 
-def test_the_evaluation_names_three_figures_and_a_baseline(analysis: Path) -> None:
-    found = {(row["method"], row["figure"], row["structure"]) for row in rows(analysis / "run", "evaluation")}
+def test_evaluation_table_has_three_comparisons_and_a_baseline(analysis: Path) -> None:
+    found = {(row["method"], row["comparison"], row["structure"]) for row in rows(analysis / "run", "evaluation")}
     for method in ("cardiomorphnet", "no-motion"):
-        assert {(method, figure, "lv") for figure in ("ed-to-es", "es-to-ed", "pooled")} <= found
+        assert {(method, comparison, "lv") for comparison in ("ed-to-es", "es-to-ed", "pooled")} <= found
     assert {("segnet", "at-ed", "rv"), ("segnet", "at-es", "rv")} <= found
     summary = rows(analysis / "run", "evaluation_summary")
     assert {row["group"] for row in summary} == {"all", "DCM", "NOR"}
-    at_ed = [row for row in summary if row["figure"] == "at-ed" and row["group"] == "all"]
+    at_ed = [row for row in summary if row["comparison"] == "at-ed" and row["group"] == "all"]
     assert all(row["dsc_mean_pct"] > 95 and row["n"] == SUBJECTS for row in at_ed)
     page = (analysis / "run" / "tables" / "evaluation.md").read_text()
     assert "| cardiomorphnet | ed-to-es | lv | 3 |" in page
 
 
-def test_the_run_says_what_it_was_made_with(analysis: Path, tiny_model: Path) -> None:
+def test_run_record_has_settings_and_digests(analysis: Path, tiny_model: Path) -> None:
     record = json.loads((analysis / "run" / "run.json").read_text())
     assert set(record["commands"]) == {"infer", "indices", "evaluate"}
     assert record["commands"]["infer"]["settings"]["model"] == str(tiny_model)
@@ -106,13 +106,13 @@ def test_the_run_says_what_it_was_made_with(analysis: Path, tiny_model: Path) ->
     assert column(analysis / "run", "status", "state") == ["done"] * SUBJECTS
 
 
-def test_what_is_done_is_not_done_again(analysis: Path, again: Path, tiny_model: Path) -> None:
+def test_finished_subjects_are_not_run_again(analysis: Path, again: Path, tiny_model: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finals(again / "subjects")}
     assert "0 to do, 3 done before" in _infer(analysis, again, tiny_model)
     assert before == {path: path.stat().st_mtime_ns for path in finals(again / "subjects")}
 
 
-def test_a_truncated_output_is_made_again(analysis: Path, again: Path, tiny_model: Path) -> None:
+def test_truncated_output_is_computed_again(analysis: Path, again: Path, tiny_model: Path) -> None:
     [labels] = again.rglob("sub-9900002_desc-segnet_dseg.nii.gz")
     whole = labels.read_bytes()
     labels.write_bytes(whole[:100])
@@ -121,24 +121,24 @@ def test_a_truncated_output_is_made_again(analysis: Path, again: Path, tiny_mode
     assert labels.read_bytes() == whole
 
 
-def test_other_weights_make_a_run_stale(analysis: Path, again: Path, tmp_path: Path) -> None:
+def test_run_with_other_weights_is_stale(analysis: Path, again: Path, tmp_path: Path) -> None:
     other = write_tiny_model(tmp_path / "other.safetensors", seed=2)
     kept = _infer(analysis, again, other, "--on-stale", "skip")
     assert "3 stale and left as they are" in kept
     refused = cmnet("infer", "-m", analysis / "cohort.csv", "-o", again, "--model", other, "--on-stale", "error")
     assert refused.exit_code == 3
-    assert "made with other weights" in refused.output
+    assert "computed with other weights" in refused.output
     assert "3 to do" in _infer(analysis, again, other)
 
 
-def test_a_dry_run_says_what_it_would_do_and_writes_nothing(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_dry_run_lists_subjects_and_writes_nothing(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
     output = _infer(analysis, tmp_path / "new", tiny_model, "--dry-run", "--pilot", 2)
     assert "sub-9900002: pending" in output
     assert "sub-9900003" not in output
     assert not (tmp_path / "new").exists()
 
 
-def test_workers_give_the_same_tables_as_none(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_tables_do_not_depend_on_workers(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
     run = tmp_path / "run"
     _infer(analysis, run, tiny_model, "--workers", 2)
     assert cmnet("indices", "--run", run, "--workers", 2).exit_code == 0
@@ -146,7 +146,7 @@ def test_workers_give_the_same_tables_as_none(analysis: Path, tmp_path: Path, ti
         assert rows(run, table) == rows(analysis / "run", table)
 
 
-def test_one_participant_at_a_time_gives_the_same_tables(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_tables_do_not_depend_on_participant_selection(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
     run = tmp_path / "run"
     for subject in ("9900003", "sub-9900001"):
         _infer(analysis, run, tiny_model, "--participant-label", subject)
@@ -158,13 +158,13 @@ def test_one_participant_at_a_time_gives_the_same_tables(analysis: Path, tmp_pat
     assert "1 left out" in left_out.output
 
 
-def test_the_result_as_json_is_nothing_but_json(analysis: Path, again: Path) -> None:
+def test_summary_as_json(analysis: Path, again: Path) -> None:
     ran = cmnet("indices", "--run", again, "--json", "--quiet")
     assert json.loads(ran.stdout)["done"] == SUBJECTS
     assert json.loads(cmnet("status", "--run", again, "--json").stdout)[0]["state"] == "done"
 
 
-def test_without_stored_motion_the_other_columns_are_there(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_indices_without_stored_motion(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
     run = tmp_path / "run"
     _infer(analysis, run, tiny_model, "--save-motion", "none", "--pilot", 1)
     assert not list(run.rglob("*_motion.n*"))
@@ -174,21 +174,21 @@ def test_without_stored_motion_the_other_columns_are_there(analysis: Path, tmp_p
     assert "motion-not-stored" in motion["qc_flags"]
 
 
-def test_less_motion_asked_for_leaves_none_of_the_old(analysis: Path, again: Path, tiny_model: Path) -> None:
+def test_save_motion_none_removes_earlier_motion(analysis: Path, again: Path, tiny_model: Path) -> None:
     assert len(list(again.rglob("*_motion.npz"))) == SUBJECTS
     assert "3 to do" in _infer(analysis, again, tiny_model, "--save-motion", "ed2es")
     assert not list(again.rglob("*_motion.npz"))
     assert len(list(again.rglob("*_desc-ed2es_motion.nii.gz"))) == SUBJECTS
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(
+def test_run_continues_after_ctrl_c(
     analysis: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, seen = tmp_path / "run", []
+    run, calls = tmp_path / "run", []
 
     def interrupt_at_second(*arguments: object, **options: object) -> str:
-        seen.append(arguments)
-        if len(seen) == 2:
+        calls.append(arguments)
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
@@ -203,7 +203,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(
     assert "2 to do, 1 done before" in cmnet(*arguments).output
 
 
-def test_a_pair_of_frames_is_a_cine_of_two(tmp_path: Path, tiny_model: Path) -> None:
+def test_pair_of_frames_is_a_cine_of_two(tmp_path: Path, tiny_model: Path) -> None:
     from cmnet_core.io.nifti import write_image
 
     image, _ = write_heart(tmp_path, "9900001")
@@ -221,7 +221,7 @@ def test_a_pair_of_frames_is_a_cine_of_two(tmp_path: Path, tiny_model: Path) -> 
     assert cmnet("evaluate", "-r", run).exit_code == 3
 
 
-def test_preprocess_is_done_by_infer_too(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_infer_includes_preprocess(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
     run = tmp_path / "run"
     arguments = ("--manifest", analysis / "cohort.csv", "--out", run)
     assert cmnet("preprocess", *arguments).exit_code == 0

@@ -20,18 +20,18 @@ from cmnet_cli.config import find_config, load_config
 from cmnet_cli.console import Messages, live_table
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import read_rows
-from cmnet_cli.training.log import tell
+from cmnet_cli.training.log import print_epoch
 from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.checkpoint import load_tensors, read_card
 from cmnet_core.training.loop import EpochRecord
-from cmnet_core.training.motion_stage import METRICS as MOTION_FIGURES
-from cmnet_core.training.segnet_stage import METRICS as SEGNET_FIGURES
+from cmnet_core.training.motion_stage import METRICS as MOTION_METRICS
+from cmnet_core.training.segnet_stage import METRICS as SEGNET_METRICS
 from cmnet_core.training.state import read_progress
 from tests.cli.commanding import cmnet, column
 from tests.phantoms import write_cohort
 from tests.tiny_model import ARTICLE_MOTION, write_tiny_model
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 SETTINGS = """
 name = "small"
@@ -61,7 +61,7 @@ deform = [4, 4, 4, 4, 4]
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
-    """A manifest of three small hearts."""
+    """A manifest of three small subjects."""
     return write_cohort(tmp_path, 3, frames=3)
 
 
@@ -72,7 +72,7 @@ def _settings(folder: Path, *, epochs: int = 1, every_batch: bool = False) -> Pa
     return path
 
 
-def test_two_stages_make_weights_that_infer_takes(cohort: Path, tmp_path: Path) -> None:
+def test_train_both_stages_and_infer_with_the_weights(cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "training"
     for stage in ("segnet", "motion"):
         ran = cmnet("train", "--stage", stage, "-m", cohort, "-o", out, "--config", _settings(tmp_path))
@@ -84,7 +84,7 @@ def test_two_stages_make_weights_that_infer_takes(cohort: Path, tmp_path: Path) 
     assert set(card.training) == {"segnet", "motion"}
     assert {"dice_lv_ed_pct", "dice_lv_ed2es_pct"} <= set(card.metrics)
     assert cmnet("models", "info", weights).exit_code == 0
-    # One epoch teaches next to nothing: the networks must load and run, whatever they say.
+    # After one epoch the networks are nearly untrained: they must load and run.
     ran = cmnet("infer", "-m", cohort, "-o", tmp_path / "run", "--model", weights)
     assert ran.exit_code in (0, 4)
     assert "defect" not in ran.output
@@ -114,7 +114,7 @@ app.app(sys.argv[1:])
 
 
 @pytest.mark.parametrize("stage", ["segnet", "motion"])
-def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path, tiny_model: Path, stage: str) -> None:
+def test_resume_of_a_killed_training_gives_the_same_weights(tmp_path: Path, tiny_model: Path, stage: str) -> None:
     cohort, config = write_cohort(tmp_path, 6, frames=3), _settings(tmp_path, epochs=2, every_batch=True)
     init = ("--init", tiny_model, "--fresh-motion") if stage == "motion" else ()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -133,7 +133,7 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path, t
     assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
 
 
-def test_a_resume_goes_on_with_nothing_else_than_it_began_with(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_resume_refuses_other_settings_weights_or_cases(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
     out, config = tmp_path / "training", _settings(tmp_path)
     assert _train(cohort, out, config).exit_code == 0
     state = RunFolder(out).training_state("segnet").read_bytes()
@@ -150,32 +150,32 @@ def test_a_resume_goes_on_with_nothing_else_than_it_began_with(cohort: Path, tmp
     assert RunFolder(out).training_state("segnet").read_bytes() == state
 
 
-def test_weights_of_another_architecture_cannot_be_started_from(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_init_refuses_weights_of_another_architecture(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
     wider = tmp_path / "wider.toml"
     wider.write_text(_settings(tmp_path).read_text().replace("[4, 4, 4, 4, 4]", "[8, 4, 4, 4, 4]"))
-    for stage, told in (("segnet", "widths is (4, 4, 4, 4, 4) there, (8, 4, 4, 4, 4)"), ("motion", "deform is (4,")):
+    for stage, message in (("segnet", "widths is (4, 4, 4, 4, 4) there, (8, 4, 4, 4, 4)"), ("motion", "deform is (4,")):
         ran = _train(cohort, tmp_path / "training", wider, "--init", tiny_model, stage=stage)
         assert (ran.exit_code, "(checkpoint)" in ran.output) == (3, True)
-        assert told in ran.output
+        assert message in ran.output
     anew = _train(cohort, tmp_path / "training", wider, "--init", tiny_model, "--fresh-motion", stage="motion")
     assert anew.exit_code == 0, anew.output
     assert read_card(tmp_path / "training" / "weights" / "motion.safetensors").motion.deform == (8, 4, 4, 4, 4)
 
 
 @pytest.mark.parametrize("stage", ["segnet", "motion"])
-def test_shipped_weights_can_be_started_from_with_the_shipped_settings(stage: str) -> None:
+def test_init_accepts_shipped_weights_with_shipped_settings(stage: str) -> None:
     """Without a manifest the command ends right after it has accepted the weights."""
     ran = cmnet("train", "--stage", stage, "-m", "nowhere.csv", "--init", "default", "--config", "default")
     assert (ran.exit_code, "(manifest-unreadable)" in ran.output) == (3, True)
 
 
-def test_the_second_stage_needs_the_first(cohort: Path, tmp_path: Path) -> None:
+def test_motion_stage_needs_a_trained_segnet(cohort: Path, tmp_path: Path) -> None:
     ran = cmnet("train", "--stage", "motion", "-m", cohort, "-o", tmp_path / "training")
     assert ran.exit_code == 3
     assert "--stage segnet" in ran.output
 
 
-def test_a_bad_case_is_named_and_left_out_of_training(cohort: Path, tmp_path: Path) -> None:
+def test_unusable_case_is_reported_and_left_out_of_training(cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "9900002.nii.gz").unlink()
     options = ("-m", cohort, "-o", tmp_path / "training", "--config", _settings(tmp_path))
     ran = cmnet("train", "--stage", "segnet", *options)
@@ -217,30 +217,30 @@ def _rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
 
 UNTRAINABLE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no masks": (_without_masks, "manifest-column", "labels_ed and labels_es"),
-    "one subject": (_one_subject, "training-cases", "0 subjects to train on and 1 to validate with"),
+    "one subject": (_one_subject, "training-cases", "0 subjects for training and 1 for validation"),
     "no RV in any mask": (_without_rv, "label-class", "lack RV"),
     "NaN in every image": (_nan_everywhere, "image-values", "left out: 3 (image-values)"),
 }
 
 
 @pytest.mark.parametrize("problem", UNTRAINABLE)
-def test_nothing_is_learnt_from_a_bad_manifest(cohort: Path, tmp_path: Path, problem: str) -> None:
-    spoil, code, told = UNTRAINABLE[problem]
+def test_train_refuses_an_unusable_manifest(cohort: Path, tmp_path: Path, problem: str) -> None:
+    spoil, code, message = UNTRAINABLE[problem]
     spoil(tmp_path)
     ran = _train(cohort, tmp_path / "training", _settings(tmp_path))
     assert (ran.exit_code, f"({code})" in ran.output) == (3, True), ran.output
-    assert told in ran.output
+    assert message in ran.output
     assert "epoch" not in ran.output
     assert not (tmp_path / "training").exists()
 
 
-def test_a_mask_that_lacks_a_structure_costs_one_subject(cohort: Path, tmp_path: Path) -> None:
+def test_mask_without_a_structure_leaves_out_one_subject(cohort: Path, tmp_path: Path) -> None:
     _without_lv_in_one(tmp_path)
     ran = _train(cohort, tmp_path / "training", _settings(tmp_path))
     assert (ran.exit_code, "row 3 left out (label-class)" in ran.output) == (4, True)
 
 
-def test_a_single_subject_is_too_few_even_where_none_validates(cohort: Path, tmp_path: Path) -> None:
+def test_train_refuses_a_single_subject_without_validation(cohort: Path, tmp_path: Path) -> None:
     _one_subject(tmp_path)
     config = _settings(tmp_path)
     config.write_text(config.read_text().replace("validate_every = 3", "validate_every = 0"))
@@ -248,20 +248,20 @@ def test_a_single_subject_is_too_few_even_where_none_validates(cohort: Path, tmp
     assert (ran.exit_code, "(training-cases)" in ran.output) == (3, True)
 
 
-def test_settings_that_are_not_there_are_answered_with_those_that_are(cohort: Path, tmp_path: Path) -> None:
+def test_error_of_unknown_settings_lists_the_shipped_ones(cohort: Path, tmp_path: Path) -> None:
     ran = cmnet("train", "--stage", "segnet", "-m", cohort, "-o", tmp_path / "training", "--config", "papr")
     assert (ran.exit_code, "(config)" in ran.output) == (3, True)
     assert "default, paper" in ran.output
 
 
-def test_what_cannot_be_watched_is_told_before_the_first_epoch(cohort: Path, tmp_path: Path) -> None:
+def test_unknown_monitored_metric_is_refused_before_the_first_epoch(cohort: Path, tmp_path: Path) -> None:
     config = _settings(tmp_path)
     config.write_text(config.read_text().replace("epochs = 1", 'epochs = 1\nmonitored = "dyce_pct"', 1))
     ran = _train(cohort, tmp_path / "training", config)
     assert (ran.exit_code, "(config)" in ran.output, "dice_pct" in ran.output) == (3, True, True)
 
 
-def test_a_training_without_progress_ends_early_and_stays_ended(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_early_stopping_and_resume_after_it(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
     out, config = tmp_path / "training", _settings(tmp_path, epochs=9)
     stop = 'learning_rate = 1e-12\nmonitored = "dice_ed2es_pct"\npatience = 2\n'
     config.write_text(config.read_text().replace("[motion.schedule]\n", f"[motion.schedule]\n{stop}"))
@@ -275,11 +275,11 @@ def test_a_training_without_progress_ends_early_and_stays_ended(cohort: Path, tm
     assert all(torch.equal(ended[name], again[name]) for name in ended)
 
 
-def test_the_shipped_default_spells_the_defaults_out() -> None:
+def test_shipped_default_settings_are_the_defaults() -> None:
     assert load_config(TrainConfig, find_config("default")) == TrainConfig()
 
 
-def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
+def test_shipped_paper_settings() -> None:
     paper = load_config(TrainConfig, find_config("paper"))
     assert paper.motion.sizes == ARTICLE_MOTION
     assert paper.segnet.sizes.members == 1
@@ -296,39 +296,37 @@ def test_the_paper_is_a_displacement_with_the_weights_of_its_sources() -> None:
     turns_only = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
     for stage in (paper.segnet, paper.motion):
         assert stage.augmentation == replace(turns_only, quarter_turns=1.0, coarsening=1.0)
-        assert stage.schedule.monitored in (*SEGNET_FIGURES, *MOTION_FIGURES)
+        assert stage.schedule.monitored in (*SEGNET_METRICS, *MOTION_METRICS)
 
 
-def test_the_log_has_a_row_an_epoch_in_mm_and_percent(cohort: Path, tmp_path: Path) -> None:
+def test_training_log_has_one_row_per_epoch(cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "training"
     assert _train(cohort, out, _settings(tmp_path, epochs=2), "--tensorboard").exit_code == 0
     log = read_rows(out / "logs" / "train-segnet.parquet")
     assert [row["epoch"] for row in log] == [1, 2]
     assert all(0 <= row["dice_lv_es_pct"] <= 100 and row["seconds"] > 0 and row["loss"] > 0 for row in log)
-    assert set(SEGNET_FIGURES) >= {name for name in log[0] if name.endswith("_mm")}
+    assert set(SEGNET_METRICS) >= {name for name in log[0] if name.endswith("_mm")}
     assert list((out / "logs" / "tensorboard" / "segnet").glob("events.*"))
 
 
-def test_without_tensorboard_its_option_says_how_to_get_it(
-    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorboard_option_without_the_package(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     ran = _train(cohort, tmp_path / "training", _settings(tmp_path), "--tensorboard")
     assert (ran.exit_code, "cmnet[tensorboard]" in ran.output) == (3, True)
 
 
-def test_a_terminal_sees_a_table_that_grows() -> None:
+def test_training_table_on_a_terminal() -> None:
     text = io.StringIO()
     messages = Messages(notes=Console(file=text, force_terminal=True, width=100, height=30))
-    figures = {f"dice_{name}_ed2es_pct": 90.0 + n for n, name in enumerate(("lv", "myo", "rv"))}
-    with live_table(messages, "train motion", total=2) as shown:
+    metrics = {f"dice_{name}_ed2es_pct": 90.0 + n for n, name in enumerate(("lv", "myo", "rv"))}
+    with live_table(messages, "train motion", total=2) as table:
         for epoch in range(2):
-            tell(EpochRecord(epoch, {"loss": 0.5}, {**figures, "folded_voxels": 0.0}, 3.0, 1e-3), shown)
+            print_epoch(EpochRecord(epoch, {"loss": 0.5}, {**metrics, "folded_voxels": 0.0}, 3.0, 1e-3), table)
     assert "90.0 / 91.0 / 92.0" in text.getvalue()
     assert "Dice % ed2es" in text.getvalue()
 
 
-def test_two_processes_take_the_step_of_one_that_sees_both_cases(tmp_path: Path, tiny_model: Path) -> None:
+def test_two_processes_take_the_optimiser_step_of_one_with_both_cases(tmp_path: Path, tiny_model: Path) -> None:
     cohort = write_cohort(tmp_path, 3, frames=3)
     config, both = _settings(tmp_path), tmp_path / "both.toml"
     both.write_text(config.read_text().replace("[motion]", "[motion]\ncycles_per_step = 2"))

@@ -1,0 +1,105 @@
+"""Tables of subjects as text: CSV, TSV and Parquet, from data sets, hospitals and UK Biobank alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cmnet_cli.cohort.csv_safety import guard, unguard
+from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.io.atomic import replacing
+
+FIRST_ROW = 2
+"""Number of the first row of a table: spreadsheets count the header as row 1."""
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_PARQUET = (".parquet", ".pq")
+_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, pa.ArrowException)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        columns: Names of the columns.
+        rows: Number and cells by column of each row that is not empty; empty cells are left out.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[tuple[int, dict[str, str]]]
+
+
+def read_table(path: Path, *, code: ErrorCode = ErrorCode.MANIFEST_UNREADABLE) -> Table:
+    """Read a table with all cells as text, so that no id loses a leading zero.
+
+    Args:
+        path: A CSV, TSV or Parquet file, by its suffix.
+        code: The code of the error.
+
+    Raises:
+        ManifestError: The file is none of these, or it cannot be read.
+    """
+    _require_known_suffix(path, code)
+    try:
+        table = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_text(path)
+    except _READ_ERRORS as error:
+        # The message of an OSError repeats the path.
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ManifestError(
+            f"{path} cannot be read as a table: {reason}.",
+            hint="Check the path; save the table as CSV in UTF-8 with one header row.",
+            code=code,
+        ) from error
+    columns = tuple(unguard(str(column).strip()) for column in table.columns)
+    rows = []
+    for number, values in enumerate(table.itertuples(index=False, name=None), start=FIRST_ROW):
+        cells = {c: text for c, value in zip(columns, values, strict=True) if (text := unguard(str(value).strip()))}
+        if cells:
+            rows.append((number, cells))
+    return Table(columns, rows)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    """Write rows of text as CSV, TSV or Parquet, by the suffix; missing cells become empty.
+
+    Raises:
+        ManifestError: The suffix is none of these.
+    """
+    _require_known_suffix(path, ErrorCode.MANIFEST_UNREADABLE)
+    table = pd.DataFrame(rows, columns=list(columns), dtype=str).fillna("")
+    with replacing(path) as temporary:
+        if path.suffix.lower() in _PARQUET:
+            table.to_parquet(temporary, index=False)
+        else:
+            guarded = table.rename(columns=guard).map(guard)
+            guarded.to_csv(temporary, sep=_SEPARATORS[path.suffix.lower()], index=False)
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    return pd.read_csv(
+        path,
+        sep=_SEPARATORS[path.suffix.lower()],
+        dtype=str,
+        keep_default_na=False,
+        skip_blank_lines=False,  # so that row numbers are those of an editor
+        encoding="utf-8-sig",
+    )
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    # The metadata that pandas stores beside the columns can be damaged and is not needed.
+    table: pd.DataFrame = pq.read_table(path).to_pandas(ignore_metadata=True)
+    return table.astype(object).where(table.notna(), "").astype(str)
+
+
+def _require_known_suffix(path: Path, code: ErrorCode) -> None:
+    if path.suffix.lower() not in (*_SEPARATORS, *_PARQUET):
+        raise ManifestError(
+            f"{path}: expected a .csv, .tsv or .parquet file, found '{path.suffix}'.",
+            hint="Save the table as CSV.",
+            code=code,
+        )

@@ -1,0 +1,59 @@
+"""How errors end a command: in a message with an exit code, or in a traceback."""
+
+import sys
+import traceback
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from cmnet_cli.exit_code import ExitCode
+from cmnet_core.errors import CmnetError, EngineError
+
+
+class CommandGroup(TyperGroup):
+    """Commands whose deliberate errors end in a message and an exit code; other errors keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        Raises:
+            typer.Exit: The command ended in a deliberate error or was interrupted.
+        """
+        try:
+            return super().invoke(ctx)
+        except CmnetError as error:
+            _print_error(error)
+            interrupted = isinstance(error, EngineError)
+            raise typer.Exit(ExitCode.INTERRUPTED if interrupted else ExitCode.BAD_INPUT) from error
+        except OSError as error:
+            from cmnet_cli.engines.base import DISK_FULL_ERRNOS, disk_full_error
+
+            if error.errno not in DISK_FULL_ERRNOS:
+                raise
+            _print_error(disk_full_error(error))
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Interrupted. Finished subjects are stored; the same command continues from here.", err=True)
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+
+
+def _print_error(error: CmnetError) -> None:
+    from cmnet_cli.console import Messages
+
+    Messages().error(error)
+
+
+def interrupt(*_: object) -> None:
+    """Treat SIGTERM like Ctrl-C, so that tables are still written and the remaining subjects stay pending."""
+    raise KeyboardInterrupt
+
+
+def report_defect(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print the traceback of an unexpected error without ids of participants, and how to report it."""
+    from cmnet_cli.privacy.deidentify import redact_ids
+
+    sys.stderr.write(redact_ids("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(
+        "This is a defect in cmnet. Please report it with the lines above and the output of: cmnet doctor\n"
+    )
