@@ -6,29 +6,57 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import NDArray
 from scipy import stats
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Agreement of an index with its reference (Bland and Altman, Lancet 327 (1986) 307).
+    """Agreement of an estimate with its reference.
+
+    All intervals are 95 % confidence intervals. Values are None where they are undefined.
 
     Attributes:
-        bias: Mean of estimate - reference.
-        lower: Lower limit of agreement, bias - 1.96 SD; None with fewer than two subjects.
-        upper: Upper limit of agreement, bias + 1.96 SD.
-        rmse: Root of the mean squared difference.
-        r: Pearson's correlation coefficient; None where it is undefined.
         n: Number of subjects with both values.
+        bias: Mean of estimate - reference.
+        bias_low: Lower end of its interval, from the t distribution with n - 1 degrees of freedom.
+        bias_high: Upper end of its interval.
+        lower: Lower limit of agreement, bias - 1.96 SD (Bland and Altman, Lancet 327 (1986) 307).
+        lower_low: Lower end of its interval; the standard error of a limit is SD √(1/n + 1.96² / (2n - 2)) (Bland and
+            Altman, Stat Methods Med Res 8 (1999) 135).
+        lower_high: Upper end of its interval.
+        upper: Upper limit of agreement, bias + 1.96 SD.
+        upper_low: Lower end of its interval.
+        upper_high: Upper end of its interval.
+        rmse: Root of the mean squared difference.
+        r: Pearson's correlation coefficient.
+        icc: Intraclass correlation coefficient ICC(2,1), see :func:`intraclass_correlation`.
+        icc_low: Lower end of its interval.
+        icc_high: Upper end of its interval.
+        ccc: Lin's concordance correlation coefficient (Lin, Biometrics 45 (1989) 255).
+        slope: Slope of the difference on the mean of both values; other than 0 it shows a proportional bias.
+        slope_p: Two-sided p of slope 0.
     """
 
-    bias: float | None
-    lower: float | None
-    upper: float | None
-    rmse: float | None
-    r: float | None
     n: int
+    bias: float | None = None
+    bias_low: float | None = None
+    bias_high: float | None = None
+    lower: float | None = None
+    lower_low: float | None = None
+    lower_high: float | None = None
+    upper: float | None = None
+    upper_low: float | None = None
+    upper_high: float | None = None
+    rmse: float | None = None
+    r: float | None = None
+    icc: float | None = None
+    icc_low: float | None = None
+    icc_high: float | None = None
+    ccc: float | None = None
+    slope: float | None = None
+    slope_p: float | None = None
 
 
 def agreement(estimate: Sequence[float | None], reference: Sequence[float | None]) -> Agreement:
@@ -40,18 +68,98 @@ def agreement(estimate: Sequence[float | None], reference: Sequence[float | None
     found, expected = _complete_pairs(estimate, reference)
     n = len(found)
     if n == 0:
-        return Agreement(None, None, None, None, None, 0)
+        return Agreement(0)
     difference = found - expected
-    bias = float(difference.mean())
-    half_width = 1.96 * float(difference.std(ddof=1)) if n > 1 else None
+    bias, rmse = float(difference.mean()), math.sqrt(float((difference**2).mean()))
+    if n == 1:
+        return Agreement(1, bias=bias, rmse=rmse)
+    sd, t = float(difference.std(ddof=1)), float(stats.t.ppf(0.975, n - 1))
+    bias_half = t * sd / math.sqrt(n)
+    limit_half = t * sd * math.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
+    lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
+    icc = intraclass_correlation(np.stack([found, expected], axis=1))
+    slope, slope_p = _proportional_bias(found, expected)
     return Agreement(
+        n,
         bias=bias,
-        lower=None if half_width is None else bias - half_width,
-        upper=None if half_width is None else bias + half_width,
-        rmse=math.sqrt(float((difference**2).mean())),
+        bias_low=bias - bias_half,
+        bias_high=bias + bias_half,
+        lower=lower,
+        lower_low=lower - limit_half,
+        lower_high=lower + limit_half,
+        upper=upper,
+        upper_low=upper - limit_half,
+        upper_high=upper + limit_half,
+        rmse=rmse,
         r=_pearson(found, expected),
-        n=n,
+        icc=icc.value if icc else None,
+        icc_low=icc.low if icc else None,
+        icc_high=icc.high if icc else None,
+        ccc=_concordance(found, expected),
+        slope=slope,
+        slope_p=slope_p,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class IntraclassCorrelation:
+    """An intraclass correlation coefficient with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def intraclass_correlation(ratings: Float64[np.ndarray, "n k"]) -> IntraclassCorrelation | None:
+    """ICC(2,1): two-way random effects, absolute agreement, single rater.
+
+    ``(MS_R - MS_E) / (MS_R + (k - 1) MS_E + k (MS_C - MS_E) / n)`` with the mean squares of subjects, raters and error
+    (Shrout and Fleiss, Psychol Bull 86 (1979) 420); the interval is that of McGraw and Wong, Psychol Methods 1 (1996)
+    30, case 2A.
+
+    Args:
+        ratings: One row per subject, one column per rater.
+
+    Returns:
+        The coefficient, or None with fewer than three subjects or if no value varies.
+    """
+    n, k = ratings.shape
+    if n < 3 or k < 2 or np.ptp(ratings) == 0:
+        return None
+    mean = ratings.mean()
+    rows, columns = ratings.mean(axis=1) - mean, ratings.mean(axis=0) - mean
+    ms_rows = k * float((rows**2).sum()) / (n - 1)
+    ms_columns = n * float((columns**2).sum()) / (k - 1)
+    residual = ratings - mean - rows[:, None] - columns[None]
+    ms_error = float((residual**2).sum()) / ((n - 1) * (k - 1))
+    value = (ms_rows - ms_error) / (ms_rows + (k - 1) * ms_error + k * (ms_columns - ms_error) / n)
+    if ms_error == 0 and ms_columns == 0:
+        return IntraclassCorrelation(1.0, 1.0, 1.0)
+    a = k * value / (n * (1 - value))
+    b = 1 + k * value * (n - 1) / (n * (1 - value))
+    freedom = (a * ms_columns + b * ms_error) ** 2 / (
+        (a * ms_columns) ** 2 / (k - 1) + (b * ms_error) ** 2 / ((n - 1) * (k - 1))
+    )
+    f_low, f_high = float(stats.f.ppf(0.975, n - 1, freedom)), float(stats.f.ppf(0.975, freedom, n - 1))
+    error = k * ms_columns + (k * n - k - n) * ms_error
+    low = n * (ms_rows - f_low * ms_error) / (f_low * error + n * ms_rows)
+    high = n * (f_high * ms_rows - ms_error) / (error + n * f_high * ms_rows)
+    return IntraclassCorrelation(value, low, high)
+
+
+def _concordance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Lin's concordance correlation coefficient, ``2 s_xy / (s_x² + s_y² + (x̄ - ȳ)²)`` with divisor n."""
+    scale = float(first.var() + second.var() + (first.mean() - second.mean()) ** 2)
+    return 2 * float(np.cov(first, second, ddof=0)[0, 1]) / scale if scale > 0 else None
+
+
+def _proportional_bias(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Slope of the difference on the mean, and its p."""
+    mean = (first + second) / 2
+    if len(mean) < 3 or np.ptp(mean) == 0:
+        return None, None
+    fit: Any = stats.linregress(mean, first - second)
+    return float(fit.slope), float(fit.pvalue)
 
 
 def _complete_pairs(

@@ -153,13 +153,47 @@ EVALUATION_TESTS = (
 """One row per group, reference, structure, metric and pair of methods."""
 
 _BLAND_ALTMAN = "Bland and Altman 1986"
+_LIMITS_INTERVAL = "limit -+ t(n - 1) SD sqrt(1 / n + 1.96^2 / (2n - 2))"
+
+
+def _interval(name: str, meaning: str, unit: str, formula: str, source: str) -> tuple[Column, Column]:
+    """The two ends of a 95 % confidence interval."""
+    ends = (("low", "Lower"), ("high", "Upper"))
+    return tuple(  # type: ignore[return-value]
+        Column(f"{name}_{end}", "number", f"{side} end of the 95 % interval of the {meaning}", unit, formula, source)
+        for end, side in ends
+    )
+
+
 _LIMITS = (
     Column("n", "integer", "Number of subjects with both values"),
     Column("bias", "number", "Mean difference", _UNIT_OF_INDEX, "mean of estimate - reference", _BLAND_ALTMAN),
+    *_interval("bias", "bias", _UNIT_OF_INDEX, "bias -+ t(n - 1) SD / sqrt(n)", _BLAND_ALTMAN),
     Column("lower", "number", "Lower limit of agreement", _UNIT_OF_INDEX, "bias - 1.96 SD", _BLAND_ALTMAN),
+    *_interval("lower", "lower limit of agreement", _UNIT_OF_INDEX, _LIMITS_INTERVAL, "Bland and Altman 1999"),
     Column("upper", "number", "Upper limit of agreement", _UNIT_OF_INDEX, "bias + 1.96 SD", _BLAND_ALTMAN),
+    *_interval("upper", "upper limit of agreement", _UNIT_OF_INDEX, _LIMITS_INTERVAL, "Bland and Altman 1999"),
     Column("rmse", "number", "Root mean squared difference", _UNIT_OF_INDEX, "sqrt(mean of (estimate - reference)^2)"),
     Column("r", "number", "Pearson correlation coefficient", "1", "covariance / (SD x SD)"),
+    Column(
+        "icc",
+        "number",
+        "Intraclass correlation coefficient ICC(2,1): two-way random effects, absolute agreement, single value",
+        "1",
+        "(MS_R - MS_E) / (MS_R + MS_E + 2 (MS_C - MS_E) / n)",
+        "Shrout and Fleiss 1979",
+    ),
+    *_interval("icc", "intraclass correlation", "1", "case 2A", "McGraw and Wong 1996"),
+    Column(
+        "ccc",
+        "number",
+        "Concordance correlation coefficient",
+        "1",
+        "2 covariance / (variance of estimate + variance of reference + bias^2), divisor n",
+        "Lin 1989",
+    ),
+    Column("slope", "number", "Proportional bias", "1", "slope of estimate - reference on the mean of both"),
+    Column("slope_p", "number", "Two-sided p of slope 0", "1", "t-test of the regression slope"),
 )
 
 AGREEMENT_SUMMARY = (_GROUP_OR_ALL, _INDEX, *_LIMITS)

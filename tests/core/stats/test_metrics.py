@@ -2,17 +2,14 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance, compute_iou
-from scipy import stats
 
 from cmnet_core.errors import GeometryError, LabelError
 from cmnet_core.labels import Label
-from cmnet_core.stats.agreement import agreement, compare_paired, holm
 from cmnet_core.stats.metrics import auroc, dice_pct, dilated, folded_voxels, jaccard_pct, overlap, surface_distances_mm
 from cmnet_core.types import Spacing
 
@@ -112,51 +109,6 @@ def test_dilation_is_in_millimetres_along_every_axis() -> None:
     grown = dilated(point, Spacing(8.0, 2.0, 2.5), by_mm=10.0)
     assert [int(grown.any(dim=axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))] == [3, 11, 9]
     assert not bool(dilated(torch.zeros_like(point), Spacing(8.0, 2.0, 2.5), by_mm=10.0).any())
-
-
-def test_agreement_follows_bland_and_altman() -> None:
-    reference = [50.0, 60.0, 70.0, None, 40.0, 80.0]
-    estimate = [52.0, 59.0, 73.0, 10.0, None, 84.0]
-    found = agreement(estimate, reference)
-    difference = np.array([2.0, -1.0, 3.0, 4.0])
-    half = 1.96 * difference.std(ddof=1)
-    assert found.n == 4
-    assert (found.bias, found.lower, found.upper) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
-    assert found.rmse == pytest.approx(math.sqrt(7.5))
-    assert found.r == pytest.approx(stats.pearsonr([52, 59, 73, 84], [50, 60, 70, 80]).statistic)
-
-
-def test_agreement_of_too_few_subjects_says_none() -> None:
-    assert agreement([None], [3.0]).n == 0
-    assert agreement([4.0, math.nan], [3.0, 1.0]) == agreement([4.0], [3.0])
-    alone = agreement([4.0], [3.0])
-    assert (alone.bias, alone.lower, alone.r, alone.rmse) == (1.0, None, None, 1.0)
-    assert agreement([4.0, 5.0], [3.0, 3.0]).r is None
-    with pytest.raises(ValueError, match="zip"):
-        agreement([1.0, 2.0], [1.0])
-
-
-def test_paired_comparison_agrees_with_scipy() -> None:
-    generator = np.random.default_rng(1)
-    a = generator.normal(90, 3, 20)
-    b = a - generator.normal(1, 1, 20)
-    found = compare_paired(list(a), list(b))
-    assert found.t_test_p == pytest.approx(stats.ttest_rel(a, b).pvalue)
-    assert found.wilcoxon_p == pytest.approx(stats.wilcoxon(a, b).pvalue)
-    assert found.mean_difference == pytest.approx((a - b).mean())
-
-
-def test_paired_comparison_of_equal_or_too_few_values() -> None:
-    same = compare_paired([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    assert (same.mean_difference, same.t_test_p, same.wilcoxon_p) == (0.0, 1.0, 1.0)
-    alone = compare_paired([1.0, None], [3.0, 2.0])
-    assert (alone.mean_difference, alone.t_test_p, alone.wilcoxon_p, alone.n) == (-2.0, None, None, 1)
-
-
-def test_holm_adjusts_as_in_the_textbook() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
-    assert holm([0.6, 0.7]) == pytest.approx((1.0, 1.0))
-    assert holm([]) == ()
 
 
 def test_auroc_counts_pairs() -> None:
