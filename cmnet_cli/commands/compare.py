@@ -8,7 +8,7 @@ from typing import Any
 from cmnet_cli.cohort.table import Table, read_table
 from cmnet_cli.cohort.ukb_fields import parse_ukb_column
 from cmnet_cli.console import Messages
-from cmnet_cli.evaluation.page import agreement_cells, markdown_line
+from cmnet_cli.evaluation.page import AGREEMENT_HEAD, agreement_cells, markdown_line
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import open_run
 from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, to_json, write_table
@@ -19,7 +19,7 @@ from cmnet_core.stats.agreement import agreement
 
 Row = dict[str, Any]
 
-_HEAD = ("quantity", "reference column", "n", "bias", "limits of agreement", "RMSE", "r")
+_HEAD = ("quantity", "reference column", *AGREEMENT_HEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,4 +211,7 @@ def _page(path: Path, rows: Sequence[Row], unmatched: Sequence[str]) -> Iterator
     yield from (f"# Run compared with {path.name}", "", *unmatched, "")
     yield from (markdown_line(_HEAD), markdown_line(["---"] * len(_HEAD)))
     yield from (markdown_line(_cells(row)) for row in rows)
-    yield from ("", "Bias is run - other table. Limits of agreement: Bland and Altman 1986.")
+    yield from (
+        "",
+        "Bias is run - other table. Limits of agreement: Bland and Altman 1986; ICC(2,1): Shrout and Fleiss 1979; CCC: Lin 1989; slope of the difference on the mean, with its p.",
+    )

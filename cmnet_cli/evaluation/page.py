@@ -18,7 +18,8 @@ _TERMINAL_HEAD = ("method", "comparison", "n", "DSC % LV / myo / RV", "HD95 mm")
 _HEAD = (
     "method", "comparison", "structure", "n", "DSC %", "median", "JAC %", "HD95 mm", "median", "MSD mm", "failures",
 )  # fmt: skip
-_AGREEMENT_HEAD = ("index", "n", "bias", "limits of agreement", "RMSE", "r")
+AGREEMENT_HEAD = ("n", "bias (95 %)", "limits of agreement", "RMSE", "r", "ICC(2,1) (95 %)", "CCC", "slope (p)")
+_AGREEMENT_HEAD = ("index", *AGREEMENT_HEAD)
 _QUANTITY_HEAD = ("quantity", "n", "mean", "median", "range")
 _TEST_HEAD = ("reference", "structure", "metric", "methods", "n", "difference", "t-test", "Wilcoxon")
 _SUBJECT_COLUMNS = {
@@ -126,9 +127,24 @@ def _overlap_cells(row: Row) -> list[str]:
 
 
 def agreement_cells(row: Row) -> list[str]:
-    """Return index, number of subjects, bias, limits of agreement, RMSE and r as text."""
-    limits = "" if row["lower"] is None else f"{row['lower']:.2f} to {row['upper']:.2f}"
-    return [row["index"], str(row["n"]), _number(row["bias"]), limits, _number(row["rmse"]), _number(row["r"])]
+    """Return a row of agreement as text: the index, then the cells of :data:`AGREEMENT_HEAD`."""
+    slope = "" if row["slope"] is None else f"{row['slope']:.2f} ({row['slope_p']:.3f})"
+    return [
+        row["index"],
+        str(row["n"]),
+        _with_interval(row, "bias"),
+        "" if row["lower"] is None else f"{row['lower']:.2f} to {row['upper']:.2f}",
+        _number(row["rmse"]),
+        _number(row["r"]),
+        _with_interval(row, "icc"),
+        _number(row["ccc"]),
+        slope,
+    ]
+
+
+def _with_interval(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return _number(row[name]) + ("" if low is None else f" ({low:.2f} to {high:.2f})")
 
 
 def _quantity_cells(row: Row) -> list[str]:
