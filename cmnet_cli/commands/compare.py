@@ -211,7 +211,6 @@ def _page(path: Path, rows: Sequence[Row], unmatched: Sequence[str]) -> Iterator
     yield from (f"# Run compared with {path.name}", "", *unmatched, "")
     yield from (markdown_line(_HEAD), markdown_line(["---"] * len(_HEAD)))
     yield from (markdown_line(_cells(row)) for row in rows)
-    yield from (
-        "",
-        "Bias is run - other table. Limits of agreement: Bland and Altman 1986; ICC(2,1): Shrout and Fleiss 1979; CCC: Lin 1989; slope of the difference on the mean, with its p.",
-    )
+    yield ""
+    yield "Bias is run - other table, with its 95 % interval. Limits of agreement: Bland and Altman 1986. ICC(2,1):"
+    yield "Shrout and Fleiss 1979. CCC: Lin 1989. Slope: of the difference on the mean of both values, with its p."

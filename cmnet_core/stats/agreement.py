@@ -133,7 +133,8 @@ def intraclass_correlation(ratings: Float64[np.ndarray, "n k"]) -> IntraclassCor
     residual = ratings - mean - rows[:, None] - columns[None]
     ms_error = float((residual**2).sum()) / ((n - 1) * (k - 1))
     value = (ms_rows - ms_error) / (ms_rows + (k - 1) * ms_error + k * (ms_columns - ms_error) / n)
-    if ms_error == 0 and ms_columns == 0:
+    # With perfect agreement up to rounding the degrees of freedom of the interval are undefined.
+    if 1 - value < 1e-12:
         return IntraclassCorrelation(1.0, 1.0, 1.0)
     a = k * value / (n * (1 - value))
     b = 1 + k * value * (n - 1) / (n * (1 - value))

@@ -67,6 +67,8 @@ def test_intraclass_correlation_is_that_of_the_published_example() -> None:
     perfect = intraclass_correlation(np.arange(6.0)[:, None].repeat(2, axis=1))
     assert perfect is not None
     assert perfect.value == 1.0
+    nearly = np.arange(6.0)[:, None].repeat(2, axis=1) * [1.0, 1.0 + 1e-15]
+    assert intraclass_correlation(nearly) == perfect
 
 
 def test_a_constant_bias_lowers_absolute_agreement_but_not_correlation() -> None:
