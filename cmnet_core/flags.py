@@ -1,4 +1,4 @@
-"""The quality flags that a subject can carry in ``qc_flags``: their names, and nothing else.
+"""The names of the quality flags of a subject, as stored in ``qc_flags``.
 
 Each module that finds a problem raises its flags from here. When a flag is raised, what it means for the results and
 what the user can do is documented in :mod:`cmnet_core.qc.flags`.
