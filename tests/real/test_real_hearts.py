@@ -65,7 +65,7 @@ def test_acdc_hearts_are_segmented_and_followed(acdc: Path, tmp_path: Path) -> N
     cmnet("infer", "--manifest", tmp_path / "acdc.csv", "--out", run)
     cmnet("evaluate", "--run", run)
     rows = pd.read_parquet(run / "tables" / "evaluation.parquet")
-    dice = rows.pivot_table(index=["figure", "structure"], columns="method", values="dsc_pct")
+    dice = rows.pivot_table(index=["comparison", "structure"], columns="method", values="dsc_pct")
     assert dice.segnet["at-ed", "lv"] > 90
     for structure in ("lv", "myo", "rv"):
         assert dice.cardiomorphnet["ed-to-es", structure] > dice["no-motion"]["ed-to-es", structure]
