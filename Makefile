@@ -58,7 +58,7 @@ check: lint
 	$(BIN)/lint-imports
 
 test: check
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --durations 10 --ignore tests/cluster --ignore tests/browser
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 --ignore tests/cluster --ignore tests/browser
 
 # Sequentially: the tests share one SLURM, and use all cores by themselves.
 test-cluster: setup

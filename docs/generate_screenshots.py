@@ -1,4 +1,4 @@
-"""Take the screenshots of the report in docs/: python docs/generate_screenshots.py RUN COHORT.
+"""Take the screenshots of the report in docs/: PYTHONPATH=. python docs/generate_screenshots.py RUN COHORT.
 
 This needs Chromium, and Playwright as the tests do. The pages may show synthetic subjects only: RUN holds phantoms of
 ``cmnet demo``, and COHORT the tables of ``python benchmarks/report_scale.py --subjects 800 --keep FOLDER``
