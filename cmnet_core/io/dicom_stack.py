@@ -313,8 +313,9 @@ def _last_of_each(images: Sequence[ImageHeader], when: Callable[[ImageHeader], f
 def _last_stack(acquisitions: Sequence[Acquisition]) -> tuple[list[Acquisition], set[QCFlag]]:
     """The last of several complete stacks, such as rest and stress, whose slices must not be mixed.
 
-    A stack that has most of the slices of the largest one and overlaps it is a repetition of the whole stack. Repeated
-    single slices are handled by :func:`_last_complete`.
+    A stack that has most of the slices of the largest one and whose slices overlap those of another stack is a
+    repetition of the whole stack. The last one is used that was not interrupted. Repeated single slices are handled by
+    :func:`_last_complete`.
     """
     stacks = defaultdict(list)
     for acquisition in acquisitions:
@@ -323,18 +324,27 @@ def _last_stack(acquisitions: Sequence[Acquisition]) -> tuple[list[Acquisition],
             stacks[first.series, first.study.frame_of_reference].append(acquisition)
     largest = max(map(len, stacks.values()), default=0)
     complete = [stack for stack in stacks.values() if len(stack) >= max(_STACK_SLICES, _STACK_FRACTION * largest)]
-    repeated = [stack for stack in complete if any(_overlaps(stack, other) for other in complete if other is not stack)]
+    repeated = [stack for stack in complete if any(_overlap(stack, other) for other in complete if other is not stack)]
     if not repeated:
         return list(acquisitions), set()
-    last = max(repeated, key=lambda stack: max(acquisition.key for acquisition in stack))
+    phases = [float(np.median([len(acquisition.images) for acquisition in stack])) for stack in repeated]
+    whole = [stack for stack, count in zip(repeated, phases, strict=True) if count >= _STACK_FRACTION * max(phases)]
+    last = max(whole, key=lambda stack: max(acquisition.key for acquisition in stack))
     superseded = {id(acquisition) for stack in repeated if stack is not last for acquisition in stack}
     return [acquisition for acquisition in acquisitions if id(acquisition) not in superseded], {QCFlag.REPEATED_SLICES}
 
 
-def _overlaps(a: Sequence[Acquisition], b: Sequence[Acquisition]) -> bool:
-    spans = [sorted(acquisition.position_mm for acquisition in stack) for stack in (a, b)]
-    common = min(span[-1] for span in spans) - max(span[0] for span in spans)
-    return common > _STACK_OVERLAP * min(span[-1] - span[0] for span in spans)
+def _overlap(a: Sequence[Acquisition], b: Sequence[Acquisition]) -> bool:
+    """Whether two stacks cover the same part of the heart with slices that overlap.
+
+    The odd and the even slices of one stack, acquired as two series, cover the same part without overlap.
+    """
+    positions = [np.array(sorted(acquisition.position_mm for acquisition in stack)) for stack in (a, b)]
+    common = min(place[-1] for place in positions) - max(place[0] for place in positions)
+    distance = float(np.median(np.abs(positions[0][:, None] - positions[1][None]).min(axis=1)))
+    thickness = a[0].images[0].thickness_mm or float(np.median(np.diff(positions[0])))
+    covers = common > _STACK_OVERLAP * min(place[-1] - place[0] for place in positions)
+    return bool(covers and distance < _COMPLETE * thickness)
 
 
 def _common_count(acquisitions: Sequence[Acquisition]) -> int:

@@ -79,6 +79,22 @@ def test_of_rest_and_stress_the_last_stack_is_used_and_flagged(tmp_path: Path) -
     assert (cine.flags, cine.spacing.z) == (("repeated-slices",), pytest.approx(9.0))
 
 
+def test_an_interrupted_repetition_does_not_replace_the_whole_stack(tmp_path: Path) -> None:
+    again = [image.changed(value=7000.0, series=2) for image in stack(slices=4, phases=10) if image.phase < 4]
+    write(tmp_path / "d", stack(slices=4, phases=10))
+    write(tmp_path / "d", again, name="b")
+    np.testing.assert_allclose(values(tmp_path / "d"), EXPECTED)
+
+
+def test_odd_and_even_slices_of_two_series_are_one_stack(tmp_path: Path) -> None:
+    images = stack(slices=8, phases=10)
+    odd, even = ([image.changed(series=1 + n) for image in images if image.z % 2 == n] for n in (0, 1))
+    write(tmp_path / "d", odd)
+    write(tmp_path / "d", even, name="b")
+    cine = dicom.read_cine(tmp_path / "d", frame_ms=None)
+    assert (tuple(cine.voxels.shape[:2]), cine.flags, cine.spacing.z) == ((10, 8), (), pytest.approx(9.0))
+
+
 @pytest.mark.parametrize("kind", ["R", "I", "P", "REAL", "IMAGINARY", "MIP"])
 def test_only_magnitude_images_are_used(tmp_path: Path, kind: str) -> None:
     images = stack(slices=4, phases=10)
