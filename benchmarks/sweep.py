@@ -180,7 +180,7 @@ def _halved(planes: Tensor) -> Tensor:
 
 def load_subjects(acdc: Path, segnet: SegNet, *, training: int) -> tuple[list[SweepSubject], list[SweepSubject]]:
     """Load a number of training patients, evenly chosen, and all validation patients of ACDC."""
-    cases = sorted(from_acdc(acdc), key=lambda case: case.subject_id)
+    cases = sorted(from_acdc(acdc).cases, key=lambda case: case.subject_id)
     kept_back = cases[::VALIDATION_EVERY]
     others = [case for case in cases if case not in kept_back]
     chosen = others[:: max(len(others) // training, 1)][:training]

@@ -184,7 +184,7 @@ def manifest(
     from cmnet_cli.commands import manifest as command
     from cmnet_cli.console import Messages
 
-    command.manifest(
+    complete = command.manifest(
         folder,
         out,
         Messages(),
@@ -192,6 +192,7 @@ def manifest(
         names=command.NiftiNames(pattern, labels, label_scheme),
         demographics=demographics,
     )
+    raise typer.Exit(ExitCode.SUCCESS if complete else ExitCode.SOME_FAILED)
 
 
 @app.command(rich_help_panel=START)

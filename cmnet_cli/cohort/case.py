@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
-from cmnet_cli.cohort.case_id import case_id_of
+from cmnet_cli.cohort.case_id import case_id_of, without_prefix
 from cmnet_cli.privacy.deidentify import redact_ids
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.labels import LabelScheme
@@ -16,6 +16,7 @@ _T = TypeVar("_T")
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FORBIDDEN_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
+_NUMBER_AS_ID = re.compile(r"\d+\.0*|\d[.,]?\d*[eE]\+?\d+")  # 9900001.0, 9.90E+06
 _SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 _RANGES = {
     "frame_ms": (1.0, 1000.0),
@@ -181,8 +182,8 @@ class _RowReader:
         pair = len(image) == 2
         case = Case(
             row=self.row,
-            subject_id=self._parsed("subject_id", _identifier) or "",
-            session=self._parsed("session", _identifier),
+            subject_id=without_prefix(self._parsed("subject_id", _identifier) or "", "sub-"),
+            session=self._parsed("session", lambda text: without_prefix(_identifier(text), "ses-")),
             image=image,
             labels=self._path("labels"),
             labels_ed=self._path("labels_ed"),
@@ -257,7 +258,9 @@ def _identifier(text: str) -> str:
         found = f"found {', '.join(map(ascii, wrong[:8]))} in it" if wrong else f"found {len(text)} characters"
         raise _BadCellError(
             f"Expected 1 to 64 letters, digits, '-' or '_', {found}.",
-            "Choose an id without spaces, slashes and accented letters.",
+            "A table program made a number of this id: store the column as text."
+            if _NUMBER_AS_ID.fullmatch(text)
+            else "Choose an id without spaces, slashes and accented letters.",
         )
     return text
 
@@ -289,7 +292,10 @@ def _number(text: str, *, low: float, high: float) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = float("nan")
+        raise _BadCellError(
+            f"Expected a number from {low:g} to {high:g}, found '{text}'.",
+            "Write a number, or leave the cell empty; NA, n/a and NaN count as empty.",
+        ) from None
     if not low <= value <= high:
         raise _BadCellError(
             f"Expected a number from {low:g} to {high:g}, found '{text}'.", "Check the unit in the column's name."

@@ -6,19 +6,29 @@ else determines the frame of a mask.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cmnet_cli.cohort.case import Case, Problem, raise_problems, read_row, write_row
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.cohort.case_id import without_prefix
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
-from cmnet_cli.cohort.table import FIRST_ROW, read_table
+from cmnet_cli.cohort.listing import LeftOut, Listing, checked, listing_of
+from cmnet_cli.cohort.table import FIRST_ROW, is_missing, read_table
 from cmnet_cli.privacy.deidentify import redact_ids
 from cmnet_core.errors import CaseError, ErrorCode, ManifestError
 from cmnet_core.io import nifti
 from cmnet_core.labels import LabelScheme
 
-_UKB = re.compile(r"(?P<subject>[A-Za-z0-9-]{1,64})_20209_(?P<instance>\d)_(?P<array>\d)(\.zip)?", re.IGNORECASE)
+# Heart MRI of UK Biobank: fields 20207 to 20214; 20209 has the short-axis cines.
+_UKB = re.compile(
+    r"(?P<subject>[A-Za-z0-9-]{1,64})_(?P<field>202(?:0[7-9]|1[0-4]))_(?P<instance>\d)_(?P<array>\d)(\.zip)?",
+    re.IGNORECASE,
+)
+_UKB_SHORT_AXIS = "20209"
+_KEEP_ONE = "Keep one copy of each visit: a zip file and its unpacked folder count as two."
+_COPY_AGAIN = "Copy or download the subject again."
+_NIFTI = re.compile(r".+\.nii(\.gz)?")
 _MNMS = re.compile(r"(?P<subject>[A-Za-z0-9_-]{1,64})_sa\.nii(\.gz)?")
 _MNMS_COLUMNS = {
     "ED": "ed",
@@ -32,110 +42,102 @@ _MNMS_COLUMNS = {
 }
 
 
-def from_acdc(folder: Path) -> tuple[Case, ...]:
+def from_acdc(folder: Path) -> Listing:
     """List the patients of ACDC, in the tree with ``training/`` and ``testing/`` or in one folder.
 
     The image is the 4-D cine, or the two frames of ED and ES where the cine is missing. ``Info.cfg`` counts frames
-    from 1.
+    from 1. A patient whose files are incomplete is left out.
 
     Raises:
-        ManifestError: There are no patients, or files of some are missing; all of these are listed.
+        ManifestError: There are no patients.
     """
-    inside = (path for path in _walk(folder) if path.parent != folder)
-    patients = sorted(
-        path.parent for path in inside if re.fullmatch(r"patient[^/]*/Info\.cfg", "/".join(path.parts[-2:]))
-    )
-    cases: list[Case] = []
-    problems: list[str] = []
-    for patient in patients:
-        try:
-            cases.append(_acdc_case(patient, row=FIRST_ROW + len(cases)))
-        except (OSError, ValueError, LookupError) as error:
-            problems.append(f"{patient}: {error}")
-    _require_found(folder, cases, problems, expected="patientNNN/Info.cfg")
-    return tuple(cases)
+    unreadable: list[LeftOut] = []
+    found = [
+        _acdc_case(inner, row) for row, inner in enumerate(sorted(_acdc_folders(folder, unreadable)), start=FIRST_ROW)
+    ]
+    return _require_found(folder, listing_of(found, more=unreadable), expected="patientNNN/Info.cfg")
 
 
-def from_mnms(folder: Path) -> tuple[Case, ...]:
+def from_mnms(folder: Path) -> Listing:
     """List the subjects of M&Ms: images ``<id>_sa.nii.gz``, masks ``<id>_sa_gt.nii.gz`` and a table of information.
 
-    The table counts frames from 0. Masks are 4-D and empty except at ED and ES.
+    The table counts frames from 0. Masks are 4-D and empty except at ED and ES. A subject whose row of the table cannot
+    be used is left out.
 
     Raises:
-        ManifestError: There are no subjects, or cells of the table cannot be used; all of these are listed.
+        ManifestError: There are no subjects.
     """
-    images = {match["subject"]: path for path in _walk(folder) if (match := _MNMS.fullmatch(path.name))}
+    left_out: list[LeftOut] = []
+    images = {match["subject"]: path for path in _walk(folder, left_out) if (match := _MNMS.fullmatch(path.name))}
     information = _mnms_table(folder)
-    cases: list[Case] = []
-    problems: list[Problem] = []
+    found: list[Case | LeftOut] = []
     for row, (subject, path) in enumerate(sorted(images.items()), start=FIRST_ROW):
         masks = _existing(path.parent, f"{subject}_sa_gt.nii")
         case = Case(row, subject, (path,), labels=masks, label_scheme=LabelScheme.MNMS)
         number, cells = information.get(subject, (row, {}))
-        joined, found = read_row(number, write_row(case, folder=folder) | cells, folder=folder)
-        cases.append(replace(joined, row=row))
-        problems += found
-    _require_found(folder, cases, problems, expected="<id>_sa.nii.gz")
-    return tuple(cases)
+        found.append(checked(case, cells, path=path, source=f"row {number} of the table, "))
+    left_out += _without_image(folder, images.items(), expected="<id>_sa.nii.gz")
+    return _require_found(folder, listing_of(found, more=left_out), expected="<id>_sa.nii.gz")
 
 
-def from_ukb(folder: Path) -> tuple[Case, ...]:
+def from_ukb(folder: Path) -> Listing:
     """List the short-axis cines of UK Biobank: ``EID_20209_<instance>_<array>.zip``, in one folder or nested folders.
 
-    Unpacked folders of this name are also found. The last array of a visit is used.
+    Unpacked folders of this name are also found. The last array of a visit is used. A visit is left out if a cine is
+    stored twice, or if there are files of its other heart MRI fields only.
 
     Raises:
-        ManifestError: There are no cines, or one is stored twice.
+        ManifestError: There are no cines.
     """
-    found: dict[tuple[str, str], dict[str, Path]] = {}
-    duplicates = 0
-    for path in _walk(folder, folders=True):
-        if match := _UKB.fullmatch(path.name):
-            arrays = found.setdefault((match["subject"], match["instance"]), {})
-            duplicates += match["array"] in arrays
-            arrays[match["array"]] = path
-    if duplicates:
-        raise ManifestError(
-            f"{folder}: {duplicates} file(s) of field 20209 are stored in two places.",
-            hint="Keep one copy of each visit: a zip file and its unpacked folder count as two.",
-            code=ErrorCode.MANIFEST_ROW,
-        )
-    cases = [
-        Case(row, subject, (arrays[max(arrays)],), session=instance)
-        for row, ((subject, instance), arrays) in enumerate(sorted(found.items()), start=FIRST_ROW)
+    left_out: list[LeftOut] = []
+    arrays: dict[tuple[str, str], dict[str, list[Path]]] = {}
+    others: dict[tuple[str, str], Path] = {}
+    for path in _walk(folder, left_out, folders=True):
+        match = _UKB.fullmatch(path.name)
+        if match and match["field"] == _UKB_SHORT_AXIS:
+            arrays.setdefault((match["subject"], match["instance"]), {}).setdefault(match["array"], []).append(path)
+        elif match:
+            others[match["subject"], match["instance"]] = path
+    found: list[Case | LeftOut] = []
+    for row, ((subject, instance), paths) in enumerate(sorted(arrays.items()), start=FIRST_ROW):
+        twice = next((same for same in paths.values() if len(same) > 1), None)
+        if twice:
+            found.append(LeftOut(twice[0], "This cine is stored in two places.", _KEEP_ONE))
+        else:
+            found.append(Case(row, subject, (paths[max(paths)][0],), session=instance))
+    left_out += [
+        LeftOut(path, "There is no short-axis cine of this visit (field 20209).", "Download its field 20209.")
+        for visit, path in others.items()
+        if visit not in arrays
     ]
-    _require_found(folder, cases, [], expected="EID_20209_2_0.zip")
-    return tuple(cases)
+    return _require_found(folder, listing_of(found, more=left_out), expected="EID_20209_2_0.zip")
 
 
-def from_ukbb_cardiac(folder: Path) -> tuple[Case, ...]:
+def from_ukbb_cardiac(folder: Path) -> Listing:
     """List the subjects of the NIfTI layout of ukbb_cardiac: one folder each with ``sa.nii.gz`` and its masks.
 
     Masks are ``seg_sa.nii.gz`` (4-D), or ``label_sa_ED.nii.gz`` or ``seg_sa_ED.nii.gz`` and the same for ES. The frames
     of these are found by comparing ``sa_ED.nii.gz`` and ``sa_ES.nii.gz`` with the cine. Without a cine, the image is
-    the pair of these two.
+    the pair of these two. A subject whose files are incomplete is left out.
 
     Raises:
-        ManifestError: There are no subjects, or files of some are missing; all of these are listed.
+        ManifestError: There are no subjects.
     """
-    images = ("sa.nii.gz", "sa.nii", "sa_ED.nii.gz", "sa_ED.nii")
-    subjects = sorted({path.parent for path in _walk(folder) if path.name in images})
-    cases: list[Case] = []
-    problems: list[str] = []
-    for row, subject in enumerate(subjects, start=FIRST_ROW):
-        try:
-            cases.append(_ukbb_cardiac_case(subject, row=row))
-        except (LookupError, CaseError) as error:
-            reason = redact_ids(str(error.args[0]), (subject.name,))
-            problems.append(f"folder {row - FIRST_ROW + 1} of {len(subjects)}, by name: {reason}")
-    _require_found(folder, cases, problems, expected="<id>/sa.nii.gz")
-    return tuple(cases)
+    left_out: list[LeftOut] = []
+    images = re.compile(r"(sa|sa_ED|sa_ES)\.nii(\.gz)?")
+    subjects = sorted({path.parent for path in _walk(folder, left_out) if images.fullmatch(path.name)})
+    found = [_ukbb_cardiac_case(subject, row=row) for row, subject in enumerate(subjects, start=FIRST_ROW)]
+    listed = ((subject.name, subject / "sa.nii.gz") for subject in subjects)
+    left_out += _without_image(folder, listed, expected="sa.nii.gz")
+    return _require_found(folder, listing_of(found, more=left_out), expected="<id>/sa.nii.gz")
 
 
 def from_nifti(
     folder: Path, *, pattern: str = "{subject_id}.nii*", labels: str | None = None, scheme: LabelScheme
-) -> tuple[Case, ...]:
+) -> Listing:
     """List the 4-D NIfTI files of a folder whose paths match a pattern.
+
+    A folder beside those of the subjects that has no such file is left out.
 
     Args:
         folder: The folder of the data set.
@@ -147,15 +149,24 @@ def from_nifti(
     Raises:
         ManifestError: No file matches the pattern, or the pattern has no ``{subject_id}``.
     """
-    masks = {} if labels is None else _matching(folder, labels)
+    left_out: list[LeftOut] = []
+    masks = {} if labels is None else _matching(folder, labels, [])
     mask_files = set(masks.values())
-    cases = [
-        Case(row, subject, (path,), session=session, labels=masks.get((subject, session)), label_scheme=scheme)
-        for row, ((subject, session), path) in enumerate(_matching(folder, pattern).items(), start=FIRST_ROW)
-        if path not in mask_files
+    images = {key: path for key, path in _matching(folder, pattern, left_out).items() if path not in mask_files}
+    found = [
+        Case(
+            row,
+            without_prefix(subject, "sub-"),
+            (path,),
+            session=None if session is None else without_prefix(session, "ses-"),
+            labels=masks.get((subject, session)),
+            label_scheme=scheme,
+        )
+        for row, ((subject, session), path) in enumerate(images.items(), start=FIRST_ROW)
     ]
-    _require_found(folder, cases, [], expected=pattern)
-    return tuple(cases)
+    named = ((name, path) for key, path in images.items() for name in key if name)
+    left_out += _without_image(folder, named, expected=pattern)
+    return _require_found(folder, listing_of(found, more=left_out), expected=pattern)
 
 
 def detect_layout(folder: Path) -> DatasetLayout:
@@ -164,12 +175,12 @@ def detect_layout(folder: Path) -> DatasetLayout:
     Raises:
         ManifestError: The files match no layout, or several.
     """
-    found = {layout for path in _walk(folder, folders=True) if (layout := _layout_of(path))}
+    found = {layout for path in _walk(folder, [], folders=True) if (layout := _layout_of(path))}
     known = found - {DatasetLayout.NIFTI} or found
     if len(known) != 1:
         raise ManifestError(
             f"{folder}: expected the files of one layout, found {', '.join(sorted(known)) or 'none that is known'}.",
-            hint="Give the layout with --layout; for other names, --layout nifti --pattern '{subject_id}/….nii.gz'.",
+            hint=f"Give the layout with --layout; for other names, {_pattern_hint(folder)}.",
             code=ErrorCode.MANIFEST_EMPTY,
         )
     return known.pop()
@@ -180,12 +191,12 @@ def _layout_of(path: Path) -> DatasetLayout | None:
         DatasetLayout.ACDC: lambda: bool(
             re.fullmatch(r"Info\.cfg|patient\d+_(4d|frame\d+)(_gt)?\.nii(\.gz)?", path.name)
         ),
-        DatasetLayout.UKB: lambda: bool(_UKB.fullmatch(path.name)),
+        DatasetLayout.UKB: lambda: bool((match := _UKB.fullmatch(path.name)) and match["field"] == _UKB_SHORT_AXIS),
         DatasetLayout.UKBB_CARDIAC: lambda: bool(
             re.fullmatch(r"((seg|label)_)?(sa|la_\dch)(_E[DS])?\.nii(\.gz)?", path.name)
         ),
         DatasetLayout.MNMS: lambda: bool(_MNMS.fullmatch(path.name)) or bool(re.search(r"_sa_gt\.nii", path.name)),
-        DatasetLayout.NIFTI: lambda: bool(re.fullmatch(r".+\.nii(\.gz)?", path.name)),
+        DatasetLayout.NIFTI: lambda: bool(_NIFTI.fullmatch(path.name)),
     }
     return next((layout for layout, is_match in matches.items() if is_match()), None)
 
@@ -193,20 +204,25 @@ def _layout_of(path: Path) -> DatasetLayout | None:
 def links_out_of(folder: Path) -> int:
     """Return the number of links that lead out of a data set. Their targets are not part of it and are ignored."""
     root = os.path.realpath(folder)
-    return sum(_leads_out(entry, root) for _, entries in _folders(folder) for entry in entries)
+    return sum(_leads_out(entry, root) for _, entries in _folders(folder, []) for entry in entries)
 
 
-def _walk(folder: Path, *, folders: bool = False) -> Iterator[Path]:
+def _walk(folder: Path, left_out: list[LeftOut], *, folders: bool = False) -> Iterator[Path]:
     """Yield all files below a folder in a fixed order, without a call of ``stat`` per file: biobanks are large."""
     root = os.path.realpath(folder)
-    for inner, entries in _folders(folder):
+    for inner, entries in _folders(folder, left_out):
         for entry in entries:
             if (folders or not entry.is_dir(follow_symlinks=False)) and not _leads_out(entry, root):
                 yield Path(inner, entry.name)
 
 
-def _folders(folder: Path) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
-    """Yield every folder with its sorted entries; links to folders are not followed."""
+def _folders(folder: Path, left_out: list[LeftOut]) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
+    """Yield every folder with its sorted entries; hidden folders and links to folders are not followed.
+
+    Args:
+        folder: The folder of the data set.
+        left_out: Receives the folders that cannot be read.
+    """
     pending = [folder]
     while pending:
         inner = pending.pop()
@@ -214,40 +230,100 @@ def _folders(folder: Path) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
             with os.scandir(inner) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
+            if inner != folder:
+                reason = f"The folder cannot be read: {error.strerror}."
+                left_out.append(LeftOut(inner, reason, "Request permission to read it, or copy it again."))
+                continue
             raise ManifestError(
                 f"{redact_ids(str(inner))}: the folder cannot be read: {error.strerror}.",
-                hint="Ask for permission to read it; otherwise its subjects would be missing from the manifest.",
+                hint="Request permission to read it.",
                 code=ErrorCode.MANIFEST_UNREADABLE,
             ) from error
-        yield inner, entries
-        pending += [Path(entry.path) for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        yield inner, [entry for entry in entries if not entry.name.startswith(".")]
+        pending += [Path(entry.path) for entry in reversed(entries) if _is_inner_folder(entry)]
+
+
+def _is_inner_folder(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
 
 
 def _leads_out(entry: "os.DirEntry[str]", root: str) -> bool:
     return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root)
 
 
-def _require_found(folder: Path, cases: Sequence[Case], problems: Sequence[str | Problem], *, expected: str) -> None:
-    hint = "Download these subjects again, or move them out of the folder."
-    raise_problems(folder, problems, hint=hint, code=ErrorCode.MANIFEST_ROW)
-    if not cases:
+def _without_image(folder: Path, images: Iterable[tuple[str, Path]], *, expected: str) -> list[LeftOut]:
+    """List the folders beside those of the subjects that hold no image.
+
+    The folders of subjects are those with the id of the subject, or its visit, in their names.
+
+    Args:
+        folder: The folder of the data set.
+        images: The id and the image of each subject, or its visit and the image.
+        expected: The name of an image.
+    """
+    used: set[Path] = set()
+    parents: set[Path] = set()
+    for name, path in images:
+        above = path.relative_to(folder).parents
+        used.update(folder / inner for inner in above)
+        parents.update((folder / inner).parent for inner in above if name in inner.name)
+    return [
+        LeftOut(Path(entry.path), f"The folder has no file like {expected}.", _COPY_AGAIN)
+        for parent in sorted(parents)
+        for entry in sorted(os.scandir(parent), key=lambda entry: entry.name)
+        if _is_inner_folder(entry) and Path(entry.path) not in used
+    ]
+
+
+def _require_found(folder: Path, listing: Listing, *, expected: str) -> Listing:
+    if not listing.cases and not listing.left_out:
+        hint = "Check the folder and the layout"
         raise ManifestError(
             f"{folder}: expected files like {expected}, found none.",
-            hint="Check the folder and the layout.",
+            hint=f"{hint}; for other names, {_pattern_hint(folder)}.",
             code=ErrorCode.MANIFEST_EMPTY,
         )
+    return listing
 
 
-def _acdc_case(patient: Path, *, row: int) -> Case:
-    lines = (patient / "Info.cfg").read_text().splitlines()
-    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    numbers = int(info["ED"]), int(info["ES"])
+def _pattern_hint(folder: Path) -> str:
+    """How to name the files of a folder by a pattern, with the name of its first NIfTI file as the example."""
+    first = next((path for path in _walk(folder, []) if _NIFTI.fullmatch(path.name)), None)
+    example = "{subject_id}/sa.nii.gz"
+    if first is not None:
+        parts = first.relative_to(folder).parts
+        labelled = re.search(r"(?<=sub-)[A-Za-z0-9]+", "/".join(parts))
+        subject = labelled[0] if labelled else parts[-2] if len(parts) > 1 else first.name.partition(".")[0]
+        example = "/".join(parts).replace(subject, "{subject_id}")
+        example = redact_ids(re.sub(r"ses-[A-Za-z0-9]+", "ses-{session}", example))
+    return f"--layout nifti --pattern '{example}'"
+
+
+def _acdc_folders(folder: Path, unreadable: list[LeftOut]) -> Iterator[Path]:
+    """Yield the folders of patients, by their name or by ``Info.cfg``."""
+    for inner, entries in _folders(folder, unreadable):
+        if inner != folder and inner.name.startswith("patient"):
+            described = any(entry.name == "Info.cfg" for entry in entries)
+            if described or re.fullmatch(r"patient\d+", inner.name):
+                yield inner
+
+
+def _acdc_case(patient: Path, row: int) -> Case | LeftOut:
+    try:
+        lines = (patient / "Info.cfg").read_text().splitlines()
+        info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        numbers = int(info["ED"]), int(info["ES"])
+    except FileNotFoundError:
+        return LeftOut(patient, "Info.cfg is missing, which names the frames of ED and ES.", _COPY_AGAIN)
+    except (OSError, ValueError, LookupError):
+        return LeftOut(patient, "Info.cfg does not give ED and ES as numbers of frames.", _COPY_AGAIN)
     frames = tuple(_existing(patient, f"{patient.name}_frame{number:02d}.nii") for number in numbers)
     masks = tuple(_existing(patient, f"{patient.name}_frame{number:02d}_gt.nii") for number in numbers)
-    cine = _acdc_cine(patient, frames=max(numbers))
+    cine, problem = _acdc_cine(patient, frames=max(numbers))
     if cine is None and None in frames:
-        raise FileNotFoundError("neither the 4-D cine nor the frames of ED and ES exist")
-    return Case(
+        reason = f"{problem}, and there are no files of the frames of ED and ES."
+        return LeftOut(patient, redact_ids(reason, (patient.name,)), _COPY_AGAIN)
+    case = Case(
         row=row,
         subject_id=patient.name,
         image=(cine,) if cine else tuple(frame for frame in frames if frame),
@@ -256,23 +332,29 @@ def _acdc_case(patient: Path, *, row: int) -> Case:
         label_scheme=LabelScheme.ACDC,
         ed=numbers[0] - 1 if cine else 0,
         es=numbers[1] - 1 if cine else 1,
-        height_cm=float(info["Height"]) if "Height" in info else None,
-        weight_kg=float(info["Weight"]) if "Weight" in info else None,
-        group=info.get("Group"),
     )
+    known = (("height_cm", "Height"), ("weight_kg", "Weight"), ("group", "Group"))
+    cells = {column: info[name] for column, name in known if not is_missing(info.get(name, ""))}
+    return checked(case, cells, path=patient, source="Info.cfg, ")
 
 
-def _acdc_cine(patient: Path, *, frames: int) -> Path | None:
+def _acdc_cine(patient: Path, *, frames: int) -> tuple[Path | None, str]:
+    """The 4-D cine of a patient, or the reason why there is none that holds a frame of this number."""
     cine = _existing(patient, f"{patient.name}_4d.nii")
+    if cine is None:
+        return None, "The 4-D cine is missing"
     try:
-        return cine if cine and nifti.inspect(cine).frames >= frames else None
-    except CaseError:
-        return None
+        found = nifti.inspect(cine).frames
+    except CaseError as error:
+        return None, f"The 4-D cine cannot be read: {error.message.rstrip('.')}"
+    if found < frames:
+        return None, f"Info.cfg names frame {frames}, the 4-D cine has {found} frames"
+    return cine, ""
 
 
 def _mnms_table(folder: Path) -> dict[str, tuple[int, dict[str, str]]]:
     """Return row number and cells of each subject, from the table that has the columns of M&Ms."""
-    for path in sorted(path for path in _walk(folder) if path.parent == folder and path.suffix == ".csv"):
+    for path in sorted(folder.glob("[!.]*.csv")):
         table = read_table(path)
         if {"External code", "ED", "ES"} <= set(table.columns):
             return {
@@ -289,7 +371,7 @@ def _mnms_cells(cells: Mapping[str, str]) -> dict[str, str]:
     return known | ({"scanner": scanner} if scanner else {})
 
 
-def _ukbb_cardiac_case(subject: Path, *, row: int) -> Case:
+def _ukbb_cardiac_case(subject: Path, *, row: int) -> Case | LeftOut:
     cine, whole = _existing(subject, "sa.nii"), _existing(subject, "seg_sa.nii")
     phases = [_existing(subject, f"sa_{phase}.nii") for phase in ("ED", "ES")]
     masks = [
@@ -298,23 +380,28 @@ def _ukbb_cardiac_case(subject: Path, *, row: int) -> Case:
     ]
     pair = tuple(phase for phase in phases if phase)
     if cine is None and len(pair) < 2:
-        raise LookupError("expected sa.nii.gz, or both sa_ED.nii.gz and sa_ES.nii.gz")
-    case = Case(row, subject.name, (cine,) if cine else pair)
+        return LeftOut(subject, "Expected sa.nii.gz, or both sa_ED.nii.gz and sa_ES.nii.gz.", _COPY_AGAIN)
+    case = Case(row, without_prefix(subject.name, "sub-"), (cine,) if cine else pair)
     if cine is None:
-        return replace(case, ed=0, es=1, labels_ed=masks[0], labels_es=masks[1])
-    if whole is not None:
-        return replace(case, labels=whole)
-    labelled = [phase if mask else None for phase, mask in zip(phases, masks, strict=True)]
-    frames = [nifti.frame_of(cine, phase) if phase else None for phase in labelled]
-    kept = [mask if frame is not None else None for mask, frame in zip(masks, frames, strict=True)]
-    return replace(case, ed=frames[0], es=frames[1], labels_ed=kept[0], labels_es=kept[1])
+        case = replace(case, ed=0, es=1, labels_ed=masks[0], labels_es=masks[1])
+    elif whole is not None:
+        case = replace(case, labels=whole)
+    else:
+        labelled = [phase if mask else None for phase, mask in zip(phases, masks, strict=True)]
+        try:
+            frames = [nifti.frame_of(cine, phase) if phase else None for phase in labelled]
+        except CaseError as error:
+            return LeftOut(subject, redact_ids(error.message, (subject.name,)), error.hint)
+        kept = [mask if frame is not None else None for mask, frame in zip(masks, frames, strict=True)]
+        case = replace(case, ed=frames[0], es=frames[1], labels_ed=kept[0], labels_es=kept[1])
+    return checked(case, {}, path=subject)
 
 
 def _existing(folder: Path, name: str) -> Path | None:
     return next((path for suffix in (".gz", "") if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def _matching(folder: Path, pattern: str) -> dict[tuple[str, str | None], Path]:
+def _matching(folder: Path, pattern: str, left_out: list[LeftOut]) -> dict[tuple[str, str | None], Path]:
     """Return the files that match a pattern, by subject and session."""
     if "{subject_id}" not in pattern:
         raise ManifestError(
@@ -324,7 +411,7 @@ def _matching(folder: Path, pattern: str) -> dict[tuple[str, str | None], Path]:
         )
     regex = _pattern_regex(pattern)
     found = {}
-    for path in _walk(folder):
+    for path in _walk(folder, left_out):
         if match := regex.fullmatch(path.relative_to(folder).as_posix()):
             named = match.groupdict()
             found[named["subject"], named.get("session")] = path

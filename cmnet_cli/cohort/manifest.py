@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmnet_cli.cohort.case import COLUMNS, Case, Problem, raise_problems, read_row, write_row
@@ -31,22 +31,31 @@ _REQUIRED = ("subject_id", "image")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The cases of a cohort, and the digest of the table's content, which no format or column order changes."""
+    """The cases of a cohort.
+
+    Attributes:
+        cases: The rows that can be used.
+        digest: Digest of the content of these rows, which no format or column order changes.
+        left_out: The problems of the rows that cannot be used.
+    """
 
     cases: tuple[Case, ...]
     digest: str
+    left_out: tuple[Problem, ...] = ()
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest (CSV, TSV or Parquet).
+    """Read a manifest (CSV, TSV or Parquet). A row with a cell that cannot be used is left out.
 
     Raises:
-        ManifestError: The file cannot be read, or rows have problems; all problems are listed.
+        ManifestError: The file cannot be read, no row can be used, or rows contradict each other; all problems are
+            listed.
     """
     manifest, problems = check_manifest(path)
-    if problems:
+    used = {case.row for case in manifest.cases}
+    if not used or any(problem.row is None or problem.row in used for problem in problems):
         raise_problems(path, problems, hint="Correct them; nothing ran.", code=problems[0].code)
-    return manifest
+    return replace(manifest, left_out=problems)
 
 
 def check_manifest(path: Path) -> tuple[Manifest, tuple[Problem, ...]]:

@@ -1,5 +1,7 @@
 """Tables of subjects as text: CSV, TSV and Parquet, from data sets, hospitals and UK Biobank alike."""
 
+import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,9 @@ FIRST_ROW = 2
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = (".parquet", ".pq")
-_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, pa.ArrowException)
+_MISSING = frozenset({"NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NAN", "NULL", "null"})
+"""Cells that R, pandas, BIDS and databases write for a missing value."""
+_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, csv.Error, pa.ArrowException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,8 @@ class Table:
 
     Attributes:
         columns: Names of the columns.
-        rows: Number and cells by column of each row that is not empty; empty cells are left out.
+        rows: Number and cells by column of each row that is not empty; empty cells and missing values such as ``NA``
+            are left out.
     """
 
     columns: tuple[str, ...]
@@ -41,11 +46,15 @@ def read_table(path: Path, *, code: ErrorCode = ErrorCode.MANIFEST_UNREADABLE) -
         code: The code of the error.
 
     Raises:
-        ManifestError: The file is none of these, or it cannot be read.
+        ManifestError: The file is none of these, it cannot be read, or two columns have the same name.
     """
     _require_known_suffix(path, code)
     try:
-        table = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_text(path)
+        if path.suffix.lower() in _PARQUET:
+            table = _read_parquet(path)
+            header = [str(column) for column in table.columns]
+        else:
+            table, header = _read_text(path), _read_header(path)
     except _READ_ERRORS as error:
         # The message of an OSError repeats the path.
         reason = (error.strerror if isinstance(error, OSError) else None) or error
@@ -54,13 +63,20 @@ def read_table(path: Path, *, code: ErrorCode = ErrorCode.MANIFEST_UNREADABLE) -
             hint="Check the path; save the table as CSV in UTF-8 with one header row.",
             code=code,
         ) from error
+    _require_distinct(path, header, code)
     columns = tuple(unguard(str(column).strip()) for column in table.columns)
     rows = []
     for number, values in enumerate(table.itertuples(index=False, name=None), start=FIRST_ROW):
-        cells = {c: text for c, value in zip(columns, values, strict=True) if (text := unguard(str(value).strip()))}
+        texts = (unguard(str(value).strip()) for value in values)
+        cells = {c: text for c, text in zip(columns, texts, strict=True) if not is_missing(text)}
         if cells:
             rows.append((number, cells))
     return Table(columns, rows)
+
+
+def is_missing(text: str) -> bool:
+    """Whether the text of a cell stands for a missing value: empty, or ``NA`` and its like."""
+    return not text or text in _MISSING
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
@@ -88,6 +104,23 @@ def _read_text(path: Path) -> pd.DataFrame:
         skip_blank_lines=False,  # so that row numbers are those of an editor
         encoding="utf-8-sig",
     )
+
+
+def _read_header(path: Path) -> list[str]:
+    """The names of the columns as they are written; pandas renames the second of two equal ones."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file, delimiter=_SEPARATORS[path.suffix.lower()]), [])
+
+
+def _require_distinct(path: Path, header: Sequence[str], code: ErrorCode) -> None:
+    counts = Counter(unguard(name.strip()) for name in header)
+    repeated = sorted(name for name, count in counts.items() if name and count > 1)
+    if repeated:
+        raise ManifestError(
+            f"{path}: expected one column of each name, found two of '{repeated[0]}'.",
+            hint="Remove or rename one of them.",
+            code=ErrorCode.MANIFEST_COLUMN if code is ErrorCode.MANIFEST_UNREADABLE else code,
+        )
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

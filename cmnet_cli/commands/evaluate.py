@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def evaluate(
         ManifestError: There is no such run, or no subject has reference masks of ED and ES.
     """
     opened = open_run(run.absolute())
-    cases = read_manifest(manifest.absolute()).cases if manifest else opened.cases
+    masks = read_manifest(manifest.absolute()) if manifest else None
+    cases = masks.cases if masks else opened.cases
     selected = select_cases(cases, settings)
     plan = plan_after_stage("infer", opened, _cases_with_masks(selected, messages))
     left_out = len(plan.states) - len(plan.to_run)
@@ -60,7 +61,8 @@ def evaluate(
         result = run_stage(EvaluateStage(opened.folder.root, config), plan, opened, context, on_receipt=found.append)
         if found:
             write_evaluation(opened, found, messages)
-    return summarise_stage("evaluate", opened.folder, plan, result, left_out=left_out)
+    summary = summarise_stage("evaluate", opened.folder, plan, result, left_out=left_out)
+    return replace(summary, unusable_rows=masks.left_out) if masks else summary
 
 
 def _cases_with_masks(cases: Sequence[Case], messages: Messages) -> list[Case]:

@@ -1,16 +1,20 @@
 """The command manifest: from a data set on disk to a table of its subjects."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_cli.cohort import datasets
-from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.cohort.demographics import join_demographics
+from cmnet_cli.cohort.listing import Listing, write_left_out
 from cmnet_cli.cohort.manifest import write_manifest
 from cmnet_cli.console import Messages
+from cmnet_cli.runs.paths import left_out_table
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.labels import LabelScheme
+
+_MOST_REASONS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ def manifest(
     layout: DatasetLayout,
     names: NiftiNames,
     demographics: Path | None,
-) -> None:
-    """Write the manifest of a data set and print how many subjects it has.
+) -> bool:
+    """Write the manifest of a data set, and a table of what had to be left out of it, and print their numbers.
 
     Args:
         folder: The folder of the data set.
@@ -47,8 +51,11 @@ def manifest(
         names: How files are named in the layout ``nifti``.
         demographics: A table with sex, age, height and weight, or None.
 
+    Returns:
+        Whether nothing was left out.
+
     Raises:
-        ManifestError: The folder does not exist or holds no files of the layout, or the table does not fit.
+        ManifestError: The folder does not exist, no subject in it can be used, or the table does not fit.
     """
     if not folder.is_dir():
         raise ManifestError(
@@ -56,20 +63,43 @@ def manifest(
             hint="Give the folder that holds the data set.",
             code=ErrorCode.MANIFEST_UNREADABLE,
         )
-    cases = _list_cases(folder, datasets.detect_layout(folder) if layout is DatasetLayout.AUTO else layout, names)
+    listing = _list_cases(folder, datasets.detect_layout(folder) if layout is DatasetLayout.AUTO else layout, names)
     if demographics is not None:
-        cases = join_demographics(cases, demographics)
-    write_manifest(out, cases)
+        listing, missing = join_demographics(listing, demographics)
+        if missing:
+            messages.note(f"{missing} of {len(listing.cases)} subjects have no row in {demographics}")
+    left_out = left_out_table(out)
+    write_left_out(left_out, listing.left_out)
     links = datasets.links_out_of(folder)
     if links:
         messages.note(
             f"{links} links lead out of {folder} and were ignored: list the folder that they lead to, "
             "or add their files to the manifest yourself."
         )
-    messages.result(f"{len(cases)} subjects in {out}")
+    _print_left_out(listing, left_out, messages)
+    if not listing.cases:
+        raise ManifestError(
+            f"{folder}: none of the {len(listing.left_out)} subjects can be used.",
+            hint=f"{left_out} has the reason and a remedy of each.",
+            code=ErrorCode.MANIFEST_EMPTY,
+        )
+    write_manifest(out, listing.cases)
+    messages.result(f"{len(listing.cases)} subjects in {out}")
+    return not listing.left_out
 
 
-def _list_cases(folder: Path, layout: DatasetLayout, names: NiftiNames) -> tuple[Case, ...]:
+def _print_left_out(listing: Listing, table: Path, messages: Messages) -> None:
+    """Print each reason once with its number of subjects: paths contain ids, and a biobank has many."""
+    if listing.left_out:
+        messages.note(f"{len(listing.left_out)} left out, with reason and remedy in {table}:")
+    reasons = Counter((item.reason, item.remedy) for item in listing.left_out).most_common()
+    for (reason, remedy), number in reasons[:_MOST_REASONS]:
+        messages.failure(f"{number} left out", reason, remedy)
+    if len(reasons) > _MOST_REASONS:
+        messages.note(f"and {len(reasons) - _MOST_REASONS} more reasons")
+
+
+def _list_cases(folder: Path, layout: DatasetLayout, names: NiftiNames) -> Listing:
     if layout is DatasetLayout.NIFTI:
         return datasets.from_nifti(folder, pattern=names.pattern, labels=names.labels, scheme=names.scheme)
     readers = {

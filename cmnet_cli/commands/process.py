@@ -1,5 +1,6 @@
 """The commands that work through a cohort and fill a run folder: preprocess, infer and indices."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from cmnet_cli.cohort.manifest import Manifest, read_manifest
@@ -87,13 +88,13 @@ def _run_stored_stage(
     if settings.dry_run:
         plan = plan_stage(stage, selected, folder, settings)
         print_plan(plan, messages, dry_run=True)
-        return summarise_dry_run(stage.name, folder, plan)
+        return replace(summarise_dry_run(stage.name, folder, plan), unusable_rows=manifest.left_out)
     with open_execution(folder, stage.name, settings, messages, device=device) as context:
         plan = plan_stage(stage, selected, folder, settings)
         print_plan(plan, messages, dry_run=False)
         opened = start_run(stage.root, manifest, stage.name, stage_facts(stage) | {"workers": settings.workers})
         result = run_stage(stage, plan, opened, context)
-    return summarise_stage(stage.name, folder, plan, result)
+    return replace(summarise_stage(stage.name, folder, plan, result), unusable_rows=manifest.left_out)
 
 
 def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messages: Messages) -> CommandSummary:

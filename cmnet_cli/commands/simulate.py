@@ -32,7 +32,8 @@ def simulate(source: Path, out: Path, messages: Messages, *, frames: int, varian
     Raises:
         ManifestError: The manifest cannot be used, or the folder cannot be written.
     """
-    cases = read_manifest(source).cases
+    manifest = read_manifest(source)
+    cases = manifest.cases
     folder = SimulationFolder(out.resolve())
     stage = SimulateStage(folder.root, frames, variants, seed)
     _write_description(folder, source)
@@ -54,6 +55,7 @@ def simulate(source: Path, out: Path, messages: Messages, *, frames: int, varian
         already_done=0,
         skipped=0,
         failed=tuple(failed),
+        unusable_rows=manifest.left_out,
     )
 
 

@@ -18,7 +18,7 @@ from cmnet_cli.execution.build_stage import (
     stage_facts,
 )
 from cmnet_cli.execution.plan import CasePlan, ExecutionSettings, plan_after_stage, plan_stage, select_cases
-from cmnet_cli.execution.summary import print_plan
+from cmnet_cli.execution.summary import print_plan, print_unusable_rows
 from cmnet_cli.runs.paths import CohortStage, RunFolder, SubmissionFolder
 from cmnet_cli.runs.run_folder import (
     OpenRun,
@@ -133,6 +133,7 @@ def submit(request: SubmissionRequest, settings: ExecutionSettings, messages: Me
     """
     folder = RunFolder(request.out.absolute())
     manifest = read_manifest(request.manifest.absolute())
+    print_unusable_rows(manifest.left_out, messages)
     selected = select_cases(manifest.cases, settings)
     require_same_manifest(folder, manifest)
     stage: PreprocessStage | InferStage | None = None

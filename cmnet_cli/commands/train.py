@@ -12,6 +12,7 @@ import torch
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.console import Messages, live_table
 from cmnet_cli.engines.devices import resolve_device
+from cmnet_cli.execution.summary import print_unusable_rows
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import sha256_of
 from cmnet_cli.runs.run_folder import record_command
@@ -118,6 +119,7 @@ def _train_in_this_process(
     run = RunFolder(training.out)
     start = _initial_weights(stage, config, run, training)
     manifest = read_manifest(training.manifest)
+    print_unusable_rows(manifest.left_out, training.messages)
     spacing_mm = start.card.spacing_mm if start else config.segnet.spacing_mm
     data = load_training_data(manifest.cases, config.validate_every, spacing_mm=spacing_mm, messages=training.messages)
     _require_monitored_metric(stage, _schedule(stage, config), validates=bool(data.validation))
@@ -125,7 +127,7 @@ def _train_in_this_process(
         settings = dataclasses.asdict(config)
         record_command(run, f"train-{stage}", manifest_digest=manifest.digest, settings=settings)
     _train(stage, config, data, start, training=training, device=device)
-    return data.left_out
+    return data.left_out + len({problem.row for problem in manifest.left_out})
 
 
 def _schedule(stage: TrainingStage, config: TrainConfig) -> Schedule:

@@ -3,15 +3,17 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cmnet_cli.cohort.case import Case, Problem
-from cmnet_cli.cohort.manifest import check_manifest
+from cmnet_cli.cohort.manifest import Manifest, check_manifest
 from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.base import Outcome
 from cmnet_cli.engines.select import map_cases
 from cmnet_cli.stages.validate import NAME, ValidateStage
+from cmnet_cli.tables.schema import name_in_table
+from cmnet_core.errors import ErrorCode
 
 _HEAD = ("row", "column", "code", "problem", "what to do")
 _MAX_PRINTED = 500
@@ -59,13 +61,23 @@ def check_cohort(path: Path, messages: Messages, *, deep: bool, workers: int = 0
         ManifestError: The file cannot be read as a table at all.
     """
     manifest, problems = check_manifest(path)
-    found, by_id = list(problems), {case.case_id: case for case in manifest.cases}
+    found = [*_renamed_columns(manifest), *problems]
+    by_id = {case.case_id: case for case in manifest.cases}
     with progress(messages, NAME, total=len(manifest.cases)) as ticker:
         for outcome in map_cases(ValidateStage(deep), manifest.cases, workers=workers):
             problems_of_row = outcome.receipt or _failure(by_id[outcome.case_id], outcome)
             found += problems_of_row
             ticker.tick(failed=bool(problems_of_row))
     return sorted(found, key=lambda problem: problem.row or 0), len(manifest.cases)
+
+
+def _renamed_columns(manifest: Manifest) -> Iterator[Problem]:
+    """Yield a warning for each column that has the name of a result."""
+    for column in sorted({column for case in manifest.cases for column in case.extra}):
+        if name_in_table(column) != column:
+            message = "The table of indices has a column of this name."
+            hint = f"It is copied as {name_in_table(column)}; nothing needs to be done."
+            yield Problem(None, column, ErrorCode.MANIFEST_COLUMN, message, hint, warning=True)
 
 
 def _failure(case: Case, outcome: Outcome[tuple[Problem, ...]]) -> tuple[Problem, ...]:

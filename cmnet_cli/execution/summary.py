@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cmnet_cli.cohort.case import Problem
 from cmnet_cli.console import Messages
 from cmnet_cli.execution.plan import CasePlan
 from cmnet_cli.execution.runner import FailedCase, StageResult
@@ -29,6 +31,7 @@ class CommandSummary:
         failed: Cases that failed.
         left_out: Number of cases that an earlier stage has not finished.
         planned: Number of cases that would run; only in a dry run.
+        unusable_rows: Problems of the rows of the manifest that cannot be used.
     """
 
     command: str
@@ -39,11 +42,12 @@ class CommandSummary:
     failed: tuple[FailedCase, ...]
     left_out: int = 0
     planned: int = 0
+    unusable_rows: tuple[Problem, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of the command."""
-        return ExitCode.SOME_FAILED if self.failed or self.left_out else ExitCode.SUCCESS
+        return ExitCode.SOME_FAILED if self.failed or self.left_out or self.unusable_rows else ExitCode.SUCCESS
 
 
 def summarise_stage(
@@ -89,6 +93,7 @@ def print_summary(summary: CommandSummary, messages: Messages) -> None:
         messages.failure(
             f"{summary.left_out} left out", "Infer has not finished for them.", "Run cmnet infer again first."
         )
+    print_unusable_rows(summary.unusable_rows, messages)
     for failed in summary.failed[:_MOST_LISTED]:
         messages.failure(f"row {failed.row} ({failed.error_code})", failed.message, failed.hint)
     if len(summary.failed) > _MOST_LISTED:
@@ -100,8 +105,22 @@ def print_summary(summary: CommandSummary, messages: Messages) -> None:
         )
 
 
+def print_unusable_rows(problems: Sequence[Problem], messages: Messages) -> None:
+    """Print the problems of the rows of a manifest that were left out."""
+    rows = len({problem.row for problem in problems})
+    if rows:
+        messages.note(f"{rows} row(s) of the manifest cannot be used and were left out")
+    for problem in problems[:_MOST_LISTED]:
+        place = ", ".join(filter(None, (f"row {problem.row}", problem.column)))
+        messages.failure(f"{place} ({problem.code})", problem.message, problem.hint)
+    if len(problems) > _MOST_LISTED:
+        messages.failure(f"and {len(problems) - _MOST_LISTED} more", "", "cmnet validate lists all of them.")
+
+
 def summary_as_json(summary: CommandSummary, deidentifier: Deidentifier) -> str:
     """Return the summary as JSON, for scripts."""
     failed = [deidentifier.row(dataclasses.asdict(one)) for one in summary.failed]
-    values = dataclasses.asdict(summary) | {"failed": failed, "run": deidentifier.text(summary.run)}
+    unusable = [deidentifier.row(dataclasses.asdict(one)) for one in summary.unusable_rows]
+    values = dataclasses.asdict(summary)
+    values |= {"failed": failed, "unusable_rows": unusable, "run": deidentifier.text(summary.run)}
     return json.dumps(values, indent=2)

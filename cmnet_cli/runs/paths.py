@@ -355,6 +355,11 @@ def ground_truth_motion_path(image: Path) -> Path:
     return image.with_name(image.name.removesuffix("_cine.nii.gz") + "_desc-truth_motion.npz")
 
 
+def left_out_table(manifest: Path) -> Path:
+    """The table of what ``cmnet manifest`` left out, beside the manifest and in its format."""
+    return manifest.with_name(f"{manifest.stem}_left_out{manifest.suffix}")
+
+
 def require_run(root: Path) -> RunFolder:
     """Return a run folder that ``cmnet infer`` or ``cmnet preprocess`` wrote, without reading its manifest.
 

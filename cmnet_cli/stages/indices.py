@@ -15,6 +15,7 @@ from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, open_t
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.intervals import SamplingSettings, add_intervals
 from cmnet_cli.stages.mechanics import wall_rows
+from cmnet_cli.tables.schema import name_in_table
 from cmnet_core.flags import QCFlag
 from cmnet_core.function.reference_ranges import Z_COLUMNS, ReferenceRange, compare_with_reference
 from cmnet_core.function.volumes import (
@@ -176,7 +177,7 @@ def _indices_row(
     described = {name: getattr(case, name) for name in ("group", "site", "scanner", "sex", "age_years")}
     return {
         **identity_columns(case),
-        **case.extra,
+        **{name_in_table(column): text for column, text in case.extra.items()},
         **described,
         "height_cm": case.height_cm,
         "weight_kg": case.weight_kg,

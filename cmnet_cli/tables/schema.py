@@ -19,6 +19,7 @@ __all__ = [
     "TABLES",
     "Column",
     "has_this_schema",
+    "name_in_table",
     "read_rows",
     "schema_of",
     "to_json",
@@ -62,6 +63,25 @@ TABLES: Mapping[str, tuple[Column, ...]] = {name: with_intervals(columns) for na
 """Columns of every table, including the columns of intervals."""
 
 
+_RESERVED = frozenset(column.name for column in TABLES["indices"])
+_MANIFEST = "manifest_"
+
+
+def name_in_table(column: str) -> str:
+    """Return the name under which a column of the manifest is copied into the table of indices.
+
+    A column with the name of a result is copied as ``manifest_<name>``; one that already has such a name gets the
+    prefix once more, so that two columns of a manifest are never copied to one.
+
+    >>> name_in_table("clinic"), name_in_table("lvef_pct"), name_in_table("manifest_lvef_pct")
+    ('clinic', 'manifest_lvef_pct', 'manifest_manifest_lvef_pct')
+    """
+    base = column
+    while base not in _RESERVED and base.startswith(_MANIFEST):
+        base = base.removeprefix(_MANIFEST)
+    return f"{_MANIFEST}{column}" if base in _RESERVED else column
+
+
 def schema_of(table: str, *, extra: Sequence[str] = ()) -> Any:
     """Return the Arrow schema of a table.
 
@@ -69,7 +89,7 @@ def schema_of(table: str, *, extra: Sequence[str] = ()) -> Any:
         table: Name of the table in a run folder.
         extra: Columns of the manifest that are copied into the table as text.
     """
-    columns = [*TABLES[table], *(Column(name, "text", "Copied from the manifest") for name in extra)]
+    columns = [*TABLES[table], *(Column(name_in_table(name), "text", "Copied from the manifest") for name in extra)]
     fields = [pa.field(column.name, _ARROW[column.kind], metadata=_describe(column)) for column in columns]
     return pa.schema(fields, metadata={"cmnet_table": table, "cmnet_schema_version": str(SCHEMA_VERSION)})
 

@@ -59,7 +59,7 @@ def test_sunnybrook_zips_go_through_as_they_are(sunnybrook: Path, tmp_path: Path
 
 
 def test_acdc_hearts_are_segmented_and_followed(acdc: Path, tmp_path: Path) -> None:
-    cases = [case for case in from_acdc(acdc) if case.subject_id in ACDC_VALIDATION]
+    cases = [case for case in from_acdc(acdc).cases if case.subject_id in ACDC_VALIDATION]
     write_manifest(tmp_path / "acdc.csv", cases)
     run = tmp_path / "run"
     cmnet("infer", "--manifest", tmp_path / "acdc.csv", "--out", run)

@@ -33,7 +33,7 @@ PLACE = ["ImagePositionPatient", "ImageOrientationPatient"]
 
 
 def test_acdc_is_a_cohort_of_a_hundred(acdc: Path, tmp_path: Path) -> None:
-    write_manifest(tmp_path / "acdc.csv", from_acdc(acdc))
+    write_manifest(tmp_path / "acdc.csv", from_acdc(acdc).cases)
     cases = read_manifest(tmp_path / "acdc.csv").cases
     assert Counter(case.group for case in cases) == dict.fromkeys(["NOR", "DCM", "HCM", "MINF", "RV"], 20)
     assert errors_of(tmp_path / "acdc.csv", deep=False) == []
@@ -53,7 +53,7 @@ GROUPS = {
 
 def test_acdc_volumes_are_those_of_their_groups(acdc: Path) -> None:
     met = Counter()
-    for case in from_acdc(acdc):
+    for case in from_acdc(acdc).cases:
         cine = load_cine(case)
         labels = load_labels(case, cine)
         assert labels is not None

@@ -23,7 +23,7 @@ def test_reference_masks_have_their_volumes_and_groups_their_order(acdc: Path) -
     """Volumes are counted again in the files' own voxels; LVEF falls from HCM over NOR and MINF to DCM."""
     ejection: dict[str, list[float]] = {}
     thickness: dict[str, list[float]] = {}
-    for case in sorted(from_acdc(acdc), key=lambda case: case.subject_id)[::EVERY]:
+    for case in sorted(from_acdc(acdc).cases, key=lambda case: case.subject_id)[::EVERY]:
         cine = load_cine(case)
         masks = load_labels(case, cine)
         assert masks is not None

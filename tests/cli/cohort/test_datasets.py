@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.cohort.table import read_table
 from cmnet_core.io import nifti
 from cmnet_core.labels import LabelScheme
 from tests.cli.commanding import cmnet, errors_of
@@ -81,10 +82,23 @@ def test_ukb_layout_by_subject_and_visit(tmp_path: Path, layout: str) -> None:
     assert errors_of(out, deep=True) == []
 
 
-def test_ukb_visit_stored_twice_is_refused(tmp_path: Path) -> None:
-    write_zip(ukb(tmp_path / "data") / "97" / "9900001_20209_2_0.zip", stack(slices=2, phases=3))
-    ran = cmnet("manifest", tmp_path / "data", "--layout", "ukb", "-o", tmp_path / "cohort.csv")
-    assert (ran.exit_code, "two places" in ran.output, "9900001" in ran.output) == (3, True, False)
+def left_out(folder: Path) -> dict[str, str]:
+    """Reason by name of the folder or file, from the table beside the manifest."""
+    table = folder / "cohort_left_out.csv"
+    return {Path(cells["path"]).name: cells["reason"] for _, cells in read_table(table).rows} if table.exists() else {}
+
+
+def test_ukb_visit_stored_twice_or_without_short_axis_is_left_out(tmp_path: Path) -> None:
+    data = ukb(tmp_path / "data")
+    write_zip(data / "97" / "9900001_20209_2_0.zip", stack(slices=2, phases=3))
+    (data / "97" / "9900003_20208_2_0.zip").write_bytes(b"long axes, another field")
+    ran = cmnet("manifest", data, "--layout", "ukb", "-o", tmp_path / "cohort.csv")
+    assert (ran.exit_code, "two places" in ran.output, "99000" in ran.output) == (4, True, False)
+    assert [case.case_id for case in read_manifest(tmp_path / "cohort.csv").cases] == [
+        "sub-9900001_ses-3",
+        "sub-9900002_ses-2",
+    ]
+    assert set(left_out(tmp_path)) == {"9900001_20209_2_0.zip", "9900003_20208_2_0.zip"}
 
 
 @pytest.mark.parametrize("layout", ["ukbb_cardiac", "auto"])
@@ -122,7 +136,7 @@ def test_demographics_of_each_visit(tmp_path: Path, style: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("eid,p50_i2\n9900001,1.71\n", "row 2, height_cm"),
+        ("eid,p50_i2\n9900001.0,171\n", "made numbers of the ids"),
         ("name,p50_i2\n9900001,171\n", "expected a column of ids"),
         ("eid,p50_i2\n9900077,171\n", "no subject of the data set"),
     ],
@@ -132,6 +146,56 @@ def test_unusable_demographics_are_refused(tmp_path: Path, text: str, message: s
     table.write_text(text)
     ran = cmnet("manifest", ukb(tmp_path / "data"), "-o", tmp_path / "cohort.csv", "--demographics", table)
     assert (ran.exit_code, message in " ".join(ran.output.split())) == (3, True)
+
+
+def test_unusable_cell_of_demographics_costs_its_subject(tmp_path: Path) -> None:
+    table, out = tmp_path / "demographics.csv", tmp_path / "cohort.csv"
+    table.write_text("eid,p50_i2,p21002_i2\n9900001,1.71,70\n9900002,NA,Prefer not to answer\n")
+    ran = cmnet("manifest", ukb(tmp_path / "data"), "-o", out, "--demographics", table)
+    assert ran.exit_code == 4
+    assert [(case.case_id, case.height_cm, case.weight_kg) for case in read_manifest(out).cases] == [
+        ("sub-9900001_ses-3", None, None),
+        ("sub-9900002_ses-2", None, None),
+    ]
+    expected = "row 2 of demographics.csv, height_cm: Expected a number from 30 to 250, found '1.71'."
+    assert left_out(tmp_path) == {"9900001_20209_2_0.zip": expected}
+    table.write_text("eid,p50_i2,p21002_i2\n9900001,171,70\n9900002,NA,\n")
+    assert cmnet("manifest", tmp_path / "data", "-o", out, "--demographics", table).exit_code == 0
+    assert left_out(tmp_path) == {}
+
+
+def test_folders_without_an_image_are_left_out(tmp_path: Path) -> None:
+    data = ukbb_cardiac(tmp_path / "cardiac")
+    save(data / "9900004" / "la_4ch.nii.gz", cine())
+    (data / "9900005").mkdir()
+    (data / "9900003" / "sa_ES.nii.gz").unlink()
+    (data / ".git").mkdir()
+    assert cmnet("manifest", data, "-o", tmp_path / "cohort.csv").exit_code == 4
+    assert list(left_out(tmp_path)) == ["9900003", "9900004", "9900005"]
+    for path in ("sub-01/ses-1", "sub-01/ses-2", "sub-02/ses-1"):
+        (tmp_path / "bids" / path).mkdir(parents=True)
+    save(tmp_path / "bids" / "sub-01" / "ses-1" / "x_cine.nii.gz", cine())
+    pattern = "sub-{subject_id}/ses-{session}/*_cine.nii.gz"
+    ran = cmnet("manifest", tmp_path / "bids", "--layout", "nifti", "--pattern", pattern, "-o", tmp_path / "cohort.csv")
+    assert (ran.exit_code, list(left_out(tmp_path))) == (4, ["ses-2", "sub-02"])
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("dataset/001/001_SA_CINE.nii.gz", "dataset/{subject_id}/{subject_id}_SA_CINE.nii.gz"),
+        (
+            "sub-01/ses-1/sub-01_ses-1_cine.nii.gz",
+            "sub-{subject_id}/ses-{session}/sub-{subject_id}_ses-{session}_cine.nii.gz",
+        ),
+    ],
+)
+def test_layout_that_is_not_known_is_named_by_a_pattern(tmp_path: Path, name: str, pattern: str) -> None:
+    save(tmp_path / "data" / name, cine())
+    ran = cmnet("manifest", tmp_path / "data", "-o", tmp_path / "cohort.csv")
+    assert (ran.exit_code, f"--pattern '{pattern}'" in " ".join(ran.output.split())) == (3, True)
+    ran = cmnet("manifest", tmp_path / "data", "--layout", "nifti", "--pattern", pattern, "-o", tmp_path / "cohort.csv")
+    assert ran.exit_code == 0
 
 
 def test_detect_layout(tmp_path: Path) -> None:
@@ -156,9 +220,14 @@ def test_links_out_of_a_data_set_are_ignored_and_reported(tmp_path: Path) -> Non
     assert [case.subject_id for case in read_manifest(tmp_path / "cohort.csv").cases][-2:] == ["9900002", "9900008"]
 
 
-def test_dataset_error_does_not_name_an_incomplete_subject(tmp_path: Path) -> None:
+def test_message_does_not_name_an_incomplete_subject(tmp_path: Path) -> None:
     data = ukbb_cardiac(tmp_path / "data")
     (data / "9900003" / "sa_ES.nii.gz").unlink()
     ran = cmnet("manifest", data, "--layout", "ukbb_cardiac", "-o", tmp_path / "cohort.csv")
-    assert (ran.exit_code, "folder 3 of 3, by name: expected sa.nii.gz" in ran.output) == (3, True)
+    assert (ran.exit_code, "1 left out" in ran.output, "Expected sa.nii.gz" in ran.output) == (4, True, True)
     assert "9900003" not in ran.output
+    for name in ("9900001/sa.nii.gz", "9900001/sa_ED.nii.gz", "9900002/sa.nii.gz"):
+        (data / name).unlink()
+    ran = cmnet("manifest", data, "--layout", "ukbb_cardiac", "-o", tmp_path / "none.csv")
+    assert (ran.exit_code, "none of the 3 subjects" in ran.output) == (3, True)
+    assert not (tmp_path / "none.csv").exists()

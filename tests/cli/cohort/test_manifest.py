@@ -167,7 +167,7 @@ def test_acdc_image_is_the_cine_or_the_pair_of_frames(tmp_path: Path, inner: str
     acdc_patient(folder, 1, ed=1, es=12, cine_frames=None)
     acdc_patient(folder, 90, ed=4, es=11, cine_frames=12)
     acdc_patient(folder, 91, ed=4, es=11, cine_frames=5)
-    pair, cine, short = from_acdc(tmp_path)
+    pair, cine, short = from_acdc(tmp_path).cases
     assert [path.name for path in pair.image] == ["patient001_frame01.nii.gz", "patient001_frame12.nii.gz"]
     assert (pair.ed, pair.es, pair.height_cm, pair.weight_kg, pair.group) == (0, 1, 184.0, 95.0, "DCM")
     assert (pair.label_scheme, len(short.image)) == (LabelScheme.ACDC, 2)
@@ -177,15 +177,28 @@ def test_acdc_image_is_the_cine_or_the_pair_of_frames(tmp_path: Path, inner: str
     assert cine.labels_es.name == "patient090_frame11_gt.nii.gz"
 
 
-def test_acdc_error_lists_incomplete_patients(tmp_path: Path) -> None:
-    for number in (1, 2, 3):
-        acdc_patient(tmp_path, number, ed=1, es=12, cine_frames=None)
-    (tmp_path / "patient001" / "patient001_frame12.nii.gz").unlink()
-    (tmp_path / "patient002" / "Info.cfg").write_text("ED: one\n")
-    with pytest.raises(ManifestError, match=r"2 problem\(s\)") as caught:
-        from_acdc(tmp_path)
-    assert "patient001" in caught.value.message
-    assert "patient002" in caught.value.message
+def test_acdc_patients_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
+    for number in range(1, 8):
+        acdc_patient(tmp_path, number, ed=1, es=12, cine_frames=8 if number == 4 else None)
+    for number in (1, 4):
+        (tmp_path / f"patient{number:03d}" / f"patient{number:03d}_frame12.nii.gz").unlink()
+    info = "ED: 1\nES: 12\nGroup: RV\nHeight: {}\n"
+    for number, text in ((2, "ED: one\n"), (5, info.format("1.71")), (6, info.format("NA"))):
+        (tmp_path / f"patient{number:03d}" / "Info.cfg").write_text(text)
+    (tmp_path / "patient003" / "Info.cfg").unlink()
+    (tmp_path / "._patient101").write_bytes(b"of another file system")
+    listing = from_acdc(tmp_path)
+    assert [case.subject_id for case in listing.cases] == ["patient006", "patient007"]
+    assert listing.cases[0].height_cm is None
+    reasons = {left_out.path.name: left_out.reason for left_out in listing.left_out}
+    assert reasons == {
+        "patient001": "The 4-D cine is missing, and there are no files of the frames of ED and ES.",
+        "patient002": "Info.cfg does not give ED and ES as numbers of frames.",
+        "patient003": "Info.cfg is missing, which names the frames of ED and ES.",
+        "patient004": "Info.cfg names frame 12, the 4-D cine has 8 frames, and there are no files of the frames of ED "
+        "and ES.",
+        "patient005": "Info.cfg, height_cm: Expected a number from 30 to 250, found '1.71'.",
+    }
     with pytest.raises(ManifestError, match="found none"):
         from_acdc(tmp_path / "patient001")
 
@@ -199,7 +212,7 @@ def test_nifti_layout_by_pattern(tmp_path: Path) -> None:
         pattern="{subject_id}/{subject_id}_ses-{session}_*.nii.gz",
         labels="{subject_id}/{subject_id}_ses-{session}_gt.nii.gz",
         scheme=LabelScheme.MNMS,
-    )
+    ).cases
     assert [case.case_id for case in cases] == ["sub-p1_ses-2", "sub-p2_ses-2"]
     assert [case.labels is not None for case in cases] == [True, False]
     with pytest.raises(ManifestError, match="does not say where"):
@@ -225,3 +238,47 @@ def test_manifest_error_does_not_repeat_an_invalid_id(tmp_path: Path) -> None:
     assert [problem.row for problem in problems] == [2, 3]
     assert "found '/', '<', '>' in it" in problems[0].message
     assert "9900001" not in problems[0].message
+
+
+def test_manifest_missing_values_are_empty_cells(tmp_path: Path) -> None:
+    text = "subject_id,image,height_cm,ed,sex,clinic\na,a.nii,NA,n/a,NaN,null\n"
+    (case,) = read_manifest(table(tmp_path / "m.csv", text)).cases
+    assert (case.height_cm, case.ed, case.sex, case.extra) == (None, None, None, {})
+
+
+def test_manifest_error_in_one_cell_costs_its_row(tmp_path: Path) -> None:
+    text = "subject_id,image,height_cm\na,a.nii,171\nb,b.nii,Prefer not to answer\nc/d,c.nii,\ne,e.nii,\n"
+    manifest = read_manifest(table(tmp_path / "m.csv", text))
+    assert [case.subject_id for case in manifest.cases] == ["a", "e"]
+    assert [(problem.row, problem.column) for problem in manifest.left_out] == [(3, "height_cm"), (4, "subject_id")]
+    assert "NA, n/a and NaN count as empty" in manifest.left_out[0].hint
+    with pytest.raises(ManifestError, match="same subject and visit"):
+        read_manifest(table(tmp_path / "m.csv", text + "a,f.nii,\n"))
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.parquet"])
+def test_manifest_with_two_columns_of_one_name_is_refused(tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame([["a", "a.nii", "b.nii"]], columns=["subject_id", "image", "image "])
+    if name.endswith("parquet"):
+        frame.to_parquet(tmp_path / name)
+    else:
+        frame.to_csv(tmp_path / name, sep="," if name.endswith("csv") else "\t", index=False)
+    with pytest.raises(ManifestError, match="found two of 'image'") as caught:
+        read_manifest(tmp_path / name)
+    assert caught.value.code is ErrorCode.MANIFEST_COLUMN
+
+
+def test_manifest_ids_with_the_prefixes_of_bids_are_those_without(tmp_path: Path) -> None:
+    text = "subject_id,session,image\nsub-01,ses-2,a.nii\n02,2,b.nii\n"
+    assert [case.case_id for case in read_manifest(table(tmp_path / "m.csv", text)).cases] == [
+        "sub-01_ses-2",
+        "sub-02_ses-2",
+    ]
+    with pytest.raises(ManifestError, match="same subject and visit"):
+        read_manifest(table(tmp_path / "m.csv", text + "01,2,c.nii\n"))
+
+
+@pytest.mark.parametrize("cell", ["9900001.0", "9.90E+06"])
+def test_manifest_id_that_a_table_program_made_a_number(tmp_path: Path, cell: str) -> None:
+    _, (problem,) = check_manifest(table(tmp_path / "m.csv", f"subject_id,image\n{cell},a.nii\n"))
+    assert problem.hint == "A table program made a number of this id: store the column as text."

@@ -15,6 +15,7 @@ from cmnet_cli.tables.schema import (
     DECLARED,
     SCHEMA_VERSION,
     TABLES,
+    name_in_table,
     read_rows,
     schema_of,
     write_data_dictionary,
@@ -36,6 +37,16 @@ def test_missing_column_is_null_and_manifest_columns_are_copied(tmp_path: Path) 
     [row] = read_rows(path)
     assert (row["lvedv_ml"], row["lvef_pct"], row["cohort"]) == (120.5, None, "a")
     assert [file.name for file in tmp_path.iterdir()] == ["indices.parquet"]
+
+
+@pytest.mark.parametrize("name", [*(column.name for column in TABLES["indices"][::17]), "manifest_sex", "case_id"])
+def test_manifest_column_with_the_name_of_a_result_is_kept_apart(tmp_path: Path, name: str) -> None:
+    copied = name_in_table(name)
+    assert copied == f"manifest_{name}"
+    path = tmp_path / "indices.parquet"
+    write_table(path, "indices", [{"case_id": "sub-9900001", copied: "theirs"}], extra=[name, f"manifest_{name}"])
+    [row] = read_rows(path)
+    assert (row["case_id"], row[copied]) == ("sub-9900001", "theirs")
 
 
 def test_unknown_column_is_refused(tmp_path: Path) -> None:
