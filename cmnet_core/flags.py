@@ -30,6 +30,12 @@ class QCFlag(StrEnum):
     DUPLICATE_IMAGES = "duplicate-images"
     FILES_UNREADABLE = "files-unreadable"
 
+    # The image itself.
+    SLICES_COPIED = "slices-copied"
+    SLICES_FAR_APART = "slices-far-apart"
+    HEAVY_NOISE = "heavy-noise"
+    DARK_BAND = "dark-band"
+
     # Segmentation.
     LV_MISSING_AT_ED = "lv-missing-at-ed"
     LV_MISSING_AT_ES = "lv-missing-at-es"

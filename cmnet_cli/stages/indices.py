@@ -38,6 +38,7 @@ from cmnet_core.qc.result_checks import (
     check_function,
     check_motion,
     check_volume_curve,
+    stroke_volume_difference_pct,
     withhold_truncated,
 )
 from cmnet_core.registration.displacement import to_voxels
@@ -191,6 +192,7 @@ def _indices_row(
         "bsa_m2": bsa,
         "bsa_du_bois_m2": _body_surface(case, BodySurfaceFormula.DU_BOIS),
         **{name: _divided(values[index], bsa) for name, index in _INDEXED.items()},
+        "stroke_volume_difference_pct": stroke_volume_difference_pct(function.lvsv_ml, function.rvsv_ml),
         **_volume_rate_columns(volumes, function, Timing(facts.ed, facts.es, facts.frame_ms)),
         "qc_flags": [*facts.flags, *function_flags, *reasons],
     }

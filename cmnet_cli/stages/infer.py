@@ -6,7 +6,7 @@ every frame, and this module stores it (see :mod:`cmnet_cli.derivatives.tracking
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,12 +19,13 @@ from cmnet_cli.engines.devices import resolve_device
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import Expected, Sidecar, record_inputs, record_outputs, write_sidecar
 from cmnet_cli.stages import preprocess
-from cmnet_cli.stages.read_images import load_cine, naming
+from cmnet_cli.stages.read_images import load_checked_cine, naming
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.inference.refinement import Refinement
 from cmnet_core.inference.tracking import MIN_FRAMES_TO_CLOSE, Model, Tracking, load_model, track
 from cmnet_core.io.nifti import write_labels, write_motion
+from cmnet_core.qc.image_checks import check_bands
 from cmnet_core.types import CineSequence
 
 NAME = "infer"
@@ -73,9 +74,11 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
         CaseError: The image cannot be used, or no heart is found in it.
     """
     inputs = record_inputs(case.image)
-    cine = load_cine(case)
+    cine = load_checked_cine(case)
     with naming(case.image[0]):
         tracking = track(model, cine, refinement=Refinement(config.refine), close=config.close)
+    bands = check_bands(cine.voxels[tracking.ed], tracking.segmentation.labels[tracking.ed], cine.spacing)
+    tracking = replace(tracking, flags=(*tracking.flags, *bands))
     # Without its sidecar, the case is pending until all files are written.
     folder.sidecar(NAME).unlink(missing_ok=True)
     preprocess.store_window(

@@ -12,7 +12,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import PreprocessConfig, digest_settings
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
-from cmnet_cli.stages.read_images import load_cine, naming
+from cmnet_cli.stages.read_images import load_checked_cine, naming
 from cmnet_core import __version__
 from cmnet_core.imaging.preprocess import (
     Window,
@@ -60,7 +60,7 @@ def preprocess_case(case: Case, folder: CaseFolder, config: PreprocessConfig) ->
         CaseError: The image cannot be used, or nothing in it moves.
     """
     inputs = record_inputs(case.image)
-    cine = load_cine(case)
+    cine = load_checked_cine(case)
     with naming(case.image[0]):
         centre = heart_centre_from_motion(cine)
         window = window_around(cine, centre, spacing_mm=config.spacing_mm, size=(config.size, config.size))

@@ -11,6 +11,7 @@ from cmnet_core.function.volumes import find_phases, volumes_ml
 from cmnet_core.io import dicom, nifti
 from cmnet_core.io.cine import is_dicom, read_cine
 from cmnet_core.io.nifti_file import Header, grid_difference
+from cmnet_core.qc.image_checks import check_image
 from cmnet_core.types import CineSequence, LabelSequence
 
 
@@ -32,6 +33,16 @@ def load_cine(case: Case) -> CineSequence:
     if frame_ms is None and case.heart_rate_bpm is not None:
         frame_ms = 60_000.0 / case.heart_rate_bpm / cine.frames
     return replace(cine, ed=case.ed, es=case.es, frame_ms=frame_ms)
+
+
+def load_checked_cine(case: Case) -> CineSequence:
+    """Like :func:`load_cine`, with the flags of the checks of the image.
+
+    Raises:
+        CaseError: The image cannot be used; the message names the file and the reason.
+    """
+    cine = load_cine(case)
+    return replace(cine, flags=(*cine.flags, *check_image(cine)))
 
 
 def load_labels(case: Case, cine: CineSequence) -> LabelSequence | None:

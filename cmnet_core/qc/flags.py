@@ -7,8 +7,21 @@ from cmnet_core.flags import QCFlag
 EF_PCT = {"lv": (10.0, 85.0), "rv": (15.0, 85.0)}
 """Ejection fractions (%) outside these ranges are more often errors of the contours than disease."""
 
-STROKE_DIFFERENCE_ML, STROKE_DIFFERENCE_FRACTION = 20.0, 0.5
-"""The stroke volumes of LV and RV may differ by this many mL, or by this fraction of the larger one."""
+STROKE_DIFFERENCE_PCT = 15.0
+"""The stroke volumes of LV and RV may differ by less than this percentage of their mean."""
+
+SLICE_DISTANCE_MM = 15.0
+"""From this distance between slices on, a ventricle is covered by few of them."""
+
+NOISE_FRACTION = 0.08
+"""Largest accepted standard deviation of the noise, as a fraction of the range of intensities from the 1st to the 99th
+percentile. In 25 subjects of ACDC it is at most 0.04; noise of 10 % of the largest intensity raises it to 0.10 or
+more."""
+
+BAND_FRACTION = 0.42
+"""Smallest accepted brightness of a line through the LV relative to the lines beside it, as the median of its slices.
+In 25 subjects of ACDC it is 0.62 or more; a straight band that darkens by 85 % lowers it to 0.37 or less in 23 of
+them, and is missed where it does not pass within 15 mm of the LV's centre."""
 
 MINIMUM_PROMINENCE, CURVE_FROM_FRAMES = 0.2, 10
 """A minimum of the volume curve counts if its prominence exceeds this fraction of the curve's range, in cines of at
@@ -18,8 +31,8 @@ FEWEST_SLICES, FULL_LENGTH_SLICES = 2, 5
 """With fewer slices of LV than the first number no volume is reported; with fewer than the second it is uncertain."""
 
 BASE_FRACTION, APEX_FRACTION = 0.9, 0.45
-"""Area of the LV cavity in the outermost slice as a fraction of the largest area: at ES at the base, at ED at the
-apex."""
+"""Area of the LV cavity in the outermost slice as a fraction of the largest area: at ES in the first slice of the
+stack, at ED in the last slice with LV. In the masks of 25 subjects of ACDC the latter is at most 0.35."""
 
 PHASE_FRACTION = 0.15
 """At an ED or ES given by the user, the LV volume may differ from the extreme by this fraction of the curve's range."""
@@ -149,6 +162,30 @@ _READING = (
     ),
 )
 
+_IMAGE = (
+    Flag(
+        QCFlag.SLICES_COPIED,
+        "a slice equals the slice before, apart from rounding",
+        "Volumes count it twice. Remove the copies and convert the image again.",
+    ),
+    Flag(
+        QCFlag.SLICES_FAR_APART,
+        f"the distance between slices is {SLICE_DISTANCE_MM:g} mm or more",
+        "Volumes rest on few slices, and those of base and apex count most. Check that no slices are missing.",
+    ),
+    Flag(
+        QCFlag.HEAVY_NOISE,
+        f"the noise has a standard deviation above {100 * NOISE_FRACTION:.0f} % of the range of intensities",
+        "Contours may be wrong, those of the myocardium first. Inspect them before using any value.",
+    ),
+    Flag(
+        QCFlag.DARK_BAND,
+        f"at ED a straight line through the LV has less than {100 * BAND_FRACTION:.0f} % of the brightness of the "
+        "lines beside it, in half of the slices",
+        "An off-resonance artefact (banding) may cut the cavity, and volumes are then too small. Inspect the contours.",
+    ),
+)
+
 _SEGMENTATION = (
     *(
         Flag(
@@ -200,8 +237,8 @@ _SEGMENTATION = (
     ),
     Flag(
         QCFlag.APEX_NOT_COVERED,
-        f"at ED the LV's area in the most apical slice is {100 * APEX_FRACTION:.0f} % of its largest area or more",
-        "The stack may end above the apex: volumes are too small.",
+        f"at ED the LV's area in its most apical slice is {100 * APEX_FRACTION:.0f} % of its largest area or more",
+        "The stack, or the segmentation, may end above the apex: volumes are too small.",
     ),
     Flag(
         QCFlag.NO_LV_WALL,
@@ -249,8 +286,7 @@ _FUNCTION = (
     ),
     Flag(
         QCFlag.STROKE_VOLUMES_DIFFER,
-        f"the stroke volumes of LV and RV differ by more than {STROKE_DIFFERENCE_ML:g} mL and by more than "
-        f"{100 * STROKE_DIFFERENCE_FRACTION:.0f} % of the larger one",
+        f"the stroke volumes of LV and RV differ by {STROKE_DIFFERENCE_PCT:.0f} % of their mean or more",
         "Without valve regurgitation or a shunt they are equal: the contours of one ventricle may be wrong.",
     ),
     Flag(
@@ -405,6 +441,7 @@ _REASONS = (
 
 GROUPS = {
     "Reading the image": _READING,
+    "The image itself": _IMAGE,
     "Segmentation": _SEGMENTATION,
     "Function": _FUNCTION,
     "Motion": _MOTION,

@@ -85,11 +85,12 @@ def _check_slices(at_ed: LabelMap) -> Iterator[QCFlag]:
 
 def _check_coverage(labels: PhaseLabels) -> Iterator[QCFlag]:
     at_ed, at_es = _cavity_areas(labels.ed), _cavity_areas(labels.es)
-    # The base is the end of the stack with more cavity; with equal ends, as in a cylindrical phantom, the first end.
-    base, apex = (0, -1) if at_ed[0] >= at_ed[-1] else (-1, 0)
+    visible = at_ed[at_ed > 0]
+    # The base is the end of the ventricle with more cavity; with equal ends, as in a cylinder, the first end.
+    base, apex = (0, -1) if len(visible) == 0 or visible[0] >= visible[-1] else (-1, 0)
     if float(at_es.max()) > 0 and at_es[base] >= flags.BASE_FRACTION * at_es.max():
         yield QCFlag.BASE_NOT_COVERED
-    if float(at_ed.max()) > 0 and at_ed[apex] >= flags.APEX_FRACTION * at_ed.max():
+    if len(visible) and visible[apex] >= flags.APEX_FRACTION * visible.max():
         yield QCFlag.APEX_NOT_COVERED
 
 
@@ -112,11 +113,16 @@ def check_function(indices: ClinicalIndices) -> Iterator[QCFlag]:
         low, high = flags.EF_PCT[name]
         if value is not None and not low <= value <= high:
             yield flag
-    if indices.lvsv_ml is not None and indices.rvsv_ml is not None:
-        difference_ml = abs(indices.lvsv_ml - indices.rvsv_ml)
-        allowed_ml = flags.STROKE_DIFFERENCE_FRACTION * max(indices.lvsv_ml, indices.rvsv_ml)
-        if difference_ml > flags.STROKE_DIFFERENCE_ML and difference_ml > allowed_ml:
-            yield QCFlag.STROKE_VOLUMES_DIFFER
+    difference_pct = stroke_volume_difference_pct(indices.lvsv_ml, indices.rvsv_ml)
+    if difference_pct is not None and abs(difference_pct) >= flags.STROKE_DIFFERENCE_PCT:
+        yield QCFlag.STROKE_VOLUMES_DIFFER
+
+
+def stroke_volume_difference_pct(lvsv_ml: float | None, rvsv_ml: float | None) -> float | None:
+    """Return 100 (LV - RV) / mean of the stroke volumes, or None where one is unknown or their mean is not positive."""
+    if lvsv_ml is None or rvsv_ml is None or lvsv_ml + rvsv_ml <= 0:
+        return None
+    return 200.0 * (lvsv_ml - rvsv_ml) / (lvsv_ml + rvsv_ml)
 
 
 def check_volume_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, given_es: int | None) -> Iterator[QCFlag]:

@@ -63,6 +63,8 @@ def test_a_completely_imaged_heart_has_no_flag() -> None:
 def test_a_stack_that_begins_below_the_base_or_ends_above_the_apex_is_flagged() -> None:
     assert _flags_of(_heart(RADII_ED)[1:], _heart(RADII_ES)[1:]) == ["base-not-covered"]
     assert _flags_of(_heart(RADII_ED)[:4], _heart(RADII_ES)[:4]) == ["few-slices", "apex-not-covered"]
+    # The stack goes on, but the segmentation ends too early.
+    assert _flags_of(_heart((9, 10, 10, 9, 9, 0, 0)), _heart((0, 7, 7, 6, 5, 0, 0))) == ["apex-not-covered"]
 
 
 @pytest.mark.parametrize(("label", "flag"), [(Label.LV, "lv-gap-in-stack"), (Label.RV, "rv-gap-in-stack")])
@@ -93,9 +95,9 @@ def test_implausible_ejection_fractions_and_stroke_volumes_are_flagged() -> None
     assert list(check_function(replace(NORMAL, rvef_pct=2.0))) == ["rvef-implausible"]
     assert list(check_function(replace(NORMAL, lvef_pct=91.0))) == ["lvef-implausible"]
     assert list(check_function(replace(NORMAL, rvsv_ml=40.0))) == ["stroke-volumes-differ"]
-    # Small ventricles may differ by half, large ones by 20 mL.
-    assert list(check_function(replace(NORMAL, lvsv_ml=30.0, rvsv_ml=12.0))) == []
-    assert list(check_function(replace(NORMAL, rvsv_ml=60.0))) == []
+    assert list(check_function(replace(NORMAL, lvsv_ml=100.0, rvsv_ml=87.0))) == []
+    assert list(check_function(replace(NORMAL, lvsv_ml=100.0, rvsv_ml=86.0))) == ["stroke-volumes-differ"]
+    assert list(check_function(replace(NORMAL, lvsv_ml=86.0, rvsv_ml=100.0))) == ["stroke-volumes-differ"]
     assert list(check_function(replace(NORMAL, rvsv_ml=None, rvef_pct=None))) == []
 
 
