@@ -32,13 +32,16 @@ from cmnet_cli.options import (
     EngineOptions,
     ExecutionOptions,
     Figures,
+    FollowLinks,
     Frames,
     FreshMotion,
+    ImageOptions,
     ImagePattern,
     IndicesConfigFile,
     InitWeights,
     KeepMotion,
     KnownModel,
+    LabelMap,
     LayoutOption,
     ManifestFile,
     MaskPattern,
@@ -179,6 +182,8 @@ def manifest(
     pattern: ImagePattern = "{subject_id}.nii*",
     labels: MaskPattern = None,
     label_scheme: MaskScheme = LabelScheme.CMNET,
+    label_map: LabelMap = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """List the subjects of a data set on disk in a manifest, the table from which all other commands start."""
     from cmnet_cli.commands import manifest as command
@@ -191,6 +196,7 @@ def manifest(
         layout=layout,
         names=command.NiftiNames(pattern, labels, label_scheme),
         demographics=demographics,
+        images=ImageOptions(follow_links=follow_links).cells(label_map=label_map),
     )
     raise typer.Exit(ExitCode.SUCCESS if complete else ExitCode.SOME_FAILED)
 
@@ -199,15 +205,18 @@ def manifest(
 @expand_options
 def validate(
     manifest: ManifestFile,
+    images: ImageOptions,
     verbosity: PrivacyOptions,
     deep: Deep = False,
+    label_map: LabelMap = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
     """Check every row of a manifest and the header of every file that it names, and list all problems."""
     from cmnet_cli.commands import validate as command
 
-    usable = command.validate(manifest, _messages(verbosity), deep=deep, workers=workers, as_json=as_json)
+    cells = images.cells(label_map=label_map)
+    usable = command.validate(manifest, _messages(verbosity), deep=deep, workers=workers, as_json=as_json, cells=cells)
     raise typer.Exit(ExitCode.SUCCESS if usable else ExitCode.BAD_INPUT)
 
 
@@ -215,6 +224,7 @@ def validate(
 @expand_options
 def preprocess(
     manifest: ManifestFile,
+    images: ImageOptions,
     selection: SelectionOptions,
     execution: ExecutionOptions,
     engine: EngineOptions,
@@ -228,7 +238,8 @@ def preprocess(
     from cmnet_cli.config import PreprocessConfig, load_config
 
     settings = _execution_settings(selection, execution, engine)
-    summary = command.preprocess(manifest, out, load_config(PreprocessConfig, config), settings, _messages(verbosity))
+    loaded = load_config(PreprocessConfig, config)
+    summary = command.preprocess(manifest, out, loaded, settings, _messages(verbosity), cells=images.cells())
     _exit_with(summary, verbosity, as_json=as_json)
 
 
@@ -236,6 +247,7 @@ def preprocess(
 @expand_options
 def infer(
     manifest: ManifestFile,
+    images: ImageOptions,
     selection: SelectionOptions,
     execution: ExecutionOptions,
     engine: EngineOptions,
@@ -255,7 +267,9 @@ def infer(
 
     infer_config = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
     settings = _execution_settings(selection, execution, engine)
-    summary = command.infer(manifest, out, infer_config, settings, _messages(verbosity), device=device)
+    summary = command.infer(
+        manifest, out, infer_config, settings, _messages(verbosity), device=device, cells=images.cells()
+    )
     _exit_with(summary, verbosity, as_json=as_json)
 
 
@@ -316,6 +330,7 @@ def evaluate(
     verbosity: PrivacyOptions,
     run: RunPath = DEFAULT_RUN,
     manifest: ReferenceManifest = None,
+    label_map: LabelMap = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -324,7 +339,8 @@ def evaluate(
     from cmnet_cli.config import EvaluateConfig, load_config
 
     settings = _execution_settings(selection, execution, engine)
-    summary = command.evaluate(run, manifest, load_config(EvaluateConfig, config), settings, _messages(verbosity))
+    loaded = load_config(EvaluateConfig, config)
+    summary = command.evaluate(run, manifest, loaded, settings, _messages(verbosity), label_map=label_map)
     _exit_with(summary, verbosity, as_json=as_json)
 
 

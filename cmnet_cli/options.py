@@ -112,6 +112,32 @@ SubjectColumn = Annotated[
     str, _option("--on", metavar="COLUMN", text="Column of that table that holds the subject_id of the manifest.")
 ]
 
+DicomStudy = Annotated[
+    str | None,
+    _option(
+        "--study",
+        metavar="DIGEST|UID",
+        text="Of DICOM files of several persons or studies, the one to read: the digest of the patient or the end of "
+        "the StudyInstanceUID, as the error lists them.",
+        panel=_SUBJECTS,
+        show_default="the column dicom_study",
+    ),
+]
+FollowLinks = Annotated[
+    bool,
+    _flag("--follow-links", text="Follow links that lead out of a folder of DICOM files or of a data set."),
+]
+LabelMap = Annotated[
+    str | None,
+    _option(
+        "--label-map",
+        metavar="MAP",
+        text="Values of the reference masks and their tissues, such as 500=1,200=2,600=3: 0 background, 1 LV, "
+        "2 myocardium, 3 RV.",
+        show_default="the column label_map",
+    ),
+]
+
 # Networks and motion.
 
 ModelName = Annotated[
@@ -390,6 +416,23 @@ ShareSafeMessages = Annotated[
     bool,
     _flag("--share-safe", text="Replace ids, paths and host names in what is printed.", panel=_OUTPUT),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """Which files of a subject are read; each option replaces the column of the manifest."""
+
+    study: DicomStudy = None
+    follow_links: FollowLinks = False
+
+    def cells(self, *, label_map: str | None = None) -> dict[str, str]:
+        """The cells of the manifest that the options replace in every row."""
+        given = {
+            "dicom_study": self.study,
+            "follow_links": "yes" if self.follow_links else None,
+            "label_map": label_map,
+        }
+        return {column: text for column, text in given.items() if text}
 
 
 @dataclass(frozen=True, slots=True)

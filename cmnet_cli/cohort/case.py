@@ -10,6 +10,7 @@ from typing import TypeVar
 from cmnet_cli.cohort.case_id import case_id_of, without_prefix
 from cmnet_cli.privacy.deidentify import redact_ids
 from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.io.label_values import LabelMapping, parse_label_map, write_label_map
 from cmnet_core.labels import LabelScheme
 
 _T = TypeVar("_T")
@@ -40,6 +41,9 @@ class Case:
         labels_ed: Reference mask of the ED frame, or None.
         labels_es: Reference mask of the ES frame, or None.
         label_scheme: Label convention of the masks.
+        label_map: Values of the masks that differ from it, and the tissue of each.
+        dicom_study: Of DICOM files of several persons or studies, the one to read; None for the only one.
+        follow_links: Whether links that lead out of a folder of DICOM files are followed.
         ed: End-diastolic frame of ``image``, from 0. For a pair of files, ED is always 0 and ES 1.
         es: End-systolic frame of ``image``, from 0.
         frame_ms: Time between two frames in ms; takes precedence over the header of the image.
@@ -62,6 +66,9 @@ class Case:
     labels_ed: Path | None = None
     labels_es: Path | None = None
     label_scheme: LabelScheme = LabelScheme.CMNET
+    label_map: LabelMapping = ()
+    dicom_study: str | None = None
+    follow_links: bool = False
     ed: int | None = None
     es: int | None = None
     frame_ms: float | None = None
@@ -137,6 +144,10 @@ def write_row(case: Case, *, folder: Path) -> dict[str, str]:
             cells[column] = ";".join(_path_cell(part, folder) for part in case.image)
         elif isinstance(value, Path):
             cells[column] = _path_cell(value, folder)
+        elif column == "label_map":
+            cells |= {column: write_label_map(value)} if value else {}
+        elif isinstance(value, bool):
+            cells |= {column: "yes"} if value else {}
         elif isinstance(value, float):
             cells[column] = f"{value:.10g}"
         elif (
@@ -189,6 +200,9 @@ class _RowReader:
             labels_ed=self._path("labels_ed"),
             labels_es=self._path("labels_es"),
             label_scheme=self._parsed("label_scheme", _scheme) or LabelScheme.CMNET,
+            label_map=self._parsed("label_map", _label_map) or (),
+            dicom_study=self._parsed("dicom_study", _study),
+            follow_links=self._parsed("follow_links", _yes_or_no) or False,
             ed=0 if pair else self._parsed("ed", _frame),
             es=1 if pair else self._parsed("es", _frame),
             sex=self._parsed("sex", _sex),
@@ -269,6 +283,32 @@ def _scheme(text: str) -> LabelScheme:
     if text not in list(LabelScheme):
         raise _BadCellError(f"There is no label scheme '{text}'.", f"Choose one of {', '.join(LabelScheme)}.")
     return LabelScheme(text)
+
+
+def _label_map(text: str) -> LabelMapping:
+    try:
+        return parse_label_map(text)
+    except ValueError:
+        raise _BadCellError(
+            f"Expected values and their tissues such as 500=1,200=2,600=3, found '{text}'.",
+            "The tissues are 0 background, 1 LV, 2 myocardium and 3 RV.",
+        ) from None
+
+
+def _study(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{8}|[0-9.]{1,64}", text):
+        raise _BadCellError(
+            f"Expected the digest of a patient or the end of a StudyInstanceUID, found '{text}'.",
+            "Copy it from the error that cmnet validate prints for a folder of several studies.",
+        )
+    return text
+
+
+def _yes_or_no(text: str) -> bool:
+    known = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    if text.lower() not in known:
+        raise _BadCellError(f"Expected yes or no, found '{text}'.", "Write yes or no, or leave the cell empty.")
+    return known[text.lower()]
 
 
 def _frame(text: str) -> int:

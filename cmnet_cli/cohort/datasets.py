@@ -27,6 +27,7 @@ _UKB = re.compile(
 )
 _UKB_SHORT_AXIS = "20209"
 _KEEP_ONE = "Keep one copy of each visit: a zip file and its unpacked folder count as two."
+_LINK, _FOLLOW_LINKS = "This link leads out of the folder.", "Give --follow-links if you trust it."
 _COPY_AGAIN = "Copy or download the subject again."
 _NIFTI = re.compile(r".+\.nii(\.gz)?")
 _MNMS = re.compile(r"(?P<subject>[A-Za-z0-9_-]{1,64})_sa\.nii(\.gz)?")
@@ -42,7 +43,7 @@ _MNMS_COLUMNS = {
 }
 
 
-def from_acdc(folder: Path) -> Listing:
+def from_acdc(folder: Path, *, follow_links: bool = False) -> Listing:
     """List the patients of ACDC, in the tree with ``training/`` and ``testing/`` or in one folder.
 
     The image is the 4-D cine, or the two frames of ED and ES where the cine is missing. ``Info.cfg`` counts frames
@@ -53,12 +54,15 @@ def from_acdc(folder: Path) -> Listing:
     """
     unreadable: list[LeftOut] = []
     found = [
-        _acdc_case(inner, row) for row, inner in enumerate(sorted(_acdc_folders(folder, unreadable)), start=FIRST_ROW)
+        _acdc_case(inner, row)
+        for row, inner in enumerate(
+            sorted(_acdc_folders(folder, unreadable, follow_links=follow_links)), start=FIRST_ROW
+        )
     ]
     return _require_found(folder, listing_of(found, more=unreadable), expected="patientNNN/Info.cfg")
 
 
-def from_mnms(folder: Path) -> Listing:
+def from_mnms(folder: Path, *, follow_links: bool = False) -> Listing:
     """List the subjects of M&Ms: images ``<id>_sa.nii.gz``, masks ``<id>_sa_gt.nii.gz`` and a table of information.
 
     The table counts frames from 0. Masks are 4-D and empty except at ED and ES. A subject whose row of the table cannot
@@ -68,7 +72,8 @@ def from_mnms(folder: Path) -> Listing:
         ManifestError: There are no subjects.
     """
     left_out: list[LeftOut] = []
-    images = {match["subject"]: path for path in _walk(folder, left_out) if (match := _MNMS.fullmatch(path.name))}
+    paths = _walk(folder, left_out, follow_links=follow_links)
+    images = {match["subject"]: path for path in paths if (match := _MNMS.fullmatch(path.name))}
     information = _mnms_table(folder)
     found: list[Case | LeftOut] = []
     for row, (subject, path) in enumerate(sorted(images.items()), start=FIRST_ROW):
@@ -80,7 +85,7 @@ def from_mnms(folder: Path) -> Listing:
     return _require_found(folder, listing_of(found, more=left_out), expected="<id>_sa.nii.gz")
 
 
-def from_ukb(folder: Path) -> Listing:
+def from_ukb(folder: Path, *, follow_links: bool = False) -> Listing:
     """List the short-axis cines of UK Biobank: ``EID_20209_<instance>_<array>.zip``, in one folder or nested folders.
 
     Unpacked folders of this name are also found. The last array of a visit is used. A visit is left out if a cine is
@@ -92,7 +97,7 @@ def from_ukb(folder: Path) -> Listing:
     left_out: list[LeftOut] = []
     arrays: dict[tuple[str, str], dict[str, list[Path]]] = {}
     others: dict[tuple[str, str], Path] = {}
-    for path in _walk(folder, left_out, folders=True):
+    for path in _walk(folder, left_out, folders=True, follow_links=follow_links):
         match = _UKB.fullmatch(path.name)
         if match and match["field"] == _UKB_SHORT_AXIS:
             arrays.setdefault((match["subject"], match["instance"]), {}).setdefault(match["array"], []).append(path)
@@ -113,7 +118,7 @@ def from_ukb(folder: Path) -> Listing:
     return _require_found(folder, listing_of(found, more=left_out), expected="EID_20209_2_0.zip")
 
 
-def from_ukbb_cardiac(folder: Path) -> Listing:
+def from_ukbb_cardiac(folder: Path, *, follow_links: bool = False) -> Listing:
     """List the subjects of the NIfTI layout of ukbb_cardiac: one folder each with ``sa.nii.gz`` and its masks.
 
     Masks are ``seg_sa.nii.gz`` (4-D), or ``label_sa_ED.nii.gz`` or ``seg_sa_ED.nii.gz`` and the same for ES. The frames
@@ -125,7 +130,8 @@ def from_ukbb_cardiac(folder: Path) -> Listing:
     """
     left_out: list[LeftOut] = []
     images = re.compile(r"(sa|sa_ED|sa_ES)\.nii(\.gz)?")
-    subjects = sorted({path.parent for path in _walk(folder, left_out) if images.fullmatch(path.name)})
+    paths = _walk(folder, left_out, follow_links=follow_links)
+    subjects = sorted({path.parent for path in paths if images.fullmatch(path.name)})
     found = [_ukbb_cardiac_case(subject, row=row) for row, subject in enumerate(subjects, start=FIRST_ROW)]
     listed = ((subject.name, subject / "sa.nii.gz") for subject in subjects)
     left_out += _without_image(folder, listed, expected="sa.nii.gz")
@@ -133,7 +139,12 @@ def from_ukbb_cardiac(folder: Path) -> Listing:
 
 
 def from_nifti(
-    folder: Path, *, pattern: str = "{subject_id}.nii*", labels: str | None = None, scheme: LabelScheme
+    folder: Path,
+    *,
+    pattern: str = "{subject_id}.nii*",
+    labels: str | None = None,
+    scheme: LabelScheme,
+    follow_links: bool = False,
 ) -> Listing:
     """List the 4-D NIfTI files of a folder whose paths match a pattern.
 
@@ -145,14 +156,16 @@ def from_nifti(
             without a slash.
         labels: Pattern of the 4-D reference masks, or None.
         scheme: Label convention of the masks.
+        follow_links: Whether to follow links that lead out of the folder.
 
     Raises:
         ManifestError: No file matches the pattern, or the pattern has no ``{subject_id}``.
     """
     left_out: list[LeftOut] = []
-    masks = {} if labels is None else _matching(folder, labels, [])
+    masks = {} if labels is None else _matching(folder, labels, [], follow_links=follow_links)
     mask_files = set(masks.values())
-    images = {key: path for key, path in _matching(folder, pattern, left_out).items() if path not in mask_files}
+    matching = _matching(folder, pattern, left_out, follow_links=follow_links)
+    images = {key: path for key, path in matching.items() if path not in mask_files}
     found = [
         Case(
             row,
@@ -169,13 +182,14 @@ def from_nifti(
     return _require_found(folder, listing_of(found, more=left_out), expected=pattern)
 
 
-def detect_layout(folder: Path) -> DatasetLayout:
+def detect_layout(folder: Path, *, follow_links: bool = False) -> DatasetLayout:
     """Detect the layout of a data set from the names of its files.
 
     Raises:
         ManifestError: The files match no layout, or several.
     """
-    found = {layout for path in _walk(folder, [], folders=True) if (layout := _layout_of(path))}
+    paths = _walk(folder, [], folders=True, follow_links=follow_links)
+    found = {layout for path in paths if (layout := _layout_of(path))}
     known = found - {DatasetLayout.NIFTI} or found
     if len(known) != 1:
         raise ManifestError(
@@ -201,31 +215,45 @@ def _layout_of(path: Path) -> DatasetLayout | None:
     return next((layout for layout, is_match in matches.items() if is_match()), None)
 
 
-def links_out_of(folder: Path) -> int:
-    """Return the number of links that lead out of a data set. Their targets are not part of it and are ignored."""
-    root = os.path.realpath(folder)
-    return sum(_leads_out(entry, root) for _, entries in _folders(folder, []) for entry in entries)
+def _walk(
+    folder: Path, left_out: list[LeftOut], *, folders: bool = False, follow_links: bool = False
+) -> Iterator[Path]:
+    """Yield all files below a folder in a fixed order, without a call of ``stat`` per file: biobanks are large.
 
-
-def _walk(folder: Path, left_out: list[LeftOut], *, folders: bool = False) -> Iterator[Path]:
-    """Yield all files below a folder in a fixed order, without a call of ``stat`` per file: biobanks are large."""
+    Args:
+        folder: The folder of the data set.
+        left_out: Receives the folders that cannot be read, and the links that lead out of the folder.
+        folders: Whether to yield folders, too.
+        follow_links: Whether to follow links that lead out of the folder.
+    """
     root = os.path.realpath(folder)
-    for inner, entries in _folders(folder, left_out):
+    for inner, entries in _folders(folder, left_out, follow_links=follow_links):
         for entry in entries:
-            if (folders or not entry.is_dir(follow_symlinks=False)) and not _leads_out(entry, root):
+            if not follow_links and _leads_out(entry, root):
+                left_out.append(LeftOut(Path(inner, entry.name), _LINK, _FOLLOW_LINKS))
+            elif folders or not entry.is_dir(follow_symlinks=follow_links):
                 yield Path(inner, entry.name)
 
 
-def _folders(folder: Path, left_out: list[LeftOut]) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
-    """Yield every folder with its sorted entries; hidden folders and links to folders are not followed.
+def _folders(
+    folder: Path, left_out: list[LeftOut], *, follow_links: bool = False
+) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
+    """Yield every folder with its sorted entries; hidden ones are left out.
 
     Args:
         folder: The folder of the data set.
         left_out: Receives the folders that cannot be read.
+        follow_links: Whether to follow links to folders.
     """
-    pending = [folder]
+    pending, seen = [folder], set()
     while pending:
         inner = pending.pop()
+        if follow_links:
+            # Links may lead back to a folder above.
+            real = os.path.realpath(inner)
+            if real in seen:
+                continue
+            seen.add(real)
         try:
             with os.scandir(inner) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
@@ -240,11 +268,12 @@ def _folders(folder: Path, left_out: list[LeftOut]) -> Iterator[tuple[Path, list
                 code=ErrorCode.MANIFEST_UNREADABLE,
             ) from error
         yield inner, [entry for entry in entries if not entry.name.startswith(".")]
-        pending += [Path(entry.path) for entry in reversed(entries) if _is_inner_folder(entry)]
+        inside = [entry for entry in reversed(entries) if _is_inner_folder(entry, follow_links=follow_links)]
+        pending += [Path(entry.path) for entry in inside]
 
 
-def _is_inner_folder(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+def _is_inner_folder(entry: "os.DirEntry[str]", *, follow_links: bool = False) -> bool:
+    return entry.is_dir(follow_symlinks=follow_links) and not entry.name.startswith(".")
 
 
 def _leads_out(entry: "os.DirEntry[str]", root: str) -> bool:
@@ -299,9 +328,9 @@ def _pattern_hint(folder: Path) -> str:
     return f"--layout nifti --pattern '{example}'"
 
 
-def _acdc_folders(folder: Path, unreadable: list[LeftOut]) -> Iterator[Path]:
+def _acdc_folders(folder: Path, unreadable: list[LeftOut], *, follow_links: bool) -> Iterator[Path]:
     """Yield the folders of patients, by their name or by ``Info.cfg``."""
-    for inner, entries in _folders(folder, unreadable):
+    for inner, entries in _folders(folder, unreadable, follow_links=follow_links):
         if inner != folder and inner.name.startswith("patient"):
             described = any(entry.name == "Info.cfg" for entry in entries)
             if described or re.fullmatch(r"patient\d+", inner.name):
@@ -401,7 +430,9 @@ def _existing(folder: Path, name: str) -> Path | None:
     return next((path for suffix in (".gz", "") if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def _matching(folder: Path, pattern: str, left_out: list[LeftOut]) -> dict[tuple[str, str | None], Path]:
+def _matching(
+    folder: Path, pattern: str, left_out: list[LeftOut], *, follow_links: bool
+) -> dict[tuple[str, str | None], Path]:
     """Return the files that match a pattern, by subject and session."""
     if "{subject_id}" not in pattern:
         raise ManifestError(
@@ -411,7 +442,7 @@ def _matching(folder: Path, pattern: str, left_out: list[LeftOut]) -> dict[tuple
         )
     regex = _pattern_regex(pattern)
     found = {}
-    for path in _walk(folder, left_out):
+    for path in _walk(folder, left_out, follow_links=follow_links):
         if match := regex.fullmatch(path.relative_to(folder).as_posix()):
             named = match.groupdict()
             found[named["subject"], named.get("session")] = path

@@ -1,12 +1,13 @@
 """The subjects that were found on disk, and those that had to be left out of the manifest."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_cli.cohort.case import Case, read_row, write_row
 from cmnet_cli.cohort.table import write_table
 from cmnet_cli.privacy.deidentify import redact_ids
+from cmnet_core.errors import ErrorCode, ManifestError
 
 _COLUMNS = ("path", "reason", "remedy")
 
@@ -64,6 +65,19 @@ def checked(case: Case, cells: dict[str, str], *, path: Path, source: str = "") 
     first = problems[0]
     reason = f"{source}{first.column}: {first.message}"
     return LeftOut(path, redact_ids(reason, (case.subject_id,)), first.hint)
+
+
+def with_cells(listing: Listing, cells: Mapping[str, str]) -> Listing:
+    """Return a listing in which every row has these cells of the manifest.
+
+    Raises:
+        ManifestError: A cell cannot be used.
+    """
+    joined = [checked(case, dict(cells), path=case.image[0]) for case in listing.cases] if cells else listing.cases
+    wrong = next((item for item in joined if isinstance(item, LeftOut)), None)
+    if wrong is not None:
+        raise ManifestError(wrong.reason, hint=wrong.remedy, code=ErrorCode.CONFIG)
+    return listing_of(joined, more=listing.left_out)
 
 
 def write_left_out(path: Path, left_out: Sequence[LeftOut]) -> None:

@@ -44,22 +44,30 @@ class Manifest:
     left_out: tuple[Problem, ...] = ()
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, *, cells: Mapping[str, str] | None = None) -> Manifest:
     """Read a manifest (CSV, TSV or Parquet). A row with a cell that cannot be used is left out.
+
+    Args:
+        path: The manifest.
+        cells: Cells of every row, in place of those of the manifest.
 
     Raises:
         ManifestError: The file cannot be read, no row can be used, or rows contradict each other; all problems are
             listed.
     """
-    manifest, problems = check_manifest(path)
+    manifest, problems = check_manifest(path, cells=cells)
     used = {case.row for case in manifest.cases}
     if not used or any(problem.row is None or problem.row in used for problem in problems):
         raise_problems(path, problems, hint="Correct them; nothing ran.", code=problems[0].code)
     return replace(manifest, left_out=problems)
 
 
-def check_manifest(path: Path) -> tuple[Manifest, tuple[Problem, ...]]:
+def check_manifest(path: Path, *, cells: Mapping[str, str] | None = None) -> tuple[Manifest, tuple[Problem, ...]]:
     """Read the usable rows of a manifest, and list the problems of all others.
+
+    Args:
+        path: The manifest.
+        cells: Cells of every row, in place of those of the manifest.
 
     Returns:
         The manifest of the usable rows, and every problem.
@@ -73,12 +81,13 @@ def check_manifest(path: Path) -> tuple[Manifest, tuple[Problem, ...]]:
         return Manifest((), _digest(())), tuple(problems)
     cases: list[Case] = []
     rows: list[dict[str, str]] = []
-    for row, cells in table.rows:
-        case, row_problems = read_row(row, cells, folder=path.parent)
+    for row, own in table.rows:
+        merged = own | dict(cells or {})
+        case, row_problems = read_row(row, merged, folder=path.parent)
         problems += row_problems
         if not row_problems:
             cases.append(case)
-            rows.append(cells)
+            rows.append(merged)
     problems += _duplicates(cases)
     return Manifest(tuple(cases), _digest(rows)), tuple(sorted(problems, key=lambda problem: problem.row or 0))
 

@@ -33,7 +33,13 @@ Row = dict[str, Any]
 
 
 def evaluate(
-    run: Path, manifest: Path | None, config: EvaluateConfig, settings: ExecutionSettings, messages: Messages
+    run: Path,
+    manifest: Path | None,
+    config: EvaluateConfig,
+    settings: ExecutionSettings,
+    messages: Messages,
+    *,
+    label_map: str | None = None,
 ) -> CommandSummary:
     """Compare the results of a run with reference masks.
 
@@ -43,13 +49,15 @@ def evaluate(
         config: Settings of the evaluation.
         settings: Selection of subjects and execution.
         messages: Where to print.
+        label_map: Values of all masks and their tissues, in place of the column of the manifest.
 
     Raises:
         ManifestError: There is no such run, or no subject has reference masks of ED and ES.
     """
     opened = open_run(run.absolute())
-    masks = read_manifest(manifest.absolute()) if manifest else None
-    cases = masks.cases if masks else opened.cases
+    cells = {"label_map": label_map} if label_map else None
+    masks = read_manifest(manifest.absolute() if manifest else opened.folder.cohort, cells=cells)
+    cases = masks.cases
     selected = select_cases(cases, settings)
     plan = plan_after_stage("infer", opened, _cases_with_masks(selected, messages))
     left_out = len(plan.states) - len(plan.to_run)
@@ -62,7 +70,7 @@ def evaluate(
         if found:
             write_evaluation(opened, found, messages)
     summary = summarise_stage("evaluate", opened.folder, plan, result, left_out=left_out)
-    return replace(summary, unusable_rows=masks.left_out) if masks else summary
+    return replace(summary, unusable_rows=masks.left_out)
 
 
 def _cases_with_masks(cases: Sequence[Case], messages: Messages) -> list[Case]:

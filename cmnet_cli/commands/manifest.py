@@ -1,13 +1,14 @@
 """The command manifest: from a data set on disk to a table of its subjects."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_cli.cohort import datasets
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.cohort.demographics import join_demographics
-from cmnet_cli.cohort.listing import Listing, write_left_out
+from cmnet_cli.cohort.listing import Listing, with_cells, write_left_out
 from cmnet_cli.cohort.manifest import write_manifest
 from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import left_out_table
@@ -40,6 +41,7 @@ def manifest(
     layout: DatasetLayout,
     names: NiftiNames,
     demographics: Path | None,
+    images: Mapping[str, str],
 ) -> bool:
     """Write the manifest of a data set, and a table of what had to be left out of it, and print their numbers.
 
@@ -50,6 +52,7 @@ def manifest(
         layout: Layout of the data set.
         names: How files are named in the layout ``nifti``.
         demographics: A table with sex, age, height and weight, or None.
+        images: Cells about links and label values, which every row receives.
 
     Returns:
         Whether nothing was left out.
@@ -63,19 +66,16 @@ def manifest(
             hint="Give the folder that holds the data set.",
             code=ErrorCode.MANIFEST_UNREADABLE,
         )
-    listing = _list_cases(folder, datasets.detect_layout(folder) if layout is DatasetLayout.AUTO else layout, names)
+    follow_links = "follow_links" in images
+    if layout is DatasetLayout.AUTO:
+        layout = datasets.detect_layout(folder, follow_links=follow_links)
+    listing = with_cells(_list_cases(folder, layout, names, follow_links=follow_links), images)
     if demographics is not None:
         listing, missing = join_demographics(listing, demographics)
         if missing:
             messages.note(f"{missing} of {len(listing.cases)} subjects have no row in {demographics}")
     left_out = left_out_table(out)
     write_left_out(left_out, listing.left_out)
-    links = datasets.links_out_of(folder)
-    if links:
-        messages.note(
-            f"{links} links lead out of {folder} and were ignored: list the folder that they lead to, "
-            "or add their files to the manifest yourself."
-        )
     _print_left_out(listing, left_out, messages)
     if not listing.cases:
         raise ManifestError(
@@ -99,13 +99,15 @@ def _print_left_out(listing: Listing, table: Path, messages: Messages) -> None:
         messages.note(f"and {len(reasons) - _MOST_REASONS} more reasons")
 
 
-def _list_cases(folder: Path, layout: DatasetLayout, names: NiftiNames) -> Listing:
+def _list_cases(folder: Path, layout: DatasetLayout, names: NiftiNames, *, follow_links: bool) -> Listing:
     if layout is DatasetLayout.NIFTI:
-        return datasets.from_nifti(folder, pattern=names.pattern, labels=names.labels, scheme=names.scheme)
+        return datasets.from_nifti(
+            folder, pattern=names.pattern, labels=names.labels, scheme=names.scheme, follow_links=follow_links
+        )
     readers = {
         DatasetLayout.ACDC: datasets.from_acdc,
         DatasetLayout.MNMS: datasets.from_mnms,
         DatasetLayout.UKB: datasets.from_ukb,
         DatasetLayout.UKBB_CARDIAC: datasets.from_ukbb_cardiac,
     }
-    return readers[layout](folder)
+    return readers[layout](folder, follow_links=follow_links)

@@ -1,5 +1,6 @@
 """The commands that work through a cohort and fill a run folder: preprocess, infer and indices."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,13 @@ _CASES_PER_PART = 500
 
 
 def preprocess(
-    manifest: Path, out: Path, config: PreprocessConfig, settings: ExecutionSettings, messages: Messages
+    manifest: Path,
+    out: Path,
+    config: PreprocessConfig,
+    settings: ExecutionSettings,
+    messages: Messages,
+    *,
+    cells: Mapping[str, str] | None = None,
 ) -> CommandSummary:
     """Cut the network's window out of every cine of a manifest.
 
@@ -35,12 +42,13 @@ def preprocess(
         config: The settings of the stage.
         settings: Which cases to run, and where.
         messages: The console.
+        cells: Cells of every row, in place of those of the manifest.
 
     Raises:
         ManifestError: The manifest or the run folder cannot be used.
     """
     stage = PreprocessStage(out.absolute(), config)
-    return _run_stored_stage(stage, read_manifest(manifest.absolute()), settings, messages)
+    return _run_stored_stage(stage, read_manifest(manifest.absolute(), cells=cells), settings, messages)
 
 
 def infer(
@@ -51,6 +59,7 @@ def infer(
     messages: Messages,
     *,
     device: str,
+    cells: Mapping[str, str] | None = None,
 ) -> CommandSummary:
     """Segment and track every cine of a manifest.
 
@@ -61,12 +70,13 @@ def infer(
         settings: Which cases to run, and where.
         messages: The console.
         device: The device that the networks run on.
+        cells: Cells of every row, in place of those of the manifest.
 
     Raises:
         ManifestError: The manifest or the run folder cannot be used, or there is no such device.
         CheckpointError: The weights cannot be used.
     """
-    cohort = read_manifest(manifest.absolute())
+    cohort = read_manifest(manifest.absolute(), cells=cells)
     if settings.engine == LOCAL:
         resolve_device(device)
     stage = build_infer_stage(out.absolute(), config, device)

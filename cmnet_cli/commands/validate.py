@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cmnet_cli.cohort.case import Case, Problem
@@ -19,7 +19,15 @@ _HEAD = ("row", "column", "code", "problem", "what to do")
 _MAX_PRINTED = 500
 
 
-def validate(manifest: Path, messages: Messages, *, deep: bool, workers: int, as_json: bool) -> bool:
+def validate(
+    manifest: Path,
+    messages: Messages,
+    *,
+    deep: bool,
+    workers: int,
+    as_json: bool,
+    cells: Mapping[str, str] | None = None,
+) -> bool:
     """Print all problems of a manifest and of the files that it names.
 
     Args:
@@ -28,6 +36,7 @@ def validate(manifest: Path, messages: Messages, *, deep: bool, workers: int, as
         deep: Whether to decode every voxel, too.
         workers: Number of worker processes; 0 for none.
         as_json: Whether to print JSON.
+        cells: Cells of every row, in place of those of the manifest.
 
     Returns:
         Whether every row can be used.
@@ -35,7 +44,7 @@ def validate(manifest: Path, messages: Messages, *, deep: bool, workers: int, as
     Raises:
         ManifestError: The file cannot be read as a table at all.
     """
-    problems, rows = check_cohort(manifest, messages, deep=deep, workers=workers)
+    problems, rows = check_cohort(manifest, messages, deep=deep, workers=workers, cells=cells)
     if as_json:
         messages.result(json.dumps([dataclasses.asdict(problem) for problem in problems], indent=2))
     elif problems:
@@ -48,7 +57,9 @@ def validate(manifest: Path, messages: Messages, *, deep: bool, workers: int, as
     return all(problem.warning for problem in problems)
 
 
-def check_cohort(path: Path, messages: Messages, *, deep: bool, workers: int = 0) -> tuple[list[Problem], int]:
+def check_cohort(
+    path: Path, messages: Messages, *, deep: bool, workers: int = 0, cells: Mapping[str, str] | None = None
+) -> tuple[list[Problem], int]:
     """List all problems of a manifest and of the files that it names, and count the rows that could be read.
 
     Args:
@@ -56,11 +67,12 @@ def check_cohort(path: Path, messages: Messages, *, deep: bool, workers: int = 0
         messages: Where to show the progress.
         deep: Whether to decode every voxel, too.
         workers: Number of worker processes; 0 for none.
+        cells: Cells of every row, in place of those of the manifest.
 
     Raises:
         ManifestError: The file cannot be read as a table at all.
     """
-    manifest, problems = check_manifest(path)
+    manifest, problems = check_manifest(path, cells=cells)
     found = [*_renamed_columns(manifest), *problems]
     by_id = {case.case_id: case for case in manifest.cases}
     with progress(messages, NAME, total=len(manifest.cases)) as ticker:

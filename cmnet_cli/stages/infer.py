@@ -142,4 +142,6 @@ def _facts_of(tracking: Tracking, model: Model, config: InferConfig) -> Tracking
 def _settings_digest(case: Case, config: InferConfig) -> str:
     # The weights have their own digest: the same file under another name changes nothing.
     settings = (config.save_motion, config.refine, config.close)
-    return digest_settings(*settings, case.ed, case.es, case.frame_ms, case.heart_rate_bpm)
+    return digest_settings(
+        *settings, case.ed, case.es, case.frame_ms, case.heart_rate_bpm, *preprocess.chosen_files(case)
+    )

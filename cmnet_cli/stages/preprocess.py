@@ -47,7 +47,12 @@ class PreprocessStage:
 
 def settings_digest(case: Case, config: PreprocessConfig) -> str:
     """Return the digest of the settings and of the cells of the manifest on which the window depends."""
-    return digest_settings(config, case.frame_ms, case.heart_rate_bpm)
+    return digest_settings(config, case.frame_ms, case.heart_rate_bpm, *chosen_files(case))
+
+
+def chosen_files(case: Case) -> tuple[object, ...]:
+    """Return the cells of the manifest that choose files of a folder; nothing where they are empty."""
+    return (case.dicom_study, case.follow_links) if case.dicom_study or case.follow_links else ()
 
 
 def preprocess_case(case: Case, folder: CaseFolder, config: PreprocessConfig) -> str:

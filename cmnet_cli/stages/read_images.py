@@ -10,7 +10,7 @@ from cmnet_core.errors import CaseError, ErrorCode, GeometryError, LabelError
 from cmnet_core.function.volumes import find_phases, volumes_ml
 from cmnet_core.io import dicom, nifti
 from cmnet_core.io.cine import is_dicom, read_cine
-from cmnet_core.io.nifti_file import Header, grid_difference
+from cmnet_core.io.nifti_file import Header, grid_difference, mask_remedy
 from cmnet_core.qc.image_checks import check_image
 from cmnet_core.types import CineSequence, LabelSequence
 
@@ -27,7 +27,7 @@ def load_cine(case: Case) -> CineSequence:
     if len(case.image) == 2:
         return nifti.read_pair(*case.image)
     path = case.image[0]
-    cine = read_cine(path, frame_ms=case.frame_ms)
+    cine = read_cine(path, frame_ms=case.frame_ms, study=case.dicom_study, follow_links=case.follow_links)
     check_frames(case, frames=cine.frames)
     frame_ms = cine.frame_ms
     if frame_ms is None and case.heart_rate_bpm is not None:
@@ -56,11 +56,13 @@ def load_labels(case: Case, cine: CineSequence) -> LabelSequence | None:
         CaseError: A mask cannot be used; the message names the file and the reason.
     """
     if case.labels is not None:
-        return nifti.read_label_cine(case.labels, scheme=case.label_scheme, cine=cine)
+        return nifti.read_label_cine(case.labels, scheme=case.label_scheme, cine=cine, label_map=case.label_map)
     masks = _masks_by_frame(case)
     if not masks:
         return None
-    return nifti.read_labels(list(masks.values()), scheme=case.label_scheme, cine=cine, frames=list(masks))
+    return nifti.read_labels(
+        list(masks.values()), scheme=case.label_scheme, cine=cine, frames=list(masks), label_map=case.label_map
+    )
 
 
 def load_reference_masks(case: Case, cine: CineSequence, *, purpose: str) -> LabelSequence:
@@ -114,7 +116,10 @@ def inspect_image(case: Case) -> Header:
     if len(case.image) == 2:
         return nifti.inspect_pair(*case.image)
     path = case.image[0]
-    header = dicom.inspect(path) if is_dicom(path) else nifti.inspect_cine(path)
+    if is_dicom(path):
+        header = dicom.inspect(path, study=case.dicom_study, follow_links=case.follow_links)
+    else:
+        header = nifti.inspect_cine(path)
     check_frames(case, frames=header.frames)
     return header
 
@@ -132,7 +137,7 @@ def inspect_mask(path: Path, *, image: Header, frames: int) -> None:
     if difference:
         raise LabelError(
             f"{path}: the mask is not on the grid of its image: {difference}.",
-            hint="Resample the mask to the grid of the image, or give the mask that was drawn on this image.",
+            hint=mask_remedy(mask, image),
             code=ErrorCode.LABEL_GEOMETRY,
         )
 

@@ -24,30 +24,40 @@ _SHIFTED_MM = 1.0
 _SAME_PIXEL = 1e-3
 
 
-def inspect(path: Path) -> Header:
+def inspect(path: Path, *, study: str | None = None, follow_links: bool = False) -> Header:
     """Find the short-axis cine of a folder or zip by the headers, without decoding pixels.
+
+    Args:
+        path: As in :func:`read_cine`.
+        study: As in :func:`read_cine`.
+        follow_links: As in :func:`read_cine`.
 
     Raises:
         ImageError: There is no short-axis cine, or it cannot be read.
         GeometryError: Positions, orientations or pixel sizes are not valid.
     """
-    with open_members(path) as members:
-        return _assemble(*find_stack(members))[0]
+    with open_members(path, follow_links=follow_links) as members:
+        return _assemble(*find_stack(members, study=study))[0]
 
 
-def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
+def read_cine(
+    path: Path, *, frame_ms: float | None, study: str | None = None, follow_links: bool = False
+) -> CineSequence:
     """Read the short-axis cine of a folder or zip of DICOMs.
 
     Args:
         path: A folder, a zip or one enhanced DICOM file; files of other series are ignored.
         frame_ms: Time between two frames in ms, which overrides the headers, or None.
+        study: The person or study to read where there are several: the digest of the patient or the end of the
+            StudyInstanceUID, as the error names them.
+        follow_links: Whether to follow links that lead out of the folder.
 
     Raises:
         ImageError: There is no short-axis cine, or it cannot be read.
         GeometryError: Positions, orientations or pixel sizes are not valid.
     """
-    with open_members(path) as members:
-        header, cycle, grid = _assemble(*find_stack(members))
+    with open_members(path, follow_links=follow_links) as members:
+        header, cycle, grid = _assemble(*find_stack(members, study=study))
         voxels = torch.zeros(header.frames, *header.grid)
         for z, place in enumerate(cycle.slices):
             pixels = torch.from_numpy(np.stack(list(read_pixels(place.images))))

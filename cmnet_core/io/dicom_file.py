@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import struct
 import warnings
@@ -10,6 +11,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -17,6 +20,7 @@ from typing import IO
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from cmnet_core.errors import CaseError, ErrorCode, ImageError
+from cmnet_core.io.file_content import FileFormat, file_format, missing_file
 
 _MAX_FILES = 20_000
 _MAX_FILE_BYTES = 512 * 2**20
@@ -51,18 +55,34 @@ DAMAGE = (
 """The exceptions that pydicom, its decoders and zipfile raise on damaged files."""
 
 
+class Link(Enum):
+    """What became of a link in a folder."""
+
+    FOLLOWED = auto()
+    """It is a file, or a link to a file inside of the folder."""
+    OUTSIDE = auto()
+    """It leads out of the folder, and was not followed."""
+    BROKEN = auto()
+    """Its target does not exist."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of a folder or zip: its name, its size in bytes, and a function that opens it."""
+    """A file of a folder or zip: its name, its size in bytes, a function that opens it, and whether it is a link."""
 
     name: str
     size: int
     open: Callable[[], IO[bytes]]
+    link: Link = Link.FOLLOWED
 
 
 @contextmanager
-def open_members(path: Path) -> Iterator[list[Member]]:
+def open_members(path: Path, *, follow_links: bool = False) -> Iterator[list[Member]]:
     """List the files of a folder or zip, sorted by name, and keep them open; a single DICOM file is a list of one.
+
+    Args:
+        path: The folder, zip or file.
+        follow_links: Whether links that lead out of the folder are followed.
 
     Raises:
         ImageError: The path does not exist, cannot be read, or is larger than any cine.
@@ -71,16 +91,12 @@ def open_members(path: Path) -> Iterator[list[Member]]:
         with warnings.catch_warnings():
             # pydicom warns of each violation of the standard; those that matter raise an error or a flag here.
             warnings.simplefilter("ignore", category=UserWarning)
-            with _members(path) as members:
+            with _members(path, follow_links=follow_links) as members:
                 yield members
     except CaseError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
     except FileNotFoundError as error:
-        raise ImageError(
-            f"{path}: this folder or file does not exist.",
-            hint="Correct the path in the manifest; relative paths start at the manifest's folder.",
-            code=ErrorCode.FILE_MISSING,
-        ) from error
+        raise missing_file(path) from error
     except DAMAGE as error:
         raise ImageError(
             f"{path}: expected a folder or zip of DICOM files, reading it failed: {error}.",
@@ -90,10 +106,18 @@ def open_members(path: Path) -> Iterator[list[Member]]:
 
 
 @contextmanager
-def _members(path: Path) -> Iterator[list[Member]]:
+def _members(path: Path, *, follow_links: bool) -> Iterator[list[Member]]:
     if path.is_dir():
-        yield _in_folder(path)
-    elif path.is_file() and path.suffix.lower() != ".zip":
+        yield _in_folder(path, follow_links=follow_links)
+        return
+    found = file_format(path)
+    if found is FileFormat.TAR:
+        raise ImageError(
+            "Expected a folder or zip of DICOM files, found a tar archive.",
+            hint=f"Unpack it with 'tar -xf {path.name}' and give the folder, or pack the files as a zip.",
+            code=ErrorCode.DICOM,
+        )
+    if path.is_file() and found is not FileFormat.ZIP and path.suffix.lower() != ".zip":
         yield _limited([Member(path.name, path.stat().st_size, lambda: path.open("rb"))])
     else:
         with path.open("rb") as file:
@@ -113,7 +137,8 @@ def series_names(members: Sequence[Member]) -> Mapping[str, str]:
     """
     names: dict[str, str] = {}
     for member in members:
-        if _MANIFEST.fullmatch(base_name(member)) and member.size <= _MAX_MANIFEST_BYTES:
+        readable = member.link is Link.FOLLOWED and member.size <= _MAX_MANIFEST_BYTES
+        if readable and _MANIFEST.fullmatch(base_name(member)):
             with member.open() as file:
                 names.update(_described(file.read(member.size).decode("utf-8-sig", errors="replace")))
     return names
@@ -138,13 +163,35 @@ def _described(text: str) -> dict[str, str]:
     return {row[file]: row[series] for row in table[1:] if len(row) == len(header)}
 
 
-def _in_folder(folder: Path) -> list[Member]:
+def _in_folder(folder: Path, *, follow_links: bool) -> list[Member]:
     root = folder.resolve()
-    found = sorted(islice((p for p in folder.rglob("*") if p.is_file()), _MAX_FILES + 1))
-    inside = [p for p in found if p.resolve().is_relative_to(root)]
-    return _limited(
-        [Member(str(p.relative_to(folder)), p.stat().st_size, lambda p=p: p.open("rb")) for p in inside]  # type: ignore[misc]
-    )
+    members = []
+    for path in sorted(islice(_paths_in(folder, follow_links=follow_links), _MAX_FILES + 1)):
+        link = Link.FOLLOWED
+        if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
+            link = Link.OUTSIDE
+        elif path.is_symlink() and not path.exists():
+            link = Link.BROKEN
+        if link is Link.FOLLOWED and not path.is_file():
+            continue
+        size = path.stat().st_size if link is Link.FOLLOWED else 0
+        members.append(Member(str(path.relative_to(folder)), size, partial(path.open, "rb"), link))
+    return _limited(members)
+
+
+def _paths_in(folder: Path, *, follow_links: bool) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders, and links to folders that are not followed."""
+    seen = set()
+    for inner, folders, files in os.walk(folder, followlinks=follow_links):
+        # Links may lead back to a folder above.
+        real = os.path.realpath(inner)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(inner, name) for name in files)
+        if not follow_links:
+            yield from (path for name in folders if (path := Path(inner, name)).is_symlink())
 
 
 def _in_zip(archive: zipfile.ZipFile, *, packed: int) -> list[Member]:

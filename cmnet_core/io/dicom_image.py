@@ -8,7 +8,6 @@ import hashlib
 import io
 import math
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,7 +35,8 @@ from pydicom.uid import (
 )
 
 from cmnet_core.errors import ErrorCode, ImageError
-from cmnet_core.io.dicom_file import DAMAGE, Member
+from cmnet_core.io.dicom_file import DAMAGE, Link, Member
+from cmnet_core.io.file_content import FileFormat, format_of, pointer_remedy
 
 _MAGIC_AT = 128
 _HEAD_BYTES = 64 * 2**10
@@ -124,6 +124,10 @@ class Unusable(StrEnum):
     NOT_DICOM = "not DICOM"
     NIFTI = "NIfTI files"
     ZIP = "zip files within"
+    TAR = "tar archives"
+    POINTER = "pointers of git-annex or Git LFS without content"
+    LINK_OUTSIDE = "links that lead out of the folder"
+    LINK_BROKEN = "links without a target"
     DEFLATED = "deflated"
     COLOUR = "in colour"
     NO_POSITION = "without image position or orientation"
@@ -212,6 +216,8 @@ def read_headers(member: Member) -> list[ImageHeader] | Unusable:
     Raises:
         ValueError: Or another exception of ``DAMAGE``: the file is damaged.
     """
+    if member.link is not Link.FOLLOWED:
+        return Unusable.LINK_OUTSIDE if member.link is Link.OUTSIDE else Unusable.LINK_BROKEN
     with member.open() as file:
         content = file.read(min(_HEAD_BYTES, member.size))
         if not _is_dicom(content):
@@ -226,21 +232,10 @@ def read_headers(member: Member) -> list[ImageHeader] | Unusable:
 
 def _other_format(content: bytes) -> Unusable:
     """The format of a file that is not DICOM, by its first bytes."""
-    if content[:4] == b"PK\3\4":
-        return Unusable.ZIP
-    if content[344:347] in (b"n+1", b"ni1") or content[4:7] in (b"n+2", b"ni2"):
-        return Unusable.NIFTI
-    if content[:2] == b"\x1f\x8b":
-        try:
-            start = zlib.decompressobj(wbits=31).decompress(content, 400)
-        except zlib.error:
-            return Unusable.NOT_DICOM
-        return (
-            Unusable.NIFTI
-            if start[344:347] in (b"n+1", b"ni1") or start[4:7] in (b"n+2", b"ni2")
-            else Unusable.NOT_DICOM
-        )
-    return Unusable.NOT_DICOM
+    if pointer_remedy(content) is not None:
+        return Unusable.POINTER
+    named = {FileFormat.ZIP: Unusable.ZIP, FileFormat.TAR: Unusable.TAR, FileFormat.NIFTI: Unusable.NIFTI}
+    return named.get(format_of(content), Unusable.NOT_DICOM)
 
 
 def read_pixels(images: Sequence[ImageHeader]) -> Iterator[NDArray[np.float32]]:

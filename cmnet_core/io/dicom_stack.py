@@ -70,8 +70,13 @@ class Acquisition:
         return (first.series[0], first.acquired, first.series[1], first.instance)
 
 
-def find_stack(members: Sequence[Member]) -> tuple[list[Acquisition], set[QCFlag]]:
+def find_stack(members: Sequence[Member], *, study: str | None = None) -> tuple[list[Acquisition], set[QCFlag]]:
     """Find the short-axis cine among the files of a visit.
+
+    Args:
+        members: The files.
+        study: The person or study to choose where there are several: the digest of the patient or the end of the
+            StudyInstanceUID.
 
     Returns:
         Its slices from base to apex, and quality flags.
@@ -80,7 +85,7 @@ def find_stack(members: Sequence[Member]) -> tuple[list[Acquisition], set[QCFlag
         ImageError: The files contain no short-axis cine.
     """
     images, flags = _headers(members)
-    stack = _short_axis(_one_study(images))
+    stack = _short_axis(_one_study(images if study is None else _of_study(images, study)))
     acquisitions, repeats = _acquisitions(stack)
     acquisitions, repeated_stacks = _last_stack(acquisitions)
     usual = _common_count(acquisitions)
@@ -125,7 +130,7 @@ def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[QCFlag]]
     magnitude = [image for image in images if not _NOT_MAGNITUDE.intersection(image.image_type)]
     if not magnitude:
         raise _no_images(len(members), len(images), unusable)
-    unreadable = unusable[Unusable.DAMAGED] + unusable[Unusable.DEFLATED]
+    unreadable = sum(unusable[reason] for reason in _UNREADABLE)
     flags = {QCFlag.FILES_UNREADABLE} if unreadable else set()
     # Reconstructions of another kind are derived from the cine; they are used only if there is nothing else.
     acquired = [image for image in magnitude if "DERIVED" not in image.image_type]
@@ -134,7 +139,15 @@ def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[QCFlag]]
     return list(once.values()), flags | ({QCFlag.DUPLICATE_IMAGES} if len(once) < len(images) else set())
 
 
+_UNREADABLE = (Unusable.DAMAGED, Unusable.DEFLATED, Unusable.LINK_BROKEN, Unusable.POINTER)
+"""Reasons why a file that may belong to the series cannot be read."""
+
+_FETCH = "Fetch their content with 'datalad get', 'git annex get' or 'git lfs pull'."
 _REMEDIES = {
+    Unusable.TAR: "Unpack the tar archive, and give the folder.",
+    Unusable.LINK_OUTSIDE: "Give --follow-links, or 'yes' in the column follow_links, if you trust the links.",
+    Unusable.LINK_BROKEN: _FETCH,
+    Unusable.POINTER: _FETCH,
     Unusable.NIFTI: "These are NIfTI files: name the 4-D file itself in the manifest, or use --layout nifti.",
     Unusable.ZIP: "Unpack the inner zip files, or give the zip of one visit itself.",
     Unusable.DEFLATED: "Decompress the files, for instance with 'dcmconv --write-xfer-little' of DCMTK.",
@@ -159,6 +172,27 @@ def _no_images(files: int, images: int, unusable: Counter[Unusable]) -> ImageErr
     )
 
 
+def _of_study(images: Sequence[ImageHeader], study: str) -> list[ImageHeader]:
+    """The images of the person with this digest, or of the study whose UID ends like this.
+
+    Raises:
+        ImageError: There are none.
+    """
+    chosen = [image for image in images if image.study.patient == study or image.study.uid.endswith(study)]
+    if not chosen:
+        names = sorted({_study_name(image.study.patient, image.study.uid) for image in images})
+        raise ImageError(
+            f"Expected the study '{study}', found {'; '.join(names[:5])}.",
+            hint="Give the digest of a patient or the end of a study's UID, as listed here.",
+            code=ErrorCode.DICOM,
+        )
+    return chosen
+
+
+def _study_name(patient: str, uid: str) -> str:
+    return f"patient {patient or 'unknown'}, study {uid[-12:] or 'unknown'}"
+
+
 def _one_study(images: Sequence[ImageHeader]) -> Sequence[ImageHeader]:
     """The images of the only person and study with a short-axis cine.
 
@@ -173,10 +207,11 @@ def _one_study(images: Sequence[ImageHeader]) -> Sequence[ImageHeader]:
         return next(iter(cines.values()), images)
     patients = sorted({patient for patient, _ in cines})
     different = "persons" if len(patients) > 1 else "studies"
-    names = [f"patient {patient or 'unknown'}, study {uid[-12:] or 'unknown'}" for patient, uid in sorted(cines)]
+    names = [_study_name(*key) for key in sorted(cines)]
     raise ImageError(
         f"Expected one short-axis cine, found those of {len(cines)} {different}: {'; '.join(names)}.",
-        hint="Give the files of one study. Patients are named by a digest, studies by the end of their UID.",
+        hint="Give the files of one study, or choose it with --study or the column dicom_study: by the digest of the "
+        "patient or the end of the study's UID, as listed here.",
         code=ErrorCode.DICOM,
     )
 

@@ -15,12 +15,21 @@ import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Float64, Shaped
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError, LabelError
 from cmnet_core.io.atomic import write_bytes
-from cmnet_core.io.nifti_file import Header, decode, decode_cine, describe, grid_difference, open_nifti, raw_header
+from cmnet_core.io.label_values import LabelMapping, LabelValues
+from cmnet_core.io.nifti_file import (
+    Header,
+    decode,
+    decode_cine,
+    describe,
+    grid_difference,
+    mask_remedy,
+    open_nifti,
+    raw_header,
+)
 from cmnet_core.io.nifti_geometry import AxisOrder, geometry
 from cmnet_core.labels import LabelScheme
 from cmnet_core.types import CineSequence, LabelSequence, MotionField
@@ -140,7 +149,12 @@ def read_pair(ed: Path, es: Path) -> CineSequence:
 
 
 def read_labels(
-    paths: Sequence[Path], *, scheme: LabelScheme, cine: CineSequence, frames: Sequence[int]
+    paths: Sequence[Path],
+    *,
+    scheme: LabelScheme,
+    cine: CineSequence,
+    frames: Sequence[int],
+    label_map: LabelMapping = (),
 ) -> LabelSequence:
     """Read 3-D reference masks, one per frame.
 
@@ -149,23 +163,34 @@ def read_labels(
         scheme: Label convention of the masks.
         cine: The image that the masks belong to.
         frames: The cine's frame that each mask belongs to, from 0.
+        label_map: Values of the masks and the tissue of each; takes precedence over the scheme.
 
     Raises:
-        LabelError: Unknown values, or a mask that is not on the image's grid.
+        LabelError: Unknown values, values of another scheme, or a mask that is not on the image's grid.
         ImageError: A file is missing, damaged or not 3-D.
     """
-    maps = [_read_label_maps(path, scheme=scheme, cine=cine, frames=1) for path in paths]
+    values = LabelValues(scheme, label_map)
+    maps = [_read_label_maps(path, values=values, cine=cine, frames=1) for path in paths]
     return LabelSequence(labels=torch.cat(maps), frames=tuple(frames), spacing=cine.spacing, affine=cine.affine)
 
 
-def read_label_cine(path: Path, *, scheme: LabelScheme, cine: CineSequence) -> LabelSequence:
+def read_label_cine(
+    path: Path, *, scheme: LabelScheme, cine: CineSequence, label_map: LabelMapping = ()
+) -> LabelSequence:
     """Read a 4-D reference mask with as many frames as the image; frames without any label are left out.
 
+    Args:
+        path: The mask.
+        scheme: As in :func:`read_labels`.
+        cine: The image that the mask belongs to.
+        label_map: As in :func:`read_labels`.
+
     Raises:
-        LabelError: Unknown values, no label at all, or a mask that is not on the image's grid.
+        LabelError: Unknown values, values of another scheme, no label at all, or a mask that is not on the image's
+            grid.
         ImageError: The file is missing or damaged.
     """
-    maps = _read_label_maps(path, scheme=scheme, cine=cine, frames=cine.frames)
+    maps = _read_label_maps(path, values=LabelValues(scheme, label_map), cine=cine, frames=cine.frames)
     frames = [t for t in range(len(maps)) if bool(maps[t].any())]
     if not frames:
         raise LabelError(
@@ -286,7 +311,7 @@ def _read_volume(path: Path) -> tuple[Header, Tensor]:
         return header, voxels
 
 
-def _read_label_maps(path: Path, *, scheme: LabelScheme, cine: CineSequence, frames: int) -> Tensor:
+def _read_label_maps(path: Path, *, values: LabelValues, cine: CineSequence, frames: int) -> Tensor:
     """Label maps (n, z, y, x) in cmnet's convention, on the grid of the cine."""
     with open_nifti(path) as file:
         raw = raw_header(file, path)
@@ -297,23 +322,10 @@ def _read_label_maps(path: Path, *, scheme: LabelScheme, cine: CineSequence, fra
         if difference:
             raise LabelError(
                 f"The mask is not on the grid of its image: {difference}.",
-                hint="Resample the mask to the image, or give the mask that was drawn on it.",
+                hint=mask_remedy(header, cine),
                 code=ErrorCode.LABEL_GEOMETRY,
             )
-        return torch.from_numpy(_to_labels(decode_cine(file, raw), scheme))
-
-
-def _to_labels(values: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8]:
-    labels = scheme.labels
-    unknown = np.setdiff1d(np.unique(values), np.arange(len(labels)))
-    if len(unknown):
-        raise LabelError(
-            f"Label scheme '{scheme}' has the values 0 to {len(labels) - 1}, "
-            f"found {', '.join(f'{value:g}' for value in unknown[:8])}.",
-            hint=f"Set the correct label_scheme in the manifest: {', '.join(LabelScheme)}.",
-            code=ErrorCode.LABEL_VALUES,
-        )
-    return np.asarray(np.array(labels, dtype=np.uint8)[values.astype(np.uint8)])
+        return torch.from_numpy(values.to_labels(decode_cine(file, raw)))
 
 
 def _storable(voxels: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmnet_core.errors import CaseError, ErrorCode, ImageError
+from cmnet_core.io.file_content import missing_file, pointer_remedy
 from cmnet_core.io.nifti_geometry import AxisOrder, axis_order, geometry, length_unit_mm, time_step_ms
 from cmnet_core.types import CineSequence, Spacing
 
@@ -76,6 +77,19 @@ def grid_difference(found: Header, expected: Header | CineSequence) -> str:
     return ""
 
 
+def mask_remedy(mask: Header, image: Header | CineSequence) -> str:
+    """Return what the user can do about a mask that is not on the grid of its image."""
+    shape = image.grid if isinstance(image, Header) else tuple(image.voxels.shape[1:])
+    directions = (mask.affine[:3, :3] / mask.affine[:3, :3].norm(dim=0)).abs()
+    unplaced = bool((mask.affine[:3, 3] == 0).all()) and torch.allclose(directions, torch.eye(3).double().flip(1))
+    if mask.grid == shape and unplaced:
+        return (
+            "The mask has no position in the scanner (its affine is the identity): if it was drawn on this image, copy "
+            "the image's header to it; resampling would move it."
+        )
+    return "Resample the mask to the grid of the image, or give the mask that was drawn on this image."
+
+
 @contextmanager
 def open_nifti(path: Path) -> Iterator[BufferedIOBase]:
     """Open a file, decompressed if necessary; errors raised in the block name the file.
@@ -93,17 +107,30 @@ def open_nifti(path: Path) -> Iterator[BufferedIOBase]:
     except CaseError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, code=error.code) from error
     except FileNotFoundError as error:
-        raise ImageError(
-            f"{path}: this file does not exist.",
-            hint="Correct the path in the manifest; relative paths start at the manifest's folder.",
-            code=ErrorCode.FILE_MISSING,
-        ) from error
+        raise missing_file(path) from error
     except _DAMAGE as error:
+        remedy = _pointer_remedy(path)
+        if remedy is not None:
+            raise ImageError(
+                f"{path}: expected a NIfTI file, found a pointer to its content.",
+                hint=f"Fetch the content with {remedy}.",
+                code=ErrorCode.FILE_MISSING,
+            ) from error
         raise ImageError(
             f"{path}: expected an intact NIfTI file, reading it failed: {error}.",
             hint="Copy or download the file again, or convert it again from its source.",
             code=ErrorCode.FILE_DAMAGED,
         ) from error
+
+
+def _pointer_remedy(path: Path) -> str | None:
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return pointer_remedy(file.read(512))
+    except OSError:
+        return None
 
 
 def raw_header(file: BufferedIOBase, path: Path) -> Any:

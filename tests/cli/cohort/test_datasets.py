@@ -209,15 +209,24 @@ def test_detect_layout(tmp_path: Path) -> None:
     assert [case.subject_id for case in read_manifest(tmp_path / "cohort.csv").cases] == ["9900001"]
 
 
-def test_links_out_of_a_data_set_are_ignored_and_reported(tmp_path: Path) -> None:
+def test_links_out_of_a_data_set_are_left_out_unless_they_are_followed(tmp_path: Path) -> None:
     data = ukb(tmp_path / "data")
     write_zip(tmp_path / "elsewhere" / "9900007_20209_2_0.zip", stack(slices=2, phases=3))
     (data / "9900007_20209_2_0.zip").symlink_to(tmp_path / "elsewhere" / "9900007_20209_2_0.zip")
     (data / "more").symlink_to(tmp_path / "elsewhere")
     (data / "9900008_20209_2_0.zip").symlink_to(data / "98" / "9900002_20209_2_0.zip")
+    (tmp_path / "elsewhere" / "back").symlink_to(data)
     ran = cmnet("manifest", data, "--layout", "ukb", "-o", tmp_path / "cohort.csv")
-    assert (ran.exit_code, "2 links lead out" in ran.stderr) == (0, True)
+    assert (ran.exit_code, "This link leads out" in ran.stderr) == (4, True)
+    assert set(left_out(tmp_path)) == {"9900007_20209_2_0.zip", "more"}
     assert [case.subject_id for case in read_manifest(tmp_path / "cohort.csv").cases][-2:] == ["9900002", "9900008"]
+    (data / "9900007_20209_2_0.zip").unlink()
+    ran = cmnet("manifest", data, "--layout", "ukb", "--follow-links", "-o", tmp_path / "cohort.csv")
+    assert ran.exit_code == 0
+    assert [(case.subject_id, case.follow_links) for case in read_manifest(tmp_path / "cohort.csv").cases][-2:] == [
+        ("9900007", True),
+        ("9900008", True),
+    ]
 
 
 def test_message_does_not_name_an_incomplete_subject(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A stack is the magnitude cine of one person, one study and one acquisition; other files are named by their kind."""
 
+import hashlib
 import io
 import random
 import zipfile
@@ -61,6 +62,13 @@ def test_two_studies_in_one_folder_are_refused_without_naming_anyone(
     with pytest.raises(CmnetError, match=f"those of 2 {different}: .*1.2.7; .*1.2.8") as caught:
         dicom.inspect(tmp_path / "d")
     assert (caught.value.code, "Roe" in str(caught.value)) == (ErrorCode.DICOM, False)
+    first_affine, other_affine = (dicom.inspect(tmp_path / "d", study=study).affine for study in ("1.2.7", "1.2.8"))
+    assert (other_affine - first_affine)[:3, 3].norm().item() == pytest.approx(4.0, abs=1e-3)
+    digest = hashlib.sha256(b"Roe^Jane").hexdigest()[:8]
+    if different == "persons":
+        assert dicom.inspect(tmp_path / "d", study=digest).frames == 10
+    with pytest.raises(CmnetError, match=r"Expected the study '1.2.9', found patient .*1.2.7"):
+        dicom.inspect(tmp_path / "d", study="1.2.9")
 
 
 def test_a_localiser_of_another_study_is_ignored(tmp_path: Path) -> None:
