@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -175,7 +174,8 @@ def _in_folder(folder: Path, *, follow_links: bool) -> list[Member]:
         if link is Link.FOLLOWED and not path.is_file():
             continue
         size = path.stat().st_size if link is Link.FOLLOWED else 0
-        members.append(Member(str(path.relative_to(folder)), size, partial(path.open, "rb"), link))
+        name = str(path.relative_to(folder))
+        members.append(Member(name, size, lambda p=path: p.open("rb"), link))  # type: ignore[misc]
     return _limited(members)
 
 
