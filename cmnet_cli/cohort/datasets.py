@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from cmnet_cli.cohort.case import Case
@@ -29,6 +30,8 @@ _UKB_SHORT_AXIS = "20209"
 _KEEP_ONE = "Keep one copy of each visit: a zip file and its unpacked folder count as two."
 _LINK, _FOLLOW_LINKS = "This link leads out of the folder.", "Give --follow-links if you trust it."
 _COPY_AGAIN = "Copy or download the subject again."
+_MOST_EXAMPLES = 2000
+_SHORT_AXIS = re.compile(r"sax|(?<![a-z])sa(?![a-z])", re.IGNORECASE)
 _NIFTI = re.compile(r".+\.nii(\.gz)?")
 _MNMS = re.compile(r"(?P<subject>[A-Za-z0-9_-]{1,64})_sa\.nii(\.gz)?")
 _MNMS_COLUMNS = {
@@ -316,8 +319,9 @@ def _require_found(folder: Path, listing: Listing, *, expected: str) -> Listing:
 
 
 def _pattern_hint(folder: Path) -> str:
-    """How to name the files of a folder by a pattern, with the name of its first NIfTI file as the example."""
-    first = next((path for path in _walk(folder, []) if _NIFTI.fullmatch(path.name)), None)
+    """How to name the files of a folder by a pattern; the example is a NIfTI file, a short axis if one is named so."""
+    images = [path for path in islice(_walk(folder, []), _MOST_EXAMPLES) if _NIFTI.fullmatch(path.name)]
+    first = next((path for path in images if _SHORT_AXIS.search(path.name)), images[0] if images else None)
     example = "{subject_id}/sa.nii.gz"
     if first is not None:
         parts = first.relative_to(folder).parts

@@ -59,7 +59,9 @@ def _rows_by_id(table: Table, path: Path) -> dict[str, tuple[int, dict[str, str]
     if column is None:
         raise ManifestError(
             f"{path}: expected a column of ids, found {', '.join(table.columns[:8]) or 'no columns'}.",
-            hint=f"Name it {' or '.join(_ID_COLUMNS[:3])}.",
+            hint="Check that commas separate the columns."
+            if len(table.columns) == 1
+            else f"Name it {' or '.join(_ID_COLUMNS[:3])}.",
             code=ErrorCode.MANIFEST_COLUMN,
         )
     return {without_prefix(cells[column], "sub-"): (row, cells) for row, cells in table.rows if column in cells}

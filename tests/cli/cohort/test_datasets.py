@@ -138,6 +138,7 @@ def test_demographics_of_each_visit(tmp_path: Path, style: str) -> None:
     [
         ("eid,p50_i2\n9900001.0,171\n", "made numbers of the ids"),
         ("name,p50_i2\n9900001,171\n", "expected a column of ids"),
+        ("eid\tp50_i2\n9900001\t171\n", "commas separate"),
         ("eid,p50_i2\n9900077,171\n", "no subject of the data set"),
     ],
 )
@@ -192,6 +193,7 @@ def test_folders_without_an_image_are_left_out(tmp_path: Path) -> None:
 )
 def test_layout_that_is_not_known_is_named_by_a_pattern(tmp_path: Path, name: str, pattern: str) -> None:
     save(tmp_path / "data" / name, cine())
+    save(tmp_path / "data" / name.replace("_SA_", "_LA_"), cine())
     ran = cmnet("manifest", tmp_path / "data", "-o", tmp_path / "cohort.csv")
     assert (ran.exit_code, f"--pattern '{pattern}'" in " ".join(ran.output.split())) == (3, True)
     ran = cmnet("manifest", tmp_path / "data", "--layout", "nifti", "--pattern", pattern, "-o", tmp_path / "cohort.csv")
