@@ -354,6 +354,8 @@ def _judged(result: object) -> tuple[str, str]:
         return "traceback", output
     if code == 0:
         return "sound", ""
+    if code == 4 and "left out" in output:
+        return "left out", ""
     stated = [word for word in re.findall(r"[a-z-]+", output) if word in _CODES]
     return (stated[0], "") if code == 3 and stated else (f"exit code {code}", output[-500:])
 
