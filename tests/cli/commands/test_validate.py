@@ -49,7 +49,7 @@ def cohort(folder: Path) -> Path:
         "mask,cine.nii.gz,0,,mask-large.nii.gz,",
         "frames,cine.nii.gz,,,,mask.nii.gz",
         "mask7,cine.nii.gz,0,,mask7.nii.gz,",
-        "nan,nan.nii.gz,,,,",
+        "not-finite,nan.nii.gz,,,,",
         "cut,cut.nii.gz,,,,",
         "dicoms,dicoms.zip,0,3,,",
     ]
