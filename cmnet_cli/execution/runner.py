@@ -17,8 +17,9 @@ from cmnet_cli.execution.plan import CasePlan, ExecutionSettings
 from cmnet_cli.privacy.deidentify import open_deidentifier
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import State
-from cmnet_cli.runs.run_folder import OpenRun, locked_run
+from cmnet_cli.runs.run_folder import OpenRun, let_group_read, locked_run
 from cmnet_cli.runs.run_lock import RunLock
+from cmnet_cli.seals import sealed_text
 from cmnet_cli.tables.schema import write_data_dictionary, write_table
 from cmnet_core.errors import EngineError, ErrorCode
 from cmnet_core.io.atomic import write_text
@@ -104,6 +105,8 @@ def open_execution(
             messages.note(engine.description)
         with locked_run(folder, command) as lock:
             yield ExecutionContext(engine, lock, folder.outcomes, folder.log(command), messages)
+            if settings.group_readable:
+                let_group_read(folder)
 
 
 def run_stage(
@@ -172,7 +175,7 @@ def _log_attempt(
     if outcome.failure is None:
         traceback.unlink(missing_ok=True)
     else:
-        write_text(traceback, outcome.failure.traceback or outcome.failure.message)
+        write_text(traceback, sealed_text(outcome.failure.traceback or outcome.failure.message))
         messages.detail(outcome.failure.traceback)
     attempt_log.append(attempt)
     messages.detail(f"{attempt.pseudonym}: {attempt.summary}")
