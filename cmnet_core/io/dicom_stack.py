@@ -209,7 +209,7 @@ def _short_axis(images: Sequence[ImageHeader]) -> list[ImageHeader]:
         # Their descriptions are free text, which may name the patient.
         series = len({image.description for image in images})
         raise ImageError(
-            f"Expected a short-axis cine, found only other views: {series} series of {len(images)} images.",
+            f"Expected a short-axis cine, found only series of other views: {series} of {len(images)} images.",
             hint="Give the folder or zip with the short-axis series; if its name is misleading, convert it to NIfTI.",
             code=ErrorCode.DICOM,
         )
