@@ -6,7 +6,6 @@ Modules that are slow to import are imported by the command that needs them, so 
 import dataclasses
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.exit_code import ExitCode
-from cmnet_cli.exits import CommandGroup, interrupt, report_defect
+from cmnet_cli.exits import CommandGroup, interrupt
 from cmnet_cli.malloc import reuse_freed_memory
 from cmnet_cli.options import (
     DEFAULT_RUN,
@@ -58,6 +57,7 @@ from cmnet_cli.options import (
     ReferenceManifest,
     ReferenceRanges,
     RefineSteps,
+    Repair,
     Resume,
     RunPath,
     Samples,
@@ -474,11 +474,11 @@ def status(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJso
 
 @app.command(rich_help_panel=CHECKS)
 @expand_options
-def verify(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN) -> None:
-    """Recompute the checksums of all files of a run and list damaged or missing files."""
+def verify(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, repair: Repair = False) -> None:
+    """Recompute the checksums of all files of a run and list damaged or missing files; --repair makes them again."""
     from cmnet_cli.commands import verify as command
 
-    verification = command.verify_run(run, _messages(verbosity))
+    verification = command.verify_run(run, _messages(verbosity), repair=repair)
     raise typer.Exit(ExitCode.SOME_FAILED if verification.damaged else ExitCode.SUCCESS)
 
 
@@ -562,6 +562,5 @@ def main() -> None:
     # Threads that wait by spinning take cores from other processes. Torch reads the variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     reuse_freed_memory()
-    sys.excepthook = report_defect
     signal.signal(signal.SIGTERM, interrupt)
     app()

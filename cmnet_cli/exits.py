@@ -20,6 +20,8 @@ class CommandGroup(TyperGroup):
         Raises:
             typer.Exit: The command ended in a deliberate error or was interrupted.
         """
+        # Typer has put its own hook in place before.
+        sys.excepthook = report_defect
         try:
             return super().invoke(ctx)
         except CmnetError as error:
@@ -27,12 +29,14 @@ class CommandGroup(TyperGroup):
             interrupted = isinstance(error, EngineError)
             raise typer.Exit(ExitCode.INTERRUPTED if interrupted else ExitCode.BAD_INPUT) from error
         except OSError as error:
-            from cmnet_cli.engines.base import DISK_FULL_ERRNOS, disk_full_error
+            from cmnet_cli.engines.base import disk_error
 
-            if error.errno not in DISK_FULL_ERRNOS:
+            described = disk_error(error)
+            if described is None:
                 raise
-            _print_error(disk_full_error(error))
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
+            _print_error(described)
+            interrupted = isinstance(described, EngineError)
+            raise typer.Exit(ExitCode.INTERRUPTED if interrupted else ExitCode.BAD_INPUT) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted. Finished subjects are stored; the same command continues from here.", err=True)
             raise typer.Exit(ExitCode.INTERRUPTED) from error
@@ -51,9 +55,9 @@ def interrupt(*_: object) -> None:
 
 def report_defect(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Print the traceback of an unexpected error without ids of participants, and how to report it."""
-    from cmnet_cli.privacy.deidentify import redact_ids
+    from cmnet_cli.privacy.deidentify import redact_defect
 
-    sys.stderr.write(redact_ids("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(redact_defect("".join(traceback.format_exception(kind, error, trace))))
     sys.stderr.write(
         "This is a defect in cmnet. Please report it with the lines above and the output of: cmnet doctor\n"
     )

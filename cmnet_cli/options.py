@@ -61,6 +61,10 @@ NewManifest = Annotated[
 OutFolder = Annotated[Path, _option("--out", "-o", metavar="FOLDER", text="Run folder to write the results to.")]
 RunPath = Annotated[Path, _option("--run", "-r", metavar="FOLDER", text="Run folder that cmnet infer wrote.")]
 NewFolder = Annotated[Path, typer.Argument(help="Folder to write to.")]
+Repair = Annotated[
+    bool,
+    _flag("--repair", text="Make damaged files again: from copies, from the images or from stored results."),
+]
 DiskFolder = Annotated[Path, typer.Argument(help="Folder on the disk whose free space is printed.", exists=True)]
 ConfigFile = Annotated[
     Path | None, _option("--config", metavar="FILE", text="Settings in a TOML file. An unknown key is an error.")
@@ -358,10 +362,10 @@ SubjectTimeout = Annotated[
     _option(
         "--subject-timeout",
         metavar="SECONDS",
-        text="Stop processing a subject after this time and count it as failed.",
+        text="Stop processing a subject after this time and count it as failed; 0 for no limit.",
         panel=_EXECUTION,
-        min=1,
-        show_default="no limit",
+        min=0,
+        show_default="an hour and a minute per MB of its image",
     ),
 ]
 SbatchOptions = Annotated[
@@ -397,6 +401,14 @@ WhenStale = Annotated[
     ),
 ]
 Force = Annotated[bool, _flag("--force", text="Also process subjects whose results are up to date.", panel=_EXECUTION)]
+GroupReadable = Annotated[
+    bool,
+    _flag(
+        "--group-readable",
+        text="Let the group of the run folder read it; by default, only you can.",
+        panel=_EXECUTION,
+    ),
+]
 DryRun = Annotated[
     bool, _flag("--dry-run", text="List what would be processed, without processing it.", panel=_EXECUTION)
 ]
@@ -451,6 +463,7 @@ class ExecutionOptions:
     force: Force = False
     on_stale: WhenStale = OnStale.RERUN
     dry_run: DryRun = False
+    group_readable: GroupReadable = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +472,7 @@ class RecomputeOptions:
 
     workers: Workers = 0
     dry_run: DryRun = False
+    group_readable: GroupReadable = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,6 +496,7 @@ class SubmitOptions:
     memory_limit: MemoryLimit = None
     subject_timeout: SubjectTimeout = None
     dry_run: DryRun = False
+    group_readable: GroupReadable = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cmnet_cli.cohort.csv_safety import guard, unguard
+from cmnet_cli.seals import write_sealed_parquet
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.atomic import replacing
 
@@ -87,12 +88,12 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str
     """
     _require_known_suffix(path, ErrorCode.MANIFEST_UNREADABLE)
     table = pd.DataFrame(rows, columns=list(columns), dtype=str).fillna("")
+    if path.suffix.lower() in _PARQUET:
+        write_sealed_parquet(path, pa.Table.from_pandas(table, preserve_index=False))
+        return
     with replacing(path) as temporary:
-        if path.suffix.lower() in _PARQUET:
-            table.to_parquet(temporary, index=False)
-        else:
-            guarded = table.rename(columns=guard).map(guard)
-            guarded.to_csv(temporary, sep=_SEPARATORS[path.suffix.lower()], index=False)
+        guarded = table.rename(columns=guard).map(guard)
+        guarded.to_csv(temporary, sep=_SEPARATORS[path.suffix.lower()], index=False)
 
 
 def _read_text(path: Path) -> pd.DataFrame:

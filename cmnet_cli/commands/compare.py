@@ -8,10 +8,11 @@ from typing import Any
 from cmnet_cli.cohort.table import Table, read_table
 from cmnet_cli.cohort.ukb_fields import parse_ukb_column
 from cmnet_cli.console import Messages
-from cmnet_cli.evaluation.page import AGREEMENT_HEAD, agreement_cells, markdown_line
+from cmnet_cli.evaluation.page import AGREEMENT_HEAD, agreement_cells, escape_markdown, markdown_line
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import open_run
-from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, to_json, write_table
+from cmnet_cli.seals import recording
+from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, require_whole_tables, to_json, write_table
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.io.atomic import write_text
@@ -68,7 +69,8 @@ def compare(run: Path, against: Path, messages: Messages, *, on: str, as_json: b
         )
     write_table(folder.table("comparison"), "comparison", rows)
     unmatched = _unmatched_lines(estimates, references)
-    write_text(folder.comparison_page, "\n".join(_page(against, rows, unmatched)) + "\n")
+    with recording(folder.comparison_page.parent, [folder.comparison_page.name]):
+        write_text(folder.comparison_page, "\n".join(_page(against, rows, unmatched)) + "\n")
     if as_json:
         messages.result(to_json(rows))
     else:
@@ -80,6 +82,7 @@ def compare(run: Path, against: Path, messages: Messages, *, on: str, as_json: b
 
 
 def _read_indices(folder: RunFolder) -> list[Row]:
+    require_whole_tables(folder, ("indices", "segments"))
     path = folder.table("indices")
     if not path.exists() or not has_this_schema(path):
         raise ManifestError(
@@ -208,7 +211,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _page(path: Path, rows: Sequence[Row], unmatched: Sequence[str]) -> Iterator[str]:
-    yield from (f"# Run compared with {path.name}", "", *unmatched, "")
+    yield from (f"# Run compared with {escape_markdown(path.name)}", "", *unmatched, "")
     yield from (markdown_line(_HEAD), markdown_line(["---"] * len(_HEAD)))
     yield from (markdown_line(_cells(row)) for row in rows)
     yield ""

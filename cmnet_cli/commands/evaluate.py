@@ -23,7 +23,8 @@ from cmnet_cli.evaluation.summary import (
 from cmnet_cli.execution.plan import ExecutionSettings, plan_after_stage, select_cases
 from cmnet_cli.execution.runner import open_execution, run_stage
 from cmnet_cli.execution.summary import CommandSummary, summarise_dry_run, summarise_stage
-from cmnet_cli.runs.run_folder import OpenRun, open_run, record_command
+from cmnet_cli.runs.run_folder import OpenRun, open_run, record_command, record_end
+from cmnet_cli.seals import recording
 from cmnet_cli.stages.evaluate import EvaluateStage, Evaluation
 from cmnet_cli.tables.schema import TABLES, write_table
 from cmnet_core.errors import ErrorCode, ManifestError
@@ -65,10 +66,13 @@ def evaluate(
         return summarise_dry_run("evaluate", opened.folder, plan)
     found: list[Evaluation] = []
     with open_execution(opened.folder, "evaluate", settings, messages) as context:
-        record_command(opened.folder, "evaluate", settings=asdict(config))
+        record_command(
+            opened.folder, "evaluate", settings=asdict(config), manifest=str(manifest.absolute()) if manifest else ""
+        )
         result = run_stage(EvaluateStage(opened.folder.root, config), plan, opened, context, on_receipt=found.append)
         if found:
             write_evaluation(opened, found, messages)
+            record_end(opened.folder, "evaluate")
     summary = summarise_stage("evaluate", opened.folder, plan, result, left_out=left_out)
     return replace(summary, unusable_rows=masks.left_out)
 
@@ -110,10 +114,10 @@ def write_evaluation(opened: OpenRun, found: Sequence[Evaluation], messages: Mes
     }
     for name, listed in tables.items():
         write_table(opened.folder.table(name), name, listed)
-    write_text(
-        opened.folder.evaluation_lines, as_csv(subjects, [column.name for column in TABLES["evaluation_subjects"]])
-    )
-    write_text(opened.folder.evaluation_page, markdown(summaries))
+    pages = (opened.folder.evaluation_lines, opened.folder.evaluation_page)
+    with recording(pages[0].parent, [path.name for path in pages]):
+        write_text(pages[0], as_csv(subjects, [column.name for column in TABLES["evaluation_subjects"]]))
+        write_text(pages[1], markdown(summaries))
     print_summaries(summaries, messages)
     messages.result(f"All metrics, by group and by subject: {opened.folder.evaluation_page}")
 

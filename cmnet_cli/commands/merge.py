@@ -1,6 +1,7 @@
 """The command merge: the parts that array tasks wrote become the tables that a local run writes."""
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from cmnet_cli.execution.indices_parts import write_shard_part
 from cmnet_cli.execution.runner import ExecutionContext, FailedCase, write_status
 from cmnet_cli.execution.summary import CommandSummary
 from cmnet_cli.runs.provenance import State
-from cmnet_cli.runs.run_folder import OpenRun, locked_run, open_run, record_command
+from cmnet_cli.runs.run_folder import OpenRun, locked_run, open_run, record_command, record_end
 from cmnet_cli.runs.run_lock import RunLock
 from cmnet_cli.slurm.shards import read_shard
 from cmnet_cli.slurm.submission import Submission, TaskEvent, add_event, read_events, read_submission
-from cmnet_cli.stages import infer
-from cmnet_cli.tables.parts import merge_parts
+from cmnet_cli.stages import indices, infer
+from cmnet_cli.stages.indices import TABLES_OF_INDICES
+from cmnet_cli.tables.parts import merge_parts, remove_damaged
+from cmnet_cli.tables.schema import require_whole_tables
 
 
 def merge(run: Path, messages: Messages) -> CommandSummary:
@@ -30,9 +33,15 @@ def merge(run: Path, messages: Messages) -> CommandSummary:
     # A merge job waits for a task that SLURM has started twice; an interactive user gets an error instead.
     with locked_run(folder, "merge", wait="SLURM_JOB_ID" in os.environ) as lock:
         record_command(folder, "merge")
+        require_whole_tables(folder, TABLES_OF_INDICES)
+        damaged, _ = remove_damaged(folder, ())
         for name in folder.submissions:
-            _write_missing_parts(read_submission(folder.submission(name)), opened, lock, messages)
+            # The name of a part starts with the number of its shard.
+            again = {int(part.name[:5]) for part in damaged if part.parent.name == name}
+            _write_missing_parts(read_submission(folder.submission(name)), opened, lock, messages, again)
         counts = merge_parts(folder, opened.order, extra=opened.extra)
+        if counts:
+            record_end(folder, indices.NAME)
         states = {
             case.case_id: (State.DONE, "")
             if folder.case(case.case_id).sidecar(infer.NAME).exists()
@@ -51,13 +60,15 @@ def merge(run: Path, messages: Messages) -> CommandSummary:
     return CommandSummary("merge", str(folder.root), done, 0, 0, tuple(failed), left_out=left_out)
 
 
-def _write_missing_parts(submission: Submission, opened: OpenRun, lock: RunLock, messages: Messages) -> None:
-    """Compute the rows of finished subjects whose task ended before it could write them."""
+def _write_missing_parts(
+    submission: Submission, opened: OpenRun, lock: RunLock, messages: Messages, damaged: Collection[int]
+) -> None:
+    """Compute the rows of finished subjects whose task ended before it could write them, or whose part is damaged."""
     folder = opened.folder
     submitted = folder.submission(submission.name)
     for shard in submission.shards:
         events = read_events(submitted.events(shard.number))
-        if not events or not _ended_early(events[-1]):
+        if shard.number not in damaged and (not events or not _ended_early(events[-1])):
             continue
         stage = build_submitted_indices(folder, submission)
         if stage is None:
@@ -67,7 +78,7 @@ def _write_missing_parts(submission: Submission, opened: OpenRun, lock: RunLock,
         context = ExecutionContext(SerialEngine(), lock, attempt_log, None, messages, is_task=True)
         result = write_shard_part(stage, submission, of_shard, context, shard.number)
         left = shard.cases - len(result.done) - len(result.failed)
-        reason = events[-1].get("reason", "")
+        reason = events[-1].get("reason", "") if events else ""
         add_event(submitted.events(shard.number), TaskEvent.MERGED, pending=left, reason=reason)
 
 

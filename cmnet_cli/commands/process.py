@@ -15,12 +15,13 @@ from cmnet_cli.execution.plan import ExecutionSettings, plan_after_stage, plan_s
 from cmnet_cli.execution.runner import open_execution, run_stage
 from cmnet_cli.execution.summary import CommandSummary, print_plan, summarise_dry_run, summarise_stage
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.runs.run_folder import open_run, record_command, require_same_manifest, start_run
+from cmnet_cli.runs.run_folder import open_run, record_command, record_end, require_same_manifest, start_run
 from cmnet_cli.stages import indices as indices_stage
 from cmnet_cli.stages import infer as infer_stage
+from cmnet_cli.stages.indices import TABLES_OF_INDICES
 from cmnet_cli.stages.infer import InferStage
 from cmnet_cli.stages.preprocess import PreprocessStage
-from cmnet_cli.tables.parts import merge_parts, new_part_folder
+from cmnet_cli.tables.parts import merge_parts, new_part_folder, remove_damaged
 
 _CASES_PER_PART = 500
 
@@ -128,6 +129,11 @@ def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messa
         print_plan(plan, messages, dry_run=True)
         return summarise_dry_run(indices_stage.NAME, folder, plan)
     with open_execution(folder, indices_stage.NAME, settings, messages) as context:
+        parts, tables = remove_damaged(folder, TABLES_OF_INDICES)
+        if parts or tables:
+            names = ", ".join(str(path.relative_to(folder.root)) for path in (*parts, *tables))
+            messages.note(f"Damaged, and computed again from all subjects: {names}.")
+            selected = opened.cases
         plan = plan_after_stage(infer_stage.NAME, opened, selected)
         record_command(folder, indices_stage.NAME, **indices_facts(config, stage))
         result = write_indices_parts(
@@ -141,5 +147,6 @@ def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messa
             cases_per_part=_CASES_PER_PART,
         )
         merge_parts(folder, opened.order, extra=opened.extra)
+        record_end(folder, indices_stage.NAME)
     left_out = len(selected) - len(plan.to_run)
     return summarise_stage(indices_stage.NAME, folder, plan, result, left_out=left_out)

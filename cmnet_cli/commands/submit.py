@@ -1,6 +1,7 @@
 """The command submit: it freezes the cohort into shards, and submits an array job, one task per shard, and a merge."""
 
 import getpass
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from cmnet_cli.execution.summary import print_plan, print_unusable_rows
 from cmnet_cli.runs.paths import CohortStage, RunFolder, SubmissionFolder
 from cmnet_cli.runs.run_folder import (
     OpenRun,
+    let_group_read,
     locked_run,
     record_command,
     report_disk_errors,
@@ -29,8 +31,9 @@ from cmnet_cli.runs.run_folder import (
     start_run,
 )
 from cmnet_cli.runs.timestamp import utc_now
+from cmnet_cli.seals import recording
 from cmnet_cli.slurm import sbatch
-from cmnet_cli.slurm.array_tasks import count_active_tasks
+from cmnet_cli.slurm.array_tasks import count_active_tasks, find_interrupted_jobs
 from cmnet_cli.slurm.shards import freeze_reference, freeze_submission, split_into_shards
 from cmnet_cli.slurm.submission import Submission, SubmittedJob, add_job
 from cmnet_cli.stages import infer
@@ -40,6 +43,7 @@ from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables.parts import new_part_folder
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.io.atomic import write_text
 
 _SIGNAL = "--signal=B:TERM@120"
 
@@ -142,6 +146,37 @@ def submit(request: SubmissionRequest, settings: ExecutionSettings, messages: Me
     elif request.config is not None:
         stage = PreprocessStage(folder.root, request.config)
     indices = build_indices_stage(folder.root, request.indices) if request.indices else None
+    if settings.dry_run:
+        plan = _plan(stage, selected, folder, manifest, settings, messages)
+        if plan.to_run:
+            _print_dry_run(request, folder, plan, messages)
+        return
+    sbatch.require_slurm()
+    for script in _batch_scripts(request, folder, folder.submission("00000")).values():
+        sbatch.check_script(script.text())
+    # Of two submissions at once, the second plans after the jobs of the first are in the queue. Tasks that start
+    # meanwhile wait for the lock.
+    with locked_run(folder, "submit"):
+        _require_no_active_tasks(folder)
+        plan = _plan(stage, selected, folder, manifest, settings, messages)
+        if not plan.to_run:
+            return
+        with report_disk_errors(folder.root):
+            submission = _freeze(request, manifest, plan.to_run, settings, stage, indices)
+        if settings.group_readable:
+            let_group_read(folder)
+        _submit_jobs(request, folder, submission, messages)
+
+
+def _plan(
+    stage: PreprocessStage | InferStage | None,
+    selected: Sequence[Case],
+    folder: RunFolder,
+    manifest: Manifest,
+    settings: ExecutionSettings,
+    messages: Messages,
+) -> CasePlan:
+    """Find the cases that are missing, and print how many they are."""
     if stage is None:
         plan = plan_after_stage(infer.NAME, OpenRun(folder, manifest.cases), selected)
     else:
@@ -149,27 +184,19 @@ def submit(request: SubmissionRequest, settings: ExecutionSettings, messages: Me
     print_plan(plan, messages, dry_run=False)
     if not plan.to_run:
         messages.note("Nothing is missing: nothing is submitted.")
-        return
-    if settings.dry_run:
-        _print_dry_run(request, folder, plan, messages)
-        return
-    sbatch.require_slurm()
-    _require_no_active_tasks(folder)
-    for script in _batch_scripts(request, folder, folder.submission("00000")).values():
-        sbatch.check_script(script.text())
-    with locked_run(folder, "submit"), report_disk_errors(folder.root):
-        submission = _freeze(request, manifest, plan.to_run, settings, stage, indices)
-    _submit_jobs(request, folder, submission, messages)
+    return plan
 
 
 def _require_no_active_tasks(folder: RunFolder) -> None:
     """Make sure that no subject is in two tasks at once."""
     for name in folder.submissions:
+        find_interrupted_jobs(folder, name)
         active = count_active_tasks(folder, name)
         if active:
             raise ManifestError(
                 f"Submission {name} of {folder.root} is still active: {active} task(s) are in the queue or running.",
-                hint="Wait for them, or end them with scancel, and submit again: only what is missing is submitted.",
+                hint="Wait for them, or end them with scancel, and submit again: only what is missing is submitted. "
+                "cmnet merge makes the tables of a submission that was interrupted.",
                 code=ErrorCode.RUN,
             )
 
@@ -216,8 +243,10 @@ def _freeze(
     )
     folder.logs.mkdir(parents=True, exist_ok=True)
     frozen = freeze_submission(folder, submission, split_into_shards(cases, request.chunk))
-    for kind, script in _batch_scripts(request, opened.folder, folder).items():
-        folder.script(kind).write_text(script.text(), encoding="utf-8")
+    scripts = {folder.script(kind): text for kind, text in _batch_scripts(request, opened.folder, folder).items()}
+    with recording(folder.folder, [path.name for path in scripts]):
+        for path, script in scripts.items():
+            write_text(path, script.text())
     return frozen
 
 
@@ -245,24 +274,34 @@ def _batch_scripts(
 
 
 def _submit_jobs(request: SubmissionRequest, run: RunFolder, submission: Submission, messages: Messages) -> None:
-    """Submit the arrays and the merge. The id of each job is recorded before the next one is submitted."""
+    """Submit the arrays and the merge. Each job is recorded before it is sent, and its id before the next is sent."""
     folder, user = run.submission(submission.name), getpass.getuser()
+    # Submissions of other run folders have other names.
+    token = hashlib.sha256(f"{run.root}\n{submission.name}\n{submission.at}".encode()).hexdigest()[:8]
+    names = {kind: f"{script.job_name}-{token}" for kind, script in _batch_scripts(request, run, folder).items()}
     submitted: list[str] = []
     for offset, tasks in sbatch.split_into_arrays(len(submission.shards), sbatch.max_array_size()):
         # With a limit on parallel tasks, each array waits for the one before it, so that the limit holds for all.
         options = sbatch.array_options(tasks, request.max_parallel)
         if request.max_parallel and submitted:
             options.append(_dependency(submitted[-1:]))
-        job_id = sbatch.submit_script(folder.script("array"), options, [str(offset)])
-        add_job(folder, SubmittedJob(job_id, "array", offset, tasks, user, utc_now()))
-        submitted.append(job_id)
+        job = SubmittedJob("", "array", offset, tasks, user, utc_now(), f"{names['array']}-{offset}")
+        submitted.append(_submit_job(folder, job, options, [str(offset)]))
     # afterany: a task that failed must not keep the rows of the others out of the tables.
-    merge_id = sbatch.submit_script(folder.script("merge"), [_dependency(submitted)], [])
-    add_job(folder, SubmittedJob(merge_id, "merge", 0, 1, user, utc_now()))
+    job = SubmittedJob("", "merge", 0, 1, user, utc_now(), names["merge"])
+    merge_id = _submit_job(folder, job, [_dependency(submitted)], [])
     messages.result(
         f"Submission {submission.name}: {len(submission.shards)} tasks in job {', '.join(submitted)}; "
         f"the tables in job {merge_id}. Progress: cmnet status --run {run.root}"
     )
+
+
+def _submit_job(folder: SubmissionFolder, job: SubmittedJob, options: Sequence[str], arguments: Sequence[str]) -> str:
+    """Submit a job, and return its id."""
+    add_job(folder, job)
+    job_id = sbatch.submit_script(folder.script(job.kind), [f"--job-name={job.name}", *options], arguments)
+    add_job(folder, replace(job, job_id=job_id))
+    return job_id
 
 
 def _dependency(jobs: Sequence[str]) -> str:

@@ -1,43 +1,241 @@
-"""The command verify: it checks the digest of every file of a run and changes nothing."""
+"""The command verify: it checks the digest of every file of a run and, with --repair, makes damaged files again."""
 
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmnet_cli.cohort.case import Case
+from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, PreprocessConfig, load_config
 from cmnet_cli.console import Messages
-from cmnet_cli.runs.paths import CohortStage
-from cmnet_cli.runs.provenance import damaged_outputs, read_sidecar
-from cmnet_cli.runs.run_folder import open_run
+from cmnet_cli.execution.build_stage import build_infer_stage
+from cmnet_cli.execution.integrity import Damage, Integrity, Remedy, cases_of, check_integrity, is_whole_copy
+from cmnet_cli.execution.plan import CasePlan, ExecutionSettings
+from cmnet_cli.execution.runner import open_execution, run_stage, write_status
+from cmnet_cli.privacy.deidentify import open_deidentifier
+from cmnet_cli.runs.paths import CohortStage, RunFolder, require_run
+from cmnet_cli.runs.provenance import State
+from cmnet_cli.runs.run_folder import locked_run, open_run, read_record, write_description
+from cmnet_cli.seals import (
+    DIGESTS,
+    accept_files,
+    copy_file,
+    read_lines,
+    sealed_line,
+    sealed_text,
+    write_sealed_json,
+)
+from cmnet_cli.stages.preprocess import PreprocessStage
+from cmnet_cli.tables.schema import write_data_dictionary
+from cmnet_core.errors import CmnetError
+from cmnet_core.io.atomic import write_text
+
+_LEFTOVER_AGE_S = 600.0
+# Files of these kinds have no seal of their own.
+_WITHOUT_SEAL = (".log", ".md", ".csv", ".sh")
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a check of all digests of a run found.
+    """What a check of all digests of a run found, after the repair if there was one.
 
     Attributes:
         checked: Number of sidecars whose outputs were checked.
-        damaged: Paths of the output files that are damaged or missing.
+        damaged: Paths of the files that are damaged or missing.
     """
 
     checked: int
     damaged: tuple[str, ...]
 
 
-def verify_run(run: Path, messages: Messages) -> Verification:
+def verify_run(run: Path, messages: Messages, *, repair: bool = False) -> Verification:
     """Compute every digest of a run again, and list the files that are damaged or missing.
 
+    Args:
+        run: The run folder.
+        messages: The console.
+        repair: Whether to make damaged files again, each by the smallest step.
+
     Raises:
-        ManifestError: There is no such run.
+        ManifestError: There is no such run, or another command works on it.
     """
-    opened = open_run(run)
-    checked, damaged = 0, []
-    for case in opened.cases:
-        folder = opened.folder.case(case.case_id)
-        for stage in (CohortStage.PREPROCESS, CohortStage.INFER):
-            sidecar = read_sidecar(folder.sidecar(stage))
-            if sidecar is not None:
-                checked += 1
-                damaged += [str(folder.folder / name) for name in damaged_outputs(folder.sidecar(stage), sidecar)]
-    for path in damaged:
-        messages.result(f"damaged or missing: {path}")
-    messages.result(f"{checked} sidecars checked, {len(damaged)} files damaged or missing")
-    return Verification(checked, tuple(damaged))
+    folder = RunFolder(run.absolute())
+    if not folder.copy_of(folder.cohort).exists():
+        require_run(run)
+    found = check_integrity(folder)
+    _print_damage(found, messages)
+    if repair:
+        _remove_leftovers(folder, messages)
+        if found.damage:
+            _repair(folder, found.damage, messages)
+            found = check_integrity(folder)
+            messages.note("After the repair:")
+            _print_damage(found, messages)
+    return Verification(found.sidecars, tuple(str(damage.path) for damage in found.damage))
+
+
+def _print_damage(found: Integrity, messages: Messages) -> None:
+    for damage in found.damage:
+        messages.result(f"{damage.problem}: {damage.path} ({damage.remedy})")
+    messages.result(f"{found.sidecars} sidecars checked, {len(found.damage)} files damaged or missing")
+
+
+def _remove_leftovers(folder: RunFolder, messages: Messages) -> None:
+    """Remove the temporary files of commands that were killed; those of running reports are younger."""
+    with locked_run(folder, "verify --repair"):
+        old = time.time() - _LEFTOVER_AGE_S
+        leftovers = [path for path in folder.root.rglob(".tmp-*") if path.is_file() and path.stat().st_mtime < old]
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+    if leftovers:
+        messages.note(f"{len(leftovers)} temporary files of interrupted commands removed")
+
+
+def _repair(folder: RunFolder, damage: Sequence[Damage], messages: Messages) -> None:
+    """Make damaged files again: first what other steps read, last what is made from the results of others."""
+    with locked_run(folder, "verify --repair"):
+        for item in damage:
+            _mend(folder, item)
+    by_remedy = {remedy: [item for item in damage if item.remedy == remedy] for remedy in Remedy}
+    for remedy, stage in ((Remedy.PREPROCESS, CohortStage.PREPROCESS), (Remedy.INFER, CohortStage.INFER)):
+        cases = tuple({item.case.case_id: item.case for item in by_remedy[remedy] if item.case}.values())
+        if cases:
+            with _print_failure(f"cmnet {stage}", messages):
+                _run_again(folder, stage, cases, messages)
+    if by_remedy[Remedy.INDICES]:
+        with _print_failure("cmnet indices", messages):
+            _compute_indices(folder, messages)
+    if by_remedy[Remedy.EVALUATE]:
+        with _print_failure("cmnet evaluate", messages):
+            _evaluate(folder, messages)
+    if by_remedy[Remedy.REPORT]:
+        with _print_failure("cmnet report", messages):
+            _report(folder, by_remedy[Remedy.REPORT], messages)
+    if by_remedy[Remedy.COMPARE]:
+        messages.note("The comparison is made again by the same command cmnet compare.")
+
+
+@contextmanager
+def _print_failure(command: str, messages: Messages) -> Iterator[None]:
+    """Let the other steps of a repair be done where one cannot."""
+    try:
+        yield
+    except CmnetError as error:
+        messages.failure(command, error.message, error.hint)
+
+
+def _mend(folder: RunFolder, damage: Damage) -> None:
+    """Restore, rewrite or remove a damaged file, so that the command that makes it again does so."""
+    path = damage.path
+    if damage.remedy == Remedy.RESTORE:
+        _restore(folder, path)
+    elif damage.remedy == Remedy.REWRITE:
+        _rewrite(folder, path)
+    elif damage.remedy == Remedy.LINES:
+        write_text(path, "".join(sealed_line(values) + "\n" for values in read_lines(path)[0]))
+    elif damage.remedy == Remedy.ACCEPT:
+        _accept(path)
+    elif damage.case is not None:
+        for stage in (CohortStage.PREPROCESS, CohortStage[damage.remedy.name]):
+            folder.case(damage.case.case_id).sidecar(stage).unlink(missing_ok=True)
+    elif damage.remedy in (Remedy.INDICES, Remedy.EVALUATE, Remedy.REPORT):
+        path.unlink(missing_ok=True)
+
+
+def _restore(folder: RunFolder, path: Path) -> None:
+    """Restore a file from its second copy, or the copy from the file."""
+    file = next(item for item in folder.copied if item.name == path.name)
+    whole = next((item for item in (file, folder.copy_of(file)) if is_whole_copy(item)), None)
+    if whole is not None:
+        copy_file(whole, path)
+    elif file == folder.record:
+        write_sealed_json(path, read_record(folder))
+    elif file == folder.share_key:
+        # The pseudonyms in the logs can no longer be resolved; the next command makes a new key.
+        path.unlink(missing_ok=True)
+
+
+def _rewrite(folder: RunFolder, path: Path) -> None:
+    if path == folder.description:
+        write_description(folder)
+    elif path == folder.data_dictionary:
+        write_data_dictionary(path)
+    else:
+        opened = open_run(folder.root)
+        is_done = {case.case_id: folder.is_done(case.case_id, CohortStage.INFER) for case in opened.cases}
+        write_status(opened, {case_id: (State.DONE, "") for case_id, done in is_done.items() if done})
+
+
+def _accept(path: Path) -> None:
+    """Give a file that no command makes again a new seal, or a new digest in the record of its folder."""
+    if path.suffix == ".txt":
+        write_text(path, sealed_text(path.read_text(encoding="utf-8", errors="replace")))
+        return
+    names = [path.name]
+    if path.name == DIGESTS:
+        names = [item.name for item in path.parent.iterdir() if item.suffix in _WITHOUT_SEAL]
+    accept_files(path.parent, names)
+
+
+def _run_again(folder: RunFolder, stage: CohortStage, cases: Sequence[Case], messages: Messages) -> None:
+    """Run a stage that stores files again on some cases, with the settings that ``run.json`` records."""
+    settings = read_record(folder)["commands"].get(stage, {}).get("settings")
+    if settings is None:
+        messages.note(f"run.json does not record cmnet {stage}: run the same command again for {len(cases)} subjects.")
+        return
+    built = (
+        build_infer_stage(folder.root, load_config(InferConfig, None, **settings), "auto")
+        if stage == CohortStage.INFER
+        else PreprocessStage(folder.root, load_config(PreprocessConfig, None, **settings))
+    )
+    opened = open_run(folder.root)
+    wanted = {case.case_id for case in cases}
+    plan = CasePlan(tuple(case for case in opened.cases if case.case_id in wanted), _states(folder, opened.cases))
+    with open_execution(folder, stage, ExecutionSettings(), messages) as context:
+        run_stage(built, plan, opened, context)
+
+
+def _states(folder: RunFolder, cases: Sequence[Case]) -> dict[str, tuple[State, str]]:
+    done = (case.case_id for case in cases if folder.is_done(case.case_id, CohortStage.INFER))
+    return dict.fromkeys(done, (State.DONE, ""))
+
+
+def _compute_indices(folder: RunFolder, messages: Messages) -> None:
+    from cmnet_cli.commands.process import indices
+
+    settings = read_record(folder)["commands"].get("indices", {}).get("settings", {})
+    config = load_config(IndicesConfig, None, **{name: value for name, value in settings.items() if value != ""})
+    indices(folder.root, config, ExecutionSettings(), messages)
+
+
+def _evaluate(folder: RunFolder, messages: Messages) -> None:
+    from cmnet_cli.commands.evaluate import evaluate
+
+    record = read_record(folder)["commands"].get("evaluate", {})
+    manifest = Path(record["manifest"]) if record.get("manifest") else None
+    config = load_config(EvaluateConfig, None, **record.get("settings", {}))
+    evaluate(folder.root, manifest, config, ExecutionSettings(), messages)
+
+
+def _report(folder: RunFolder, damage: Sequence[Damage], messages: Messages) -> None:
+    """Write the damaged pages again, and those that are older than the tables.
+
+    Files that were exported from the pages are written by the same command report as before.
+    """
+    from cmnet_cli.commands.report import report
+    from cmnet_cli.report.data.page_selection import NONE
+    from cmnet_cli.report.write import Request
+
+    shared = open_deidentifier(folder.share_key, share_safe=True)
+    for index, name_of in ((folder.report, str), (folder.shared_report, shared.name)):
+        names = {item.path.name for item in damage if item.path.parent == index.parent}
+        if not names:
+            continue
+        case_ids = {f"{name_of(case.case_id)}.html": case.case_id for case in cases_of(folder)}
+        is_shared = index == folder.shared_report
+        tables_ns = folder.table("indices").stat().st_mtime_ns if folder.table("indices").exists() else 0
+        pages = index.parent.glob("sub-*.html")
+        names |= {page.name for page in pages if is_shared or page.stat().st_mtime_ns < tables_ns}
+        chosen = tuple(case_ids[name] for name in sorted(names) if name in case_ids)
+        report(folder.root, messages, Request(chosen or (NONE,), is_shared))

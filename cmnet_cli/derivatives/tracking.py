@@ -12,6 +12,8 @@
 - ``desc-infer.json``: the sidecar, with :class:`TrackingFacts` and the digests of all inputs and outputs.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,9 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from cmnet_cli.derivatives.arrays import open_arrays
-from cmnet_cli.runs.paths import CaseFolder
+from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import read_sidecar
-from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_core.errors import CaseError, ErrorCode, ImageError
 from cmnet_core.imaging.preprocess import Window
 from cmnet_core.inference.composition import field_between
 from cmnet_core.io.atomic import replacing
@@ -169,6 +171,18 @@ def open_tracking(folder: CaseFolder) -> StoredTracking:
         affine=segmented.affine,
         has_steps=folder.motion.exists(),
     )
+
+
+@contextmanager
+def advise_repair(run: RunFolder) -> Iterator[None]:
+    """Name the remedy for a damaged file of a run: unlike an image, it cannot be copied again from its source."""
+    try:
+        yield
+    except CaseError as error:
+        if error.code != ErrorCode.FILE_DAMAGED or str(run.root / "subjects") not in error.message:
+            raise
+        hint = f"cmnet wrote this file: cmnet verify --repair --run {run.root} makes it again."
+        raise type(error)(error.message, hint=hint, code=error.code) from error
 
 
 def read_facts(folder: CaseFolder) -> TrackingFacts:

@@ -1,6 +1,7 @@
 """The contract between stages and engines: what a stage is, what an engine does, and what becomes of a case."""
 
 import errno
+import os
 import platform
 import resource
 import tempfile
@@ -8,14 +9,20 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from cmnet_cli.privacy.deidentify import redact_ids, subject_of
-from cmnet_core.errors import CmnetError, EngineError, ErrorCode
+from cmnet_core.errors import CmnetError, EngineError, ErrorCode, ManifestError
 
 LOCAL, SLURM = "local", "slurm"
-DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_ERRNOS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EROFS)
+
+_TIME_LIMIT_S = 3600.0
+_TIME_LIMIT_S_PER_MB = 60.0
+_MOST_ENTRIES = 20_000
 
 
 class HasCaseId(Protocol):
@@ -76,7 +83,7 @@ class EngineSpec:
         target: ``local``, ``slurm``, or the address or scheduler file of a running Dask cluster.
         workers: Number of worker processes; 0 runs the cases in this process. Ignored for a running cluster.
         memory_limit: Memory limit of a worker, as in ``4GB``; None divides this machine's memory among the workers.
-        subject_timeout_s: Time limit of a case in seconds, or None.
+        subject_timeout_s: Time limit of a case in seconds; 0 for none; None for one that grows with its image.
         gpus: Visible devices to assign to local workers, one each; empty leaves the workers' devices as they are.
         prefers_gpu: Whether only the workers with a GPU are used where a cluster has some with and some without.
         sbatch: sbatch options for the jobs of ``slurm``.
@@ -96,6 +103,28 @@ class EngineSpec:
     def is_in_process(self) -> bool:
         """Whether the cases run in this process. A time or memory limit needs a process that can be ended."""
         return self.target == LOCAL and not (self.workers or self.subject_timeout_s or self.memory_limit)
+
+    def time_limit_s(self, case: HasCaseId) -> float | None:
+        """Return the time limit of a case in seconds, or None.
+
+        By default it is so generous that only a case that never ends reaches it: an hour, and a minute for every
+        megabyte of its image.
+        """
+        if self.subject_timeout_s is not None:
+            return self.subject_timeout_s or None
+        size = sum(_size_of(path) for path in getattr(case, "image", ()))
+        return _TIME_LIMIT_S + _TIME_LIMIT_S_PER_MB * size / 1e6
+
+
+def _size_of(path: Path) -> int:
+    """Return the size of a file, or of the files in a folder, in bytes; 0 where it cannot be read."""
+    try:
+        if not path.is_dir():
+            return path.stat().st_size
+        with os.scandir(path) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in islice(entries, _MOST_ENTRIES))
+    except OSError:
+        return 0
 
 
 class Engine(Protocol):
@@ -128,7 +157,7 @@ def run_case(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]
     # The only place where every exception is caught: it costs this case and no other.
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
-            raise disk_full_error(error) from error
+            raise _disk_full_error(error) from error
         failure = _failure_of(error, case.case_id)
     return Outcome(
         case_id=case.case_id,
@@ -140,12 +169,41 @@ def run_case(run: Callable[[CaseT], ReceiptT], case: CaseT) -> Outcome[ReceiptT]
     )
 
 
-def disk_full_error(error: OSError) -> EngineError:
-    """Describe a full disk, and how to continue."""
+def disk_error(error: OSError) -> CmnetError | None:
+    """Describe an error of a disk or of its permissions, and how to continue; None for any other error."""
+    if error.errno in DISK_FULL_ERRNOS:
+        return _disk_full_error(error)
+    if error.errno in _DISK_ERRNOS:
+        return EngineError(
+            f"The disk reported an error: {error}.",
+            hint="Check the disk or the network share, and run the same command again: it continues.",
+            code=ErrorCode.RUN,
+        )
+    if isinstance(error, PermissionError):
+        return ManifestError(
+            f"A file may not be read or written by this user: {error}.",
+            hint="Work as the user who began the run, or in a run folder of your own; --group-readable lets your group "
+            "read a run, but not change it.",
+            code=ErrorCode.RUN,
+        )
+    return None
+
+
+def _disk_full_error(error: OSError) -> EngineError:
     return EngineError(
         f"The disk is full: {error}.",
         hint="Make room, or move the run folder to a larger disk, and run the same command again: it continues.",
         code=ErrorCode.RUN,
+    )
+
+
+def timeout_failure(limit_s: float, trace: str) -> Failure:
+    """Describe a case that exceeded its time limit."""
+    return Failure(
+        ErrorCode.TIMEOUT,
+        f"The subject was not finished after {limit_s:g} s.",
+        "Check its image; --subject-timeout gives it more time.",
+        trace,
     )
 
 
@@ -161,6 +219,8 @@ def _failure_of(error: Exception, case_id: str) -> Failure:
     if isinstance(error, CmnetError):
         return Failure(error.code, redact_ids(error.message, ids), error.hint, trace)
     message = redact_ids(f"{type(error).__name__}: {error}", ids)
+    if isinstance(error, OSError) and (described := disk_error(error)) is not None:
+        return Failure(described.code, redact_ids(described.message, ids), described.hint, trace)
     # Torch's own memory errors are recognised by name and text, since not every stage loads torch.
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     if isinstance(error, MemoryError) or of_torch:

@@ -15,7 +15,7 @@ def open_engine(spec: EngineSpec) -> AbstractContextManager[Engine]:
         ManifestError: There is no such cluster, or it cannot be reached.
     """
     if spec.is_in_process:
-        return nullcontext(SerialEngine())
+        return nullcontext(SerialEngine(spec))
     if spec.target == SLURM and not spec.workers:
         raise ManifestError(
             "The engine slurm needs a number of workers.",

@@ -1,5 +1,7 @@
 """The presentation of an evaluation: short tables for the terminal, and a page of Markdown with every metric."""
 
+import html
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +69,7 @@ def markdown(found: Summaries) -> str:
     lines = ["# Evaluation", ""]
     for title, head, body in _sections(found):
         lines += [
-            f"## {title}",
+            f"## {escape_markdown(title)}",
             "",
             markdown_line(head),
             markdown_line(["---"] * len(head)),
@@ -181,4 +183,14 @@ def _number(value: float | None, decimals: int = 2) -> str:
 
 def markdown_line(cells: Sequence[str]) -> str:
     """Return one line of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(escape_markdown, cells))} |"
+
+
+def escape_markdown(text: str) -> str:
+    r"""Return a text that viewers of Markdown show as it is, without HTML, links, images and control characters.
+
+    >>> escape_markdown("<b>a|b</b>")
+    '&lt;b&gt;a\\|b&lt;/b&gt;'
+    """
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return re.sub(r"([\\`|]|\](?=[(\[]))", r"\\\1", html.escape(text, quote=False))

@@ -4,7 +4,6 @@ The log is stored among the run's other logs, so it identifies cases by pseudony
 """
 
 import dataclasses
-import json
 import os
 import time
 from collections import defaultdict
@@ -20,7 +19,7 @@ from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier, redact
 from cmnet_cli.runs.paths import RunFolder, traceback_name
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.timestamp import utc_now
-from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_cli.seals import lacks_line_end, read_lines, sealed_line
 
 _SYNC_INTERVAL_S = 1.0
 _TIMED_STAGES = ("preprocess", "infer", "indices")
@@ -102,12 +101,15 @@ class AttemptLog:
         for file in (path, text_log):
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                self._files.append(file.open("a", encoding="utf-8"))
+                opened = file.open("a", encoding="utf-8")
+                if lacks_line_end(file):
+                    opened.write("\n")
+                self._files.append(opened)
         self._synced_at = time.monotonic()
 
     def append(self, attempt: Attempt) -> None:
         """Write an attempt, as JSON and as a plain line."""
-        lines = (json.dumps(dataclasses.asdict(attempt)), f"{attempt.at} {attempt.pseudonym}: {attempt.summary}")
+        lines = (sealed_line(dataclasses.asdict(attempt)), f"{attempt.at} {attempt.pseudonym}: {attempt.summary}")
         for file, line in zip(self._files, lines, strict=False):
             file.write(line + "\n")
             file.flush()
@@ -127,15 +129,16 @@ class AttemptLog:
 
 
 def read_attempts(paths: Iterable[Path]) -> list[Attempt]:
-    """Read all attempts, oldest first; a line that a crash cut short, or of another version, is skipped."""
+    """Read all attempts, oldest first; a line that is damaged, cut short or of another version is skipped."""
     attempts = []
     for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for values in read_lines(path)[0]:
             try:
-                values = json.loads(line)
-                attempts.append(Attempt(**values | {"state": State(values["state"])}))
+                attempt = Attempt(**values | {"state": State(values["state"]), "seconds": float(values["seconds"])})
             except (TypeError, KeyError, ValueError):
                 continue
+            if isinstance(attempt.at, str):
+                attempts.append(attempt)
     # Each file is in order already, which makes the sort cheap.
     return sorted(attempts, key=attrgetter("at"))
 
@@ -155,23 +158,12 @@ def status_rows(
     for attempt in read_attempts(folder.all_outcomes):
         history[attempt.pseudonym].append(attempt)
     # A run without attempts has no pseudonyms, and the user may not be allowed to write the key.
-    deidentifier = _open_pseudonyms(folder) if history else None
+    deidentifier = open_deidentifier(folder.share_key, share_safe=False) if history else None
     rows = []
     for case in cases:
         pseudonym = deidentifier.pseudonym(case.case_id) if deidentifier else ""
         rows.append(_status_row(case, history.get(pseudonym, ()), states.get(case.case_id)))
     return rows
-
-
-def _open_pseudonyms(folder: RunFolder) -> Deidentifier:
-    try:
-        return open_deidentifier(folder.share_key, share_safe=False)
-    except PermissionError as error:
-        raise ManifestError(
-            f"Only its owner may read {folder.share_key}, which resolves the pseudonyms in the logs of this run.",
-            hint="Ask the user who began the run for its status, or for permission to read that file.",
-            code=ErrorCode.RUN,
-        ) from error
 
 
 def _status_row(

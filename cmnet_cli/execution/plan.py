@@ -29,6 +29,7 @@ class ExecutionSettings:
         memory_limit: Memory limit of a worker, as in ``4GB``; None divides the memory among the workers.
         subject_timeout: Time limit of a case in seconds, or None.
         sbatch: sbatch options for the engine ``slurm``.
+        group_readable: Whether the group of the run folder may read it.
     """
 
     participant_label: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class ExecutionSettings:
     memory_limit: str | None = None
     subject_timeout: float | None = None
     sbatch: tuple[str, ...] = ()
+    group_readable: bool = False
 
 
 class StoredStage(Stage[Case, ReceiptT_co], Protocol[ReceiptT_co]):

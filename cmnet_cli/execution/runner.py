@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +12,15 @@ from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.base import Engine, EngineSpec, Failure, Outcome, Stage
 from cmnet_cli.engines.devices import CPU, gpus_for_workers
 from cmnet_cli.engines.select import open_engine
-from cmnet_cli.execution.attempt_log import AttemptLog, attempt_of, status_rows
+from cmnet_cli.execution.attempt_log import AttemptLog, attempt_of, read_attempts, status_rows
 from cmnet_cli.execution.plan import CasePlan, ExecutionSettings
 from cmnet_cli.privacy.deidentify import open_deidentifier
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import State
-from cmnet_cli.runs.run_folder import OpenRun, locked_run
+from cmnet_cli.runs.run_folder import OpenRun, let_group_read, locked_run
 from cmnet_cli.runs.run_lock import RunLock
+from cmnet_cli.runs.timestamp import utc_now
+from cmnet_cli.seals import sealed_text
 from cmnet_cli.tables.schema import write_data_dictionary, write_table
 from cmnet_core.errors import EngineError, ErrorCode
 from cmnet_core.io.atomic import write_text
@@ -104,6 +106,8 @@ def open_execution(
             messages.note(engine.description)
         with locked_run(folder, command) as lock:
             yield ExecutionContext(engine, lock, folder.outcomes, folder.log(command), messages)
+            if settings.group_readable:
+                let_group_read(folder)
 
 
 def run_stage(
@@ -137,6 +141,7 @@ def run_stage(
     deidentifier = open_deidentifier(folder.share_key, share_safe=False)
     attempt_log = AttemptLog(context.attempt_log, context.text_log, deidentifier)
     try:
+        _log_proven_cases(stage.name, plan, folder, attempt_log)
         with progress(context.messages, stage.name, total=len(plan.to_run)) as ticker:
             for outcome in context.engine.map(stage, _until_stopped(plan.to_run, context)):
                 # Stored before the attempt is logged, so that what the log lists as done can be found.
@@ -163,6 +168,21 @@ def _until_stopped(cases: Iterable[Case], context: ExecutionContext) -> Iterator
         yield case
 
 
+def _log_proven_cases(stage: str, plan: CasePlan, folder: RunFolder, attempt_log: AttemptLog) -> None:
+    """Log the cases as done whose sidecar proves that the stage has finished, although its last attempt failed.
+
+    An error of the disk after the sidecar was written has that effect.
+    """
+    last = {attempt.pseudonym: attempt for attempt in read_attempts(folder.all_outcomes) if attempt.stage == stage}
+    to_run = {case.case_id for case in plan.to_run}
+    for case_id, (state, _) in plan.states.items():
+        attempt = last.get(attempt_log.deidentifier.pseudonym(case_id))
+        if state == State.DONE and case_id not in to_run and attempt and attempt.state == State.FAILED:
+            proven = replace(attempt, state=state, error_code=None, message=None, hint=None, at=utc_now("milliseconds"))
+            attempt_log.append(proven)
+            folder.traceback(attempt.pseudonym, stage).unlink(missing_ok=True)
+
+
 def _log_attempt(
     stage: str, outcome: Outcome[Any], folder: RunFolder, attempt_log: AttemptLog, messages: Messages
 ) -> None:
@@ -172,7 +192,7 @@ def _log_attempt(
     if outcome.failure is None:
         traceback.unlink(missing_ok=True)
     else:
-        write_text(traceback, outcome.failure.traceback or outcome.failure.message)
+        write_text(traceback, sealed_text(outcome.failure.traceback or outcome.failure.message))
         messages.detail(outcome.failure.traceback)
     attempt_log.append(attempt)
     messages.detail(f"{attempt.pseudonym}: {attempt.summary}")

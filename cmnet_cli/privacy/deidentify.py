@@ -29,12 +29,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cmnet_cli.seals import KEY_BYTES, open_key, seal_key
+from cmnet_core.errors import ErrorCode, ManifestError
+
 MIN_GROUP_SIZE = 11
 """Minimum size of a group that may be published, by the rules of UK Biobank."""
 
 _ID = "<id>"
-_KEY_BYTES = 32
-_CASE = re.compile(r"sub-(?P<subject>.+?)(?:_ses-(?P<session>\d{1,2}))?")
+_CASE = re.compile(r"sub-(?P<subject>.+?)(?:_ses-(?P<session>[A-Za-z0-9-]+))?")
+# The number of a visit says nothing; a longer label may be a date.
+_VISIT_NUMBER = re.compile(r"\d{1,2}")
+_PSEUDONYM = re.compile(r"sub-x[0-9a-f]{10}(_ses-(\d{1,2}|x[0-9a-f]{6}))?")
 # An id within a file name or path; the same text as a word of its own is not matched.
 _IN_A_NAME = r"(?<![A-Za-z0-9])(?:(?<=[/\\_'\"-]){id}(?![A-Za-z0-9])|{id}(?=[_/\\'\"]|\.[A-Za-z]))"
 # Seven digits in a file name are a participant id of UK Biobank; as a word of its own they are a number.
@@ -94,12 +99,26 @@ class Deidentifier:
     def pseudonym(self, case_id: str) -> str:
         """Return the pseudonym of a case, which is constant within a run and reveals nothing without the run's key.
 
-        The number of the visit is kept, so that the visits of a subject can be related.
+        The number of the visit is kept, so that the visits of a subject can be related. Other labels of visits, which
+        may be dates, are replaced.
         """
         found = _CASE.fullmatch(case_id)
         subject, session = (found["subject"], found["session"]) if found else (case_id, None)
-        digest = hmac.new(self.key, subject.encode(), hashlib.sha256).hexdigest()[:10]
-        return f"sub-x{digest}" + (f"_ses-{session}" if session else "")
+        name = f"sub-x{self._digest(subject, 10)}"
+        return f"{name}_ses-{self._session(subject, session)}" if session else name
+
+    def session(self, subject_id: str, session: str) -> str:
+        """Return the label of a subject's visit."""
+        return self._session(subject_id, session) if self.share_safe else session
+
+    def _session(self, subject: str, session: str) -> str:
+        if _VISIT_NUMBER.fullmatch(session):
+            return session
+        # The subject is part of it: equal dates of two subjects must not be recognised as equal.
+        return f"x{self._digest(f'{subject}/{session}', 6)}"
+
+    def _digest(self, text: str, digits: int) -> str:
+        return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:digits]
 
     def text(self, text: str, ids: Collection[str] = ()) -> str:
         """Return a message without ids, folders and the name of this machine; file names remain without their ids."""
@@ -119,6 +138,7 @@ class Deidentifier:
             "case_id": self.name,
             "subject_id": self.subject,
             "host": self.host,
+            "session": partial(self.session, str(row.get("subject_id", ""))),
         }
         ids = (subject_of(str(row.get("case_id", ""))),)
         return {
@@ -142,7 +162,13 @@ class Deidentifier:
 
     def _pseudonym_in_text(self, found: str) -> str:
         # The text may already contain pseudonyms.
-        return found if re.fullmatch(r"sub-x[0-9a-f]{10}(_ses-\d{1,2})?", found) else self.pseudonym(found)
+        return found if _PSEUDONYM.fullmatch(found) else self.pseudonym(found)
+
+
+def redact_defect(trace: str) -> str:
+    """Return the traceback of a defect without ids of participants, folders and names of files other than modules."""
+    text = open_deidentifier(None, share_safe=True).text(trace)
+    return re.sub(r"\.\.\./[^\s/:;,'\"<>()]*(?<!\.py)(?=[\s:;,'\"<>()]|$)", ".../<file>", text)
 
 
 def open_deidentifier(key_file: Path | None, *, share_safe: bool) -> Deidentifier:
@@ -152,18 +178,38 @@ def open_deidentifier(key_file: Path | None, *, share_safe: bool) -> Deidentifie
         key_file: The file of the run's key; None outside a run, where pseudonyms are valid for one command.
         share_safe: Whether to replace anything.
     """
-    key = secrets.token_bytes(_KEY_BYTES) if key_file is None else _read_or_create_key(key_file)
+    key = secrets.token_bytes(KEY_BYTES) if key_file is None else _read_or_create_key(key_file)
     return Deidentifier(share_safe, key)
 
 
 def _read_or_create_key(path: Path) -> bytes:
-    """Return the key in a file; the first of several processes creates it, atomically."""
+    """Return the key in a file; the first of several processes creates it, atomically.
+
+    Raises:
+        ManifestError: The file is damaged: with a known key, such as an empty one, pseudonyms could be resolved.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f".tmp-{secrets.token_hex(6)}")
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.write(seal_key(secrets.token_bytes(KEY_BYTES)))
+            file.flush()
+            os.fsync(file.fileno())
         with suppress(FileExistsError):
             os.link(new, path)
         new.unlink()
-    return path.read_bytes()
+    try:
+        key = open_key(path.read_bytes())
+    except PermissionError as error:
+        raise ManifestError(
+            f"Only its owner may read {path}, which resolves the pseudonyms of this run.",
+            hint="Ask the user who began the run to repeat the command with --group-readable.",
+            code=ErrorCode.RUN,
+        ) from error
+    if key is None:
+        raise ManifestError(
+            f"{path} is damaged: it does not hold a key of {KEY_BYTES} bytes.",
+            hint=f"cmnet verify --repair --run {path.parent} restores it from its copy.",
+            code=ErrorCode.RUN,
+        )
+    return key

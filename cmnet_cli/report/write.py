@@ -16,6 +16,7 @@ from cmnet_cli.report.export.formats import Formats, save_animation, save_figure
 from cmnet_cli.report.subject.page import SubjectPage, make_subject_page
 from cmnet_cli.report.templating import open_templates
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.seals import recording
 from cmnet_core.io.atomic import write_text
 
 # Number of subjects whose table rows are read at once.
@@ -70,14 +71,15 @@ def write_report(
     names = {row: f"{deidentifier.name(name)}.html" for row, name in enumerate(population.case_ids)}
     kept = {} if request.share_safe else _pages_up_to_date(folder, names)
     pages = kept | {row: names[row] for row in chosen}
-    _remove_pages(index, keep=set(pages.values()))
-    templates, case_ids = open_templates(), [population.case_ids[row] for row in chosen]
-    for _, (results, row) in zip(progress(case_ids), _rows(folder, case_ids, deidentifier), strict=True):
-        page = folder.report_page(deidentifier.name(row["case_id"]), share_safe=request.share_safe)
-        _write_subject(templates, page, make_subject_page(templates, results, row), request.formats)
-    write_text(index, render_cohort(templates, CohortContext(population, deidentifier, pages)))
-    if request.formats.pdf:
-        save_pdf(index)
+    with recording(index.parent):
+        _remove_pages(index, keep=set(pages.values()))
+        templates, case_ids = open_templates(), [population.case_ids[row] for row in chosen]
+        for _, (results, row) in zip(progress(case_ids), _rows(folder, case_ids, deidentifier), strict=True):
+            page = folder.report_page(deidentifier.name(row["case_id"]), share_safe=request.share_safe)
+            _write_subject(templates, page, make_subject_page(templates, results, row), request.formats)
+        write_text(index, render_cohort(templates, CohortContext(population, deidentifier, pages)))
+        if request.formats.pdf:
+            save_pdf(index)
     return index
 
 

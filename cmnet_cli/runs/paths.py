@@ -194,6 +194,20 @@ class RunFolder:
         return (self.shared_report if share_safe else self.report).with_name(f"{name}.html")
 
     @property
+    def copies(self) -> Path:
+        """Second copies of the small files that no command can make again."""
+        return self.root / ".copies"
+
+    @property
+    def copied(self) -> tuple[Path, ...]:
+        """The files that have a second copy."""
+        return (self.cohort, self.record, self.share_key)
+
+    def copy_of(self, file: Path) -> Path:
+        """The second copy of a file."""
+        return self.copies / file.name
+
+    @property
     def share_key(self) -> Path:
         """The secret key from which pseudonyms are derived. It is never part of a share-safe output."""
         return self.root / ".share-key"
@@ -206,6 +220,11 @@ class RunFolder:
     def task_outcomes(self, submission: str, shard: int) -> Path:
         """The outcomes of one task of an array job: tasks on several machines cannot append to the same file."""
         return self.root / "logs" / "outcomes" / f"{submission}-{shard:05d}.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs."""
+        return self.root / "logs"
 
     @property
     def all_outcomes(self) -> tuple[Path, ...]:

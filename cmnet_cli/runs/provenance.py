@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cmnet_cli.seals import read_sealed_json, write_sealed_json
+from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ImageError
-from cmnet_core.io.atomic import read_json, write_json
 
 
 class OnStale(StrEnum):
@@ -81,9 +83,13 @@ class Expected:
     model_digest: str
 
 
+_MOST_ENTRIES = 100_000
+_MOST_BYTES = 8 * 2**30
+
+
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(item for item in path.rglob("*") if item.is_file())
+        return sorted(item for item in islice(path.rglob("*"), _MOST_ENTRIES) if item.is_file())
     return [path]
 
 
@@ -108,16 +114,29 @@ def record_file(path: Path, *, name: str) -> FileRecord:
     """Return the record of a file under a name.
 
     Raises:
-        ImageError: The file does not exist.
+        ImageError: The file does not exist, is neither a file nor a folder, or is larger than any cine.
     """
-    if not path.exists():
-        raise ImageError(
-            f"The file {path} does not exist.",
-            hint="Correct the path in the manifest; paths are relative to the folder of the manifest.",
-            code=ErrorCode.FILE_MISSING,
-        )
+    try:
+        exists, is_readable = path.exists(), path.is_file() or path.is_dir()
+    except OSError as error:
+        # Such as a name that is too long for the file system.
+        raise _unusable(f"The file {path} cannot be read: {error.strerror}.", ErrorCode.FILE_MISSING) from error
+    if not exists:
+        raise _unusable(f"The file {path} does not exist.", ErrorCode.FILE_MISSING)
+    if not is_readable:
+        # Reading from a pipe or a device might never end.
+        raise _unusable(f"{path} is a pipe or a device, expected a file or a folder.", ErrorCode.FILE_DAMAGED)
+    if path.is_dir() and sum(1 for _ in islice(path.rglob("*"), _MOST_ENTRIES + 1)) > _MOST_ENTRIES:
+        raise _unusable(f"The folder {path} has over {_MOST_ENTRIES} files.", ErrorCode.DICOM)
     size, changed_ns = _size_and_change(path)
+    if size > _MOST_BYTES:
+        raise _unusable(f"{path} has {size / 1e9:.0f} GB, expected one cine of one visit.", ErrorCode.FILE_DAMAGED)
     return FileRecord(name, size, changed_ns, sha256_of(path))
+
+
+def _unusable(message: str, code: ErrorCode) -> ImageError:
+    hint = "Correct the path in the manifest; paths are relative to the folder of the manifest."
+    return ImageError(message, hint=hint, code=code)
 
 
 def record_inputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
@@ -130,20 +149,38 @@ def record_outputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
     return tuple(record_file(path, name=path.name) for path in paths)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left in the folder of a case, which only this process writes to."""
+    for path in folder.glob(".tmp-*"):
+        path.unlink(missing_ok=True)
+
+
 def write_sidecar(path: Path, sidecar: Sidecar) -> None:
     """Write a sidecar. All outputs that it lists must have been written before."""
-    write_json(path, dataclasses.asdict(sidecar))
+    write_sealed_json(path, dataclasses.asdict(sidecar))
 
 
-def read_sidecar(path: Path) -> Sidecar | None:
-    """Read a sidecar; return None where it is missing or cannot be understood."""
-    values = read_json(path) or {}
+def read_sidecar(path: Path, *, sealed: bool = False) -> Sidecar | None:
+    """Read a sidecar; return None where it is missing, damaged or cannot be understood.
+
+    Args:
+        path: The sidecar.
+        sealed: Whether a sidecar without a seal, as cmnet 0.1.0 wrote it, counts as damaged.
+    """
+    values = read_sealed_json(path, required=sealed) or {}
     try:
-        inputs = tuple(FileRecord(**item) for item in values.pop("inputs"))
-        outputs = tuple(FileRecord(**item) for item in values.pop("outputs"))
+        inputs = tuple(_file_record(item) for item in values.pop("inputs"))
+        outputs = tuple(_file_record(item) for item in values.pop("outputs"))
         return Sidecar(inputs=inputs, outputs=outputs, **values)
     except (KeyError, TypeError):
         return None
+
+
+def _file_record(values: dict[str, Any]) -> FileRecord:
+    record = FileRecord(**values)
+    if not (isinstance(record.path, str) and isinstance(record.size, int)):
+        raise TypeError(f"{values} does not describe a file.")
+    return record
 
 
 def stage_state(path: Path, expected: Expected) -> tuple[State, str]:
@@ -168,21 +205,29 @@ def stage_state(path: Path, expected: Expected) -> tuple[State, str]:
 
 
 def _why_stale(sidecar: Sidecar, expected: Expected) -> str:
+    if sidecar.version != __version__:
+        return f"computed by cmnet {sidecar.version}"
     if sidecar.model_digest != expected.model_digest:
         return "computed with other weights"
     if sidecar.settings_digest != expected.settings_digest:
         return "computed with other settings"
-    if [record.path for record in sidecar.inputs] != [os.path.abspath(path) for path in expected.inputs]:
+    if len(sidecar.inputs) != len(expected.inputs):
         return "computed from other files"
-    return "" if all(_is_unchanged(record) for record in sidecar.inputs) else "an input has changed"
+    pairs = zip(sidecar.inputs, expected.inputs, strict=True)
+    return next((reason for record, file in pairs if (reason := _why_input_stale(record, file))), "")
 
 
-def _is_unchanged(record: FileRecord) -> bool:
+def _why_input_stale(record: FileRecord, file: Path) -> str:
+    if record.path != os.path.abspath(file):
+        # Files that were moved have the same content; their times need not be those of the same files.
+        moved = file.exists() and _size_and_change(file)[0] == record.size and sha256_of(file) == record.sha256
+        return "" if moved else "computed from other files"
+    # The results of an input that was archived or deleted remain valid.
+    return "an input has changed" if file.exists() and not _is_unchanged(record, file) else ""
+
+
+def _is_unchanged(record: FileRecord, path: Path) -> bool:
     """Compare size and time of modification; the content is read only if the time differs."""
-    path = Path(record.path)
-    if not path.exists():
-        # The results of an input that was archived or deleted remain valid.
-        return True
     size, changed_ns = _size_and_change(path)
     if size != record.size:
         return False

@@ -3,7 +3,7 @@
 import dataclasses
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from cmnet_cli.cohort.manifest import Manifest, read_manifest, write_manifest
 from cmnet_cli.runs.paths import RunFolder, require_run
 from cmnet_cli.runs.run_lock import RUN_LOCK, TASK_LOCK_PREFIX, LockOwner, RunLock, acquire_lock, lock_owner
 from cmnet_cli.runs.timestamp import utc_now
+from cmnet_cli.seals import copy_file, is_whole_parquet, read_sealed_json, record_logs, write_sealed_json
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.io.atomic import read_json, write_json
+
+_PRIVATE, _GROUP_READABLE = 0o700, 0o750
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +44,12 @@ def open_run(root: Path) -> OpenRun:
         ManifestError: ``root`` is no run folder.
     """
     folder = require_run(root)
+    if not is_whole_parquet(folder.cohort):
+        raise ManifestError(
+            f"{folder.cohort} is damaged, or cmnet 0.1.0 wrote it.",
+            hint=f"cmnet verify --repair --run {root} restores it.",
+            code=ErrorCode.RUN,
+        )
     return OpenRun(folder, read_manifest(folder.cohort).cases)
 
 
@@ -73,10 +81,20 @@ def locked_run(folder: RunFolder, command: str, *, wait: bool = False) -> Iterat
         return next((owner for name in names if (owner := lock_owner(folder.lock(name)))), None)
 
     with report_disk_errors(folder.root):
+        if not folder.root.exists():
+            make_private(folder.root)
         lock = acquire_lock(folder.lock(RUN_LOCK), f"cmnet {command}", find_conflict=task_owner, on_conflict=refuse)
+    for leftover in (*folder.root.glob(".tmp-*"), *folder.root.glob("tables/.tmp-*"), *folder.logs.glob(".tmp-*")):
+        leftover.unlink(missing_ok=True)
     try:
         yield lock
     finally:
+        # On a full disk, the next command records them.
+        with suppress(OSError):
+            record_logs(folder.logs)
+            for file in folder.copied:
+                if file.exists() and not folder.copy_of(file).exists():
+                    copy_file(file, folder.copy_of(file))
         lock.release()
 
 
@@ -97,6 +115,20 @@ def report_disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def make_private(root: Path) -> None:
+    """Create a run folder that only this user can enter, since its tables and file names contain ids."""
+    root.mkdir(parents=True, exist_ok=True)
+    root.chmod(_PRIVATE)
+
+
+def let_group_read(folder: RunFolder) -> None:
+    """Let the group of a run folder read it, with the key that resolves the pseudonyms in its logs."""
+    folder.root.chmod(_GROUP_READABLE)
+    for key in (folder.share_key, folder.copy_of(folder.share_key)):
+        if key.exists():
+            key.chmod(0o640)
+
+
 def start_run(root: Path, manifest: Manifest, command: str, facts: dict[str, Any]) -> OpenRun:
     """Make a run folder for a manifest, or open it again for the same manifest.
 
@@ -113,17 +145,23 @@ def start_run(root: Path, manifest: Manifest, command: str, facts: dict[str, Any
     """
     folder = RunFolder(root)
     require_same_manifest(folder, manifest)
+    with report_disk_errors(root):
+        write_manifest(folder.cohort, manifest.cases)
+        copy_file(folder.cohort, folder.copy_of(folder.cohort))
+        write_description(folder)
+        record_command(folder, command, manifest_digest=manifest.digest, **facts)
+    return OpenRun(folder, manifest.cases)
+
+
+def write_description(folder: RunFolder) -> None:
+    """Write the description of the data set that BIDS requires."""
     description = {
         "Name": "cmnet derivatives",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "cmnet", "Version": __version__}],
     }
-    with report_disk_errors(root):
-        write_manifest(folder.cohort, manifest.cases)
-        write_json(folder.description, description)
-        record_command(folder, command, manifest_digest=manifest.digest, **facts)
-    return OpenRun(folder, manifest.cases)
+    write_sealed_json(folder.description, description)
 
 
 def require_same_manifest(folder: RunFolder, manifest: Manifest) -> None:
@@ -132,7 +170,7 @@ def require_same_manifest(folder: RunFolder, manifest: Manifest) -> None:
     Raises:
         ManifestError: It was made for another one.
     """
-    if not folder.cohort.exists():
+    if not folder.cohort.exists() or not is_whole_parquet(folder.cohort):
         return
     before = {case.case_id for case in read_manifest(folder.cohort).cases}
     missing = before - {case.case_id for case in manifest.cases}
@@ -147,7 +185,26 @@ def require_same_manifest(folder: RunFolder, manifest: Manifest) -> None:
 
 def record_command(folder: RunFolder, command: str, **facts: Any) -> None:
     """Record in ``run.json`` what a command is run with, in place of its previous record."""
-    record = read_json(folder.record) or {"commands": {}}
+    _update_record(folder, command, {"at": utc_now(), **facts})
+
+
+def record_end(folder: RunFolder, command: str) -> None:
+    """Record in ``run.json`` that a command has written all of its tables: none of them may be missing then."""
+    _update_record(folder, command, read_record(folder)["commands"].get(command, {}) | {"ended": utc_now()})
+
+
+def _update_record(folder: RunFolder, command: str, facts: dict[str, Any]) -> None:
+    record = read_record(folder)
     record |= {"cmnet_version": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    record["commands"][command] = {"at": utc_now(), **facts}
-    write_json(folder.record, record)
+    record["commands"][command] = facts
+    write_sealed_json(folder.record, record)
+    copy_file(folder.record, folder.copy_of(folder.record))
+
+
+def read_record(folder: RunFolder) -> dict[str, Any]:
+    """Read ``run.json``, or its copy where it is damaged; without either, no command is recorded."""
+    for file in (folder.record, folder.copy_of(folder.record)):
+        record = read_sealed_json(file)
+        if record is not None and isinstance(record.get("commands"), dict):
+            return record
+    return {"commands": {}}

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cmnet_cli.runs.timestamp import utc_now
 from cmnet_core.errors import EngineError, ErrorCode
@@ -168,7 +169,13 @@ def _try_to_acquire(path: Path, command: str) -> RunLock | LockOwner:
     except FileExistsError:
         # Another process was faster; if it has released the lock already, the caller simply tries again.
         return _read_lock(path)[1] or this_process
-    for older in _generations(path):
+    generations = _generations(path)
+    if max(generations, default=0) > generation + 1:
+        # This process stood still since it read the lock: others have acquired and released it meanwhile, and the
+        # generation that it has just created had been deleted before.
+        next_file.unlink(missing_ok=True)
+        return _read_lock(path)[1] or this_process
+    for older in generations:
         if older <= generation:
             _lock_file(path, older).unlink(missing_ok=True)
     return RunLock(next_file)
@@ -189,14 +196,26 @@ def _read_lock(path: Path) -> tuple[int, LockOwner | None]:
         return generation, None
     content = read_json(latest)
     # An empty file was created a moment ago, or its process was killed before it wrote it: then only its age counts.
-    owner = LockOwner(**content) if content else LockOwner("cmnet", "an unknown machine", 0, "", "just now")
+    # A file that is no description of an owner is treated likewise.
+    owner = _owner_of(content) or LockOwner("cmnet", "an unknown machine", 0, "", "just now")
     return generation, None if _is_stale(owner, path.parent, renewed_at) else owner
+
+
+def _owner_of(content: dict[str, Any] | None) -> LockOwner | None:
+    """Return the owner that a lock file describes, or None where it describes none."""
+    try:
+        owner = LockOwner(**content or {})
+    except TypeError:
+        return None
+    texts = (owner.command, owner.host, owner.identity, owner.since)
+    return owner if isinstance(owner.pid, int) and all(isinstance(text, str) for text in texts) else None
 
 
 def _is_stale(owner: LockOwner, folder: Path, renewed_at: float) -> bool:
     if owner.host == platform.node() and owner.identity.startswith(_boot_identity()):
         return _process_identity(owner.pid) != owner.identity
-    return _file_system_time(folder) - renewed_at > STALE_AFTER_S
+    # A time in the future was not set by a renewal: the clock was wrong, or the file was copied.
+    return abs(_file_system_time(folder) - renewed_at) > STALE_AFTER_S
 
 
 def _generations(path: Path) -> list[int]:

@@ -2,13 +2,23 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 from cmnet_cli.runs.paths import RunFolder, SubmissionFolder
 from cmnet_cli.runs.run_lock import TASK_LOCK_PREFIX, lock_owner
 from cmnet_cli.slurm import sbatch
-from cmnet_cli.slurm.submission import StopReason, SubmittedJob, TaskEvent, read_events, read_jobs, read_submission
+from cmnet_cli.slurm.submission import (
+    StopReason,
+    SubmittedJob,
+    TaskEvent,
+    read_events,
+    read_jobs,
+    read_submission,
+    write_jobs,
+)
+from cmnet_core.errors import ErrorCode, ManifestError
 
 
 class TaskState(StrEnum):
@@ -37,13 +47,36 @@ def task_lock_name(submission: str, shard: int) -> str:
     return f"{TASK_LOCK_PREFIX}{submission}-{shard:05d}"
 
 
+def find_interrupted_jobs(run: RunFolder, name: str) -> None:
+    """Find out which jobs SLURM accepted whose submission was interrupted, and record their ids.
+
+    A job that SLURM does not have was not accepted, or has ended: its finished subjects are not submitted again.
+
+    Raises:
+        ManifestError: SLURM does not answer.
+    """
+    folder = run.submission(name)
+    jobs = []
+    for job in read_jobs(folder):
+        job_id: str | None = job.job_id or sbatch.find_job(job.user, job.name)
+        if job_id is None:
+            raise ManifestError(
+                f"Submission {name} was interrupted, and SLURM does not answer whether it accepted job {job.name}.",
+                hint="Submit again when squeue answers.",
+                code=ErrorCode.ENGINE,
+            )
+        if job_id:
+            jobs.append(replace(job, job_id=job_id))
+    write_jobs(folder, jobs)
+
+
 def task_states(run: RunFolder, name: str) -> dict[int, tuple[TaskState, str]]:
     """Return state and reason of the task of every shard of a submission."""
     folder = run.submission(name)
     jobs = {
         job.offset + index: (job, index)
         for job in read_jobs(folder)
-        if job.kind == "array"
+        if job.kind == "array" and job.job_id
         for index in range(job.tasks)
     }
     queues = {user: sbatch.queue(user) for user in {job.user for job, _ in jobs.values()}}

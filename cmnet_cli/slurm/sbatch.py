@@ -71,8 +71,17 @@ class BatchScript:
     options: tuple[str, ...]
     command: tuple[str, ...]
 
+    @property
+    def job_name(self) -> str:
+        """The name of the job."""
+        return [option for option in self.options if option.startswith("--job-name=")][-1].partition("=")[2]
+
     def text(self) -> str:
-        """Return the script as sbatch reads it."""
+        """Return the script as sbatch reads it.
+
+        Raises:
+            ManifestError: An option has a character that would end its line or its quotation marks.
+        """
         directives = {option.partition("=")[0]: option for option in self.options}
         command = [argument if argument == SHARD else shlex.quote(argument) for argument in self.command]
         lines = [
@@ -91,6 +100,12 @@ class BatchScript:
 
 def _quote_value(option: str) -> str:
     name, equals, value = option.partition("=")
+    if re.search(r'["\x00-\x1f]', value):
+        raise ManifestError(
+            f"{name} has a quotation mark or a control character, which a batch script cannot contain: {value!r}.",
+            hint="Use another value, or a run folder without such characters in its path.",
+            code=ErrorCode.CONFIG,
+        )
     return name + equals + (f'"{value}"' if re.search(r"\s", value) else value)
 
 
@@ -172,6 +187,12 @@ def submit_script(path: Path, options: Sequence[str], arguments: Sequence[str]) 
             code=ErrorCode.ENGINE,
         )
     return answer.stdout.strip().partition(";")[0]
+
+
+def find_job(user: str, name: str) -> str | None:
+    """Return the id of a user's queued job of a name, empty where there is none; None where SLURM does not answer."""
+    answer = _query(["squeue", "--noheader", f"--user={user}", f"--name={name}", "--format=%F"])
+    return None if answer is None else answer.strip().partition("\n")[0]
 
 
 def queue(user: str) -> Mapping[tuple[str, int], str] | None:

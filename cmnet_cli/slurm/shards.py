@@ -11,9 +11,10 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.runs.paths import SubmissionFolder
 from cmnet_cli.runs.provenance import sha256_of
+from cmnet_cli.seals import write_sealed_json
 from cmnet_cli.slurm.submission import FrozenFile, Shard, Submission
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.io.atomic import write_bytes, write_json
+from cmnet_core.io.atomic import write_bytes
 
 
 def split_into_shards(cases: Sequence[Case], size: int) -> list[Sequence[Case]]:
@@ -42,7 +43,7 @@ def freeze_submission(folder: SubmissionFolder, submission: Submission, shards: 
         path.chmod(0o444)
         frozen.append(Shard(number, len(cases), sha256_of(path)))
     complete = replace(submission, shards=tuple(frozen))
-    write_json(folder.record, asdict(complete))
+    write_sealed_json(folder.record, asdict(complete))
     return complete
 
 

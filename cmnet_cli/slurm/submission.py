@@ -1,7 +1,6 @@
 """The record of a submission: what its array job does, the jobs that SLURM accepted, and the events of each task."""
 
-import json
-import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 
 from cmnet_cli.runs.paths import SubmissionFolder
 from cmnet_cli.runs.timestamp import utc_now
+from cmnet_cli.seals import append_line, read_lines, read_sealed_json, sealed_line, write_sealed_json
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.io.atomic import read_json, write_json
 
 
 class TaskEvent(StrEnum):
@@ -84,15 +83,18 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedJob:
-    """One job that SLURM accepted.
+    """One job that was sent to SLURM.
+
+    It is recorded before it is sent. After an interruption, its unique name tells whether SLURM has accepted it.
 
     Attributes:
-        job_id: SLURM's number of the job; of an array, that of the whole array.
+        job_id: SLURM's number of the job; of an array, that of the whole array; empty until SLURM has accepted it.
         kind: ``array`` or ``merge``.
         offset: Number of the shard of the array's task 0.
         tasks: Number of tasks.
         user: The user who submitted it.
         at: Time of the submission, in UTC.
+        name: The name of the job, which no other job has.
     """
 
     job_id: str
@@ -101,6 +103,7 @@ class SubmittedJob:
     tasks: int
     user: str
     at: str
+    name: str = ""
 
 
 def read_submission(folder: SubmissionFolder) -> Submission:
@@ -109,11 +112,11 @@ def read_submission(folder: SubmissionFolder) -> Submission:
     Raises:
         ManifestError: There is none.
     """
-    values = read_json(folder.record)
+    values = read_sealed_json(folder.record)
     if values is None:
         raise ManifestError(
-            f"There is no submission {folder.record}.",
-            hint="Give --run the folder that cmnet submit wrote.",
+            f"There is no submission {folder.record}, or it is damaged.",
+            hint="Give --run the folder that cmnet submit wrote; cmnet verify lists damaged files.",
             code=ErrorCode.SHARD,
         )
     values |= {
@@ -125,31 +128,26 @@ def read_submission(folder: SubmissionFolder) -> Submission:
 
 
 def add_job(folder: SubmissionFolder, job: SubmittedJob) -> None:
-    """Record a job, at once after SLURM has accepted it."""
-    write_json(folder.jobs, {"jobs": [asdict(item) for item in (*read_jobs(folder), job)]})
+    """Record a job before it is sent, and again once SLURM has accepted it."""
+    others = (item for item in read_jobs(folder) if not job.name or item.name != job.name)
+    write_jobs(folder, (*others, job))
+
+
+def write_jobs(folder: SubmissionFolder, jobs: Iterable[SubmittedJob]) -> None:
+    """Write the record of all jobs of a submission."""
+    write_sealed_json(folder.jobs, {"jobs": [asdict(job) for job in jobs]})
 
 
 def read_jobs(folder: SubmissionFolder) -> tuple[SubmittedJob, ...]:
     """Read the jobs of a submission, oldest first."""
-    return tuple(SubmittedJob(**item) for item in (read_json(folder.jobs) or {"jobs": []})["jobs"])
+    return tuple(SubmittedJob(**item) for item in (read_sealed_json(folder.jobs) or {"jobs": []})["jobs"])
 
 
 def add_event(path: Path, event: TaskEvent, **facts: Any) -> None:
     """Append an event to the file of a task."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"event": event, "at": utc_now(), **facts})
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(path, sealed_line({"event": event, "at": utc_now(), **facts}))
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Read the events of a task, oldest first; a line that a crash cut short is skipped."""
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
+    """Read the events of a task, oldest first; a line that is damaged or was cut short is skipped."""
+    return [line for line in read_lines(path)[0] if "event" in line]

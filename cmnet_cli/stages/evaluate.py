@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import EvaluateConfig
-from cmnet_cli.derivatives.tracking import StoredTracking, open_tracking, read_field
+from cmnet_cli.derivatives.tracking import StoredTracking, advise_repair, open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.indices import identity_columns
 from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
@@ -83,7 +83,13 @@ class EvaluateStage:
 
     def open(self) -> Callable[[Case], Evaluation]:
         """Return the function of a case; there is nothing to load."""
-        return lambda case: evaluate_case(case, RunFolder(self.root), self.config)
+        run = RunFolder(self.root)
+
+        def evaluation_of(case: Case) -> Evaluation:
+            with advise_repair(run):
+                return evaluate_case(case, run, self.config)
+
+        return evaluation_of
 
 
 def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluation:

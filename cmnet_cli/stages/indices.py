@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.derivatives.heart_motion import HeartMotion, read_heart_motion
-from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, open_tracking
+from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, advise_repair, open_tracking
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.intervals import SamplingSettings, add_intervals
 from cmnet_cli.stages.mechanics import wall_rows
@@ -103,9 +103,13 @@ class IndicesStage:
 
     def open(self) -> Callable[[Case], CaseRows]:
         """Return the function of a case; there is nothing to load."""
-        return lambda case: indices_case(
-            case, RunFolder(self.root).case(case.case_id), reference=self.reference, draws=self.draws
-        )
+        run = RunFolder(self.root)
+
+        def indices_of(case: Case) -> CaseRows:
+            with advise_repair(run):
+                return indices_case(case, run.case(case.case_id), reference=self.reference, draws=self.draws)
+
+        return indices_of
 
 
 def indices_case(

@@ -17,7 +17,7 @@ from cmnet_cli.derivatives.posterior import write_posterior
 from cmnet_cli.derivatives.tracking import TrackingFacts, write_entropy, write_velocities
 from cmnet_cli.engines.devices import resolve_device
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.runs.provenance import Expected, Sidecar, record_inputs, record_outputs, write_sidecar
+from cmnet_cli.runs.provenance import Expected, Sidecar, record_inputs, record_outputs, remove_leftovers, write_sidecar
 from cmnet_cli.stages import preprocess
 from cmnet_cli.stages.read_images import load_checked_cine, naming
 from cmnet_core import __version__
@@ -81,6 +81,7 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
     tracking = replace(tracking, flags=(*tracking.flags, *bands))
     # Without its sidecar, the case is pending until all files are written.
     folder.sidecar(NAME).unlink(missing_ok=True)
+    remove_leftovers(folder.folder)
     preprocess.store_window(
         folder,
         tracking.cine.voxels,

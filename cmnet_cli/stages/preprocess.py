@@ -11,7 +11,15 @@ from torch import Tensor
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import PreprocessConfig, digest_settings
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.runs.provenance import Expected, FileRecord, Sidecar, record_inputs, record_outputs, write_sidecar
+from cmnet_cli.runs.provenance import (
+    Expected,
+    FileRecord,
+    Sidecar,
+    record_inputs,
+    record_outputs,
+    remove_leftovers,
+    write_sidecar,
+)
 from cmnet_cli.stages.read_images import load_checked_cine, naming
 from cmnet_core import __version__
 from cmnet_core.imaging.preprocess import (
@@ -96,6 +104,7 @@ def store_window(
         settings: Digest of the settings.
     """
     folder.sidecar(NAME).unlink(missing_ok=True)
+    remove_leftovers(folder.folder)
     levels = 8 * (31 * voxels.clamp(0, 1)).round().to(torch.uint8)
     write_image(folder.preproc_cine, levels, affine=window_affine(cine.affine, window), frame_ms=cine.frame_ms)
     sidecar = Sidecar(

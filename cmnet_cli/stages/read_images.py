@@ -1,18 +1,23 @@
 """Read the image and the reference masks of a case, NIfTI or DICOM, as the manifest names them."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from cmnet_cli.cohort.case import Case
-from cmnet_core.errors import CaseError, ErrorCode, GeometryError, LabelError
+from cmnet_cli.malloc import memory_limit_bytes
+from cmnet_core.errors import CaseError, ErrorCode, GeometryError, ImageError, LabelError
 from cmnet_core.function.volumes import find_phases, volumes_ml
 from cmnet_core.io import dicom, nifti
 from cmnet_core.io.cine import is_dicom, read_cine
 from cmnet_core.io.nifti_file import Header, grid_difference, mask_remedy
 from cmnet_core.qc.image_checks import check_image
 from cmnet_core.types import CineSequence, LabelSequence
+
+_BYTES_PER_VOXEL = 32
+"""Memory that infer needs per voxel of the image at most: single precision, and copies of it while it is resampled."""
 
 
 def load_cine(case: Case) -> CineSequence:
@@ -27,6 +32,8 @@ def load_cine(case: Case) -> CineSequence:
     if len(case.image) == 2:
         return nifti.read_pair(*case.image)
     path = case.image[0]
+    if not is_dicom(path):
+        require_memory(path, nifti.inspect_cine(path))
     cine = read_cine(path, frame_ms=case.frame_ms, study=case.dicom_study, follow_links=case.follow_links)
     check_frames(case, frames=cine.frames)
     frame_ms = cine.frame_ms
@@ -120,8 +127,26 @@ def inspect_image(case: Case) -> Header:
         header = dicom.inspect(path, study=case.dicom_study, follow_links=case.follow_links)
     else:
         header = nifti.inspect_cine(path)
+    require_memory(path, header)
     check_frames(case, frames=header.frames)
     return header
+
+
+def require_memory(path: Path, header: Header) -> None:
+    """Refuse an image that would not fit into memory, before its voxels are read.
+
+    Raises:
+        ImageError: Its declared size needs more memory than this process may use.
+    """
+    voxels = header.frames * math.prod(header.grid)
+    needed, limit = voxels * _BYTES_PER_VOXEL, memory_limit_bytes()
+    if needed > limit:
+        raise ImageError(
+            f"{path}: its header declares {voxels} voxels, which need about {needed / 1e9:.1f} GB of memory; "
+            f"{limit / 1e9:.1f} GB may be used.",
+            hint="Check that it is one cine of one visit; otherwise use a larger --memory-limit or fewer --workers.",
+            code=ErrorCode.OUT_OF_MEMORY,
+        )
 
 
 def inspect_mask(path: Path, *, image: Header, frames: int) -> None:

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.seals import is_whole_parquet, open_parquet_writer, seal_parquet
 from cmnet_cli.tables.schema import has_this_schema, schema_of, to_arrow, write_arrow
 from cmnet_core.io.atomic import replacing
 
-__all__ = ["PartWriter", "TableRows", "merge_parts", "new_part_folder"]
+__all__ = ["PartWriter", "TableRows", "list_parts", "merge_parts", "new_part_folder", "remove_damaged"]
 
 TableRows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows that a case adds, by table."""
@@ -105,7 +106,7 @@ def merge_parts(run: RunFolder, order: Mapping[str, int], *, extra: Sequence[str
     """
     # Parts that are written while the merge runs are left for the next merge.
     folders = [path for path in sorted(run.parts.glob("*")) if path.name.isdigit()]
-    parts = [part for folder in folders for part in sorted(folder.glob("[!.]*.parquet"))]
+    parts = list_parts(run)
     tables = sorted({part.name.split(".")[-2] for part in parts})
     counts = {}
     for table in tables:
@@ -118,6 +119,28 @@ def merge_parts(run: RunFolder, order: Mapping[str, int], *, extra: Sequence[str
         if not any(folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
     return counts
+
+
+def list_parts(run: RunFolder) -> list[Path]:
+    """Return all parts of a run, those of later folders last."""
+    return [part for folder in sorted(run.parts.glob("[0-9]*")) for part in sorted(folder.glob("[!.]*.parquet"))]
+
+
+def remove_damaged(run: RunFolder, tables: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Remove damaged parts and tables, whose rows cannot be trusted and have to be computed again.
+
+    Args:
+        run: The run folder, locked by this process.
+        tables: Names of the tables to check.
+
+    Returns:
+        The removed parts and the removed tables.
+    """
+    parts = [part for part in list_parts(run) if not is_whole_parquet(part)]
+    damaged = [path for name in tables if (path := run.table(name)).exists() and not is_whole_parquet(path)]
+    for path in (*parts, *damaged):
+        path.unlink()
+    return parts, damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +171,12 @@ def _merge(target: Path, sources: Sequence[Path], order: Mapping[str, int], sche
         for block in _blocks_of(path, priority, order)
     ]
     written = 0
-    with replacing(target) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for merged in _grouped(_sweep(sorted(blocks, key=lambda block: block.first), order, schema)):
-            writer.write_table(merged)
-            written += merged.num_rows
+    with replacing(target) as partial:
+        with open_parquet_writer(partial, schema) as writer:
+            for merged in _grouped(_sweep(sorted(blocks, key=lambda block: block.first), order, schema)):
+                writer.write_table(merged)
+                written += merged.num_rows
+        seal_parquet(partial)
     return written
 
 

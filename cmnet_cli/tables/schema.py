@@ -8,10 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.seals import is_whole_parquet, write_sealed_json, write_sealed_parquet
 from cmnet_cli.tables.columns import case, evaluation
 from cmnet_cli.tables.columns.column import Column, with_intervals
 from cmnet_cli.tables.columns.mechanics import BULLSEYE, SEGMENTS
-from cmnet_core.io.atomic import replacing, write_json
+from cmnet_core.errors import ErrorCode, ManifestError
 
 __all__ = [
     "DECLARED",
@@ -21,6 +23,7 @@ __all__ = [
     "has_this_schema",
     "name_in_table",
     "read_rows",
+    "require_whole_tables",
     "schema_of",
     "to_json",
     "write_arrow",
@@ -136,8 +139,7 @@ def to_arrow(table: str, rows: Iterable[Mapping[str, Any]], *, extra: Sequence[s
 
 def write_arrow(path: Path, table: Any) -> None:
     """Write an Arrow table as Parquet; the file appears only when it is complete."""
-    with replacing(path) as partial:
-        pq.write_table(table, partial)
+    write_sealed_parquet(path, table)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -152,13 +154,29 @@ def has_this_schema(path: Path) -> bool:
     return metadata.get(b"cmnet_schema_version") == str(SCHEMA_VERSION).encode()
 
 
+def require_whole_tables(folder: RunFolder, tables: Iterable[str]) -> None:
+    """Make sure that no table of a run is damaged; tables that do not exist yet are not.
+
+    Raises:
+        ManifestError: A table does not match its seal.
+    """
+    for name in tables:
+        path = folder.table(name)
+        if path.exists() and not is_whole_parquet(path):
+            raise ManifestError(
+                f"{path} is damaged, or cmnet 0.1.0 wrote it.",
+                hint=f"cmnet verify --repair --run {folder.root} makes it again.",
+                code=ErrorCode.RUN,
+            )
+
+
 def write_data_dictionary(path: Path) -> None:
     """Write the data dictionary: type, unit, formula and source of every column of every table."""
     dictionary = {
         name: {column.name: {"type": column.kind, **_describe(column)} for column in columns}
         for name, columns in TABLES.items()
     }
-    write_json(path, {"schema_version": SCHEMA_VERSION, "tables": dictionary})
+    write_sealed_json(path, {"schema_version": SCHEMA_VERSION, "tables": dictionary})
 
 
 def to_json(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -241,9 +241,10 @@ def _short_axis(images: Sequence[ImageHeader]) -> list[ImageHeader]:
             if _SHORT_AXIS.search(image.description) and not _OTHER_SEQUENCE.search(image.description)
         ]
     if not candidates:
-        names = sorted({image.description for image in images})
+        # Their descriptions are free text, which may name the patient.
+        series = len({image.description for image in images})
         raise ImageError(
-            f"Expected a short-axis cine, found only series of other views: {', '.join(names[:5])[:200]}.",
+            f"Expected a short-axis cine, found only series of other views: {series} of {len(images)} images.",
             hint="Give the folder or zip with the short-axis series; if its name is misleading, convert it to NIfTI.",
             code=ErrorCode.DICOM,
         )

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -18,6 +20,7 @@ from cmnet_core.models.segnet import SegNet
 
 FORMAT_VERSION = 1
 CARD_KEY = "cmnet"
+_LARGEST_SIZE = 2048
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
@@ -85,9 +88,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise _unusable(path, "is not a complete safetensors file") from error
-    if header is None:
+    try:
+        values = None if header is None else json.loads(header)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
         raise _unusable(path, "was not written by cmnet")
-    return tensors, json.loads(header)
+    return tensors, values
 
 
 def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -119,6 +126,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     tensors, header = load_tensors(path)
     card = _read_card(path, header)
+    _require_stored_sizes(path, card, tensors)
     segnet = build_segnet(card.segnet)
     motion = build_motion(card.motion) if card.motion else None
     try:
@@ -156,12 +164,45 @@ def _read_card(path: Path, header: dict[str, Any]) -> ModelCard:
     unknown = set(header) - {entry.name for entry in fields(ModelCard)}
     if unknown:
         raise _unusable(path, f"has unknown entries on its model card: {sorted(unknown)}")
+    _require_plausible(path, [header.get("segnet"), header.get("motion"), header.get("window")])
     try:
         header["segnet"] = SegNetSizes(**_tuples(header["segnet"]))
         header["motion"] = MotionSizes(**_tuples(header["motion"])) if header["motion"] else None
-    except TypeError as error:
+        return ModelCard(**_tuples(header))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unusable(path, "has sizes on its model card that this version of cmnet does not know") from error
-    return ModelCard(**_tuples(header))
+
+
+def _require_stored_sizes(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+    """Compare the sizes on a card with the weights of the file, before memory is allocated for networks of these sizes.
+
+    Raises:
+        CheckpointError: No networks have such sizes, or they do not fit the weights.
+    """
+    described = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected: dict[str, tuple[int, ...]] = {}
+    try:
+        with torch.device("meta"):
+            networks: dict[str, torch.nn.Module] = {"segnet": build_segnet(card.segnet)}
+            if card.motion is not None:
+                networks["motion"] = build_motion(card.motion)
+        for prefix, network in networks.items():
+            expected |= {f"{prefix}.{name}": tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise _unusable(path, "has sizes on its model card that no networks can have") from error
+    if {name: described.get(name) for name in expected} != expected:
+        raise _unusable(path, "contains weights that do not fit the sizes on its model card")
+
+
+def _require_plausible(path: Path, value: object) -> None:
+    """Refuse sizes that would take hours to build: every number on a card is a count, a width or a length in mm."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _require_plausible(path, item)
+    elif isinstance(value, (int, float)) and not abs(value) <= _LARGEST_SIZE:
+        raise _unusable(path, "has sizes on its model card that no networks can have")
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,21 @@
-"""Dask clusters: starting workers on this machine or as SLURM jobs, and connecting to a running cluster."""
+"""Dask clusters: starting workers on this machine or as SLURM jobs, and connecting to a running cluster.
+
+Whoever can connect to a Dask scheduler or worker can run code as its user. Hence the processes that cmnet starts accept
+only TLS connections with a certificate that is made for each command and that other users cannot read. Their HTTP
+servers, which Dask cannot protect, serve no page.
+"""
 
 import importlib.util
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.security import Security
 
 from cmnet_cli.engines.base import LOCAL, SLURM, EngineSpec
 from cmnet_cli.engines.dask.engine import GPU_RESOURCE, DaskEngine, scheduler_lost_error
@@ -27,6 +34,9 @@ DASK_SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    # Their pages have no access control, and can be read by every user of the machine.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 
 CONNECT_TIMEOUT_S = 10.0
@@ -82,7 +92,9 @@ def _start_local_cluster(spec: EngineSpec) -> LocalCluster:
         "n_workers": workers,
         "threads_per_worker": 1,
         "memory_limit": spec.memory_limit or "auto",
+        "security": Security.temporary(),
         "dashboard_address": "127.0.0.1:0",
+        "scheduler_kwargs": {"dashboard": False},
         "silence_logs": logging.CRITICAL,
     }
     if not spec.gpus:
@@ -101,24 +113,36 @@ def _slurm_cluster(spec: EngineSpec) -> Any:
     sbatch.require_slurm()
     from dask_jobqueue import SLURMCluster
 
+    # The workers read their certificate there, which only this user can.
+    with report_disk_errors(spec.worker_folder):
+        before = os.umask(0o077)
+        try:
+            spec.worker_folder.mkdir(parents=True, exist_ok=True)
+        finally:
+            os.umask(before)
     cluster = SLURMCluster(
         cores=1,
         processes=1,
         memory=spec.memory_limit or "4GB",
         job_name="cmnet",
         job_extra_directives=[f"--output={sbatch.escape_log_path(spec.worker_folder)}/%j.log", *spec.sbatch],
-        scheduler_options={"dashboard_address": ":0"},
+        security=Security.temporary(),
+        shared_temp_directory=str(spec.worker_folder),
+        worker_extra_args=["--no-dashboard"],
+        job_script_prologue=["export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'"],
+        scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         silence_logs="critical",
     )
     try:
         sbatch.check_script(cluster.job_script())
-        # SLURM ends a job at once whose log cannot be written.
-        with report_disk_errors(spec.worker_folder):
-            spec.worker_folder.mkdir(parents=True, exist_ok=True)
         # A job that reaches its time limit, or whose node dies, is replaced.
         cluster.adapt(minimum_jobs=spec.workers, maximum_jobs=spec.workers)
     except BaseException:
         cluster.close()
+        for folder in (spec.worker_folder, *spec.worker_folder.parents[:2]):
+            # What SLURM refused leaves no empty run folder.
+            with suppress(OSError):
+                folder.rmdir()
         raise
     return cluster
 

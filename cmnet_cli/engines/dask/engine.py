@@ -27,6 +27,7 @@ from cmnet_cli.engines.base import (
     ReceiptT,
     Stage,
     lost_case_outcome,
+    timeout_failure,
 )
 from cmnet_cli.engines.dask.worker import CaseBatch, run_batch
 from cmnet_core.errors import CmnetError, EngineError, ErrorCode
@@ -98,9 +99,15 @@ class DaskEngine:
         lines = []
         if spec.target == SLURM:
             lines.append(f"Requested {spec.workers} SLURM jobs of one worker each.")
-        # Without bokeh the address leads to a page without a dashboard.
-        if importlib.util.find_spec("bokeh") is not None:
-            lines.append(f"Dask dashboard: {client.dashboard_link}")
+        if spec.target not in (LOCAL, SLURM):
+            # Without bokeh the address leads to a page without a dashboard.
+            if importlib.util.find_spec("bokeh") is not None:
+                lines.append(f"Dask dashboard: {client.dashboard_link}")
+            if client.scheduler and client.scheduler.address.startswith("tcp://"):
+                lines.append(
+                    f"{client.scheduler.address} does not use TLS: every user who can connect to it can run code as "
+                    "you. docs/dask.md describes how to start a cluster with certificates."
+                )
         self.description = "\n".join(lines)
         self._client = client
         self._spec = spec
@@ -153,7 +160,8 @@ class DaskEngine:
         # Dashboards and logs show the keys, so they hold numbers and no subject ids.
         self._submitted += 1
         key = f"cmnet-{stage.name}-{os.getpid()}-{id(self):x}-{self._submitted}"
-        batch = CaseBatch(stage, cases, self._spec.subject_timeout_s, self._spec.worker_folder / f".timeout-{key}")
+        limits_s = tuple(map(self._spec.time_limit_s, cases))
+        batch = CaseBatch(stage, cases, limits_s, self._spec.worker_folder / f".timeout-{key}")
         resources = {"resources": {GPU_RESOURCE: 1}} if self._workers().gpu_only else {}
         return self._client.submit(run_batch, batch, key=key, pure=False, **resources), batch
 
@@ -186,7 +194,7 @@ class DaskEngine:
         except (FutureCancelledError, FuturesCancelledError, OSError) as error:
             raise scheduler_lost_error() from error
         finally:
-            if batch.timeout_s is not None:
+            if any(batch.limits_s):
                 batch.timeout_traceback.unlink(missing_ok=True)
         if isinstance(outcomes, CmnetError):
             raise outcomes
@@ -194,17 +202,11 @@ class DaskEngine:
 
     def _cause_of_death(self, error: KilledWorker, batch: CaseBatch[CaseT, Any]) -> Outcome[Any] | None:
         """Return the outcome of the only case of a dead worker: a timeout, or too little memory; None if unknown."""
-        case_id = batch.cases[0].case_id
-        has_trace = batch.timeout_s is not None and batch.timeout_traceback.exists()
-        trace = batch.timeout_traceback.read_text() if has_trace else ""
-        if trace:
-            failure = Failure(
-                ErrorCode.TIMEOUT,
-                f"The subject was not finished after {batch.timeout_s:g} s.",
-                "Check its image; --subject-timeout gives it more time.",
-                trace,
-            )
-            return lost_case_outcome(case_id, failure, seconds=batch.timeout_s or 0.0)
+        case_id, limit_s = batch.cases[0].case_id, batch.limits_s[0]
+        if limit_s is not None and batch.timeout_traceback.exists():
+            trace = batch.timeout_traceback.read_text()
+            if trace:
+                return lost_case_outcome(case_id, timeout_failure(limit_s, trace), seconds=limit_s)
         out_of_memory = {event["worker"] for _, event in self._client.get_events(_MEMORY_EVENTS)}
         if error.last_worker.address in out_of_memory:
             return lost_case_outcome(case_id, _TOO_LARGE)

@@ -13,7 +13,7 @@ from typing import Any, Generic
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from cmnet_cli.engines.base import CaseT, Outcome, ReceiptT, Stage, run_case
-from cmnet_cli.malloc import reuse_freed_memory
+from cmnet_cli.malloc import MEMORY_LIMIT_VARIABLE, reuse_freed_memory
 from cmnet_core import __version__
 from cmnet_core.errors import CmnetError, ErrorCode
 
@@ -38,13 +38,13 @@ class CaseBatch(Generic[CaseT, ReceiptT]):
     Attributes:
         stage: The stage to run.
         cases: The cases, in their order.
-        timeout_s: Time limit of each case in seconds, or None.
+        limits_s: Time limit of each case in seconds, or None.
         timeout_traceback: File to which the worker writes its traceback when a case exceeds the time limit.
     """
 
     stage: Stage[CaseT, ReceiptT]
     cases: tuple[CaseT, ...]
-    timeout_s: float | None
+    limits_s: tuple[float | None, ...]
     timeout_traceback: Path
 
     def __repr__(self) -> str:
@@ -59,9 +59,10 @@ def run_batch(batch: CaseBatch[CaseT, ReceiptT]) -> list[Outcome[ReceiptT]] | Cm
             _open_stage.run = None
             _open_stage.run, _open_stage.stage = batch.stage.open(), batch.stage
         run = _open_stage.run
-        if batch.timeout_s is not None:
-            run = _with_time_limit(run, batch.timeout_s, batch.timeout_traceback)
-        outcomes = [run_case(run, case) for case in batch.cases]
+        outcomes = [
+            run_case(run if limit_s is None else _with_time_limit(run, limit_s, batch.timeout_traceback), case)
+            for case, limit_s in zip(batch.cases, batch.limits_s, strict=True)
+        ]
     except CmnetError as error:
         return error
     if any(outcome.failure and outcome.failure.code == ErrorCode.OUT_OF_MEMORY for outcome in outcomes):
@@ -70,8 +71,8 @@ def run_batch(batch: CaseBatch[CaseT, ReceiptT]) -> list[Outcome[ReceiptT]] | Cm
     return outcomes
 
 
-def _with_time_limit(run: Callable[[CaseT], ReceiptT], timeout_s: float, trace: Path) -> Callable[[CaseT], ReceiptT]:
-    """Make the function of a case end its process when a case takes longer than ``timeout_s``.
+def _with_time_limit(run: Callable[[CaseT], ReceiptT], limit_s: float, trace: Path) -> Callable[[CaseT], ReceiptT]:
+    """Make the function of a case end its process when a case takes longer than ``limit_s``.
 
     The timer of ``faulthandler`` runs outside the interpreter, so it also ends a call that never returns to Python. It
     writes the traceback of that call to ``trace``.
@@ -79,7 +80,7 @@ def _with_time_limit(run: Callable[[CaseT], ReceiptT], timeout_s: float, trace: 
 
     def run_with_time_limit(case: CaseT) -> ReceiptT:
         with trace.open("w") as file:
-            faulthandler.dump_traceback_later(timeout_s, exit=True, file=file)
+            faulthandler.dump_traceback_later(limit_s, exit=True, file=file)
             try:
                 return run(case)
             finally:
@@ -108,6 +109,9 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
             # A parent that is killed cannot stop its workers, and a worker in a long call would outlive it.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         reuse_freed_memory()
+        limit = getattr(getattr(worker, "memory_manager", None), "memory_limit", None)
+        if limit:
+            os.environ[MEMORY_LIMIT_VARIABLE] = str(limit)
         if self.gpus:
             # CUDA reads this at its first use, which is when the stage is opened.
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(worker.name) % len(self.gpus)]

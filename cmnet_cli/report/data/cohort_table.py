@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cmnet_cli.report.formatting import is_warning
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.tables.schema import DECLARED
+from cmnet_cli.tables.schema import DECLARED, require_whole_tables
 from cmnet_core.errors import ErrorCode, ManifestError
 
 FloatArray = NDArray[np.float64]
@@ -141,6 +141,7 @@ def read_population(folder: RunFolder) -> Population:
     Raises:
         ManifestError: This is no run folder, or nothing has run in it.
     """
+    require_whole_tables(folder, ("indices", "frames", "segments", "motion", "status"))
     indices, status = read_columns(folder, "indices"), read_columns(folder, "status")
     if not indices.num_rows and not status.num_rows:
         raise ManifestError(

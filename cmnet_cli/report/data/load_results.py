@@ -1,6 +1,5 @@
 """Results of single subjects, read from a run folder and from nothing else."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from jaxtyping import Float64, Shaped, UInt8
 from cmnet_cli.privacy.deidentify import Deidentifier
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import read_sidecar
+from cmnet_cli.runs.run_folder import read_record
 from cmnet_core.io.nifti import read_own
 
 Row = Mapping[str, Any]
@@ -105,14 +105,9 @@ def _rows(folder: RunFolder, table: str, case_ids: Sequence[str]) -> list[dict[s
     return rows
 
 
-def read_run_record(folder: RunFolder) -> dict[str, Any]:
-    """Read ``run.json``; an empty record where there is none."""
-    return dict(json.loads(folder.record.read_text(encoding="utf-8"))) if folder.record.exists() else {}
-
-
 def read_provenance(folder: RunFolder, deidentifier: Deidentifier) -> tuple[ProvenanceEntry, ...]:
     """List versions, settings and digests from ``run.json``; a share-safe report lists no folders."""
-    record = read_run_record(folder)
+    record = read_record(folder)
     commands = record.pop("commands", {})
     return tuple(
         ProvenanceEntry(entry.name, deidentifier.text(entry.value))

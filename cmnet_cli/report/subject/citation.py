@@ -1,9 +1,10 @@
 """Text to cite: a paragraph for the methods section of a paper, built from what was applied to a subject."""
 
 from cmnet_cli.derivatives.tracking import TrackingFacts, read_facts
-from cmnet_cli.report.data.load_results import Row, read_run_record
+from cmnet_cli.report.data.load_results import Row
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import Sidecar, read_sidecar
+from cmnet_cli.runs.run_folder import read_record
 from cmnet_cli.tables.columns.column import LOWER
 from cmnet_core import __version__
 from cmnet_core.errors import ImageError
@@ -28,7 +29,7 @@ def text_to_cite(folder: RunFolder, row: Row) -> str:
     """
     case = folder.case(row["case_id"])
     sidecar = read_sidecar(case.sidecar("infer"))
-    record = read_run_record(folder)
+    record = read_record(folder)
     commands = record.get("commands", {})
     version = sidecar.version if sidecar else record.get("cmnet_version", __version__)
     samples = commands.get("indices", {}).get("settings", {}).get("samples", 0)

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmnet_cli.report.data.load_results import Row, read_run_record
+from cmnet_cli.report.data.load_results import Row
 from cmnet_cli.report.formatting import Quantity, format_number, table_quantities
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.run_folder import read_record
 from cmnet_cli.tables.columns.column import LOWER, UPPER
 from cmnet_cli.tables.columns.mechanics import LAYERS, LEVELS, MECHANICS
 from cmnet_core.errors import ManifestError
@@ -56,7 +57,7 @@ class IndexRow:
 
 def read_ranges(folder: RunFolder) -> tuple[ReferenceRange, ...]:
     """Read the reference ranges that the indices were compared with; none where they cannot be read."""
-    record = read_run_record(folder)
+    record = read_record(folder)
     if not record:
         return ()
     settings = record.get("commands", {}).get("indices", {}).get("settings", {})

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.privacy.deidentify import open_deidentifier, redact_ids
+from cmnet_cli.privacy.deidentify import open_deidentifier, redact_defect, redact_ids
+from cmnet_core.errors import ManifestError
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
 
@@ -37,6 +38,42 @@ def test_pseudonyms_depend_on_the_key_of_the_run(tmp_path: Path) -> None:
     assert len({first.name(f"sub-99{n:05d}") for n in range(20_000)}) == 20_000
     assert (tmp_path / "run" / "key").stat().st_mode & 0o077 == 0
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["key"]
+
+
+def test_dates_as_labels_of_visits_are_replaced() -> None:
+    safe, plain = (open_deidentifier(None, share_safe=shared) for shared in (True, False))
+    visits = [{"case_id": f"sub-7_ses-{day}", "subject_id": "7", "session": day} for day in ("20231105", "20240201")]
+    rows = [safe.row(row) for row in visits]
+    assert not any(day in json.dumps(rows) for day in ("20231105", "20240201"))
+    assert len({row["case_id"].partition("_ses-")[0] for row in rows}) == 1, "the visits of a subject stay related"
+    assert all(row["case_id"] == f"sub-{row['subject_id']}_ses-{row['session']}" for row in rows)
+    assert rows[0]["session"] != rows[1]["session"]
+    assert safe.session("8", "20231105") != rows[0]["session"], "equal dates of two subjects are not recognised"
+    assert safe.text(safe.text("sub-7_ses-20231105")) == rows[0]["case_id"]
+    assert plain.row(visits[0]) == visits[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"x" * 33])
+def test_damaged_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".share-key").write_bytes(content)
+    with pytest.raises(ManifestError, match="does not hold a key"):
+        open_deidentifier(tmp_path / ".share-key", share_safe=True)
+
+
+def test_traceback_of_a_defect_names_no_subject() -> None:
+    trace = 'File "/opt/cmnet_cli/app.py", line 3\nOSError: /data/Roe_Jane/sub-P17_ses-20231105_sa.nii.gz is odd'
+    shown = redact_defect(trace)
+    assert "app.py" in shown
+    assert "line 3" in shown
+    assert not any(text in shown for text in ("P17", "Roe", "20231105", "/data"))
+
+
+def test_run_folder_is_private_unless_the_group_may_read_it(tmp_path: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
+    assert cmnet("preprocess", "-m", manifest, "-o", run).exit_code == 0
+    assert run.stat().st_mode & 0o777 == 0o700
+    assert cmnet("preprocess", "-m", manifest, "-o", run, "--group-readable").exit_code == 0
+    assert (run.stat().st_mode & 0o777, (run / ".share-key").stat().st_mode & 0o777) == (0o750, 0o640)
 
 
 def test_share_safe_text() -> None:

@@ -1,5 +1,6 @@
 """Sidecars: the state of a stage for a case, and its reason."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cmnet_cli.runs.provenance import (
     stage_state,
     write_sidecar,
 )
+from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ImageError
 
 
@@ -26,7 +28,7 @@ def _made(folder: Path) -> tuple[Path, Expected]:
     sidecar = Sidecar(
         stage="infer",
         case_id="sub-9900001",
-        version="0",
+        version=__version__,
         settings_digest="s",
         model_digest="m",
         inputs=record_inputs([image]),
@@ -72,6 +74,23 @@ def test_truncated_output_is_pending_and_changed_output_is_damaged(tmp_path: Pat
     assert damaged_outputs(path, sidecar) == ["out.nii"]
     (tmp_path / "out.nii").write_bytes(b"res")
     assert stage_state(path, expected) == (State.PENDING, "output out.nii is missing or damaged")
+
+
+def test_moved_input_is_done_and_another_file_of_its_size_is_not(tmp_path: Path) -> None:
+    path, expected = _made(tmp_path)
+    moved = expected.inputs[0].rename(tmp_path / "renamed.nii")
+    elsewhere = Expected(inputs=(moved,), settings_digest="s", model_digest="m")
+    assert stage_state(path, elsewhere) == (State.DONE, "")
+    moved.write_bytes(b"imagx")
+    assert stage_state(path, elsewhere) == (State.STALE, "computed from other files")
+
+
+def test_results_of_another_version_are_stale(tmp_path: Path) -> None:
+    path, expected = _made(tmp_path)
+    sidecar = read_sidecar(path)
+    assert sidecar is not None
+    write_sidecar(path, replace(sidecar, version="0.1.0"))
+    assert stage_state(path, expected) == (State.STALE, "computed by cmnet 0.1.0")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"stage": 1}'])

@@ -1,9 +1,11 @@
 """A lock has one owner at a time, and the lock of a dead owner is free."""
 
+import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,40 @@ def test_conflicts_are_checked_after_the_lock_is_acquired(tmp_path: Path) -> Non
         acquire_lock(tmp_path / "run", "a test", find_conflict=conflict, on_conflict=_refuse)
     assert owners[0] is not None
     assert lock_owner(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("content", ['{"pid": 1}', "[1]", '{"owner": {}}', '{"command": 1, "host": 2, "pid": "x"}'])
+def test_malformed_lock_counts_by_its_age_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.4").write_text(content)
+    assert lock_owner(tmp_path / "run") is not None
+    os.utime(tmp_path / "run.4", (2, 2))
+    _acquire(tmp_path / "run").release()
+
+
+def test_lock_of_another_machine_with_a_time_in_the_future_is_stale(tmp_path: Path) -> None:
+    owner = LockOwner("infer", "another-machine", 1, "", "long ago")
+    (tmp_path / "run.1").write_text(json.dumps(asdict(owner)))
+    assert lock_owner(tmp_path / "run") == owner
+    os.utime(tmp_path / "run.1", (4e9, 4e9))
+    _acquire(tmp_path / "run").release()
+
+
+def test_process_that_stood_still_does_not_acquire_an_outdated_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    read, held = run_lock._read_lock, list[RunLock]()
+
+    def stand_still(of: Path) -> tuple[int, LockOwner | None]:
+        before = read(of)
+        if not held:
+            monkeypatch.setattr(run_lock, "_read_lock", read)
+            _acquire(path).release()
+            held.append(_acquire(path))
+        return before
+
+    monkeypatch.setattr(run_lock, "_read_lock", stand_still)
+    with pytest.raises(RefusedError):
+        _acquire(path)
+    held[0].release()
+    assert [item.name for item in tmp_path.iterdir()] == ["run.2"]

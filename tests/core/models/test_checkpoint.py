@@ -52,3 +52,24 @@ def test_unusable_weights_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="SegNet only"):
         load_model(saved(tmp_path / "half.safetensors", with_motion=False), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"widths": [10**9, 8]},
+        {"widths": [1024, 1024]},
+        {"widths": []},
+        {"widths": "abc"},
+        {"widths": None},
+        {"members": 10**12},
+        {"members": -1},
+        {"widths": [float("nan"), 8]},
+    ],
+)
+def test_tampered_sizes_are_refused_before_memory_is_allocated(tmp_path: Path, change: dict[str, object]) -> None:
+    tensors, card = load_tensors(saved(tmp_path / "model.safetensors", with_motion=False))
+    card["segnet"] |= change
+    save_tensors(tmp_path / "other.safetensors", tensors, card)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "other.safetensors")

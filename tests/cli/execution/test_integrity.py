@@ -1,0 +1,148 @@
+"""Every changed bit of a run is found by verify, and repaired by the smallest step.
+
+The environment variable ``CMNET_FLIPS`` sets the number of changed bits.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmnet_cli.commands.verify import verify_run
+from cmnet_cli.console import Messages
+from cmnet_cli.execution.integrity import check_integrity
+from cmnet_cli.runs.paths import RunFolder
+from tests.cli.commanding import cmnet, column, finals, rows
+from tests.phantoms import write_cohort
+from tests.tables import RESULTS, require_equal_tables
+
+FLIPS = int(os.environ.get("CMNET_FLIPS", "200"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A run with every kind of file; tests only read it."""
+    folder = tmp_path_factory.mktemp("integrity")
+    manifest, run = write_cohort(folder, 2, frames=2), folder / "run"
+    (folder / "9900002.nii.gz").write_bytes(b"no image")
+    assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model).exit_code == 4
+    assert cmnet("indices", "-r", run, "--samples", 2).exit_code == 4
+    assert cmnet("evaluate", "-r", run).exit_code in (0, 4)
+    assert cmnet("report", "-r", run).exit_code == 0
+    assert cmnet("report", "-r", run, "--share-safe").exit_code == 0
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may damage."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def _files(run: Path) -> list[Path]:
+    return [path for path in finals(run) if ".locks" not in path.parts]
+
+
+def _flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    mode = path.stat().st_mode
+    path.chmod(0o600)
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def test_every_changed_bit_is_found(run: Path) -> None:
+    folder = RunFolder(run)
+    assert check_integrity(folder).damage == ()
+    seed = int(os.environ.get("CMNET_SEED", random.randrange(10**6)))
+    print(f"seed {seed}")
+    chosen, missed = random.Random(seed), []
+    files = [path for path in _files(run) if path.stat().st_size]
+    for number in range(FLIPS):
+        # Every file gets its turn, so that the large ones do not take all of the flips.
+        path = files[number % len(files)]
+        bit = chosen.randrange(8 * path.stat().st_size)
+        _flip(path, bit)
+        if path not in {damage.path for damage in check_integrity(folder).damage}:
+            missed.append((str(path.relative_to(run)), bit))
+        _flip(path, bit)
+    print(f"{FLIPS} flips in {len(files)} files, {len(missed)} missed")
+    assert not missed
+    assert check_integrity(folder).damage == ()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "sidecar": lambda run: _cut(next(run.rglob("*_desc-infer.json"))),
+    "sidecar-gone": lambda run: next(run.rglob("*_desc-infer.json")).unlink(),
+    "labels": lambda run: _flip(next(run.rglob("*segnet_dseg.nii.gz")), 900),
+    "window": lambda run: _flip(next(run.rglob("*preproc_cine.nii.gz")), 900),
+    "table": lambda run: _cut(run / "tables/frames.parquet"),
+    "table-gone": lambda run: (run / "tables/indices.parquet").unlink(),
+    "status": lambda run: _flip(run / "tables/status.parquet", 800),
+    "evaluation": lambda run: _flip(run / "tables/evaluation_subjects.csv", 80),
+    "ledger": lambda run: _cut(run / "logs/outcomes.jsonl"),
+    "ledger-encoding": lambda run: _flip(run / "logs/outcomes.jsonl", 87),
+    "record": lambda run: (run / "run.json").write_text('{"commands": []}'),
+    "cohort": lambda run: _cut(run / "cohort.parquet"),
+    "key": lambda run: (run / ".share-key").write_bytes(b""),
+    "copy": lambda run: _cut(run / ".copies/run.json"),
+    "page": lambda run: _cut(next((run / "report").glob("sub-*.html"))),
+    "shared-page": lambda run: _cut(run / "share-safe/index.html"),
+    "digests": lambda run: _cut(run / "report/digests.json"),
+    "log": lambda run: _flip(run / "logs/infer.log", 3),
+    "traceback": lambda run: _flip(next(run.glob("logs/*.txt")), 3),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_reported_and_repaired(finished: Path, run: Path, kind: str) -> None:
+    DAMAGE[kind](run)
+    assert cmnet("verify", "-r", run).exit_code == 4
+    repaired = cmnet("verify", "-r", run, "--repair")
+    assert repaired.exit_code == 0, repaired.output
+    require_equal_tables(run, finished, names=RESULTS)
+    assert column(run, "status", "state") == column(finished, "status", "state")
+    assert {path.name for path in _files(run)} == {path.name for path in _files(finished)}
+
+
+def test_damage_never_stops_a_command_for_good(finished: Path, run: Path, tiny_model: Path) -> None:
+    ledger = run / "logs" / "outcomes.jsonl"
+    whole = json.loads(ledger.read_text().splitlines()[0])
+    del whole["sha256"]
+    odd = [{**whole, "at": 5}, {**whole, "seconds": "abc"}, {**whole, "state": "unknown"}, [1], None]
+    with ledger.open("ab") as file:
+        file.write(b"".join(json.dumps(line).encode() + b"\n" for line in odd) + b"\xff\xfe")
+    part = run / "tables" / "_parts" / "00009" / "local-00000.indices.parquet"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"PAR1")
+    _cut(run / "tables" / "segments.parquet")
+    sidecar = next(run.rglob("*_desc-infer.json"))
+    values = json.loads(sidecar.read_text())
+    values["outputs"][0]["path"] = None
+    sidecar.write_text(json.dumps(values))
+    assert cmnet("status", "-r", run).exit_code == 0
+    assert cmnet("report", "-r", run).exit_code == 3, "the table segments is damaged"
+    infer = ("infer", "-m", finished.parent / "cohort.csv", "-o", run, "--model", tiny_model)
+    assert cmnet(*infer).exit_code == 4
+    assert cmnet("indices", "-r", run, "--samples", 2).exit_code == 4
+    assert cmnet("report", "-r", run).exit_code == 0
+    require_equal_tables(run, finished, names=RESULTS)
+    # The lines that the test has added have no seal.
+    assert verify_run(run, Messages(quiet=True), repair=True).damaged == ()
+    assert len(rows(run, "status")) == 2
+
+
+def test_altered_facts_are_not_taken_for_results(finished: Path, run: Path) -> None:
+    sidecar = next(run.rglob("*_desc-infer.json"))
+    sidecar.write_text(sidecar.read_text().replace('"es": ', '"es": 1'))
+    assert cmnet("indices", "-r", run).exit_code == 4
+    require_equal_tables(run, finished, names=RESULTS)
