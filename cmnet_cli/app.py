@@ -31,6 +31,7 @@ from cmnet_cli.options import (
     DrawSeed,
     EngineOptions,
     ExecutionOptions,
+    Experimental,
     Figures,
     Frames,
     FreshMotion,
@@ -269,6 +270,7 @@ def indices(
     samples: Samples = None,
     seed: DrawSeed = None,
     reference: ReferenceRanges = None,
+    experimental: Experimental = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -277,7 +279,9 @@ def indices(
     from cmnet_cli.config import IndicesConfig, load_config
 
     table = None if reference is None else str(reference)
-    indices_config = load_config(IndicesConfig, config, reference=table, samples=samples, seed=seed)
+    indices_config = load_config(
+        IndicesConfig, config, reference=table, samples=samples, seed=seed, experimental=experimental
+    )
     settings = _execution_settings(selection, execution, engine)
     _exit_with(command.indices(run, indices_config, settings, _messages(verbosity)), verbosity, as_json=as_json)
 
@@ -336,7 +340,7 @@ def compare(
     on: SubjectColumn = "subject_id",
     as_json: AsJson = False,
 ) -> None:
-    """Compare the indices with another table, such as UK Biobank's fields: bias, limits of agreement, RMSE, r."""
+    """Compare the indices with another table, such as UK Biobank's fields: bias, limits of agreement, ICC, CCC."""
     from cmnet_cli.commands import compare as command
 
     command.compare(run, against, _messages(verbosity), on=on, as_json=as_json)
@@ -365,6 +369,7 @@ def submit(
     samples: Samples = None,
     seed: DrawSeed = None,
     reference: ReferenceRanges = None,
+    experimental: Experimental = None,
     config: ConfigFile = None,
     indices_config: IndicesConfigFile = None,
 ) -> None:
@@ -381,6 +386,7 @@ def submit(
             "reference": None if reference is None else str(reference),
             "samples": samples,
             "seed": seed,
+            "experimental": experimental,
         },
     )
     sbatch = read_sbatch_options(context.args)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from cmnet_cli.tables.columns import case, evaluation
 from cmnet_cli.tables.columns.column import Column, with_intervals
-from cmnet_cli.tables.columns.mechanics import BULLSEYE, SEGMENTS
+from cmnet_cli.tables.columns.mechanics import BULLSEYE, EXPERIMENTAL, SEGMENTS
 from cmnet_core.io.atomic import replacing, write_json
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "write_table",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised whenever a column is added, removed or renamed; tables of another version are computed again."""
 
 _ARROW: Mapping[str, Any] = {
@@ -45,6 +45,7 @@ DECLARED: Mapping[str, tuple[Column, ...]] = {
     "segments": (*case.IDENTITY, *SEGMENTS),
     "motion": case.MOTION,
     "bullseye": (*case.IDENTITY, *BULLSEYE),
+    "experimental": (*case.IDENTITY, *EXPERIMENTAL),
     "status": case.STATUS,
     "evaluation": evaluation.EVALUATION,
     "folding": evaluation.FOLDING,

@@ -39,8 +39,8 @@ MYOCARDIAL_VOLUME_CHANGE_PCT = 15.0
 """Largest accepted change of the myocardial volume from ED to ES by the motion, in %. Myocardium loses a few per cent
 with the blood pressed out of its vessels (Yin et al., Am. J. Physiol. 271, 1996)."""
 
-STRAIN_PCT = {"gcs": (-40.0, 5.0), "grs": (-5.0, 100.0), "gls_sax": (-40.0, 5.0)}
-"""Global peak strains (%) outside these ranges are errors of the motion."""
+STRAIN_PCT = {"gcs_green_wall": (-40.0, 5.0), "grs_green_wall": (-5.0, 100.0)}
+"""Global peak Green-Lagrange strains (%) outside these ranges are errors of the motion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +298,9 @@ _MOTION = (
     ),
     Flag(
         QCFlag.STRAIN_IMPLAUSIBLE,
-        "a global peak strain is outside "
+        "a global peak Green-Lagrange strain is outside "
         + ", ".join(
-            f"{low:g} to {high:g} % ({name.upper().replace('_', '-')})" for name, (low, high) in STRAIN_PCT.items()
+            f"{low:g} to {high:g} % ({name.partition('_')[0].upper()})" for name, (low, high) in STRAIN_PCT.items()
         ),
         "Such strain is not physiological: inspect the motion, the basal slices first, before using strain.",
     ),
