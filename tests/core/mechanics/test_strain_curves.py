@@ -57,7 +57,7 @@ def test_drift_at_the_end_of_the_cycle_is_neither_peak_nor_rate() -> None:
     drifted, clean = summarise(curve, TIMING, sign=-1.0), summarise(beat(peak=-8.0), TIMING, sign=-1.0)
     assert curve.min() < -12
     assert drifted.peak == pytest.approx(clean.peak, rel=1e-3)
-    assert drifted.systolic_rate == pytest.approx(clean.systolic_rate, rel=1e-2)
+    assert drifted.systolic_rate == pytest.approx(clean.systolic_rate, rel=2e-2)
 
 
 def test_noise_changes_the_peak_by_less_than_its_own_sd() -> None:
