@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmnet_cli.tables.columns.mechanics import SEGMENT_STRAINS, STRAINS
+from cmnet_cli.tables.columns.mechanics import GREEN_STRAINS, SEGMENT_STRAINS
 from cmnet_cli.tables.schema import read_rows
 from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.mechanics.strain import SIGN, Direction
@@ -124,7 +124,7 @@ def _more_truth(path: Path) -> dict[tuple[str, str], float]:
     """Read the true strain of phantoms: peaks, values at ES, times and rates; volumes are those of the masks."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else ()) if name.startswith((*STRAINS, "time_to_peak"))]
+    names = [name for name in (rows[0] if rows else ()) if name.startswith((*GREEN_STRAINS, "time_to_peak"))]
     return {(row["subject_id"], name): float(row[name]) for row in rows for name in names if row[name]}
 
 
@@ -155,12 +155,12 @@ def _true_segments(path: Path) -> list[dict[str, float]]:
     stored = json.loads(path.read_text(encoding="utf-8"))
     timing = Timing(stored["ed"], stored["es"], frame_ms=None)
     segments: list[dict[str, float]] = [{} for _ in range(SEGMENTS)]
-    for direction, name in zip(Direction, SEGMENT_STRAINS, strict=True):
+    for direction, name in zip(Direction, SEGMENT_STRAINS, strict=False):
         curves = 100.0 * torch.tensor(stored["green_lagrange_strain_of_aha_segments"][name], dtype=torch.float64)
         for segment, curve in zip(segments, curves.T, strict=True):
             peak = summarise(curve, timing, sign=SIGN[direction]).peak
             if peak is not None:
-                segment[f"{name}_peak_pct"] = peak
+                segment[f"{name}_green_wall_peak_pct"] = peak
     return segments
 
 

@@ -46,23 +46,25 @@ DISTRIBUTIONS = {
     "lvedv_index_ml_m2": (78.0, 14.0, -0.4), "lvesv_index_ml_m2": (32.0, 9.0, -0.8),
     "cardiac_output_l_min": (5.4, 1.2, 0.3),
     "lvsv_index_ml_m2": (46.0, 9.0, 0.4), "lvm_index_g_m2": (47.0, 9.0, -0.2), "rvedv_index_ml_m2": (83.0, 15.0, -0.3),
-    "rvesv_index_ml_m2": (35.0, 9.0, -0.5), "rvsv_index_ml_m2": (47.0, 10.0, 0.4), "gcs_peak_pct": (-18.0, 3.0, -0.9),
-    "grs_peak_pct": (42.0, 9.0, 0.7), "gls_sax_peak_pct": (-14.0, 3.0, -0.7),
-    "time_to_peak_gcs_ms": (330.0, 35.0, -0.2),
+    "rvesv_index_ml_m2": (35.0, 9.0, -0.5), "rvsv_index_ml_m2": (47.0, 10.0, 0.4),
+    "gcs_line_midwall_peak_pct": (-18.0, 3.0, -0.9),
+    "grs_line_wall_peak_pct": (42.0, 9.0, 0.7),
+    "time_to_peak_gcs_line_midwall_ms": (330.0, 35.0, -0.2),
     "wall_thickness_ed_mm": (6.8, 1.1, -0.2), "wall_thickening_pct": (58.0, 16.0, 0.6), "twist_deg": (11.0, 3.5, 0.3),
-    "torsion_deg_per_cm": (1.9, 0.6, 0.3), "dyssynchrony_ms": (34.0, 12.0, -0.4), "ecc_peak_pct": (-18.0, 4.0, -0.6),
-    "err_peak_pct": (42.0, 14.0, 0.4), "time_to_peak_ecc_ms": (330.0, 50.0, -0.1),
+    "torsion_deg_per_cm": (1.9, 0.6, 0.3), "dyssynchrony_ms": (34.0, 12.0, -0.4),
+    "ecc_line_wall_peak_pct": (-18.0, 4.0, -0.6),
+    "err_line_wall_peak_pct": (42.0, 14.0, 0.4), "time_to_peak_ecc_line_wall_ms": (330.0, 50.0, -0.1),
     "lv_peak_ejection_rate_ml_s": (-480.0, 110.0, -0.4), "lv_peak_filling_rate_ml_s": (430.0, 120.0, 0.4),
     "rv_peak_ejection_rate_ml_s": (-460.0, 110.0, -0.3), "rv_peak_filling_rate_ml_s": (400.0, 120.0, 0.3),
     "age_years": (63.0, 8.0, -0.1), "height_cm": (169.0, 9.0, 0.0), "weight_kg": (76.0, 14.0, 0.0),
     "bsa_m2": (1.86, 0.2, 0.0), "lv_ml": (140.0, 30.0, 0.0), "rv_ml": (150.0, 30.0, 0.0), "myo_ml": (85.0, 15.0, 0.0),
-    "gcs_pct": (-18.0, 3.0, -0.9), "grs_pct": (42.0, 9.0, 0.7), "gls_sax_pct": (-14.0, 3.0, -0.7),
+    "gcs_line_midwall_pct": (-18.0, 3.0, -0.9), "grs_line_wall_pct": (42.0, 9.0, 0.7),
     "seconds_infer": (40.0, 8.0, 0.0), "seconds_indices": (4.0, 0.8, 0.0), "peak_memory_mb": (2400.0, 150.0, 0.0),
 }  # fmt: skip
 
 # Quantities that change over the cycle: the fraction of their value at the first frame and in the middle.
 OVER_THE_CYCLE = {
-    "lv_ml": (1.0, 0.4), "rv_ml": (1.0, 0.42), "gcs_pct": (0.0, 1.0), "grs_pct": (0.0, 1.0), "gls_sax_pct": (0.0, 1.0),
+    "lv_ml": (1.0, 0.4), "rv_ml": (1.0, 0.42), "gcs_line_midwall_pct": (0.0, 1.0), "grs_line_wall_pct": (0.0, 1.0),
     "twist_deg": (0.0, 1.0),
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ from cmnet_cli.options import (
     DrawSeed,
     EngineOptions,
     ExecutionOptions,
+    Experimental,
     Figures,
     FollowLinks,
     Frames,
@@ -284,6 +285,7 @@ def indices(
     samples: Samples = None,
     seed: DrawSeed = None,
     reference: ReferenceRanges = None,
+    experimental: Experimental = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -292,7 +294,9 @@ def indices(
     from cmnet_cli.config import IndicesConfig, load_config
 
     table = None if reference is None else str(reference)
-    indices_config = load_config(IndicesConfig, config, reference=table, samples=samples, seed=seed)
+    indices_config = load_config(
+        IndicesConfig, config, reference=table, samples=samples, seed=seed, experimental=experimental
+    )
     settings = _execution_settings(selection, execution, engine)
     _exit_with(command.indices(run, indices_config, settings, _messages(verbosity)), verbosity, as_json=as_json)
 
@@ -353,7 +357,7 @@ def compare(
     on: SubjectColumn = "subject_id",
     as_json: AsJson = False,
 ) -> None:
-    """Compare the indices with another table, such as UK Biobank's fields: bias, limits of agreement, RMSE, r."""
+    """Compare the indices with another table, such as UK Biobank's fields: bias, limits of agreement, ICC, CCC."""
     from cmnet_cli.commands import compare as command
 
     command.compare(run, against, _messages(verbosity), on=on, as_json=as_json)
@@ -382,6 +386,7 @@ def submit(
     samples: Samples = None,
     seed: DrawSeed = None,
     reference: ReferenceRanges = None,
+    experimental: Experimental = None,
     config: ConfigFile = None,
     indices_config: IndicesConfigFile = None,
 ) -> None:
@@ -398,6 +403,7 @@ def submit(
             "reference": None if reference is None else str(reference),
             "samples": samples,
             "seed": seed,
+            "experimental": experimental,
         },
     )
     sbatch = read_sbatch_options(context.args)

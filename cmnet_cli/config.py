@@ -68,11 +68,13 @@ class IndicesConfig:
         samples: Number of posterior samples from which intervals are computed; 0 for no intervals. With 20 samples a
             standard deviation is known to 16 %.
         seed: Seed of the random generator that draws the samples.
+        experimental: Also compute the table ``experimental``, of strain that is not measured reliably.
     """
 
     reference: str = ""
     samples: int = 20
     seed: int = 1
+    experimental: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,13 @@ DrawSeed = Annotated[
     int | None,
     _option("--seed", metavar="N", text="Random seed of the posterior samples.", show_default="1"),
 ]
+Experimental = Annotated[
+    bool | None,
+    _flag(
+        "--experimental",
+        text="Also compute the table experimental: longitudinal strain from short-axis slices, which is not reliable.",
+    ),
+]
 
 # Simulation.
 

@@ -117,7 +117,13 @@ def index_row(case_id, frames, *, flags=()):
     return {**row, "rvef_pct": None}
 
 
-STRAINS = {"gcs_pct": -20.0, "grs_pct": 40.0, "gls_sax_pct": -15.0, "twist_deg": 9.0}
+STRAINS = {
+    "gcs_line_endo_pct": -30.0,
+    "gcs_line_midwall_pct": -20.0,
+    "gcs_line_epi_pct": -13.0,
+    "grs_line_wall_pct": 40.0,
+    "twist_deg": 9.0,
+}
 
 
 def add_mechanics(rows):
@@ -132,9 +138,24 @@ def segment_rows(case_id, *, frames=6):
     for number in range(1, 16):
         peak = -10.0 - number
         curve = [peak * (1 - math.cos(2 * math.pi * t / frames)) / 2 for t in range(frames)]
-        values = {"ecc_peak_pct": peak, "err_peak_pct": 2 * number, "time_to_peak_ecc_ms": 300.0 + 10 * number}
-        limits = {"ecc_peak_pct_lo": peak - 2, "ecc_peak_pct_hi": peak + 2, "wall_thickness_ed_mm": 8.0}
-        yield {**ids_of(case_id), "segment": number, "ecc_curve_pct": curve, **values, **limits, "qc_flags": []}
+        values = {
+            "ecc_line_wall_peak_pct": peak,
+            "err_line_wall_peak_pct": 2 * number,
+            "time_to_peak_ecc_line_wall_ms": 300.0 + 10 * number,
+        }
+        limits = {
+            "ecc_line_wall_peak_pct_lo": peak - 2,
+            "ecc_line_wall_peak_pct_hi": peak + 2,
+            "wall_thickness_ed_mm": 8.0,
+        }
+        yield {
+            **ids_of(case_id),
+            "segment": number,
+            "ecc_line_wall_curve_pct": curve,
+            **values,
+            **limits,
+            "qc_flags": [],
+        }
     yield {**ids_of(case_id), "segment": 16, "qc_flags": ["segment-missing-at-ed"]}
 
 

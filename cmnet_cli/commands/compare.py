@@ -16,7 +16,7 @@ from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, require_
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.io.atomic import write_text
-from cmnet_core.stats.agreement import agreement
+from cmnet_core.stats.agreement import agreement, within_subject
 
 Row = dict[str, Any]
 
@@ -171,7 +171,7 @@ def _rows_by_subject(table: Table, on: str, path: Path) -> dict[_Key, Mapping[st
 
 
 def _compare_column(match: _Match, rows: Sequence[Row], others: Mapping[_Key, Mapping[str, str]]) -> Row:
-    estimates, references = [], []
+    estimates, references, subjects = [], [], []
     for row in rows:
         # The instance in the name of a column is a visit. The subjects of a run without visits match any instance.
         if match.session is not None and row["session"] not in (None, match.session):
@@ -180,9 +180,11 @@ def _compare_column(match: _Match, rows: Sequence[Row], others: Mapping[_Key, Ma
         if other is not None:
             estimates.append(row.get(match.index))
             references.append(_number(other.get(match.column, "")))
+            subjects.append(row["subject_id"])
     found = agreement(estimates, references)
     unreadable = sum(match.column in cells and _number(cells[match.column]) is None for cells in others.values())
-    return {"index": match.index, "reference_column": match.column, "unreadable": unreadable, **asdict(found)}
+    columns = {"index": match.index, "reference_column": match.column, "unreadable": unreadable}
+    return {**columns, **asdict(found), **asdict(within_subject(estimates, subjects))}
 
 
 def _number(text: str) -> float | None:
@@ -216,4 +218,5 @@ def _page(path: Path, rows: Sequence[Row], unmatched: Sequence[str]) -> Iterator
     yield from (markdown_line(_cells(row)) for row in rows)
     yield ""
     yield "Bias is run - other table, with its 95 % interval. Limits of agreement: Bland and Altman 1986. ICC(2,1):"
-    yield "Shrout and Fleiss 1979. CCC: Lin 1989. Slope: of the difference on the mean of both values, with its p."
+    yield "Shrout and Fleiss 1979. CCC: Lin 1989. Slope: of the difference on the mean of both values, with its p. CV:"
+    yield "within subjects of the run with several visits."

@@ -20,7 +20,17 @@ _TERMINAL_HEAD = ("method", "comparison", "n", "DSC % LV / myo / RV", "HD95 mm")
 _HEAD = (
     "method", "comparison", "structure", "n", "DSC %", "median", "JAC %", "HD95 mm", "median", "MSD mm", "failures",
 )  # fmt: skip
-AGREEMENT_HEAD = ("n", "bias (95 %)", "limits of agreement", "RMSE", "r", "ICC(2,1) (95 %)", "CCC", "slope (p)")
+AGREEMENT_HEAD = (
+    "n",
+    "bias (95 %)",
+    "limits of agreement",
+    "RMSE",
+    "r",
+    "ICC(2,1) (95 %)",
+    "CCC",
+    "slope (p)",
+    "within-subject CV",
+)
 _AGREEMENT_HEAD = ("index", *AGREEMENT_HEAD)
 _QUANTITY_HEAD = ("quantity", "n", "mean", "median", "range")
 _TEST_HEAD = ("reference", "structure", "metric", "methods", "n", "difference", "t-test", "Wilcoxon")
@@ -141,6 +151,7 @@ def agreement_cells(row: Row) -> list[str]:
         _with_interval(row, "icc"),
         _number(row["ccc"]),
         slope,
+        "" if row["within_cv_pct"] is None else f"{row['within_cv_pct']:.1f} % (n = {row['repeat_subjects']})",
     ]
 
 

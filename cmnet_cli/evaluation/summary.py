@@ -8,7 +8,7 @@ from typing import Any
 
 from cmnet_cli.stages.evaluate import AT_ED, AT_ES, ED_TO_ES, ES_TO_ED, POOLED, Evaluation
 from cmnet_cli.tables.columns.evaluation import EVALUATED
-from cmnet_core.stats.agreement import agreement, compare_paired, holm
+from cmnet_core.stats.agreement import agreement, compare_paired, holm, within_subject
 
 Row = dict[str, Any]
 
@@ -67,7 +67,8 @@ def summarise_agreement(rows: Sequence[Row]) -> Iterator[Row]:
         for index in dict.fromkeys(row["index"] for row in members):
             listed = [row for row in members if row["index"] == index]
             found = agreement([row["estimate"] for row in listed], [row["reference"] for row in listed])
-            yield {"group": group, "index": index, **asdict(found)}
+            within = within_subject([row["estimate"] for row in listed], [row["subject_id"] for row in listed])
+            yield {"group": group, "index": index, **asdict(found), **asdict(within)}
 
 
 def subject_row(found: Evaluation) -> Row:

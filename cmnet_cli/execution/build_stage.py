@@ -46,7 +46,7 @@ def build_indices_stage(root: Path, config: IndicesConfig) -> IndicesStage:
         ManifestError: The reference ranges cannot be used.
     """
     ranges = read_reference(reference_path(config))
-    return IndicesStage(root, ranges, SamplingSettings(config.samples, config.seed))
+    return IndicesStage(root, ranges, SamplingSettings(config.samples, config.seed), config.experimental)
 
 
 def build_submitted_stage(folder: RunFolder, submission: Submission) -> StoredStage[Any] | None:

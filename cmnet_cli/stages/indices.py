@@ -1,7 +1,7 @@
 """Indices: volumes, function, wall mechanics and motion of each case, from what infer stored; no network runs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cmnet_core.function.volumes import (
     cardiac_output_l_min,
     clinical_indices,
     heart_rate_bpm,
+    pump_indices,
     volumes_ml,
 )
 from cmnet_core.imaging.preprocess import extract_labels
@@ -38,14 +39,13 @@ from cmnet_core.qc.result_checks import (
     check_function,
     check_motion,
     check_volume_curve,
-    stroke_volume_difference_pct,
     withhold_truncated,
 )
 from cmnet_core.registration.displacement import to_voxels
 from cmnet_core.types import MotionField
 
 NAME = "indices"
-TABLES_OF_INDICES = ("indices", "frames", "segments", "motion", "bullseye")
+TABLES_OF_INDICES = ("indices", "frames", "segments", "motion", "bullseye", "experimental")
 _STRUCTURES = {"lv": Label.LV, "myo": Label.MYO, "rv": Label.RV}
 _INDEXED = {
     "lvedv_index_ml_m2": "lvedv_ml",
@@ -69,6 +69,7 @@ class CaseRows:
     segments: tuple[Row, ...]
     motion: Row
     bullseye: tuple[Row, ...]
+    experimental: tuple[Row, ...]
 
     def tables(self) -> dict[str, tuple[Row, ...]]:
         """Return the rows by table."""
@@ -78,6 +79,7 @@ class CaseRows:
             "segments": self.segments,
             "motion": (self.motion,),
             "bullseye": self.bullseye,
+            "experimental": self.experimental,
         }
 
 
@@ -89,11 +91,13 @@ class IndicesStage:
         root: The run folder.
         reference: Reference ranges.
         draws: Number and seed of the draws of the posterior.
+        experimental: Whether strain that is not measured reliably is reported, in a table of its own.
     """
 
     root: Path
     reference: tuple[ReferenceRange, ...]
     draws: SamplingSettings
+    experimental: bool = False
     name: str = NAME
 
     @property
@@ -107,13 +111,24 @@ class IndicesStage:
 
         def indices_of(case: Case) -> CaseRows:
             with advise_repair(run):
-                return indices_case(case, run.case(case.case_id), reference=self.reference, draws=self.draws)
+                return indices_case(
+                    case,
+                    run.case(case.case_id),
+                    reference=self.reference,
+                    draws=self.draws,
+                    experimental=self.experimental,
+                )
 
         return indices_of
 
 
 def indices_case(
-    case: Case, folder: CaseFolder, *, reference: tuple[ReferenceRange, ...], draws: SamplingSettings
+    case: Case,
+    folder: CaseFolder,
+    *,
+    reference: tuple[ReferenceRange, ...],
+    draws: SamplingSettings,
+    experimental: bool = False,
 ) -> CaseRows:
     """Compute all rows of one case.
 
@@ -122,6 +137,7 @@ def indices_case(
         folder: What infer stored of it.
         reference: Reference ranges.
         draws: Number and seed of the draws of the posterior.
+        experimental: Whether strain that is not measured reliably is reported.
 
     Raises:
         CaseError: Infer has not been run for it, or what it stored is damaged.
@@ -149,6 +165,7 @@ def indices_case(
         segments=tuple(identity_columns(case) | row for row in segments),
         motion=_motion_row(case, stored, propagated, frames) | _smoothness(facts, motion),
         bullseye=tuple(identity_columns(case) | row for row in wall.bullseye),
+        experimental=tuple(identity_columns(case) | row for row in wall.experimental if experimental),
     )
 
 
@@ -196,7 +213,7 @@ def _indices_row(
         "bsa_m2": bsa,
         "bsa_du_bois_m2": _body_surface(case, BodySurfaceFormula.DU_BOIS),
         **{name: _divided(values[index], bsa) for name, index in _INDEXED.items()},
-        "stroke_volume_difference_pct": stroke_volume_difference_pct(function.lvsv_ml, function.rvsv_ml),
+        **asdict(pump_indices(function)),
         **_volume_rate_columns(volumes, function, Timing(facts.ed, facts.es, facts.frame_ms)),
         "qc_flags": [*facts.flags, *function_flags, *reasons],
     }
@@ -205,11 +222,21 @@ def _indices_row(
 def _volume_rate_columns(volumes: Volumes, function: ClinicalIndices, timing: Timing) -> Row:
     """Peak ejection and filling rates; null for a ventricle whose stroke volume is not reported."""
     row: Row = {}
-    for name, curve, stroke in (("lv", volumes.lv_ml, function.lvsv_ml), ("rv", volumes.rv_ml, function.rvsv_ml)):
+    ventricles = (
+        ("lv", volumes.lv_ml, function.lvsv_ml, function.lvedv_ml),
+        ("rv", volumes.rv_ml, function.rvsv_ml, function.rvedv_ml),
+    )
+    for name, curve, stroke, edv in ventricles:
         rates = None if stroke is None else summarise(curve - curve[timing.ed], timing, sign=-1.0)
-        ejection = None if rates is None else rates.systolic_rate
-        row[f"{name}_peak_ejection_rate_ml_s"] = None if ejection is None else -ejection
-        row[f"{name}_peak_filling_rate_ml_s"] = None if rates is None else rates.early_diastolic_rate
+        ejection = None if rates is None or rates.systolic_rate is None else -rates.systolic_rate
+        filling = None if rates is None else rates.early_diastolic_rate
+        row |= {
+            f"{name}_peak_ejection_rate_ml_s": ejection,
+            f"{name}_peak_filling_rate_ml_s": filling,
+            f"{name}_peak_ejection_rate_edv_per_s": _divided(ejection, edv),
+            f"{name}_peak_filling_rate_edv_per_s": _divided(filling, edv),
+            f"{name}_time_to_peak_filling_rate_ms": None if rates is None else rates.es_to_filling_ms,
+        }
     return row
 
 

@@ -26,9 +26,10 @@ from cmnet_core.imaging.crop import crop_around
 from cmnet_core.imaging.preprocess import window_affine
 from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.labels import Label
-from cmnet_core.mechanics.analysis import summarise_strain
-from cmnet_core.mechanics.lagrangian import follow_material
-from cmnet_core.mechanics.strain import WallVoxels, deform, regional_strain
+from cmnet_core.mechanics.analysis import summarise_lines, summarise_strain
+from cmnet_core.mechanics.lagrangian import flow_material, follow_material
+from cmnet_core.mechanics.line_strain import line_strain
+from cmnet_core.mechanics.strain import WallVoxels, deform, engineering_strain, regional_strain
 from cmnet_core.mechanics.strain_curves import Timing
 from cmnet_core.types import Spacing
 from cmnet_core.uncertainty.calibration import Calibration, find_calibration, intervals, spread
@@ -119,7 +120,8 @@ def _draw_shape_columns(
     for phases in draw_shapes(posterior, window.spacing, draws.generator()):
         function = asdict(indices_of_shapes(phases, window.spacing))
         del function["flags"]
-        ed, es = (wall_thickness(lv_coordinates(labels, window.spacing, affine)) for labels in phases)
+        heart = crop_around(phases.any(0), 1).of_window(phases)
+        ed, es = (wall_thickness(lv_coordinates(labels, window.spacing, affine)) for labels in heart)
         yield function | thickness_columns(ed.whole_mm, es.whole_mm), segment_thickness_columns(ed, es)
 
 
@@ -142,7 +144,15 @@ def _draw_motion_columns(
     crop = crop_around(myocardium, factor)
     while True:
         drawn = crop.of_velocities(draw_velocities(velocities, posterior, grid, generator))
-        to_ed = fields_to_ed(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
-        motion = follow_material(to_ed, crop.of_window(myocardium))
-        summary = summarise_strain(regional_strain(voxels, deform(voxels, motion)), timing)
-        yield global_strain_columns(summary), segment_strain_columns(summary)
+        if sizes.ed_referenced and sizes.integration_steps:
+            motion = flow_material(drawn, crop.of_window(myocardium), facts.window.spacing, ed=facts.ed)
+        else:
+            to_ed = fields_to_ed(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
+            motion = follow_material(to_ed, crop.of_window(myocardium))
+        deformation = deform(voxels, motion)
+        stretched = replace(deformation, strain=engineering_strain(deformation.strain))
+        green, engineering = (
+            summarise_strain(regional_strain(voxels, one), timing) for one in (deformation, stretched)
+        )
+        lines = summarise_lines(line_strain(voxels, motion, deformation), timing)
+        yield global_strain_columns(lines, engineering, green), segment_strain_columns(engineering, green)

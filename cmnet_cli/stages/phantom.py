@@ -12,7 +12,7 @@ import torch
 
 from cmnet_cli.cohort.manifest import Case, write_manifest
 from cmnet_cli.runs.paths import SimulatedCaseFolder, SimulationFolder
-from cmnet_cli.tables.columns.mechanics import STRAINS
+from cmnet_cli.tables.columns.mechanics import GREEN_STRAINS
 from cmnet_core.function.volumes import ClinicalIndices, Volumes, clinical_indices, volumes_ml
 from cmnet_core.io.atomic import write_text
 from cmnet_core.io.nifti import write_image, write_labels, write_motion
@@ -190,11 +190,11 @@ def _index_cells(indices: ClinicalIndices, *, suffix: str) -> dict[str, float | 
 
 
 def _strain_cells(phantom: Phantom) -> dict[str, float | str]:
-    """Return the strain of the whole wall, in the columns of ``cmnet indices``."""
+    """Return the Green-Lagrange strain of the whole wall, in the columns of ``cmnet indices``, and GLS-SAX."""
     (ed, es), frame_ms = _frames_of(phantom), phantom.cine.frame_ms
     curves = 100.0 * phantom.truth.global_strain()
     cells: dict[str, float | str] = {}
-    for direction, name in zip(Direction, STRAINS, strict=True):
+    for direction, name in zip(Direction, (*GREEN_STRAINS, "gls_sax"), strict=True):
         found = summarise(curves[direction], Timing(ed, es, frame_ms), sign=SIGN[direction])
         cells |= {
             f"{name}_peak_pct": _cell(found.peak),

@@ -12,7 +12,7 @@ from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.seals import is_whole_parquet, write_sealed_json, write_sealed_parquet
 from cmnet_cli.tables.columns import case, evaluation
 from cmnet_cli.tables.columns.column import Column, with_intervals
-from cmnet_cli.tables.columns.mechanics import BULLSEYE, SEGMENTS
+from cmnet_cli.tables.columns.mechanics import BULLSEYE, EXPERIMENTAL, SEGMENTS
 from cmnet_core.errors import ErrorCode, ManifestError
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "write_table",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised whenever a column is added, removed or renamed; tables of another version are computed again."""
 
 _ARROW: Mapping[str, Any] = {
@@ -49,6 +49,7 @@ DECLARED: Mapping[str, tuple[Column, ...]] = {
     "segments": (*case.IDENTITY, *SEGMENTS),
     "motion": case.MOTION,
     "bullseye": (*case.IDENTITY, *BULLSEYE),
+    "experimental": (*case.IDENTITY, *EXPERIMENTAL),
     "status": case.STATUS,
     "evaluation": evaluation.EVALUATION,
     "folding": evaluation.FOLDING,

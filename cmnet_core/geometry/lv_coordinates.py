@@ -1,8 +1,9 @@
 """Coordinates of the LV wall: longitudinal, circumferential and transmural, with AHA segments as a lookup on them.
 
 They follow from one label map. The long axis is the line through the centres of the cavity, tilted where the stack is
-tilted. The circumferential angle starts at the anterior insertion of the right ventricle, which is found in patient
-space, so that neither the order of the slices nor the handedness of the grid changes a coordinate. Transmural depth is
+tilted. The circumferential angle is centred on the septum, between the two insertions of the right ventricle; which of
+them is the anterior one is found in patient space, so that neither the order of the slices nor the handedness of the
+grid changes a coordinate. Transmural depth is
 measured between contours that are finer than voxels.
 """
 
@@ -31,6 +32,9 @@ SLICES_FOR_SEGMENTS = 3
 _CONTACT_VOXELS = 2
 _INSERTION_SLICES = (0.1, 0.75)  # range of the length; outside it the outflow tract and the RV apex shift the contact
 _RV_ARC_DEG = (40.0, 220.0)
+_SEPTUM_DEG = (60.0, 180.0)  # outside it one of the insertions is not where it seems
+SEPTUM_MIDDLE_DEG = 60.0
+"""Circumferential angle of the middle of the septum, where AHA's anteroseptal and inferoseptal segments meet."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +45,9 @@ class LVCoordinates:
 
     Attributes:
         longitudinal: 0 at the base to 1 at the tip of the cavity, along the long axis.
-        circumferential_deg: Angle in [0, 360) degrees, 0 at the anterior RV insertion and increasing over the septum to
-            the inferior and the lateral wall: counter-clockwise seen from the apex. NaN where the insertion is not
-            known.
+        circumferential_deg: Angle in [0, 360) degrees, 60 in the middle of the septum between the two RV insertions,
+            increasing from the anterior one over the septum to the inferior and the lateral wall: counter-clockwise
+            seen from the apex. The anterior insertion is near 0. NaN where the insertions are not known.
         transmural: 0 at the endocardium to 1 at the epicardium.
         thickness_mm: Wall thickness at each voxel, in mm.
         radial_unit: Unit vector away from the long axis.
@@ -70,12 +74,12 @@ def aha_segment(longitudinal: Float[Tensor, "*n"], circumferential_deg: Float[Te
     """Look up the AHA segment 1 to 16 of positions in the wall; 0 outside [0, 1) and where a coordinate is NaN.
 
     Cerqueira et al., Circulation 105 (2002) 539: six sectors of 60° in the basal and the middle third, of which the two
-    septal ones begin at the anterior insertion (2, 3, then 4, 5, 6, 1); four of 90° in the apical third, of which the
+    septal ones meet in the middle of the septum (2, 3, then 4, 5, 6, 1); four of 90° in the apical third, of which the
     anterior one (13) has the same centre as the anterior one above it.
 
     Args:
         longitudinal: 0 at the base to 1 at the tip of the cavity.
-        circumferential_deg: Angle from the anterior RV insertion in degrees.
+        circumferential_deg: Angle in degrees, 60 in the middle of the septum.
     """
     degrees = torch.remainder(torch.nan_to_num(circumferential_deg), 360.0)
     level = torch.floor(3.0 * torch.nan_to_num(longitudinal, nan=-1.0)).long()
@@ -152,7 +156,7 @@ class _AngleOrigin:
     """Origin and sense of the circumferential angle.
 
     Attributes:
-        angle_deg: Angle of the anterior RV insertion in the cylindrical coordinates, or None where it was not found.
+        angle_deg: Position of the origin in the cylindrical coordinates, or None where no RV insertion was found.
         sense: 1 where the circumferential angle increases with that of the cylindrical coordinates, else -1.
         is_ambiguous: Whether patient axes and handedness of the grid contradict each other.
     """
@@ -165,11 +169,12 @@ class _AngleOrigin:
 def _find_origin(
     labels: NDArray[np.uint8], cylinder: _CylinderCoordinates, affine: Float64[Tensor, "4 4"]
 ) -> _AngleOrigin:
-    """Find the anterior one of the two RV insertions.
+    """Find the two RV insertions, and the origin 60° before the middle between them.
 
-    It is the end of the septum that is further anterior and superior, and the angle increases from it over the septum.
-    That is counter-clockwise seen from the apex in any heart that is not a mirror image; the handedness of the affine
-    must agree.
+    The anterior insertion is the end of the septum that is further anterior and superior, and the angle increases from
+    it over the septum. That is counter-clockwise seen from the apex in any heart that is not a mirror image; the
+    handedness of the affine must agree. Where the septum is implausibly narrow or wide, the origin is the anterior
+    insertion itself.
     """
     world = affine[:3, :3].numpy() / np.linalg.norm(affine[:3, :3].numpy(), axis=0)
     by_handedness = 1.0 if np.linalg.det(world) > 0 else -1.0
@@ -180,7 +185,12 @@ def _find_origin(
     across = _unit_at(cylinder, start) - _unit_at(cylinder, end)
     in_patient = world @ across
     sense = 1.0 if in_patient[1] + in_patient[2] > 0 else -1.0
-    return _AngleOrigin(start if sense > 0 else end, sense, is_ambiguous=sense != by_handedness)
+    width = (end - start) % 360.0
+    if _SEPTUM_DEG[0] <= width <= _SEPTUM_DEG[1]:
+        origin = start + 0.5 * width - sense * SEPTUM_MIDDLE_DEG
+    else:
+        origin = start if sense > 0 else end
+    return _AngleOrigin(origin, sense, is_ambiguous=sense != by_handedness)
 
 
 def _unit_at(cylinder: _CylinderCoordinates, degrees: float) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ class Bin:
 
     Attributes:
         level: Index along the wall, 0 at the base.
-        sector: Index around it, 0 at the anterior RV insertion, increasing over the septum.
+        sector: Index around it, 0 from 60° before the middle of the septum, increasing over the septum.
         layer: Index through it, 0 at the endocardium.
         longitudinal: Longitudinal coordinate of the centre, 0 to 1.
         circumferential_deg: Circumferential coordinate of the centre in degrees.
@@ -60,7 +60,7 @@ def bin_of(
 
     Args:
         longitudinal: 0 at the base to 1 at the tip of the cavity.
-        circumferential_deg: Angle from the anterior RV insertion in degrees.
+        circumferential_deg: Angle in degrees, 60 in the middle of the septum.
         transmural: 0 at the endocardium to 1 at the epicardium.
     """
     unknown = longitudinal.isnan() | circumferential_deg.isnan() | transmural.isnan()

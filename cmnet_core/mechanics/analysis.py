@@ -5,6 +5,7 @@ The parts are in the other modules of this package and of :mod:`cmnet_core.geome
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
@@ -35,9 +36,13 @@ from cmnet_core.mechanics.strain_curves import (
     CurveSummary,
     Timing,
     dyssynchrony_ms,
-    summarise,
+    summarise_all,
 )
+from cmnet_core.mechanics.ukb_strain import UKBStrain, ukb_strain
 from cmnet_core.types import MotionField, Spacing
+
+_MEASURED = Direction.LONGITUDINAL
+"""Number of directions whose strain raises flags: a stack of short-axis slices does not measure the longitudinal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class LineStrainSummary:
     """Summaries of the curves of a :class:`LineStrain`."""
 
     endo: CurveSummary
-    mid: CurveSummary
+    midwall: CurveSummary
     epi: CurveSummary
 
 
@@ -74,6 +79,7 @@ class RotationSummary:
     apical: CurveSummary
     twist: CurveSummary
     torsion: CurveSummary
+    shear: CurveSummary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,12 +87,14 @@ class WallBins:
     """Means over the bins that all ventricles share, in the order of :func:`shared_bins.bins`; NaN in an empty bin.
 
     Attributes:
+        engineering_es_pct: Engineering strain at ES in %, by :class:`Direction`.
         strain_es_pct: Green-Lagrange strain at ES in %, by :class:`Direction`.
         displacement_es_mm: Displacement from ED to ES in mm: outward, around the axis, towards the apex.
         thickness_ed_mm: Wall thickness at ED in mm.
         voxels: Number of voxels in the bin.
     """
 
+    engineering_es_pct: Float[Tensor, "3 bins"]
     strain_es_pct: Float[Tensor, "3 bins"]
     displacement_es_mm: Float[Tensor, "3 bins"]
     thickness_ed_mm: Float[Tensor, " bins"]
@@ -111,6 +119,7 @@ class WallAnalysis:
         strain: Green-Lagrange strain in %, mean over the wall, its layers, levels and segments.
         engineering_strain: Engineering strain √(1 + 2E) - 1 in % along the same directions, over the same regions.
         line_strain: Change of length of the endocardial, mid-wall and epicardial contours in %.
+        ukb_strain: Strain by the definition of the UK Biobank's derived fields, in %.
         rotation: Basal and apical rotation, twist and torsion.
         strain_summary: Peaks, values at ES, times and rates of ``strain``.
         engineering_summary: The same of ``engineering_strain``.
@@ -132,6 +141,7 @@ class WallAnalysis:
     strain: RegionalStrain
     engineering_strain: RegionalStrain
     line_strain: LineStrain
+    ukb_strain: UKBStrain
     rotation: Rotation
     strain_summary: StrainSummary
     engineering_summary: StrainSummary
@@ -218,7 +228,7 @@ def analyse_wall(
     turned = rotation(voxels, material)
     if not has_thirds:
         strain, engineering = (replace(s, levels=torch.full_like(s.levels, torch.nan)) for s in (strain, engineering))
-        turned = Rotation(*(torch.full_like(turned.twist_deg, torch.nan),) * 4)
+        turned = Rotation(*(torch.full_like(turned.twist_deg, torch.nan),) * 5)
 
     strain_summary, rotation_summary = summarise_strain(strain, timing), summarise_rotation(turned, timing)
     line_summary = summarise_lines(lines, timing)
@@ -229,8 +239,8 @@ def analyse_wall(
     remarks = {
         QCFlag.TWIST_NOT_CONSTRAINED_BY_MASKS: rotation_summary.twist.peak is not None,
         QCFlag.LEVEL_MISSING: has_thirds and rotation_summary.twist.peak is None,
-        QCFlag.NO_CLOSED_SLICE: line_summary.mid.peak is None,
-        QCFlag.WALL_STRETCHES: has_systolic_stretch(strain_summary.whole, has_times=not without_times),
+        QCFlag.NO_CLOSED_SLICE: line_summary.midwall.peak is None,
+        QCFlag.WALL_STRETCHES: has_systolic_stretch(strain_summary.whole[:_MEASURED], has_times=not without_times),
         QCFlag.FEW_SEGMENTS_WITH_TIMES: not without_times and dyssynchrony is None,
     }
     return WallAnalysis(
@@ -244,6 +254,7 @@ def analyse_wall(
         strain=strain,
         engineering_strain=engineering,
         line_strain=lines,
+        ukb_strain=ukb_strain(voxels, material, deformation),
         rotation=turned,
         strain_summary=strain_summary,
         engineering_summary=summarise_strain(engineering, timing),
@@ -261,29 +272,26 @@ def analyse_wall(
 
 def summarise_strain(strain: RegionalStrain, timing: Timing) -> StrainSummary:
     """Summarise every curve of a regional strain, each in the direction in which its strain contracts."""
-
-    def by_region(curves: Float[Tensor, "3 t r"]) -> tuple[tuple[CurveSummary, ...], ...]:
-        return tuple(tuple(summarise(c, timing, sign=SIGN[d]) for c in curves[d].T) for d in Direction)
-
-    return StrainSummary(
-        whole=tuple(summarise(strain.whole[d], timing, sign=SIGN[d]) for d in Direction),
-        layers=by_region(strain.layers),
-        levels=by_region(strain.levels),
-        segments=by_region(strain.segments),
+    parts = (strain.whole[..., None], strain.layers, strain.levels, strain.segments)
+    curves, ends = torch.cat(parts, dim=-1), list(accumulate((part.shape[-1] for part in parts), initial=0))
+    found = [tuple(summarise_all(curves[d].T, timing, sign=SIGN[d])) for d in Direction]
+    whole, layers, levels, segments = (
+        tuple(of_direction[start:end] for of_direction in found) for start, end in pairwise(ends)
     )
+    return StrainSummary(tuple(one for [one] in whole), layers, levels, segments)
 
 
 def summarise_lines(lines: LineStrain, timing: Timing) -> LineStrainSummary:
     """Summarise the curves of the three contours, which shorten in systole."""
     sign = SIGN[Direction.CIRCUMFERENTIAL]
-    curves = (lines.endo_pct, lines.mid_pct, lines.epi_pct)
-    return LineStrainSummary(*(summarise(curve, timing, sign=sign) for curve in curves))
+    curves = torch.stack([lines.endo_pct, lines.midwall_pct, lines.epi_pct])
+    return LineStrainSummary(*summarise_all(curves, timing, sign=sign))
 
 
 def summarise_rotation(turned: Rotation, timing: Timing) -> RotationSummary:
     """Summarise the curves of rotation, twist and torsion, each in the direction in which it deflects more."""
-    curves = (turned.basal_deg, turned.apical_deg, turned.twist_deg, turned.torsion_deg_cm)
-    return RotationSummary(*(summarise(curve, timing, sign=None) for curve in curves))
+    curves = (turned.basal_deg, turned.apical_deg, turned.twist_deg, turned.torsion_deg_cm, turned.shear_deg)
+    return RotationSummary(*summarise_all(torch.stack(curves), timing, sign=None))
 
 
 # ── flags ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -299,13 +307,13 @@ def has_systolic_stretch(whole: Sequence[CurveSummary], *, has_times: bool) -> b
     """Whether a global strain never contracts, so that its peak has no time, or has the wrong sign at ES.
 
     Args:
-        whole: Summaries of the global strains by :class:`Direction`.
+        whole: Summaries of the global strains by :class:`Direction`, or of the first of them.
         has_times: Whether the cycle has times at all.
     """
     never_contracts = has_times and any(one.time_to_peak_ms is None for one in whole)
     return never_contracts or any(
         one.at_es is not None and SIGN[direction] * one.at_es < 0.0
-        for direction, one in zip(Direction, whole, strict=True)
+        for direction, one in zip(Direction, whole, strict=False)
     )
 
 
@@ -332,7 +340,7 @@ def flag_segments(
             own = [QCFlag.SEGMENT_MISSING_AT_ED]
         elif thickness_es is not None and thickness_es.segments_mm[number] is None:
             own = [QCFlag.SEGMENT_MISSING_AT_ES]
-        elif strain and has_times and any(of[number].time_to_peak_ms is None for of in strain.segments):
+        elif strain and has_times and any(of[number].time_to_peak_ms is None for of in strain.segments[:_MEASURED]):
             own = [QCFlag.SEGMENT_DOES_NOT_CONTRACT]
         else:
             own = []
@@ -348,6 +356,8 @@ def _bin_wall(voxels: WallVoxels, motion: MaterialMotion, deformation: Deformati
     if not bool((number >= 0).any()):
         return None
     displacement = torch.einsum("nd,nkd->kn", motion.displacement_mm[es], voxels.directions)
-    values = torch.cat([100.0 * deformation.strain[:, es], displacement, voxels.thickness_mm[None]])
+    green = deformation.strain[:, es]
+    strains = 100.0 * torch.cat([engineering_strain(green), green])
+    values = torch.cat([strains, displacement, voxels.thickness_mm[None]])
     means, count = bin_means(values, torch.where(voxels.ventricular, number, -1))
-    return WallBins(means[:3], means[3:6], means[6], count)
+    return WallBins(means[:3], means[3:6], means[6:9], means[9], count)

@@ -8,9 +8,10 @@ fields, and no field is resampled.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError
@@ -19,6 +20,7 @@ from cmnet_core.types import MotionField, Spacing
 
 _TOLERANCE_VOXELS = 1e-4
 _MAX_ITERATIONS = 60
+_PATH_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,17 +73,53 @@ def follow_material(fields: Sequence[MotionField], mask: Bool[Tensor, "z y x"]) 
     ed = fields[0].moving
     size = torch.tensor(fields[0].spacing.zyx, dtype=torch.float64)
     start = mask.nonzero().float().T.contiguous()
-    current, frame, positions = start, ed, {ed: start}
+    frame = ed
     for field in fields:
         _check_field(field, mask, moving=ed if field.moving == ed else frame)
-        before = start if field.moving == ed else current
         frame = field.fixed
-        if frame != ed:
-            current = _invert_at(to_voxels(field), before)
-            positions[frame] = current
+    positions = {ed: start}
+    from_ed = [field for field in fields if field.moving == ed and field.fixed != ed]
+    if from_ed:
+        inverted = _invert_at(torch.cat([to_voxels(field) for field in from_ed]), start.expand(len(from_ed), -1, -1))
+        positions |= dict(zip((field.fixed for field in from_ed), inverted, strict=True))
+    before = start
+    for field in fields:
+        if field.moving != ed and field.fixed != ed:
+            positions[field.fixed] = _invert_at(to_voxels(field), before[None])[0]
+        before = positions[field.fixed]
     frames = tuple(sorted(positions))
     displacement = torch.stack([(positions[frame] - start).T for frame in frames]).double() * size
     return MaterialMotion(displacement, frames, mask, fields[0].spacing, ed)
+
+
+def flow_material(
+    velocities: Float[Tensor, "t 3 z yh xh"], mask: Bool[Tensor, "z y x"], spacing: Spacing, *, ed: int
+) -> MaterialMotion:
+    """Compute the displacement of a mask's voxels along stationary velocities that point from each frame into ED.
+
+    The material at X moves to ``exp(-v)(X)``, the end of the path ``dx/ds = -v(x)`` from X. Only the paths of the
+    mask's voxels are integrated (midpoint rule): that costs a fiftieth of :func:`follow_material` on integrated fields,
+    to a hundredth of a voxel, and suits draws of a motion.
+
+    Args:
+        velocities: Velocities of the frames from the one after ED on, the last that of ED itself, in voxels of their
+            grid, whose voxels are whole multiples of those of the mask's grid in-plane.
+        mask: The mask at ED.
+        spacing: Voxel spacing of the mask's grid in mm.
+        ed: End-diastolic frame.
+    """
+    frames = len(velocities)
+    factor = torch.tensor([1.0, *(mask.shape[axis] / velocities.shape[axis + 2] for axis in (1, 2))])
+    size = torch.tensor(spacing.zyx, dtype=torch.float64) * factor
+    # Both grids have the same outer edges, so that their voxel centres differ by a fraction of a voxel.
+    start = ((mask.nonzero() + 0.5) / factor - 0.5).T[None, :, :, None, None].expand(frames, -1, -1, 1, 1)
+    now, step = start, 1.0 / _PATH_STEPS
+    for _ in range(_PATH_STEPS):
+        middle = now - 0.5 * step * sample_at(velocities, now)
+        now = now - step * sample_at(velocities, middle)
+    after_ed = (now - start)[..., 0, 0].movedim(2, 1).double() * size
+    after_ed[-1] = 0.0
+    return MaterialMotion(after_ed.roll(ed + 1, dims=0), tuple(range(frames)), mask, spacing, ed)
 
 
 def _check_field(field: MotionField, mask: Bool[Tensor, "z y x"], *, moving: int) -> None:
@@ -100,27 +138,49 @@ def _check_field(field: MotionField, mask: Bool[Tensor, "z y x"], *, moving: int
         )
 
 
-def _invert_at(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
-    """Positions ``p`` with ``p + u(p) = point``, by damped fixed-point iteration.
+def _invert_at(displacement: Float[Tensor, "t 3 z y x"], points: Float[Tensor, "t 3 n"]) -> Float[Tensor, "t 3 n"]:
+    """Positions ``p`` with ``p + u(p) = point`` in each of several frames, by damped fixed-point iteration.
 
     Full steps diverge where the pull-back stretches more than twofold, as it does at the endocardium of a cavity that
     all but closes between two frames. A point whose residual would grow therefore keeps its position and halves its
     step. Points that have converged are left out: a few of the others need many times as many iterations.
     """
-    found = points - _sample(displacement, points)
-    residual = found + _sample(displacement, found) - points
-    step = torch.ones_like(points[:1])
+    frames, _, count = points.shape
+    frame = torch.arange(frames).repeat_interleave(count)
+    target = points.movedim(1, 0).reshape(3, -1)
+    found = target - _sample(displacement, frame, target)
+    residual = found + _sample(displacement, frame, found) - target
+    step = torch.ones_like(target[:1])
     for _ in range(_MAX_ITERATIONS):
         [remaining] = (residual.abs().amax(0) >= _TOLERANCE_VOXELS).nonzero(as_tuple=True)
         if not len(remaining):
             break
         trial = found[:, remaining] - step[:, remaining] * residual[:, remaining]
-        new_residual = trial + _sample(displacement, trial) - points[:, remaining]
+        new_residual = trial + _sample(displacement, frame[remaining], trial) - target[:, remaining]
         closer = new_residual.square().sum(0) < residual[:, remaining].square().sum(0)
         found[:, remaining[closer]], residual[:, remaining[closer]] = trial[:, closer], new_residual[:, closer]
         step[:, remaining[~closer]] *= 0.5
-    return found
+    return found.view(3, frames, count).movedim(0, 1)
 
 
-def _sample(displacement: Float[Tensor, "1 3 z y x"], points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
-    return sample_at(displacement, points[None, :, None, None])[0, :, 0, 0]
+def _sample(
+    displacement: Float[Tensor, "t 3 z y x"], frame: Int64[Tensor, " m"], points: Float[Tensor, "3 m"]
+) -> Float[Tensor, "3 m"]:
+    """Interpolate the displacement of a frame linearly at each point; the border value is replicated.
+
+    Points of different frames are interpolated together, which :func:`sample_at` cannot do.
+    """
+    frames, _, depth, rows, columns = displacement.shape
+    last = torch.tensor([depth - 1, rows - 1, columns - 1])
+    clamped = torch.minimum(points.clamp_min(0.0), last[:, None].to(points))
+    below = torch.minimum(clamped.long(), (last - 1).clamp_min(0)[:, None])
+    upper = clamped - below
+    lower = 1.0 - upper
+    flat = displacement.movedim(1, 0).reshape(3, frames, -1)
+    value = torch.zeros_like(points)
+    step = torch.minimum(last, torch.ones_like(last)).tolist()
+    for z, y, x in product((0, 1), repeat=3):
+        weight = (upper if z else lower)[0] * (upper if y else lower)[1] * (upper if x else lower)[2]
+        at = (below[0] + z * step[0]) * rows * columns + (below[1] + y * step[1]) * columns + below[2] + x * step[2]
+        value = value + weight * flat[:, frame, at]
+    return value

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cmnet_core.mechanics.lagrangian import MaterialMotion
@@ -25,12 +25,12 @@ class LineStrain:
 
     Attributes:
         endo_pct: Endocardial contours.
-        mid_pct: Contours halfway through the wall.
+        midwall_pct: Contours halfway through the wall.
         epi_pct: Epicardial contours.
     """
 
     endo_pct: Float[Tensor, " t"]
-    mid_pct: Float[Tensor, " t"]
+    midwall_pct: Float[Tensor, " t"]
     epi_pct: Float[Tensor, " t"]
 
 
@@ -42,21 +42,27 @@ def line_strain(wall: WallVoxels, motion: MaterialMotion, deformation: Deformati
         motion: Their displacement.
         deformation: Their deformation by this motion.
     """
-    lengths = [_lengths_mm(wall, motion, deformation, ring) for ring in _closed_rings(wall)]
+    lengths = [_lengths_mm(wall, motion, deformation, ring) for ring in closed_rings(wall)]
     frames = len(motion.frames)
     total = torch.stack(lengths).sum(0) if lengths else torch.full((frames, 3), torch.nan, dtype=torch.float64)
     strain = 100.0 * (total / total[motion.frames.index(motion.ed)] - 1.0)
     return LineStrain(*strain.T)
 
 
-def _closed_rings(wall: WallVoxels) -> list[Bool[Tensor, " n"]]:
+def closed_rings(wall: WallVoxels) -> list[Bool[Tensor, " n"]]:
     """Voxels of the wall in each slice that has some of them in every direction."""
-    indices = wall.slice_index[wall.ventricular].bincount().nonzero()[:, 0]
-    rings = [wall.ventricular & (wall.slice_index == index) for index in indices]
-    return [ring for ring in rings if _is_closed(_polar(wall, ring)[0])]
+    return [ring for ring in slice_rings(wall) if is_closed(wall, ring)]
 
 
-def _is_closed(angle: Float[Tensor, " n"]) -> bool:
+def slice_rings(wall: WallVoxels, *, fewest: int = 1) -> list[Bool[Tensor, " n"]]:
+    """Voxels of the wall in each slice that has at least so many of them, in the order of the slices."""
+    indices = (wall.slice_index[wall.ventricular].bincount() >= fewest).nonzero()[:, 0]
+    return [wall.ventricular & (wall.slice_index == index) for index in indices]
+
+
+def is_closed(wall: WallVoxels, ring: Bool[Tensor, " n"]) -> bool:
+    """Whether a slice has voxels of the wall in every direction."""
+    angle = _polar(wall, ring)[0]
     sector = (torch.remainder(angle, 2.0 * math.pi) / (2.0 * math.pi) * _SECTORS).long().clamp_max(_SECTORS - 1)
     return bool((sector.bincount(minlength=_SECTORS) > 0).all())
 
@@ -75,36 +81,89 @@ def _lengths_mm(
     wall: WallVoxels, motion: MaterialMotion, deformation: Deformation, ring: Bool[Tensor, " n"]
 ) -> Float[Tensor, "t 3"]:
     """Length in space of the three contours of one slice, in every frame."""
+    contours = ring_contours(wall, ring)
+    around = torch.arange(_POINTS, dtype=torch.float64) * (2.0 * math.pi / _POINTS)
+    points = torch.cat([contours.at(layer, around) for layer in (0.0, 0.5, 1.0)])
+    moved = torch.unflatten(move_points(points, wall, motion, deformation, ring), 1, (3, _POINTS))
+    lengths: Tensor = (moved - moved.roll(1, dims=2)).norm(dim=-1).sum(-1)
+    return lengths
+
+
+def move_points(
+    points: Float[Tensor, "k 3"],
+    wall: WallVoxels,
+    motion: MaterialMotion,
+    deformation: Deformation,
+    ring: Bool[Tensor, " n"],
+) -> Float[Tensor, "t k 3"]:
+    """Positions in every frame of points within the wall of one slice at ED, in mm.
+
+    A point is up to a voxel away from the nearest voxel centre of the wall. The displacement there is extrapolated with
+    the deformation gradient, since values outside the wall belong to other tissue.
+
+    Args:
+        points: Positions at ED.
+        wall: Voxels of the wall at ED.
+        motion: Their displacement.
+        deformation: Their deformation by this motion.
+        ring: Voxels of the slice.
+    """
     positions = wall.position_mm[ring]
-    lengths = []
-    for contour in _contours(wall, ring):
-        nearest = torch.cdist(contour, positions, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
-        offset = contour - positions[nearest]
-        # A contour is up to a voxel away from the nearest voxel centre of the wall. The displacement there is
-        # extrapolated with the deformation gradient, since values outside the wall belong to other tissue.
-        moved = motion.displacement_mm[:, ring][:, nearest] + positions[nearest]
-        moved = moved + (deformation.gradient[:, ring][:, nearest] @ offset[:, :, None])[..., 0]
-        lengths.append((moved - moved.roll(1, dims=1)).norm(dim=-1).sum(-1))
-    return torch.stack(lengths, dim=1)
+    nearest = nearest_voxels(points, positions)
+    chosen = ring.nonzero()[:, 0][nearest]
+    offset = points - positions[nearest]
+    moved = motion.displacement_mm[:, chosen] + positions[nearest]
+    return moved + (deformation.gradient[:, chosen] @ offset[:, :, None])[..., 0]
 
 
-def _contours(wall: WallVoxels, ring: Bool[Tensor, " n"]) -> tuple[Float[Tensor, "k 3"], ...]:
-    """Endocardium, mid-wall and epicardium of a slice at ED, as closed polygons in mm.
+def nearest_voxels(points: Float[Tensor, "k 3"], positions: Float[Tensor, "n 3"]) -> Int64[Tensor, " k"]:
+    """Index of the voxel that is nearest to each point."""
+    return torch.cdist(points, positions, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RingContours:
+    """Endocardium and epicardium of a slice at ED, as radii over the in-plane angle.
+
+    Attributes:
+        centre_mm: Position (z, y, x) of the centre.
+        inner: Fourier coefficients of the endocardial radius in mm.
+        outer: Fourier coefficients of the epicardial radius in mm.
+    """
+
+    centre_mm: Float[Tensor, "3"]
+    inner: Float[Tensor, " h"]
+    outer: Float[Tensor, " h"]
+
+    def at(self, layer: float, angle: Float[Tensor, " k"]) -> Float[Tensor, "k 3"]:
+        """Return positions in mm at a depth in the wall, 0 at the endocardium and 1 at the epicardium.
+
+        Args:
+            layer: Depth.
+            angle: Angles in rad.
+        """
+        # Linear algebra libraries differ in the last digits from call to call. Rounding makes sure that a point of a
+        # contour always has the same nearest voxel, and a subject the same tables.
+        radius = (_harmonics(angle) @ ((1.0 - layer) * self.inner + layer * self.outer)).round(decimals=6)
+        direction = torch.stack([torch.zeros_like(angle), angle.sin(), angle.cos()], dim=1)
+        return self.centre_mm + radius[:, None] * direction
+
+
+def ring_contours(wall: WallVoxels, ring: Bool[Tensor, " n"]) -> RingContours:
+    """Fit the contours of a slice with a closed wall.
 
     The depth of each voxel in the wall gives the radius of both surfaces in its direction. A short Fourier series of
     the angle is fitted to these radii, so that the contours are finer than voxels.
+
+    Args:
+        wall: Voxels of the wall at ED.
+        ring: Voxels of the slice.
     """
     angle, radius, centre = _polar(wall, ring)
     depth = wall.transmural[ring] * wall.thickness_mm[ring]
-    inner, outer = radius - depth, radius - depth + wall.thickness_mm[ring]
-    around = torch.arange(_POINTS, dtype=torch.float64) * (2.0 * math.pi / _POINTS)
-    fit = torch.linalg.lstsq(_harmonics(angle), torch.stack([inner, 0.5 * (inner + outer), outer], dim=1)).solution
-    direction = torch.stack([torch.zeros_like(around), around.sin(), around.cos()], dim=1)
-    middle = torch.cat([wall.position_mm[ring, 0].mean()[None], centre])
-    # Linear algebra libraries differ in the last digits from call to call. Rounding makes sure that a point of a
-    # contour always has the same nearest voxel, and a subject the same tables.
-    radii = (_harmonics(around) @ fit).T.round(decimals=6)
-    return tuple(middle + r[:, None] * direction for r in radii)
+    inner = radius - depth
+    fit = torch.linalg.lstsq(_harmonics(angle), torch.stack([inner, inner + wall.thickness_mm[ring]], dim=1)).solution
+    return RingContours(torch.cat([wall.position_mm[ring, 0].mean()[None], centre]), *fit.T)
 
 
 def _harmonics(angle: Float[Tensor, " n"]) -> Float[Tensor, "n h"]:

@@ -31,16 +31,22 @@ class Rotation:
         apical_deg: Mean rotation of the slices of the apical third.
         twist_deg: Apical minus basal rotation.
         torsion_deg_cm: Twist divided by the distance in cm, along the axis at ED, between the means of these slices.
+        shear_deg: Circumferential-longitudinal shear angle: torsion in rad per mm times the mean mid-wall radius of
+            both levels in mm, as an angle. It does not depend on the size of the ventricle, as torsion does.
     """
 
     basal_deg: Float[Tensor, " t"]
     apical_deg: Float[Tensor, " t"]
     twist_deg: Float[Tensor, " t"]
     torsion_deg_cm: Float[Tensor, " t"]
+    shear_deg: Float[Tensor, " t"]
 
 
 def rotation(wall: WallVoxels, motion: MaterialMotion) -> Rotation:
     """Compute the rotation of the basal and the apical third, each slice about its own moving centre.
+
+    The shear angle is ``atan(Δφ (ρ_base + ρ_apex) / 2D)`` with the twist Δφ, the radii ρ and the distance D at ED
+    (Young and Cowan, J Cardiovasc Magn Reson 14 (2012) 49; Rüssel et al., Am J Physiol 296 (2009) H379).
 
     Args:
         wall: Voxels of the wall at ED.
@@ -49,15 +55,18 @@ def rotation(wall: WallVoxels, motion: MaterialMotion) -> Rotation:
     basal, apical = (_level(wall, motion, third) for third in (0, THIRDS - 1))
     twist = apical.rotation_deg - basal.rotation_deg
     distance_cm = (apical.height_mm - basal.height_mm) / MM_PER_CM
-    return Rotation(basal.rotation_deg, apical.rotation_deg, twist, twist / distance_cm)
+    radius_cm = 0.5 * (basal.radius_mm + apical.radius_mm) / MM_PER_CM
+    shear = torch.rad2deg(torch.atan(torch.deg2rad(twist) * radius_cm / distance_cm))
+    return Rotation(basal.rotation_deg, apical.rotation_deg, twist, twist / distance_cm, shear)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Level:
-    """A third of the length: mean rotation of its slices, and their mean position along the axis."""
+    """A third of the length: mean rotation of its slices, their mean position along the axis and mid-wall radius."""
 
     rotation_deg: Float[Tensor, " t"]
     height_mm: float
+    radius_mm: float
 
 
 def _level(wall: WallVoxels, motion: MaterialMotion, third: int) -> _Level:
@@ -66,9 +75,19 @@ def _level(wall: WallVoxels, motion: MaterialMotion, third: int) -> _Level:
     rings = [wall.ventricular & (wall.slice_index == index) for index in measurable]
     rings = [ring for ring in rings if min(int(wall.longitudinal[ring].mean() * THIRDS), THIRDS - 1) == third]
     if not rings:
-        return _Level(torch.full((len(motion.frames),), torch.nan, dtype=torch.float64), math.nan)
+        return _Level(torch.full((len(motion.frames),), torch.nan, dtype=torch.float64), math.nan, math.nan)
     angles = torch.stack([_rotation_deg(wall, motion, ring) for ring in rings]).mean(0)
-    return _Level(angles, float(torch.stack([along[ring].mean() for ring in rings]).mean()))
+    heights, radii = zip(*((along[ring].mean(), _radius_mm(wall, ring)) for ring in rings), strict=True)
+    return _Level(angles, float(torch.stack(heights).mean()), float(torch.stack(radii).mean()))
+
+
+def _radius_mm(wall: WallVoxels, ring: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean mid-wall radius of a ring about its centroid at ED, in mm."""
+    axis = wall.directions[ring, Direction.LONGITUDINAL][0]
+    position = wall.position_mm[ring]
+    radius = _across(position - position.mean(0), axis).norm(dim=-1)
+    mean: Tensor = (radius + (0.5 - wall.transmural[ring]) * wall.thickness_mm[ring]).mean()
+    return mean
 
 
 def _rotation_deg(wall: WallVoxels, motion: MaterialMotion, ring: Bool[Tensor, " n"]) -> Float[Tensor, " t"]:

@@ -49,7 +49,7 @@ class WallVoxels:
         slice_index: Index of the slice.
         directions: Unit vectors, rows in the order of :class:`Direction`.
         longitudinal: 0 at the base to 1 at the cavity's tip; this and the next two are NaN outside the ventricle.
-        circumferential_deg: Angle from the anterior RV insertion in degrees; NaN also where that is not known.
+        circumferential_deg: Angle in degrees, 60 in the middle of the septum; NaN also where that is not known.
         transmural: 0 at the endocardium to 1 at the epicardium.
         thickness_mm: Wall thickness in mm.
         segment: AHA segment 1 to 16, or 0.

@@ -1,9 +1,10 @@
 """Summary of a curve over the cardiac cycle: peak, value at ES, time to peak, systolic and early-diastolic rate.
 
-A curve begins at ED, where it is 0 by definition, and ends where the next cycle begins. The peak is not expected at
-either end, but noise and drift are largest there relative to the signal. It is therefore searched between ED and the
-middle of diastole, on a smoothed curve without single outlying frames; its value is that of a quadratic fitted to the
-few frames around it, which does not flatten the peak.
+A curve begins at ED, where it is 0 by definition, and ends where the next cycle begins. From 10 frames on, peak, times
+and rates are those of a periodic smoothing spline through it. Its smoothness is chosen for each curve by restricted
+maximum likelihood, so that it follows a curve without noise and averages a noisy one; docs/strain.md gives its bias.
+The peak is not expected at either end of the cycle, but noise and drift are largest there relative to the signal. It is
+therefore searched between ED and the middle of diastole.
 """
 
 import math
@@ -14,16 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cmnet_core.function.volumes import smooth_cyclic
-
 FRAMES_FOR_TIMES = 10
 """Frames of a cycle from which on rates and times to peak are reported; with fewer of them they are too coarse."""
 
 SEGMENTS_FOR_DYSSYNCHRONY = 12
 """Number of segments with a time to peak that dyssynchrony needs."""
 
-_HALF_WINDOW = 0.04  # fraction of the cycle on either side: 40 ms at 60 beats per minute
 _EARLY_DIASTOLE = 0.5  # fraction of the time from ES to the next ED: rapid filling, before atrial contraction
+_AFTER_ED = 0.04  # fraction of the cycle; earlier slopes are those between ED, which has no error, and its neighbour
+_POINTS_PER_FRAME = 10
+_PENALTIES = tuple(10.0 ** (exponent / 4.0) for exponent in range(-16, 28))
+_OUTLIER_SD, _OUTLIER_FRACTION = 6.0, 0.25  # robust SDs of the curve's residuals, and fraction of its range
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class CurveSummary:
-    """Five values of a curve, each None where it is not defined.
+    """Six values of a curve, each None where it is not defined.
 
     Rates are in the curve's unit per second: divide those of a strain in % by 100 for 1/s.
 
@@ -56,6 +58,7 @@ class CurveSummary:
         systolic_rate: Steepest slope in the direction of contraction between ED and ES.
         early_diastolic_rate: Steepest slope in the opposite direction in the first half of the time from ES to the next
             ED.
+        es_to_filling_ms: Time from ES to the steepest slope of early diastole, in ms.
     """
 
     peak: float | None
@@ -63,79 +66,171 @@ class CurveSummary:
     time_to_peak_ms: float | None
     systolic_rate: float | None
     early_diastolic_rate: float | None
+    es_to_filling_ms: float | None
 
 
-UNKNOWN = CurveSummary(None, None, None, None, None)
+UNKNOWN = CurveSummary(None, None, None, None, None, None)
 
 
 def summarise(curve: Float[Tensor, " t"], timing: Timing, *, sign: float | None) -> CurveSummary:
-    """Summarise one curve over a whole cycle.
+    """Summarise one curve over a whole cycle, as :func:`summarise_all` does.
 
     Args:
         curve: Values in all frames of the cycle, in the order of the input; with any NaN every value is None.
         timing: Timing of the same cycle.
         sign: 1 if contraction raises the curve, -1 if it lowers it; None for the direction of the larger deflection.
     """
-    if bool(curve.isnan().any()) or len(curve) < 2:
-        return UNKNOWN
-    from_ed = curve.double().roll(-timing.ed)
-    es = (timing.es - timing.ed) % len(curve)
-    if sign is None:
-        searched = smooth_cyclic(from_ed)[1 : _last_for_peak(len(curve), es) + 1]
-        sign = 1.0 if float(searched[searched.abs().argmax()]) >= 0 else -1.0
-    upward = sign * from_ed
-    peak, position = _peak(upward, es)
-    has_times = timing.frame_ms is not None and len(curve) >= FRAMES_FOR_TIMES and es > 0
-    rates = _rates(upward, es, timing.frame_ms) if has_times and timing.frame_ms else (None, None)
-    return CurveSummary(
-        peak=sign * peak,
-        at_es=float(from_ed[es]),
-        time_to_peak_ms=position * timing.frame_ms if has_times and timing.frame_ms and peak > 0 else None,
-        systolic_rate=None if rates[0] is None else sign * rates[0],
-        early_diastolic_rate=None if rates[1] is None else sign * rates[1],
+    return summarise_all(curve[None], timing, sign=sign)[0]
+
+
+def summarise_all(curves: Float[Tensor, "n t"], timing: Timing, *, sign: float | None) -> list[CurveSummary]:
+    """Summarise curves over the same cycle.
+
+    Args:
+        curves: Values in all frames of the cycle, in the order of the input; with any NaN every value of a curve is
+            None.
+        timing: Timing of the cycle.
+        sign: 1 if contraction raises the curves, -1 if it lowers them; None for the direction of the larger deflection
+            of each.
+    """
+    frames = curves.shape[1]
+    known = ~curves.isnan().any(1)
+    summaries = [UNKNOWN] * len(curves)
+    if frames < 2 or not bool(known.any()):
+        return summaries
+    from_ed, es = curves[known].double().roll(-timing.ed, dims=1), (timing.es - timing.ed) % frames
+    found = _measure(from_ed, es, sign)
+    has_times = timing.frame_ms is not None and frames >= FRAMES_FOR_TIMES and es > 0
+    frame_ms = timing.frame_ms if has_times and timing.frame_ms else math.nan
+    rows = zip(
+        known.nonzero()[:, 0].tolist(),
+        (found.sign * found.peak).tolist(),
+        from_ed[:, es].tolist(),
+        torch.where(found.peak > 0, found.position * frame_ms, torch.nan).tolist(),
+        (found.sign * found.rise * 1000.0 / frame_ms).tolist(),
+        (found.sign * found.fall * 1000.0 / frame_ms).tolist(),
+        (found.fall_after_es * frame_ms).tolist(),
+        strict=True,
+    )
+    for number, *values in rows:
+        summaries[number] = CurveSummary(*(None if math.isnan(value) else value for value in values))
+    return summaries
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """Values of curves in the direction of contraction, and that direction.
+
+    Attributes:
+        sign: 1 where contraction raises the curve, else -1.
+        peak: Largest value.
+        position: Position of the peak in frames from ED.
+        rise: Steepest rise from ED to ES, per frame.
+        fall: Steepest fall from ES to mid-diastole, per frame.
+        fall_after_es: Position of the steepest fall in frames from ES.
+    """
+
+    sign: Float[Tensor, " n"]
+    peak: Float[Tensor, " n"]
+    position: Float[Tensor, " n"]
+    rise: Float[Tensor, " n"]
+    fall: Float[Tensor, " n"]
+    fall_after_es: Float[Tensor, " n"]
+
+
+def _measure(from_ed: Float[Tensor, "n t"], es: int, sign: float | None) -> _Measured:
+    frames = from_ed.shape[1]
+    last = min(frames - 1, es + math.ceil(_EARLY_DIASTOLE * (frames - es)))
+    smooth = frames >= FRAMES_FOR_TIMES
+    points = _POINTS_PER_FRAME if smooth else 1
+    value, slope = _spline(from_ed, last) if smooth else (from_ed, torch.full_like(from_ed, torch.nan))
+    searched = value[:, points : points * last + 1]
+    signs = _deflection(searched) if sign is None else torch.full_like(from_ed[:, 0], sign)
+    peak, at = (signs[:, None] * searched).max(1)
+    slope = signs[:, None] * slope
+    start = min(round(_AFTER_ED * frames), es) * points
+    fall, fall_at = slope[:, es * points : last * points + 1].min(1)
+    return _Measured(
+        sign=signs,
+        peak=peak,
+        position=1.0 + at.double() / points,
+        rise=slope[:, start : es * points + 1].amax(1),
+        fall=fall,
+        fall_after_es=fall_at.double() / points,
     )
 
 
-def _last_for_peak(frames: int, es: int) -> int:
-    """Last frame, counted from ED, at which a peak is searched: the middle of diastole."""
-    return min(frames - 1, es + math.ceil(_EARLY_DIASTOLE * (frames - es)))
+def _deflection(values: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """1 where the larger deflection of a curve is upwards, else -1."""
+    largest = values.gather(1, values.abs().argmax(1, keepdim=True))[:, 0]
+    return torch.where(largest >= 0, 1.0, -1.0).double()
 
 
-def _peak(curve: Float[Tensor, " t"], es: int) -> tuple[float, float]:
-    """Largest value, and its position in frames from ED."""
-    smooth = smooth_cyclic(curve)
-    last = _last_for_peak(len(curve), es)
-    frame = 1 + int(smooth[1 : last + 1].argmax())
-    # The smoothed curve of a short cycle may have its maximum one frame beside that of the curve itself.
-    value = float(_local_quadratic(curve)[0][max(frame - 1, 1) : min(frame + 1, last) + 1].max())
-    before, at_peak, after = (float(smooth[(frame + step) % len(curve)]) for step in (-1, 0, 1))
-    curvature = before - 2.0 * at_peak + after
-    shift = 0.5 * (before - after) / curvature if curvature < 0 else 0.0
-    return value, frame + min(max(shift, -0.5), 0.5)
+# ── periodic smoothing ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _local_quadratic(curve: Float[Tensor, " t"]) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:
-    """Value and slope per frame of a quadratic fitted around each frame (Savitzky and Golay, Anal. Chem. 36, 1964)."""
-    half = _half_window(len(curve))
-    if len(curve) < 2 * half + 1:
-        return curve, torch.zeros_like(curve)
-    steps = torch.arange(-half, half + 1, dtype=torch.float64)
-    fit = torch.linalg.pinv(torch.stack([torch.ones_like(steps), steps, steps.square()], dim=1))
-    around = torch.stack([curve.roll(-int(step)) for step in steps])
-    value, slope, _ = fit @ around
-    return value, slope
+def _spline(curves: Float[Tensor, "n t"], diastole: int) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Value, and slope per frame, of a periodic smoothing spline through each curve, at ten points per frame.
+
+    Args:
+        curves: Values from ED on.
+        diastole: Frame from which on drift over the cycle is removed.
+    """
+    frames = curves.shape[1]
+    smooth = _smooth_modes(_without_drift(_without_outliers(curves), diastole))
+    order = torch.arange(smooth.shape[1], dtype=torch.float64)
+    # A derivative has no defined value in the highest mode of an even number of frames.
+    rotation = 2j * math.pi * order / frames * (order < frames / 2)
+    fine, scale = frames * _POINTS_PER_FRAME, float(_POINTS_PER_FRAME)
+    return torch.fft.irfft(smooth, n=fine) * scale, torch.fft.irfft(smooth * rotation, n=fine) * scale
 
 
-def _half_window(frames: int) -> int:
-    return max(1, round(_HALF_WINDOW * frames))
+def _smooth_modes(curves: Float[Tensor, "n t"]) -> Tensor:
+    """Fourier modes of the periodic quintic smoothing spline of each curve, with the most likely penalty.
+
+    The spline minimises ``Σ (y - f)² + λ ∫ |d³f/dt³|²``; on equidistant frames it multiplies mode ω by
+    ``1 / (1 + λ ω⁶)``. λ maximises the restricted likelihood of the curve (Wahba, Ann. Statist. 13 (1985) 1378).
+    """
+    frames = curves.shape[1]
+    modes = torch.fft.rfft(curves, dim=1)
+    order = torch.arange(modes.shape[1], dtype=torch.float64)
+    # Every mode but the mean, and the highest one of an even number of frames, stands for two.
+    count = torch.where((order == 0) | (2 * order == frames), 1.0, 2.0).double()
+    energy = (modes.abs().square() * count / frames)[:, 1:]
+    penalties = torch.tensor(_PENALTIES, dtype=torch.float64)
+    kept = 1.0 / (1.0 + penalties[:, None] * (2.0 * math.pi * order / frames) ** 6)
+    lost = 1.0 - kept[:, 1:]
+    likelihood = (energy @ lost.T).clamp_min(1e-300).log() * count[1:].sum() - (lost.log() @ count[1:])
+    smooth: Tensor = modes * kept[likelihood.argmin(1)]
+    return smooth
 
 
-def _rates(curve: Float[Tensor, " t"], es: int, frame_ms: float) -> tuple[float, float]:
-    """Steepest rise in systole and steepest fall in early diastole, per second."""
-    slope = _local_quadratic(curve)[1] * 1000.0 / frame_ms
-    # A fit across ED would mistake the drift of the last frames, which ED itself does not have, for a slope.
-    start = min(_half_window(len(curve)), es)
-    return float(slope[start : es + 1].max()), float(slope[es : _last_for_peak(len(curve), es) + 1].min())
+def _without_outliers(curves: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
+    """Curves in which a frame far from the cubic through its four neighbours has the mean of the nearer two."""
+    near, far = (curves.roll(step, dims=1) + curves.roll(-step, dims=1) for step in (1, 2))
+    expected = (4.0 * near - far) / 6.0
+    residual = (curves - expected).abs()
+    spread = 1.4826 * residual.median(dim=1, keepdim=True).values
+    extent = curves.quantile(0.9, dim=1, keepdim=True) - curves.quantile(0.1, dim=1, keepdim=True)
+    limit = torch.maximum(_OUTLIER_SD * spread, _OUTLIER_FRACTION * extent)
+    # The neighbours of an outlier have a residual of two thirds of its own.
+    is_outlier = (residual > limit) & (residual == residual.amax(1, keepdim=True))
+    is_outlier[:, 0] = False  # by definition a curve is 0 at ED
+    return torch.where(is_outlier, 0.5 * near, curves)
+
+
+def _without_drift(curves: Float[Tensor, "n t"], start: int) -> Float[Tensor, "n t"]:
+    """Curves whose last frames lead back to their value at ED.
+
+    The drift over the cycle is the value at the next ED by a line through the last three frames. It is removed by a
+    ramp that begins in mid-diastole, after everything that is measured.
+    """
+    frames = curves.shape[1]
+    drift = curves[:, -3:].mean(1) + (curves[:, -1] - curves[:, -3]) - curves[:, 0]
+    along = ((torch.arange(frames, dtype=torch.float64) - start) / (frames - start)).clamp_min(0.0)
+    ramp = along**3 * (10.0 - 15.0 * along + 6.0 * along**2)
+    without: Tensor = curves - drift[:, None] * ramp
+    return without
 
 
 def dyssynchrony_ms(times_ms: Sequence[float | None]) -> float | None:

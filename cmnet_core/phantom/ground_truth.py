@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cmnet_core.function.volumes import Volumes
-from cmnet_core.geometry.lv_coordinates import SEGMENTS
+from cmnet_core.geometry.lv_coordinates import SEGMENTS, SEPTUM_MIDDLE_DEG
 from cmnet_core.geometry.lv_coordinates import aha_segment as segment_at
 from cmnet_core.labels import Label
 from cmnet_core.phantom.kinematics import (
@@ -96,9 +96,9 @@ def wall_strain(beat: Beat, now: Instant, points: Points) -> Float[Tensor, "3 ..
 def aha_segment(heart: HeartSpec, points: Points) -> Int64[Tensor, "..."]:
     """AHA segment 1 to 16 of points in the wall; 0 in the apical cap.
 
-    Segments are thirds of the cavity's length and sectors from the anterior insertion.
+    Segments are thirds of the cavity's length and sectors that are centred on the septum.
     """
-    past = heart.rv_insertion_deg - torch.rad2deg(torch.atan2(points.y, points.x))
+    past = SEPTUM_MIDDLE_DEG - torch.rad2deg(torch.atan2(points.y, points.x))
     return segment_at((-points.s / heart.cavity_length_mm).expand_as(past), past)
 
 

@@ -78,15 +78,13 @@ def _ease(x: float) -> float:
     return x * x * (3.0 - 2.0 * x)
 
 
-def sector_centre_deg(heart: HeartSpec, segment: int) -> float:
-    """Angle of the middle of an AHA segment, from the middle of the RV towards anterior.
+def sector_centre_deg(segment: int) -> float:
+    """Angle of the middle of an AHA segment, from the middle of the septum towards anterior.
 
-    Basal and mid sectors are 60° wide and start at the anterior insertion (2, 3, 4, 5, 6, 1); apical sectors are 90°
-    wide, with 14 centred at the septum (Cerqueira et al., Circulation 2002).
+    Basal and mid sectors are 60° wide, and 2 and 3 meet in the middle of the septum; apical sectors are 90° wide, with
+    14 centred there (Cerqueira et al., Circulation 2002).
     """
-    if segment > 12:
-        return heart.rv_insertion_deg - 60.0 - 90.0 * (segment - 14)
-    return heart.rv_insertion_deg - 30.0 - 60.0 * ((segment - 2) % 6)
+    return -90.0 * (segment - 14) if segment > 12 else 30.0 - 60.0 * ((segment - 2) % 6)
 
 
 def _contractility(heart: HeartSpec, defect: Defect | None, points: Points) -> Float[Tensor, "..."]:
@@ -99,7 +97,7 @@ def _contractility(heart: HeartSpec, defect: Defect | None, points: Points) -> F
     level = (defect.segment - 1) // 6
     third = heart.cavity_length_mm / 3.0
     along = smooth_step((third * 0.5 + 6.0 - (points.s + third * (level + 0.5)).abs()) / 12.0)
-    middle = math.radians(sector_centre_deg(heart, defect.segment))
+    middle = math.radians(sector_centre_deg(defect.segment))
     c, n = direction(points)
     half = math.radians(30.0 if level < 2 else 45.0)
     cosine = c * math.cos(middle) + n * math.sin(middle)

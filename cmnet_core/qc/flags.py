@@ -8,7 +8,7 @@ EF_PCT = {"lv": (10.0, 85.0), "rv": (15.0, 85.0)}
 """Ejection fractions (%) outside these ranges are more often errors of the contours than disease."""
 
 STROKE_DIFFERENCE_PCT = 15.0
-"""The stroke volumes of LV and RV may differ by less than this percentage of their mean."""
+"""The stroke volumes of LV and RV may differ by less than this percentage of the larger one."""
 
 SLICE_DISTANCE_MM = 15.0
 """From this distance between slices on, a ventricle is covered by few of them."""
@@ -52,8 +52,8 @@ MYOCARDIAL_VOLUME_CHANGE_PCT = 15.0
 """Largest accepted change of the myocardial volume from ED to ES by the motion, in %. Myocardium loses a few per cent
 with the blood pressed out of its vessels (Yin et al., Am. J. Physiol. 271, 1996)."""
 
-STRAIN_PCT = {"gcs": (-40.0, 5.0), "grs": (-5.0, 100.0), "gls_sax": (-40.0, 5.0)}
-"""Global peak strains (%) outside these ranges are errors of the motion."""
+STRAIN_PCT = {"gcs_green_wall": (-40.0, 5.0), "grs_green_wall": (-5.0, 100.0)}
+"""Global peak Green-Lagrange strains (%) outside these ranges are errors of the motion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +286,7 @@ _FUNCTION = (
     ),
     Flag(
         QCFlag.STROKE_VOLUMES_DIFFER,
-        f"the stroke volumes of LV and RV differ by {STROKE_DIFFERENCE_PCT:.0f} % of their mean or more",
+        f"the stroke volumes of LV and RV differ by {STROKE_DIFFERENCE_PCT:.0f} % of the larger one or more",
         "Without valve regurgitation or a shunt they are equal: the contours of one ventricle may be wrong.",
     ),
     Flag(
@@ -334,9 +334,9 @@ _MOTION = (
     ),
     Flag(
         QCFlag.STRAIN_IMPLAUSIBLE,
-        "a global peak strain is outside "
+        "a global peak Green-Lagrange strain is outside "
         + ", ".join(
-            f"{low:g} to {high:g} % ({name.upper().replace('_', '-')})" for name, (low, high) in STRAIN_PCT.items()
+            f"{low:g} to {high:g} % ({name.partition('_')[0].upper()})" for name, (low, high) in STRAIN_PCT.items()
         ),
         "Such strain is not physiological: inspect the motion, the basal slices first, before using strain.",
     ),

@@ -13,7 +13,7 @@ from scipy.signal import find_peaks
 from torch import Tensor
 
 from cmnet_core.flags import QCFlag
-from cmnet_core.function.volumes import ClinicalIndices, smooth_volume_curve
+from cmnet_core.function.volumes import ClinicalIndices, pump_indices, smooth_volume_curve
 from cmnet_core.labels import Label
 from cmnet_core.qc import flags
 
@@ -113,16 +113,9 @@ def check_function(indices: ClinicalIndices) -> Iterator[QCFlag]:
         low, high = flags.EF_PCT[name]
         if value is not None and not low <= value <= high:
             yield flag
-    difference_pct = stroke_volume_difference_pct(indices.lvsv_ml, indices.rvsv_ml)
+    difference_pct = pump_indices(indices).sv_difference_pct
     if difference_pct is not None and abs(difference_pct) >= flags.STROKE_DIFFERENCE_PCT:
         yield QCFlag.STROKE_VOLUMES_DIFFER
-
-
-def stroke_volume_difference_pct(lvsv_ml: float | None, rvsv_ml: float | None) -> float | None:
-    """Return 100 (LV - RV) / mean of the stroke volumes, or None where one is unknown or their mean is not positive."""
-    if lvsv_ml is None or rvsv_ml is None or lvsv_ml + rvsv_ml <= 0:
-        return None
-    return 200.0 * (lvsv_ml - rvsv_ml) / (lvsv_ml + rvsv_ml)
 
 
 def check_volume_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, given_es: int | None) -> Iterator[QCFlag]:

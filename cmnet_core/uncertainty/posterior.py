@@ -171,8 +171,17 @@ def draw_shapes(
     while True:
         noise = smooth_noise(shape, coarse, correlation, generator)
         noise = _upsample(_correlate_in_time(noise, correlation.in_time))
-        noisy = log_odds[:, 1:] + noise[..., :rows, :columns]
-        yield torch.cat([log_odds[:, :1], noisy], dim=1).argmax(1).to(torch.uint8)
+        yield _most_probable(log_odds[:, 1:] + noise[..., :rows, :columns])
+
+
+def _most_probable(log_odds: Float[Tensor, "2 k z y x"]) -> UInt8[Tensor, "2 z y x"]:
+    """The most probable class from the log-odds of all classes but the first; several times as fast as argmax."""
+    best = torch.zeros_like(log_odds[:, 0])
+    label = torch.zeros(best.shape, dtype=torch.uint8)
+    for number, odds in enumerate(log_odds.unbind(1), start=1):
+        label.masked_fill_(odds > best, number)
+        best = torch.maximum(best, odds)
+    return label
 
 
 def indices_of_shapes(phases: UInt8[Tensor, "2 z y x"], spacing: Spacing) -> ClinicalIndices:

@@ -1,14 +1,20 @@
-"""Differences between groups: effect sizes of the indices, with tests that are corrected for their number."""
+"""Differences between groups: effect sizes of the indices, with tests that are corrected for their number.
+
+Beside each is the difference at equal age, sex, body surface area and site, from a linear model in which the visits of
+a subject form a cluster.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 from cmnet_cli.report.data.cohort_context import CohortContext
 from cmnet_cli.report.data.strata import StratumPair, TestedDifference, compare_all
 from cmnet_cli.report.formatting import Quantity, format_number
 from cmnet_cli.report.plot.cohort_figures import effects
+from cmnet_core.stats.adjusted import AdjustedDifference, adjusted_difference
 from cmnet_core.stats.groups import Moments, moments_of
 
 
@@ -20,7 +26,7 @@ class Contrast:
         first: The group that all others are compared with.
         second: The other group.
         drawing: Effect sizes of all indices.
-        lines: Quantity, both groups, difference, effect size, p and q.
+        lines: Quantity, both groups, difference, effect size, p, q, adjusted difference, its p and its count.
         discoveries: Number of discoveries at the false discovery rate.
     """
 
@@ -37,7 +43,7 @@ def contrasts(context: CohortContext, quantities: Sequence[Quantity]) -> list[Co
     pairs = [pair for number in range(1, len(names)) for pair in _pairs(context, quantities, number)]
     tested = compare_all(pairs)
     by_group = ((name, [test for test in tested if test.second_name == name]) for name in names[1:])
-    return [_contrast(names[0], name, tests, quantities) for name, tests in by_group if tests]
+    return [_contrast(context, name, tests, quantities) for name, tests in by_group if tests]
 
 
 def _pairs(context: CohortContext, quantities: Sequence[Quantity], number: int) -> list[StratumPair]:
@@ -51,15 +57,50 @@ def _pairs(context: CohortContext, quantities: Sequence[Quantity], number: int) 
     return pairs
 
 
-def _contrast(first: str, second: str, tests: Sequence[TestedDifference], quantities: Sequence[Quantity]) -> Contrast:
+def _contrast(
+    context: CohortContext, second: str, tests: Sequence[TestedDifference], quantities: Sequence[Quantity]
+) -> Contrast:
+    first = context.compared.names[0]
     by_column = {quantity.column: quantity for quantity in quantities}
+    number = context.compared.names.index(second)
     return Contrast(
         first=first,
         second=second,
         drawing=effects([(by_column[test.quantity].meaning, test) for test in tests]),
-        lines=tuple((by_column[test.quantity].full_label, *format_test(test)) for test in tests),
+        lines=tuple(
+            (by_column[test.quantity].full_label, *format_test(test), *_format_adjusted(context, test.quantity, number))
+            for test in tests
+        ),
         discoveries=sum(test.is_discovery for test in tests),
     )
+
+
+def adjust(context: CohortContext, column: str, number: int) -> AdjustedDifference | None:
+    """Compare the n-th stratum with the first at equal covariates; None where the model is not determined.
+
+    Args:
+        context: The cohort.
+        column: The quantity.
+        number: Number of the stratum.
+    """
+    population = context.population
+    rows = np.concatenate([context.compared.members(stratum) for stratum in (0, number)])
+    # An indexed quantity is adjusted for body size by its definition.
+    sizes = () if column.endswith("_m2") else ("bsa_m2",)
+    covariates = [population.numbers(name)[rows] for name in ("age_years", *sizes) if population.has(name)]
+    names = [name for name in ("sex", "site") if population.has(name) and name != context.compared.strata.column]
+    categories = [population.strata(name).codes[rows] for name in names]
+    is_second = context.compared.strata.codes[rows] == context.compared.shown[number]
+    subjects = population.strata("subject_id").codes[rows]
+    return adjusted_difference(population.numbers(column)[rows], is_second, covariates, categories, subjects)
+
+
+def _format_adjusted(context: CohortContext, column: str, number: int) -> tuple[str, ...]:
+    found = adjust(context, column, number)
+    if found is None or context.deidentifier.hides(found.clusters):
+        return ("", "", "")
+    limits = f"{format_number(found.low)} to {format_number(found.high)}"
+    return (f"{format_number(found.mean)} ({limits})", format_p_value(found.p), str(found.clusters))
 
 
 def format_test(test: TestedDifference) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ _DESCRIPTIVE = {"height_cm", "weight_kg", "frame_ms", "heart_rate_bpm", "bsa_m2"
 
 # The most common quantities of those that are measured on the wall.
 _MAIN_OF_WALL = {
-    "gcs_peak_pct", "grs_peak_pct", "gls_sax_peak_pct", "time_to_peak_gcs_ms", "wall_thickness_ed_mm",
+    "gcs_line_midwall_peak_pct", "grs_line_wall_peak_pct", "time_to_peak_gcs_line_midwall_ms", "wall_thickness_ed_mm",
     "wall_thickening_pct", "twist_deg", "torsion_deg_per_cm", "dyssynchrony_ms", "lv_peak_ejection_rate_ml_s",
     "lv_peak_filling_rate_ml_s",
 }  # fmt: skip

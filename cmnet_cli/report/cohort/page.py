@@ -32,9 +32,9 @@ from cmnet_core.function.reference_ranges import ReferenceRange
 
 _COLUMNS = (
     "lvedv_ml", "lvesv_ml", "lvsv_ml", "lvef_pct", "lvm_g", "rvedv_ml", "rvesv_ml", "rvsv_ml", "rvef_pct",
-    "gcs_peak_pct",
+    "gcs_line_midwall_peak_pct",
 )  # fmt: skip
-_TILES = ("lvef_pct", "gcs_peak_pct", "lvedv_ml", "lvm_g", "rvef_pct")
+_TILES = ("lvef_pct", "gcs_line_midwall_peak_pct", "lvedv_ml", "lvm_g", "rvef_pct")
 
 # Largest number of rows with which the page still opens at once; tables/indices.parquet holds all.
 MOST_ROWS = 1000
@@ -48,10 +48,11 @@ _CURVES = {
         ("lv_ml", "left ventricle", "lv"), ("rv_ml", "right ventricle", "rv"),
         ("myo_ml", "myocardium", "myo"),
     ),
-    "strain (%)": (
-        ("grs_pct", "radial", "s0"), ("gcs_pct", "circumferential", "s1"),
-        ("gls_sax_pct", "longitudinal (SAX)", "s2"),
+    "circumferential strain (%)": (
+        ("gcs_line_endo_pct", "endocardium", "s0"), ("gcs_line_midwall_pct", "mid-wall", "s1"),
+        ("gcs_line_epi_pct", "epicardium", "s2"),
     ),
+    "radial strain (%)": (("grs_line_wall_pct", "wall", "s0"),),
     "twist (degrees)": (("twist_deg", "apical minus basal rotation", "all"),),
 }  # fmt: skip
 
@@ -144,7 +145,7 @@ def _figures(context: CohortContext) -> dict[str, Any]:
         "bullseyes": group_bullseyes(context),
         "sample": sample,
         "scatters": scatter_plots(context, sample),
-        "has_gcs": context.population.has("gcs_peak_pct"),
+        "has_gcs": context.population.has("gcs_line_midwall_peak_pct"),
         "key": marker_key(context),
         "evaluation": [] if context.deidentifier.share_safe else evaluation_figures(context.population.folder),
     }

@@ -39,7 +39,7 @@ class QuantityPair:
 
 
 QUANTITY_PAIRS = (
-    QuantityPair("gcs_peak_pct", "lvef_pct"),
+    QuantityPair("gcs_line_midwall_peak_pct", "lvef_pct"),
     QuantityPair("lvsv_ml", "rvsv_ml", identity_line=True),
     QuantityPair("lvedv_ml", "lvm_g"),
     QuantityPair("lvedv_ml", "rvedv_ml"),

@@ -29,8 +29,8 @@ _LISTED = 2
 _CURVES = {
     "lv_ml": "LV volume (mL)",
     "rv_ml": "RV volume (mL)",
-    "gcs_pct": "GCS (%)",
-    "grs_pct": "GRS (%)",
+    "gcs_line_midwall_pct": "GCS (%)",
+    "grs_line_wall_pct": "GRS (%)",
     "mean_displacement_myo_mm": "myocardial displacement (mm)",
 }
 

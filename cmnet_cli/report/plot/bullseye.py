@@ -16,6 +16,8 @@ SEGMENTS = (
 """Names of the segments 1 to 16 (Cerqueira et al., Circulation 105, 2002)."""
 
 _SIZE, _FOOT = 260, 44
+# Mark of a value beyond the colour scale.
+_BEYOND = "!"
 # First segment, number of segments, and inner and outer radius of the rings at base, mid level and apex.
 _RINGS = ((1, 6, 92.0, 128.0), (7, 6, 52.0, 92.0), (13, 4, 12.0, 52.0))
 
@@ -120,13 +122,14 @@ def _segment(wedge: Wedge, value: float | None, scale: ColourScale, unit: str, s
         empty = Markup('<path class="segment empty" d="{}"><title>{}: no value</title></path>')
         return empty.format(wedge.outline(), name)
     fraction = scale.fraction(value)
-    filled = Markup('<path class="segment" fill="{}" d="{}"><title>{}: {} {}</title></path>')
+    beyond = "" if 0.0 <= fraction <= 1.0 else " beyond"
+    filled = Markup('<path class="segment{}" fill="{}" d="{}"><title>{}: {} {}</title></path>')
     x, y = wedge.centre()
     kind = f"on-{'light' if colours.is_light(fraction) else 'dark'} middle"
     return svg.join(
         [
-            filled.format(colours.colour(fraction), wedge.outline(), name, scale.format(value), unit),
-            svg.text(f"{scale.format(value)}{star}", (x, y + 4.5), kind=kind),
+            filled.format(beyond, colours.colour(fraction), wedge.outline(), name, scale.format(value), unit),
+            svg.text(f"{scale.format(value)}{star}{_BEYOND if beyond else ''}", (x, y + 4.5), kind=kind),
         ]
     )
 

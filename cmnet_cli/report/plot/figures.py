@@ -98,8 +98,33 @@ class CycleAxis:
     marked: tuple[tuple[str, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ReferenceBand:
+    """A range of values that is drawn behind the curves.
+
+    Attributes:
+        low: Lower limit.
+        high: Upper limit.
+        text: What it is, as a tooltip.
+    """
+
+    low: float
+    high: float
+    text: str
+
+
+# Part of a vertical axis by which intervals may extend it; longer ones end in an arrow at its end.
+_INTERVAL_FRACTION = 0.25
+
+
 def cycle_figure(
-    time: CycleAxis, curves: Sequence[Curve], *, label: str, bands: Sequence[Band] = (), included: Sequence[float] = ()
+    time: CycleAxis,
+    curves: Sequence[Curve],
+    *,
+    label: str,
+    bands: Sequence[Band] = (),
+    limits: tuple[float, float] | None = None,
+    reference: ReferenceBand | None = None,
 ) -> Markup:
     """Draw curves over the cardiac cycle.
 
@@ -107,17 +132,30 @@ def cycle_figure(
         time: The time axis.
         curves: Curves of one value per frame.
         label: Quantity and unit of the curves.
-        bands: Intervals at single frames.
-        included: More values that the vertical axis includes, so that figures can be compared.
+        bands: Intervals at single frames. One that does not fit ends in an arrow.
+        limits: Ends of the vertical axis; values beyond them are drawn at its end with a mark. None for an axis that
+            fits the curves.
+        reference: Range that is drawn behind the curves.
     """
-    values = [value for curve in curves for value in curve.values]
-    values += [*included, *(limit for band in bands for limit in (band.low, band.high))]
-    x_axis, y_axis = svg.axis(time.label, time.times, whole=True), svg.axis(label, values, from_zero=True)
+    x_axis = svg.axis(time.label, time.times, whole=True)
+    y_axis = _value_axis(label, curves, bands) if limits is None else svg.axis(label, limits)
     plot = svg.Plot(x_axis, y_axis, width=340, height=240, left=40)
-    marks = [svg.frame(plot), *_marked_frames(plot, time), *(_band(plot, time, band) for band in bands)]
+    marks = [svg.frame(plot)]
+    if reference is not None:
+        low, high = (min(max(value, y_axis.low), y_axis.high) for value in (reference.low, reference.high))
+        corner, width = (plot.left, plot.y(high)), plot.width - plot.left - plot.right
+        marks.append(svg.bar(corner, width, plot.y(low) - plot.y(high), kind="reference", text=reference.text))
+    marks += [*_marked_frames(plot, time), *(_band(plot, time, band) for band in bands)]
     for curve in curves:
-        points = [(plot.x(at), plot.y(value)) for at, value in zip(time.times, curve.values, strict=True)]
+        points = [
+            (plot.x(at), plot.y(_within(y_axis, value))) for at, value in zip(time.times, curve.values, strict=True)
+        ]
         marks.append(svg.path([points], kind=f"curve {curve.kind}", text=curve.name))
+        marks += [
+            _beyond(plot, x, curve.kind, upwards=value > y_axis.high)
+            for (x, _), value in zip(points, curve.values, strict=True)
+            if value != _within(y_axis, value)
+        ]
     ends = ((plot.x(time.times[0]), plot.top), (plot.x(time.times[-1]), plot.height - plot.bottom))
     # The frame that the player shows; its script moves the line between the first frame and the last.
     marks.append(
@@ -127,6 +165,25 @@ def cycle_figure(
     )
     names = " and ".join(curve.name for curve in curves)
     return svg.picture(plot.width, plot.height, marks, text=f"{names}: {label} over {time.label}")
+
+
+def _value_axis(label: str, curves: Sequence[Curve], bands: Sequence[Band]) -> svg.Axis:
+    """An axis from 0 that fits all curves, and intervals up to a fraction of it."""
+    values = [0.0, *(value for curve in curves for value in curve.values)]
+    low, high = min(values), max(values)
+    margin = _INTERVAL_FRACTION * (high - low)
+    limits = [limit for band in bands for limit in (band.low, band.high)]
+    return svg.axis(label, [*values, *(min(max(limit, low - margin), high + margin) for limit in limits)])
+
+
+def _within(axis: svg.Axis, value: float) -> float:
+    return min(max(value, axis.low), axis.high)
+
+
+def _beyond(plot: svg.Plot, x: float, kind: str, *, upwards: bool) -> Markup:
+    """A triangle at the end of the vertical axis, which points to a value beyond it."""
+    y, tip = (plot.top, -6.0) if upwards else (plot.height - plot.bottom, 6.0)
+    return svg.path([[(x - 4.0, y), (x + 4.0, y), (x, y + tip)]], kind=f"beyond {kind}", closed=True)
 
 
 def _marked_frames(plot: svg.Plot, time: CycleAxis) -> list[Markup]:
@@ -143,9 +200,16 @@ def _marked_frames(plot: svg.Plot, time: CycleAxis) -> list[Markup]:
 
 def _band(plot: svg.Plot, time: CycleAxis, band: Band) -> Markup:
     x, width = plot.x(time.times[band.frame]), 9.0
-    corner = (x - width / 2, plot.y(band.high))
+    low, high = (_within(plot.y_axis, limit) for limit in (band.low, band.high))
+    corner = (x - width / 2, plot.y(high))
     text = f"95 % interval {svg.format_tick(round(band.low, 1))} to {svg.format_tick(round(band.high, 1))}"
-    return svg.bar(corner, width, plot.y(band.low) - plot.y(band.high), kind=f"band {band.kind}", text=text)
+    bar = svg.bar(corner, width, plot.y(low) - plot.y(high), kind=f"band {band.kind}", text=text)
+    arrows = [
+        _beyond(plot, x, band.kind, upwards=upwards)
+        for upwards, is_cut in ((True, high < band.high), (False, low > band.low))
+        if is_cut
+    ]
+    return svg.join([bar, *arrows])
 
 
 def strip_plot(label: str, groups: Sequence[ValueGroup]) -> Markup:

@@ -30,9 +30,13 @@ class BullseyeQuantity:
 
 
 QUANTITIES: Mapping[str, BullseyeQuantity] = {
-    "ecc_peak_pct": BullseyeQuantity("ecc", "Peak Ecc", "%", ColourScale(0.0, -30.0), "light: more shortening"),
-    "err_peak_pct": BullseyeQuantity("err", "Peak Err", "%", ColourScale(0.0, 60.0), "light: more thickening"),
-    "time_to_peak_ecc_ms": BullseyeQuantity(
+    "ecc_line_wall_peak_pct": BullseyeQuantity(
+        "ecc", "Peak Ecc", "%", ColourScale(0.0, -30.0), "engineering strain; light: more shortening"
+    ),
+    "err_line_wall_peak_pct": BullseyeQuantity(
+        "err", "Peak Err", "%", ColourScale(0.0, 60.0), "engineering strain; light: more thickening"
+    ),
+    "time_to_peak_ecc_line_wall_ms": BullseyeQuantity(
         "time-to-peak", "Time to peak Ecc", "ms", ColourScale(150.0, 550.0), "light: late"
     ),
     "wall_thickness_ed_mm": BullseyeQuantity(
@@ -73,5 +77,5 @@ def subject_bullseyes(segments: Sequence[Row]) -> list[SubjectBullseye]:
 
 
 def _half_width(row: Row) -> float | None:
-    low, high = (row.get(f"ecc_peak_pct{end}") for end in (LOWER, UPPER))
+    low, high = (row.get(f"ecc_line_wall_peak_pct{end}") for end in (LOWER, UPPER))
     return None if low is None or high is None else (high - low) / 2.0

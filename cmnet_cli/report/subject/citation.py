@@ -127,10 +127,11 @@ def _representation(sizes: MotionSizes) -> str:
 
 
 def _strain(sidecar: Sidecar | None, row: Row) -> list[str]:
-    if row.get("gcs_peak_pct") is not None:
+    if row.get("gcs_line_midwall_peak_pct") is not None:
         return [
-            "Green–Lagrange strain relative to end-diastole was computed from the displacement field, globally and by "
-            f"AHA segment ({_SEGMENTS})."
+            "Engineering strain relative to end-diastole was computed from the displacement field: circumferential "
+            "strain as the change of length of endocardial, mid-wall and epicardial contours, radial strain and the "
+            f"strain of AHA segments ({_SEGMENTS}) as means over the wall."
         ]
     if sidecar is not None and not any(file.path.endswith("_motion.npz") for file in sidecar.outputs):
         return ["Strain was not computed, because the motion of all frames was not stored."]

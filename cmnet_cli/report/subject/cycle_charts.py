@@ -1,7 +1,7 @@
 """The curves of a subject's page: volumes, strain and twist over the cardiac cycle."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from markupsafe import Markup
@@ -12,11 +12,18 @@ from cmnet_cli.report.plot.bullseye import SEGMENTS
 from cmnet_cli.report.plot.svg import KeyEntry
 from cmnet_cli.tables.columns.column import LOWER, UPPER
 
-_STRAINS = (
-    ("grs_pct", "GRS, radial", "rv"),
-    ("gcs_pct", "GCS, circumferential", "lv"),
-    ("gls_sax_pct", "GLS-SAX, longitudinal from short axis", "myo dash"),
+_CIRCUMFERENTIAL = (
+    ("gcs_line_endo_pct", "endocardium", "rv"),
+    ("gcs_line_midwall_pct", "mid-wall", "lv"),
+    ("gcs_line_epi_pct", "epicardium", "myo"),
 )
+_RADIAL = (("grs_line_wall_pct", "endocardium to epicardium", "lv"),)
+# Peak of field 24157, mean ± 2 SD.
+_NORMAL = figures.ReferenceBand(
+    -22.3 - 2 * 3.4, -22.3 + 2 * 3.4, "peak in 38,319 participants of UK Biobank, mean ± 2 SD"
+)
+# Ends of the axis of segments, which is the same for every subject.
+_SEGMENT_LIMITS = (-40.0, 10.0)
 _ROTATIONS = (
     ("twist_deg", "twist: apical minus basal rotation", "all"),
     ("basal_rotation_deg", "basal rotation", "lv"),
@@ -89,22 +96,47 @@ def complete_curves(frames: Sequence[Row], columns: Sequence[tuple[str, str, str
     return [figures.Curve(name, kind, values) for name, kind, values in known if values and len(values) == len(frames)]
 
 
-def strain_chart(frames: Sequence[Row], row: Row) -> Chart | None:
-    """Draw the global strains, with their intervals at ES; None where they are not known."""
-    curves = complete_curves(frames, _STRAINS)
+def circumferential_chart(frames: Sequence[Row], row: Row) -> Chart | None:
+    """Draw the strain of the three contours, with the interval of the mid-wall at ES; None where it is not known."""
+    note = "Engineering strain: change of length of the contours since end-diastole."
+    chart = _strain_chart("circumferential-strain", "Circumferential strain", note, _CIRCUMFERENTIAL, frames, row)
+    if chart is None:
+        return None
+    text = "Grey: peak strain in 38,319 participants of UK Biobank, mean ± 2 SD, of endo- and epicardium by other "
+    return replace(chart, note=f"{chart.note} {text}software; for orientation only.")
+
+
+def radial_chart(frames: Sequence[Row], row: Row) -> Chart | None:
+    """Draw the radial strain, with its interval at ES; None where it is not known."""
+    note = "Engineering strain across the wall since end-diastole."
+    return _strain_chart("radial-strain", "Radial strain", note, _RADIAL, frames, row)
+
+
+def _strain_chart(
+    name: str,
+    title: str,
+    note: str,
+    columns: Sequence[tuple[str, str, str]],
+    frames: Sequence[Row],
+    row: Row,
+) -> Chart | None:
+    curves = complete_curves(frames, columns)
     if not curves:
         return None
-    kinds = {column.removesuffix("_pct"): kind for column, _, kind in _STRAINS}
+    # Intervals of several contours would hide each other.
     bands = [
         figures.Band(kind, int(row["es_frame"]), low, high)
-        for name, kind in kinds.items()
-        if (low := row.get(f"{name}_es_pct{LOWER}")) is not None
-        and (high := row.get(f"{name}_es_pct{UPPER}")) is not None
+        for column, _, kind in columns
+        if kind == "lv"
+        and (low := row.get(column.replace("_pct", f"_es_pct{LOWER}"))) is not None
+        and (high := row.get(column.replace("_pct", f"_es_pct{UPPER}"))) is not None
     ]
-    note = "Green–Lagrange strain of the left-ventricular wall relative to end-diastole."
-    note += " Bands: 95 % intervals at ES." if bands else " There are no intervals."
-    drawing = figures.cycle_figure(cycle_axis(frames, row), curves, label="strain (%)", bands=bands)
-    return Chart("strain", "Strain over the cycle", note, drawing, _key(curves))
+    note += " Bar: 95 % interval at ES; with an arrow, it continues." if bands else " There are no intervals."
+    reference = _NORMAL if columns is _CIRCUMFERENTIAL else None
+    drawing = figures.cycle_figure(
+        cycle_axis(frames, row), curves, label="strain (%)", bands=bands, reference=reference
+    )
+    return Chart(name, title, note, drawing, _key(curves))
 
 
 def twist_chart(frames: Sequence[Row], row: Row) -> Chart | None:
@@ -120,11 +152,12 @@ def twist_chart(frames: Sequence[Row], row: Row) -> Chart | None:
 
 def segment_charts(frames: Sequence[Row], segments: Sequence[Row], row: Row) -> list[Chart]:
     """Draw the circumferential strain of the AHA segments, one chart per level; none where no segment is known."""
-    known = {int(one["segment"]): one["ecc_curve_pct"] for one in segments if one.get("ecc_curve_pct")}
+    known = {
+        int(one["segment"]): one["ecc_line_wall_curve_pct"] for one in segments if one.get("ecc_line_wall_curve_pct")
+    }
     if not known or not frames:
         return []
-    whole = complete_curves(frames, [("gcs_pct", "all segments", "all thin")])
-    included = [value for curve in known.values() for value in curve]
+    whole = complete_curves(frames, [("gcs_line_midwall_pct", "whole mid-wall", "all thin")])
     charts = []
     for level, numbers in _LEVELS:
         curves = [
@@ -132,7 +165,9 @@ def segment_charts(frames: Sequence[Row], segments: Sequence[Row], row: Row) -> 
             for n in numbers
             if n in known
         ]
-        drawing = figures.cycle_figure(cycle_axis(frames, row), [*whole, *curves], label="Ecc (%)", included=included)
+        drawing = figures.cycle_figure(
+            cycle_axis(frames, row), [*whole, *curves], label="Ecc (%)", limits=_SEGMENT_LIMITS
+        )
         charts.append(Chart(f"strain-{level.lower()}", f"{level} segments", "", drawing, _key([*curves, *whole])))
     return charts
 

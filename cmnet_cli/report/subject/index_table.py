@@ -21,9 +21,11 @@ from cmnet_core.function.reference_ranges import (
     read_reference,
 )
 
-_FUNCTION, _STRAIN = "Volumes, mass and function", "Strain of the left ventricle"
+_FUNCTION, _STRAIN = "Volumes, mass and function", "Strain of the left ventricle (engineering)"
 _WALL_GROUPS = {
-    f"_({'|'.join((*LAYERS, *LEVELS))})_peak": "Strain by layer and level",
+    "^ukb_": "Strain as the UK Biobank defines it",
+    f"_green_({'|'.join(LAYERS)})_peak|_wall_({'|'.join(LEVELS)})_peak": "Strain by layer and level",
+    "_green_": "Green-Lagrange strain",
     "rotation|twist|torsion": "Rotation and twist",
     "^wall_": "Wall thickness",
 }
@@ -81,7 +83,7 @@ def index_table_rows(row: Row, ranges: tuple[ReferenceRange, ...]) -> dict[str, 
 
 
 def _group_of(column: str) -> str:
-    if column not in _WALL_COLUMNS or column.endswith("_ml_s"):
+    if column not in _WALL_COLUMNS or column.startswith(("lv_", "rv_")):
         return _FUNCTION
     return next((name for pattern, name in _WALL_GROUPS.items() if re.search(pattern, column)), _STRAIN)
 

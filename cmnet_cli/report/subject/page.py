@@ -14,14 +14,21 @@ from cmnet_cli.report.formatting import Tile, flag_text, format_number, is_warni
 from cmnet_cli.report.plot import colours
 from cmnet_cli.report.subject.bullseyes import subject_bullseyes
 from cmnet_cli.report.subject.citation import text_to_cite
-from cmnet_cli.report.subject.cycle_charts import Chart, segment_charts, strain_chart, twist_chart, volume_chart
+from cmnet_cli.report.subject.cycle_charts import (
+    Chart,
+    circumferential_chart,
+    radial_chart,
+    segment_charts,
+    twist_chart,
+    volume_chart,
+)
 from cmnet_cli.report.subject.index_table import format_interval, index_table_rows, read_ranges, reference_source
 from cmnet_cli.report.subject.player import Player, draw_player
 from cmnet_cli.report.subject.still_images import StillImages, draw_stills
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_core.errors import CaseError
 
-_HEADLINES = ("lvef_pct", "lvedv_ml", "lvm_g", "rvef_pct", "gcs_peak_pct")
+_HEADLINES = ("lvef_pct", "lvedv_ml", "lvm_g", "rvef_pct", "gcs_line_midwall_peak_pct")
 _DESCRIPTION = (
     ("sex", "{}"), ("age_years", "{:.0f} years"), ("height_cm", "{:.0f} cm"), ("weight_kg", "{:.0f} kg"),
     ("heart_rate_bpm", "{:.0f} beats per minute"), ("frames", "{} frames"), ("group", "group {}"),
@@ -146,7 +153,7 @@ def _headlines(row: Row) -> list[Tile]:
 
 
 def _charts(frames: Sequence[Row], row: Row) -> list[Chart]:
-    functions = (volume_chart, strain_chart, twist_chart) if frames else ()
+    functions = (volume_chart, circumferential_chart, radial_chart, twist_chart) if frames else ()
     return [chart for draw in functions if (chart := draw(frames, row))]
 
 

@@ -194,6 +194,22 @@ _LIMITS = (
     ),
     Column("slope", "number", "Proportional bias", "1", "slope of estimate - reference on the mean of both"),
     Column("slope_p", "number", "Two-sided p of slope 0", "1", "t-test of the regression slope"),
+    Column("repeat_subjects", "integer", "Number of subjects with an estimate at two visits or more"),
+    Column(
+        "within_sd",
+        "number",
+        "Within-subject standard deviation of the estimate",
+        _UNIT_OF_INDEX,
+        "root of the mean square within subjects",
+        "Bland and Altman 1996",
+    ),
+    Column(
+        "within_cv_pct",
+        "number",
+        "Within-subject coefficient of variation of the estimate",
+        "%",
+        "100 x within_sd / |mean|",
+    ),
 )
 
 AGREEMENT_SUMMARY = (_GROUP_OR_ALL, _INDEX, *_LIMITS)

@@ -72,7 +72,7 @@ def test_compare_matches_segments_by_ukb_field(run: Path) -> None:
     first, last, strain = rows(run, "comparison")
     assert (first["index"], first["n"], first["bias"]) == ("wall_thickness_ed_mm_aha1", 2, pytest.approx(0.25))
     assert (last["index"], last["n"], last["bias"]) == ("wall_thickness_ed_mm_aha16", 2, pytest.approx(1.0))
-    assert (strain["index"], strain["n"]) == ("gcs_line_mid_peak_pct", 0)
+    assert (strain["index"], strain["n"]) == ("ukb_ecc_global_pct", 0)
 
 
 def test_ukb_fields_of_comparable_columns_are_unique() -> None:

@@ -120,7 +120,7 @@ def test_intervals_are_cited_only_where_the_subject_has_them(run, row):
 
 def test_strain_is_cited_only_where_the_subject_has_it(run, row):
     assert "because the motion of all frames was not stored" in text_to_cite(run, row)
-    assert "Green–Lagrange strain" in text_to_cite(run, row | {"gcs_peak_pct": -20.0})
+    assert "Engineering strain" in text_to_cite(run, row | {"gcs_line_midwall_peak_pct": -20.0})
     path = run.case(IDS[0]).sidecar("infer")
     stored = FileRecord(f"{IDS[0]}_motion.npz", 1, 0, "")
     write_sidecar(path, replace(read_sidecar(path), outputs=(stored,)))

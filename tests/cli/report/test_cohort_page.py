@@ -96,7 +96,7 @@ def test_moments_of_segments_are_those_of_their_values():
 def test_bullseyes_and_contrasts_name_the_healthy_group_first(page):
     text = text_of(page)
     assert "infarction against control" in text
-    assert re.search(r"Peak circumferential strain, difference of infarction and control.*?\*", page)
+    assert re.search(r"strain of the wall, engineering, difference of infarction and control.*?\*", page)
     assert "control against" not in text
 
 

@@ -24,7 +24,18 @@ def run(tmp_path_factory):
 
 def test_each_figure_is_a_self_contained_file(run):
     figures = {path.stem.removeprefix(f"{IDS[0]}_"): path for path in (run.report.parent / "figures").iterdir()}
-    expected = {"volumes", "strain", "twist", "strain-basal", "ecc", "err", "time-to-peak", "thickness", "uncertainty"}
+    expected = {
+        "volumes",
+        "circumferential-strain",
+        "radial-strain",
+        "twist",
+        "strain-basal",
+        "ecc",
+        "err",
+        "time-to-peak",
+        "thickness",
+        "uncertainty",
+    }
     assert expected | {"basal-ed", "mid-es", "apical-es-by-motion"} <= set(figures)
     volumes = figures["volumes"].read_text(encoding="utf-8")
     assert all(f">{words}<" in volumes for words in ("Volumes over the cycle", "left ventricle, propagated from ED"))

@@ -101,6 +101,27 @@ def test_equal_values_can_be_drawn():
     )
 
 
+def test_values_and_intervals_beyond_the_axis_are_marked_at_its_end():
+    time, curve = figures.CycleAxis((0.0, 1.0, 2.0), "frame", ()), figures.Curve("7", "s1", (0.0, -55.0, 20.0))
+    assert figures.cycle_figure(time, [curve], label="Ecc (%)", limits=(-40.0, 10.0)).count('class="beyond s1"') == 2
+    # An interval of 400 does not flatten a curve of 20: it ends in two arrows, and its tooltip has its ends.
+    wide = figures.Band("lv", 1, -200.0, 200.0)
+    drawn = figures.cycle_figure(time, [figures.Curve("GCS", "lv", (0.0, -20.0, -5.0))], label="%", bands=[wide])
+    assert drawn.count('class="beyond lv"') == 2
+    assert "95 % interval \N{MINUS SIGN}200 to 200" in drawn
+    assert "\N{MINUS SIGN}40" not in drawn
+    narrow = figures.Band("lv", 1, -21.0, -19.0)
+    assert "beyond" not in figures.cycle_figure(
+        time, [figures.Curve("GCS", "lv", (0.0, -20.0, -5.0))], label="%", bands=[narrow]
+    )
+
+
+def test_a_segment_beyond_the_colour_scale_is_marked():
+    drawn = bullseye.bullseye("Err", "%", {1: 72.0, 2: 30.0}, bullseye.ColourScale(0.0, 60.0))
+    assert ">72!<" in drawn
+    assert ">30<" in drawn
+
+
 def test_text_in_a_figure_cannot_become_markup():
     nasty = "<script>alert(1)</script>"
     group = figures.ValueGroup(nasty, nasty, (1.0, 2.0))

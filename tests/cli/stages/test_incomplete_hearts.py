@@ -84,7 +84,12 @@ def test_values_of_a_missing_structure_are_null_with_a_flag(
     assert (len(own["frames"]), len(own["segments"]), len(own["motion"])) == (4, 16, 1)
     has_wall, has_segments = reason not in WITHOUT_WALL, reason is None
     assert reason is None or reason in row["qc_flags"]
-    for name in ("gcs_peak_pct", "grs_es_pct", "wall_thickness_ed_mm", "gcs_peak_pct_hi"):
+    for name in (
+        "gcs_line_midwall_peak_pct",
+        "grs_line_wall_es_pct",
+        "wall_thickness_ed_mm",
+        "gcs_line_midwall_peak_pct_hi",
+    ):
         assert (row[name] is not None) == has_wall, name
     assert bool(own["bullseye"]) == has_segments
     for segment in own["segments"]:

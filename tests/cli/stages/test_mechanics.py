@@ -123,14 +123,22 @@ def plain() -> WallRows:
 def test_strain_of_a_known_motion_is_in_the_tables() -> None:
     found, truth = plain(), beating()
     radial, circumferential, longitudinal = 100.0 * truth.global_strain()
-    assert found.indices["gcs_peak_pct"] == pytest.approx(float(circumferential.min()), abs=1.0)
-    assert found.indices["grs_peak_pct"] == pytest.approx(float(radial.max()), abs=2.5)
-    assert found.indices["gls_sax_peak_pct"] == pytest.approx(float(longitudinal.min()), abs=1.5)
-    assert max(found.segments, key=lambda row: row["ecc_peak_pct"])["segment"] == 9
-    assert found.frames[0]["gcs_pct"] == pytest.approx(0.0, abs=1e-6)
+    assert found.indices["gcs_green_wall_peak_pct"] == pytest.approx(float(circumferential.min()), abs=1.0)
+    assert found.indices["grs_green_wall_peak_pct"] == pytest.approx(float(radial.max()), abs=2.5)
+    assert found.experimental[0]["region"] == "wall"
+    assert found.experimental[0]["peak_pct"] == pytest.approx(float(longitudinal.min()), abs=1.5)
+    for kind in ("line", "green"):
+        assert max(found.segments, key=lambda row: row[f"ecc_{kind}_wall_peak_pct"])["segment"] == 9
+    assert max(found.segments, key=lambda row: row["ukb_ecc_pct"])["segment"] == 9
+    assert found.frames[0]["gcs_line_midwall_pct"] == pytest.approx(0.0, abs=1e-6)
     # A line that shortens by a fifth has a Green-Lagrange strain of -18 %.
-    engineering = found.indices["gcs_line_mid_peak_pct"] / 100
-    assert 100 * (engineering + engineering**2 / 2) == pytest.approx(found.indices["gcs_midwall_peak_pct"], abs=2.0)
+    engineering = found.indices["gcs_line_midwall_peak_pct"] / 100
+    assert 100 * (engineering + engineering**2 / 2) == pytest.approx(
+        found.indices["gcs_green_midwall_peak_pct"], abs=2.0
+    )
+    # Between endocardium and epicardium, whose line elements it averages, and nearer to the longer epicardium.
+    endo, epi = (found.indices[f"gcs_line_{layer}_peak_pct"] for layer in ("endo", "epi"))
+    assert endo < found.indices["ukb_ecc_global_pct"] < epi < 0 < found.indices["ukb_err_global_pct"]
     assert found.flags == ["twist-not-constrained-by-masks"]
 
 
@@ -142,6 +150,7 @@ def test_every_value_belongs_to_a_column_and_is_known() -> None:
         "frames": [own | row for row in found.frames],
         "segments": [own | row for row in found.segments],
         "bullseye": [own | row for row in found.bullseye],
+        "experimental": [own | row for row in found.experimental],
     }
     for name, listed in tables.items():
         assert to_arrow(name, listed).num_rows == len(listed)
@@ -159,7 +168,8 @@ def test_bullseye_bins_contain_the_wall() -> None:
     assert len(occupied) > 0.8 * BINS
     assert sum(row["voxels"] for row in occupied) > 5000
     inner, outer = (
-        sum(row["ecc_es_pct"] for row in occupied if row["layer"] == layer and row["level"] == 3) for layer in (0, 2)
+        sum(row["ecc_line_es_pct"] for row in occupied if row["layer"] == layer and row["level"] == 3)
+        for layer in (0, 2)
     )
     assert inner < outer < 0
     assert all(row["radial_displacement_es_mm"] < 2.0 for row in occupied)
@@ -185,7 +195,8 @@ def test_orientation_of_the_stack_does_not_change_the_tables(flips: tuple[int, .
     for row, other in zip(found.segments, expected.segments, strict=True):
         assert row["qc_flags"] == other["qc_flags"]
         for name in set(row) - {"qc_flags"}:
-            assert row[name] == pytest.approx(other[name], abs=5e-2), name
+            # The first of the 36 chords is on an axis of the grid, so that a segment has other chords in another one.
+            assert row[name] == pytest.approx(other[name], abs=0.2 if name == "ukb_err_pct" else 5e-2), name
     for row, other in zip(found.bullseye, expected.bullseye, strict=True):
         assert (row["voxels"], row["segment"]) == (other["voxels"], other["segment"])
         if row["voxels"]:
@@ -209,13 +220,13 @@ def test_rigid_motion_has_no_strain_no_thickening_and_its_own_rotation() -> None
         field = torch.cat([torch.zeros_like(back[:1]), back])[:, None].expand(3, len(labels[0]), SIZE, SIZE).float()
         fields.append(MotionField(field, spacing_of(scan), fixed=len(fields) ^ 1, moving=len(fields)))
     found = analysed(torch.stack(labels), fields, affine_of(scan), es=1, frame_ms=None)
-    for name in ("gcs_es_pct", "grs_es_pct", "gls_sax_es_pct", "twist_es_deg"):
+    for name in ("gcs_line_endo_es_pct", "gcs_green_wall_es_pct", "grs_line_wall_es_pct", "twist_es_deg"):
         assert found.indices[name] == pytest.approx(0.0, abs=0.01), name
     assert found.indices["wall_thickening_pct"] == pytest.approx(0.0, abs=0.5)
     assert found.indices["basal_rotation_deg"] == pytest.approx(degrees, abs=0.05)
     assert found.indices["apical_rotation_deg"] == pytest.approx(degrees, abs=0.05)
     assert "no-frame-time" in found.flags
-    assert found.indices["time_to_peak_gcs_ms"] is None
+    assert found.indices["time_to_peak_gcs_line_midwall_ms"] is None
 
 
 @pytest.mark.parametrize("flag", sorted(WITHOUT_WALL))
@@ -231,12 +242,12 @@ def test_without_rv_the_whole_wall_has_values_and_segments_have_a_flag() -> None
     labels = labels_of().clone()
     labels[labels == Label.RV] = Label.BACKGROUND
     found = analysed(labels, to_ed_of(), affine_of(beating().spec.scan), es=5, frame_ms=FRAME_MS)
-    assert found.indices["gcs_peak_pct"] == pytest.approx(plain().indices["gcs_peak_pct"])
+    assert found.indices["gcs_line_midwall_peak_pct"] == pytest.approx(plain().indices["gcs_line_midwall_peak_pct"])
     assert found.indices["twist_deg"] == pytest.approx(plain().indices["twist_deg"])
     assert (found.indices["dyssynchrony_ms"], found.bullseye) == (None, [])
     assert {"rv-insertion-not-found", "few-segments-with-times"} <= set(found.flags) <= set(FLAGS)
     for row in found.segments:
-        assert (row["ecc_peak_pct"], row["wall_thickness_ed_mm"], row["qc_flags"]) == (
+        assert (row["ecc_line_wall_peak_pct"], row["wall_thickness_ed_mm"], row["qc_flags"]) == (
             None,
             None,
             ["rv-insertion-not-found"],

@@ -79,7 +79,7 @@ def test_phantom_truth_file_reproduces_the_motion(cohort: Path) -> None:
 def test_phantom_indices_of_masks_and_of_continuous_shape(cohort: Path) -> None:
     for row in truth_rows(cohort):
         assert abs(float(row["lvef_pct"]) - float(row["lvef_continuous_pct"])) < 10
-        assert float(row["gcs_es_pct"]) < 0 < float(row["grs_es_pct"])
+        assert float(row["gcs_green_wall_es_pct"]) < 0 < float(row["grs_green_wall_es_pct"])
         assert 1 <= int(row["defect_segment"]) <= 16
 
 

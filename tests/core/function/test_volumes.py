@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from cmnet_core.errors import GeometryError, ImageError
 from cmnet_core.function.volumes import (
     BodySurfaceFormula,
+    ClinicalIndices,
+    PumpIndices,
     Volumes,
     body_surface_area_m2,
     cardiac_output_l_min,
     clinical_indices,
     find_phases,
     heart_rate_bpm,
+    pump_indices,
     volumes_ml,
 )
 from cmnet_core.types import Spacing
@@ -111,3 +114,14 @@ def test_body_surface_area_agrees_with_published_examples() -> None:
     assert body_surface_area_m2(180.0, 80.0) == pytest.approx(2.0)
     assert body_surface_area_m2(170.0, 70.0, formula=BodySurfaceFormula.DU_BOIS) == pytest.approx(1.810, abs=1e-3)
     assert body_surface_area_m2(1.80, 80.0) is None
+
+
+def test_pump_indices_combine_volumes_and_mass() -> None:
+    function = ClinicalIndices(150.0, 60.0, 90.0, 60.0, 105.0, 160.0, 60.0, 100.0, 62.5)
+    found = pump_indices(function)
+    assert (found.sv_difference_ml, found.sv_difference_pct) == (10.0, 10.0)
+    assert found.lv_mass_to_volume_g_ml == pytest.approx(0.7)
+    assert found.lv_contraction_fraction_pct == pytest.approx(90.0)
+    assert found.lv_global_function_index_pct == pytest.approx(100 * 90 / (105 + 100))
+    unknown = pump_indices(ClinicalIndices(*(None,) * 9))
+    assert unknown == PumpIndices(None, None, None, None, None)

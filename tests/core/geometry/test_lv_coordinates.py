@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmnet_core.geometry.lv_coordinates import LVCoordinates, aha_segment, lv_coordinates
-from cmnet_core.geometry.wall_thickness import thickening_pct, wall_thickness
+from cmnet_core.geometry.wall_thickness import maximum_thickness, thickening_pct, wall_thickness
 from cmnet_core.labels import Label
 from cmnet_core.phantom.draw import draw_spec
 from cmnet_core.phantom.scan_grid import affine_of, grid_points, heart_axes, slice_depths, spacing_of
@@ -73,7 +73,7 @@ def test_coordinates_of_phantoms_are_their_closed_form() -> None:
         spec = drawn(seed)
         points, labels = heart_of(spec)
         found = lv_coordinates(labels, spacing_of(spec.scan), affine_of(spec.scan))
-        past = spec.heart.rv_insertion_deg - torch.rad2deg(torch.atan2(points.y, points.x))
+        past = 60.0 - torch.rad2deg(torch.atan2(points.y, points.x))
         along = -points.s / spec.heart.cavity_length_mm
         error = degrees_between(found.circumferential_deg, past)[found.wall].abs()
         assert found.flags == ()
@@ -208,3 +208,35 @@ def test_aha_segment_of_positions() -> None:
     assert aha_segment(torch.full((6,), 0.7), edges).tolist() == [13, 14, 14, 15, 13, 13]
     outside = aha_segment(torch.tensor([-0.01, 1.0, math.nan, 0.5]), torch.tensor([0.0, 0.0, 0.0, math.nan]))
     assert outside.tolist() == [0, 0, 0, 0]
+
+
+def test_segments_are_centred_between_both_insertions() -> None:
+    """A septum of 90° instead of 120°: 2 and 3 still meet in its middle, and the origin is before its anterior end."""
+    z, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (6, 72, 72)), indexing="ij")
+    y, x = (y - 35.5) * 1.5, (x - 35.5) * 1.5
+    radius, angle = torch.hypot(y, x), torch.rad2deg(torch.atan2(-y, -x))
+    labels = torch.zeros(z.shape, dtype=torch.uint8)
+    labels[(radius < 45.0) & (angle < 60.0) & (angle > -30.0)] = Label.RV
+    labels[radius < 33.0 * (1.0 - 0.02 * z)] = Label.MYO
+    labels[radius < 24.0 * (1.0 - 0.02 * z)] = Label.LV
+    found = lv_coordinates(labels, SPACING, NORMAL)
+    true = 60.0 + 15.0 - angle
+    assert float(degrees_between(found.circumferential_deg, true)[found.wall].abs().max()) < 3.0
+
+
+def test_maximum_thickness_is_that_of_the_thickest_sector() -> None:
+    """A ring of 9 mm with 15 mm over 60° of two of its slices, in the middle of segment 10."""
+    labels = annulus()
+    y, x = torch.meshgrid((torch.arange(72) - 35.5) * 1.5, (torch.arange(72) - 35.5) * 1.5, indexing="ij")
+    past = (60.0 - torch.rad2deg(torch.atan2(-y, -x))) % 360.0
+    thick = (past > 120.0) & (past < 180.0) & (torch.hypot(y, x) < 38.0) & (torch.hypot(y, x) > 23.0)
+    for z in (2, 3):
+        labels[z][thick] = Label.MYO
+    found = maximum_thickness(lv_coordinates(labels, SPACING, NORMAL))
+    assert found is not None
+    assert found.mm == pytest.approx(15.0, abs=1.5)
+    assert found.segment == 10
+    plain = maximum_thickness(lv_coordinates(annulus(), SPACING, NORMAL))
+    assert plain is not None
+    assert plain.mm == pytest.approx(9.0, abs=0.8)
+    assert maximum_thickness(lv_coordinates(torch.zeros_like(labels), SPACING, NORMAL)) is None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor
 from benchmarks import strain as benchmark
 from cmnet_core.errors import GeometryError
 from cmnet_core.geometry.lv_coordinates import LVCoordinates, lv_coordinates
+from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.labels import Label
-from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material
+from cmnet_core.mechanics.lagrangian import MaterialMotion, flow_material, follow_material
 from cmnet_core.mechanics.line_strain import LineStrain, line_strain
 from cmnet_core.mechanics.rotation import rotation
 from cmnet_core.mechanics.strain import Direction, WallVoxels, deform, regional_strain, wall_voxels
+from cmnet_core.mechanics.ukb_strain import peak_of, ukb_strain
+from cmnet_core.models.build import MotionSizes
 from cmnet_core.types import MotionField, Spacing
 
 FINE, COARSE = Spacing(8.0, 0.8, 0.9), Spacing(5.0, 1.6, 1.5)
@@ -136,7 +140,7 @@ def test_rigid_motion_has_no_strain_and_its_own_rotation() -> None:
     assert float(found.apical_deg[1]) == pytest.approx(float(found.basal_deg[1]), abs=1e-3)
     assert float(found.twist_deg.abs().max()) < 1e-3
     lines = line_strain(wall, material, deform(wall, material))
-    assert max(float(line.abs().max()) for line in (lines.endo_pct, lines.mid_pct, lines.epi_pct)) < 1e-2
+    assert max(float(line.abs().max()) for line in (lines.endo_pct, lines.midwall_pct, lines.epi_pct)) < 1e-2
 
 
 def twisted(places: Tensor, *, deg_cm: float) -> Tensor:
@@ -154,19 +158,63 @@ def test_torsion_is_the_slope_of_the_rotation_along_the_axis() -> None:
     along = (material.displacement_mm[1] * wall.directions[:, Direction.CIRCUMFERENTIAL]).sum(-1)[apical].mean()
     assert float(along) * float(found.apical_deg[1]) > 0
     assert float(found.twist_deg[1]) == pytest.approx(float(found.apical_deg[1] - found.basal_deg[1]))
+    # A line along the wall's middle that was longitudinal leans by γ, tan γ = radius times angle per length.
+    leaning = math.degrees(math.atan(0.5 * (INNER_MM + OUTER_MM) * math.radians(1.5) / 10.0))
+    assert abs(float(found.shear_deg[1])) == pytest.approx(leaning, abs=0.03)
+    assert float(found.shear_deg[1] * found.torsion_deg_cm[1]) > 0
 
 
 def test_line_strain_of_contours_is_their_change_of_length() -> None:
     shrunk = torch.diag(torch.tensor([1.0, 0.8, 0.8], dtype=torch.float64))
     wall, material, _ = moved(COARSE, homogeneous(shrunk))
     lines = line_strain(wall, material, deform(wall, material))
-    for line in (lines.endo_pct, lines.mid_pct, lines.epi_pct):
+    for line in (lines.endo_pct, lines.midwall_pct, lines.epi_pct):
         assert line.tolist() == pytest.approx([0.0, -20.0], abs=1e-3)
     area = 220.0
     wall, material, _ = moved(FINE, contracting(area))
     lines = line_strain(wall, material, deform(wall, material))
-    for line, radius in ((lines.endo_pct, INNER_MM), (lines.mid_pct, 26.5), (lines.epi_pct, OUTER_MM)):
+    for line, radius in ((lines.endo_pct, INNER_MM), (lines.midwall_pct, 26.5), (lines.epi_pct, OUTER_MM)):
         assert float(line[1]) == pytest.approx(100.0 * (math.sqrt(radius**2 - area) / radius - 1.0), abs=0.3)
+
+
+def leaning(places: Tensor) -> Tensor:
+    """Contraction of the ring, a shear in its plane, and a displacement through the plane that varies around it."""
+    y, x = contracting(220.0)(places)[1:]
+    return torch.stack([places[0] + 0.2 * places[1], y + 0.1 * x + 4.0, x - 0.05 * y])
+
+
+@pytest.mark.parametrize("motion", [contracting(220.0), leaning], ids=["contraction", "contraction and shear"])
+def test_ukb_strain_is_that_of_the_published_definition(motion: Callable[[Tensor], Tensor]) -> None:
+    """Line elements of both circles, and 36 chords between them, each weighted alike; lengths in the plane."""
+    radii = (INNER_MM, OUTER_MM)
+    around = [torch.arange(4 * round(r), dtype=torch.float64) * (2 * math.pi / (4 * round(r))) for r in radii]
+    circles = [torch.stack([torch.zeros_like(a), r * a.sin(), r * a.cos()]) for r, a in zip(radii, around, strict=True)]
+    chord = torch.arange(36, dtype=torch.float64) * (2 * math.pi / 36)
+    ends = [torch.stack([torch.zeros_like(chord), r * chord.sin(), r * chord.cos()]) for r in radii]
+
+    def changes(start: Tensor, end: Tensor) -> Tensor:
+        before, after = ((b - a)[1:].norm(dim=0) for a, b in ((start, end), (motion(start), motion(end))))
+        return 100.0 * (after / before - 1.0)
+
+    expected = float(torch.cat([changes(c, c.roll(-1, 1)) for c in circles]).mean()), float(changes(*ends).mean())
+    wall, material, _ = moved(FINE, motion)
+    found = ukb_strain(wall, material, deform(wall, material))
+    assert float(found.circumferential_pct[0]) == float(found.radial_pct[0]) == 0.0
+    assert float(found.circumferential_pct[1]) == pytest.approx(expected[0], abs=0.3)
+    assert float(found.radial_pct[1]) == pytest.approx(expected[1], abs=0.3)
+    assert bool(found.circumferential_segments_pct.isfinite().all())
+    assert bool(found.radial_segments_pct.isfinite().all())
+
+
+def test_ukb_strain_of_a_segment_is_that_of_its_sector_and_level() -> None:
+    """Only the sector that shrinks has strain, and the peak is the extreme over all frames, without smoothing."""
+    wall, material, _ = moved(FINE, contracting(220.0))
+    weaker = torch.where((wall.segment == 9)[:, None], 0.0, 1.0) * material.displacement_mm
+    found = ukb_strain(wall, replace(material, displacement_mm=weaker), deform(wall, material))
+    segments = found.circumferential_segments_pct[1]
+    assert int(segments.argmax()) + 1 == 9
+    assert peak_of(torch.tensor([0.0, -3.0, -21.0, -5.0]), sign=-1.0) == -21.0
+    assert peak_of(torch.tensor([0.0, torch.nan]), sign=1.0) is None
 
 
 def test_lagrangian_motion_inverts_consecutive_pull_backs() -> None:
@@ -195,6 +243,22 @@ def test_lagrangian_motion_converges_where_a_cavity_nearly_closes_in_one_step() 
     back = MotionField((homogeneous(torch.linalg.inv(shrunk))(places) - places).float(), COARSE, fixed=1, moving=0)
     found = follow_material([back], mask).displacement_mm[1]
     torch.testing.assert_close(found, (homogeneous(shrunk)(places) - places)[:, mask].T, rtol=0, atol=0.01)
+
+
+def test_paths_along_a_velocity_end_where_its_integrated_field_leads() -> None:
+    """A velocity at half the in-plane resolution, the same in all slices, whose exponential is accurate on the grid."""
+    labels, _, places = tube(COARSE)
+    mask = labels == Label.MYO
+    half = torch.nn.functional.avg_pool2d(places.movedim(1, 0), 2).movedim(0, 1)
+    size = torch.tensor([COARSE.z, 2.0 * COARSE.y, 2.0 * COARSE.x], dtype=torch.float64)[:, None, None, None]
+    inward = torch.stack([0.0 * half[0], 0.15 * half[1] + 0.1 * half[2], 0.15 * half[2] - 0.1 * half[1]]) / size
+    velocities = torch.stack([inward, 0.0 * inward]).float()
+    sizes = MotionSizes(integration_steps=7, output_level=1)
+    expected = follow_material(fields_to_ed(velocities, COARSE, ed=1, sizes=sizes), mask)
+    found = flow_material(velocities, mask, COARSE, ed=1)
+    assert found.frames == expected.frames == (0, 1)
+    assert float(expected.displacement_mm[0].norm(dim=-1).mean()) > 3.0
+    torch.testing.assert_close(found.displacement_mm, expected.displacement_mm, rtol=0, atol=0.05)
 
 
 def test_fields_that_do_not_meet_are_refused() -> None:
@@ -241,6 +305,7 @@ def test_empty_wall_has_only_nan() -> None:
     lines: LineStrain = line_strain(wall, material, deformation)
     assert lines.endo_pct.isnan().all()
     assert rotation(wall, material).basal_deg.isnan().all()
+    assert ukb_strain(wall, material, deformation).radial_segments_pct.isnan().all()
 
 
 def test_strain_of_random_phantoms_through_their_true_motion() -> None:

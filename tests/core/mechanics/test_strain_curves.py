@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from cmnet_core.mechanics.strain_curves import UNKNOWN, Timing, dyssynchrony_ms, summarise
+from cmnet_core.mechanics.strain_curves import UNKNOWN, Timing, dyssynchrony_ms, summarise, summarise_all
 
 FRAMES, FRAME_MS = 50, 20.0
 TIMING = Timing(ed=0, es=18, frame_ms=FRAME_MS)
@@ -54,8 +56,8 @@ def test_drift_at_the_end_of_the_cycle_is_neither_peak_nor_rate() -> None:
     curve = beat(peak=-8.0) + torch.where(torch.arange(FRAMES) > 36, -1.0 * (torch.arange(FRAMES) - 36), 0.0)
     drifted, clean = summarise(curve, TIMING, sign=-1.0), summarise(beat(peak=-8.0), TIMING, sign=-1.0)
     assert curve.min() < -12
-    assert drifted.peak == pytest.approx(clean.peak)
-    assert drifted.systolic_rate == pytest.approx(clean.systolic_rate)
+    assert drifted.peak == pytest.approx(clean.peak, rel=1e-3)
+    assert drifted.systolic_rate == pytest.approx(clean.systolic_rate, rel=2e-2)
 
 
 def test_noise_changes_the_peak_by_less_than_its_own_sd() -> None:
@@ -64,6 +66,35 @@ def test_noise_changes_the_peak_by_less_than_its_own_sd() -> None:
     noise[:, 0] = 0.0
     errors = torch.tensor([(summarise(beat() + one, TIMING, sign=-1.0).peak or 0.0) + 20.0 for one in noise])
     assert float(errors.square().mean().sqrt()) < 0.5
+
+
+VOLUME_ML = (150.0, 146.0, 125.0, 96.0, 70.0, 60.0, 67.0, 88.0, 110.0, 121.0, 126.0, 128.0, 131.0, 142.0, 149.0, 150.0)
+VOLUME_AT = (0.0, 0.05, 0.12, 0.2, 0.28, 0.36, 0.42, 0.47, 0.52, 0.58, 0.66, 0.75, 0.83, 0.9, 0.95, 1.0)
+"""An LV volume over the cycle: ejection, rapid filling, diastasis and atrial contraction."""
+
+
+@pytest.mark.parametrize(
+    ("frames", "noise_ml", "percent"), [(30, 0.0, 1.0), (30, 1.0, 6.0), (30, 2.0, 12.0), (50, 2.0, 9.0)]
+)
+def test_bias_of_ejection_and_filling_rate_under_noise(frames: int, noise_ml: float, percent: float) -> None:
+    curve = CubicSpline(VOLUME_AT, VOLUME_ML, bc_type="periodic")
+    slope = curve(np.linspace(0.0, 1.0, 5001), 1)
+    es = round(0.36 * frames)
+    generator = torch.Generator().manual_seed(1)
+    noise = noise_ml * torch.randn(300, frames, generator=generator, dtype=torch.float64)
+    found = summarise_all(
+        torch.from_numpy(curve(np.arange(frames) / frames)) + noise, Timing(0, es, 1000.0 / frames), sign=-1.0
+    )
+    ejection = np.mean([one.systolic_rate for one in found]) / slope[:1800].min()
+    filling = np.mean([one.early_diastolic_rate for one in found]) / slope[1800:3400].max()
+    assert 100.0 * (ejection - 1.0) == pytest.approx(0.0, abs=percent)
+    assert 100.0 * (filling - 1.0) == pytest.approx(0.0, abs=percent)
+
+
+def test_curves_are_summarised_together_as_one_by_one() -> None:
+    curves = torch.stack([beat(), beat(peak=9.0), torch.full((FRAMES,), torch.nan), beat(at=17.4)]).double()
+    for sign in (-1.0, None):
+        assert summarise_all(curves, TIMING, sign=sign) == [summarise(curve, TIMING, sign=sign) for curve in curves]
 
 
 def test_curve_that_never_contracts_has_no_time_to_peak() -> None:

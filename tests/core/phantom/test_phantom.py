@@ -224,13 +224,13 @@ def test_strain_has_the_signs_and_sizes_of_a_healthy_heart() -> None:
     torch.testing.assert_close(strain.ecc[0], torch.zeros(16), rtol=0, atol=1e-6)
 
 
-def test_segments_start_at_the_anterior_insertion() -> None:
+def test_segments_are_centred_on_the_septum() -> None:
     heart = replace(drawn(0).heart, rv_insertion_deg=65.0)
-    angles = torch.deg2rad(torch.tensor([64.0, 4.0, -56.0, -116.0, 184.0, 66.0], dtype=torch.float64))
+    angles = torch.deg2rad(torch.tensor([59.0, -1.0, -61.0, -121.0, 179.0, 61.0], dtype=torch.float64))
     ring = [Points(torch.full_like(angles, -s), 30 * angles.sin(), 30 * angles.cos()) for s in (5.0, 40.0)]
     assert aha_segment(heart, ring[0]).tolist() == [2, 3, 4, 5, 6, 1]
     assert aha_segment(heart, ring[1]).tolist() == [8, 9, 10, 11, 12, 7]
-    quarters = torch.deg2rad(torch.tensor([5.0, -85.0, -175.0, 95.0], dtype=torch.float64))
+    quarters = torch.deg2rad(torch.tensor([0.0, -90.0, -180.0, 90.0], dtype=torch.float64))
     low = Points(torch.full_like(quarters, -0.8 * heart.cavity_length_mm), quarters.sin(), quarters.cos())
     assert aha_segment(heart, low).tolist() == [14, 15, 16, 13]
 

@@ -165,10 +165,10 @@ def test_implausible_motion_is_flagged() -> None:
 
 
 def test_implausible_strain_is_flagged() -> None:
-    assert list(check_strain({"gcs": -18.0, "grs": 45.0, "gls_sax": -12.0})) == []
-    assert list(check_strain({"gcs": None, "grs": None, "gls_sax": None})) == []
-    assert list(check_strain({"gcs": -18.0, "grs": 159.0, "gls_sax": -12.0})) == ["strain-implausible"]
-    assert list(check_strain({"gcs": 45.0, "grs": 45.0, "gls_sax": -12.0})) == ["strain-implausible"]
+    assert list(check_strain({"gcs_green_wall": -18.0, "grs_green_wall": 45.0})) == []
+    assert list(check_strain({"gcs_green_wall": None, "grs_green_wall": None})) == []
+    assert list(check_strain({"gcs_green_wall": -18.0, "grs_green_wall": 159.0})) == ["strain-implausible"]
+    assert list(check_strain({"gcs_green_wall": 45.0, "grs_green_wall": 45.0})) == ["strain-implausible"]
 
 
 def test_a_segmentation_of_low_confidence_is_flagged() -> None:

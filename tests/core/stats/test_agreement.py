@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmnet_core.stats.agreement import agreement, compare_paired, holm, intraclass_correlation
+from cmnet_core.stats.agreement import (
+    WithinSubject,
+    agreement,
+    compare_paired,
+    holm,
+    intraclass_correlation,
+    within_subject,
+)
 
 SHROUT_FLEISS = np.array(
     [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], dtype=np.float64
@@ -34,6 +41,16 @@ def test_agreement_of_too_few_subjects_is_undefined() -> None:
     assert agreement([4.0, 5.0], [3.0, 3.0]).r is None
     with pytest.raises(ValueError, match="zip"):
         agreement([1.0, 2.0], [1.0])
+
+
+def test_within_subject_variation_is_the_root_mean_square_of_an_analysis_of_variance() -> None:
+    values = [10.0, 12.0, 20.0, 26.0, 23.0, 50.0, None, 14.0]
+    subjects = ["a", "a", "b", "b", "b", "c", "d", "d"]
+    found = within_subject(values, subjects)
+    assert found.repeat_subjects == 2
+    assert found.within_sd == pytest.approx(math.sqrt((2.0 + 18.0) / 3))
+    assert found.within_cv_pct == pytest.approx(100 * math.sqrt(20.0 / 3) / 18.2)
+    assert within_subject([1.0, 2.0], ["a", "b"]) == WithinSubject(0)
 
 
 def test_paired_comparison_agrees_with_scipy() -> None:
