@@ -1,8 +1,8 @@
 """Dask clusters: starting workers on this machine or as SLURM jobs, and connecting to a running cluster.
 
-Whoever can connect to a Dask scheduler or worker can run code as its user. Hence the processes that cmnet starts accept
-only TLS connections with a certificate that is made for each command and that other users cannot read. Their HTTP
-servers, which Dask cannot protect, serve no page.
+Any user who can connect to a Dask scheduler or worker can run code as its owner. Hence the processes that cmnet starts
+accept only TLS connections with a certificate that is made for each command and that other users cannot read. Their
+HTTP servers, which Dask cannot protect, serve no page.
 """
 
 import importlib.util
