@@ -1,4 +1,4 @@
-# make setup | lint | check | test | bench | accuracy | strain | refinement | sweep | demo      PYTHON=python3.12 selects another Python
+# make setup | lint | check | test | bench | accuracy | strain | weights | demo      PYTHON=python3.12 selects another Python
 PYTHON ?= python3
 WORKERS ?= 2
 SLURM ?= required
@@ -11,7 +11,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # One thread per process: tests run in parallel, and small grids gain nothing from more threads.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain sunnybrook refinement sweep demo clean
+.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain sunnybrook weights demo clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,12 +21,11 @@ help:
 	@echo "make test-browser  tests of the report in a real Chromium, which must be installed; npm installs axe-core"
 	@echo "make check         lint, type checks and import rules, without tests"
 	@echo "make lint          ruff only"
-	@echo "make bench         CPU time, wall time and peak memory of each stage"
+	@echo "make bench         CPU time, memory and operations of each stage, beside demons; CINE=FILE adds a subject"
 	@echo "make accuracy      accuracy on ACDC, with floor and goal; needs ../shared/data or DATA=FOLDER, SIMULATED=MANIFEST"
 	@echo "make strain        strain of random phantoms through their ground-truth motion, against the closed form"
 	@echo "make sunnybrook    SegNet against the contours of the Sunnybrook cines; needs ../shared/data or DATA=FOLDER"
-	@echo "make refinement    cost and gain of infer --refine on ACDC, into docs/validation.md"
-	@echo "make sweep         ablation in small trainings; tables and plot into docs/validation.md"
+	@echo "make weights       train the shipped weights from nothing into weights-run, or continue; needs ../shared/data or DATA=FOLDER"
 	@echo "make setup         the virtual environment with the test tools"
 
 $(BIN)/python:
@@ -74,7 +73,7 @@ test-browser: setup $(AXE)
 	$(ONE_THREAD) CMNET_BROWSER=required $(BIN)/python -m pytest tests/browser --durations 10
 
 bench: setup
-	$(BIN)/python benchmarks/bench_stages.py
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.speed --json bench.json $(if $(CINE),--cine $(CINE))
 
 accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(SIMULATED),--simulated $(SIMULATED))
@@ -85,11 +84,9 @@ strain: setup
 sunnybrook: setup
 	$(BIN)/python benchmarks/sunnybrook.py $(if $(DATA),--data $(DATA))
 
-refinement: setup
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.refinement $(if $(DATA),--data $(DATA))
-
-sweep: setup
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.sweep $(if $(DATA),--data $(DATA))
+weights: setup
+	$(BIN)/python -m cmnet_cli.commands.recipe --data $(or $(DATA),../shared/data) --out weights-run
+	$(BIN)/python benchmarks/accuracy.py --model weights-run/default.safetensors --data $(or $(DATA),../shared/data)
 
 demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo

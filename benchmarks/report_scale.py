@@ -5,7 +5,6 @@ is that of the report alone.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.seals import open_parquet_writer, seal_parquet, write_sealed_json
 from cmnet_cli.tables.schema import DECLARED, schema_of
 
 FIRST_ID = 9_000_000_000
@@ -90,19 +89,20 @@ def write_run(root: Path, subjects: int) -> RunFolder:
     repeats = {"indices": 1, "motion": 1, "status": 1, "frames": FRAMES, "segments": SEGMENTS}
     for table, repeat in repeats.items():
         _write(folder.table(table), table, subjects, repeat)
-    folder.record.write_text(json.dumps({"cmnet_version": "synthetic", "commands": {}}))
+    write_sealed_json(folder.record, {"cmnet_version": "synthetic", "commands": {}})
     return folder
 
 
 def _write(path: Path, table: str, subjects: int, repeat: int) -> None:
     schema = schema_of(table)
-    with pq.ParquetWriter(path, schema) as writer:
+    with open_parquet_writer(path, schema) as writer:
         for start in range(0, subjects, AT_ONCE):
             numbers = np.arange(start, min(start + AT_ONCE, subjects))
             subjects_of_batch = _SyntheticSubjects(numbers, repeat)
             columns = {column.name: subjects_of_batch.column(column.name, column.kind) for column in DECLARED[table]}
             arrays = [columns.get(field.name, [None] * (len(numbers) * repeat)) for field in schema]
             writer.write_table(pa.table([pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)], schema))
+    seal_parquet(path)
 
 
 class _SyntheticSubjects:
@@ -134,9 +134,13 @@ class _SyntheticSubjects:
         }
         if name in columns:
             return columns[name]()
-        return self._numbers(name) if kind in ("number", "integer") else [None] * len(self._numbers_of)
+        return (
+            self._numbers(name, whole=kind == "integer")
+            if kind in ("number", "integer")
+            else [None] * len(self._numbers_of)
+        )
 
-    def _numbers(self, name: str) -> Any:
+    def _numbers(self, name: str, *, whole: bool) -> Any:
         mean, sd, with_function = DISTRIBUTIONS.get(name, (20.0, 5.0, 0.1))
         noise = self._generator.normal(size=len(self._numbers_of))
         function = self._function - 0.4 * self._group
@@ -144,7 +148,7 @@ class _SyntheticSubjects:
         if self._repeat == FRAMES and name in OVER_THE_CYCLE:
             values = values * self._cycle_curve(*OVER_THE_CYCLE[name])
         values = values * np.where(self._sex, 1.08, 0.92) if name.endswith(("_ml", "_g")) else values
-        return np.round(values).astype(int) if name.endswith(("_frame", "_voxels", "frames", "attempt")) else values
+        return np.round(values).astype(int) if whole else values
 
     def _cycle_curve(self, start: float, end: float) -> Any:
         """A curve over the cycle between its values at the first frame and in the middle."""

@@ -19,7 +19,6 @@ from cmnet_cli.options import (
     DEFAULT_RUN,
     Animation,
     AsJson,
-    CloseCycle,
     ConfigFile,
     DatasetFolder,
     Deep,
@@ -57,7 +56,6 @@ from cmnet_cli.options import (
     RecomputeOptions,
     ReferenceManifest,
     ReferenceRanges,
-    RefineSteps,
     Repair,
     Resume,
     RunPath,
@@ -72,6 +70,7 @@ from cmnet_cli.options import (
     Subjects,
     SubmissionName,
     SubmitOptions,
+    TeacherWeights,
     TensorBoard,
     Terminal,
     TrainSettings,
@@ -256,8 +255,6 @@ def infer(
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
     save_motion: KeepMotion = None,
-    refine: RefineSteps = None,
-    close: CloseCycle = None,
     device: Device = "auto",
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -266,7 +263,7 @@ def infer(
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import InferConfig, load_config
 
-    infer_config = load_config(InferConfig, config, model=model, save_motion=save_motion, refine=refine, close=close)
+    infer_config = load_config(InferConfig, config, model=model, save_motion=save_motion)
     settings = _execution_settings(selection, execution, engine)
     summary = command.infer(
         manifest, out, infer_config, settings, _messages(verbosity), device=device, cells=images.cells()
@@ -380,8 +377,6 @@ def submit(
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
     save_motion: KeepMotion = None,
-    refine: RefineSteps = None,
-    close: CloseCycle = None,
     device: Device = "auto",
     samples: Samples = None,
     seed: DrawSeed = None,
@@ -398,7 +393,7 @@ def submit(
         stage,
         config,
         indices_config,
-        infer_options={"model": model, "save_motion": save_motion, "refine": refine, "close": close},
+        infer_options={"model": model, "save_motion": save_motion},
         indices_options={
             "reference": None if reference is None else str(reference),
             "samples": samples,
@@ -439,13 +434,14 @@ def train(
     verbosity: VerbosityOptions,
     out: OutFolder = DEFAULT_RUN,
     init: InitWeights = None,
+    teacher: TeacherWeights = None,
     fresh_motion: FreshMotion = False,
     resume: Resume = False,
     config: TrainSettings = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
 ) -> None:
-    """Train SegNet on reference masks, then CardioMorphNet, the motion network, on masks and segmentations.
+    """Train SegNet on reference masks, then a motion network on masks and on motion that is known.
 
     The folder --out receives the weights, the metrics of every epoch (logs/train-STAGE.parquet) and, every few
     minutes, the state from which --resume continues. On several GPUs, run:
@@ -463,6 +459,7 @@ def train(
         _messages(verbosity),
         device=device,
         fresh_motion=fresh_motion,
+        teacher=tuple(teacher or ()),
         tensorboard=tensorboard,
     )
     left_out = command.train(stage, settings, training)

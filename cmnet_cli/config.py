@@ -47,16 +47,10 @@ class InferConfig:
         model: The name of a shipped model, or the path of a safetensors file.
         save_motion: ``full`` stores the motion of every frame, ``ed2es`` the displacement field between ED and ES
             alone, ``none`` neither.
-        refine: Number of optimiser iterations that fit the motion of each frame to the subject's own segmentation;
-            0 keeps the motion that the network estimates.
-        close: Whether the cycle-consistency error is distributed over the steps of the cycle, so that the composed
-            motion returns to its start.
     """
 
     model: str = "default"
     save_motion: SaveMotion = SaveMotion.FULL
-    refine: int = 0
-    close: bool = True
 
 
 @dataclass(frozen=True, slots=True)

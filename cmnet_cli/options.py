@@ -167,27 +167,6 @@ KeepMotion = Annotated[
         show_default="full",
     ),
 ]
-RefineSteps = Annotated[
-    int | None,
-    _option(
-        "--refine",
-        metavar="N",
-        text="Iterations that refine the motion of each frame with the subject's own segmentation; 0 for none.",
-        min=0,
-        show_default="0",
-    ),
-]
-CloseCycle = Annotated[
-    bool | None,
-    typer.Option(
-        "--close/--no-close",
-        metavar=" ",
-        help="For models that compose motion from frame to frame: distribute the cycle-consistency error over the "
-        "steps of the cycle.",
-        show_default="close",
-    ),
-]
-
 # Indices.
 
 ReferenceRanges = Annotated[
@@ -244,7 +223,13 @@ Variants = Annotated[
 
 # Training.
 
-StageOption = Annotated[TrainingStage, typer.Option(help="Network to train; motion needs a trained SegNet.")]
+StageOption = Annotated[
+    TrainingStage,
+    typer.Option(
+        help="What to train: SegNet first; then CardioMorphNet (motion), or the shape motion network by "
+        "through-plane, shape-motion and motion-posterior."
+    ),
+]
 TrainSettings = Annotated[
     str | None,
     _option(
@@ -261,7 +246,17 @@ InitWeights = Annotated[
         "--init",
         metavar="NAME|FILE",
         text="Weights to start from.",
-        show_default="none; for --stage motion, the SegNet in --out",
+        show_default="none for segnet; otherwise the weights of the preceding stage in --out",
+    ),
+]
+TeacherWeights = Annotated[
+    list[str] | None,
+    _option(
+        "--teacher",
+        metavar="NAME|FILE",
+        text="With --stage segnet: weights whose SegNet's probabilities are targets beside the masks; several are "
+        "averaged (repeatable).",
+        show_default="none",
     ),
 ]
 FreshMotion = Annotated[

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from cmnet_core.io.atomic import replacing, write_text
 
 DIGESTS = "digests.json"
@@ -140,6 +138,8 @@ def _read_line(line: bytes) -> tuple[dict[str, Any] | None, bool]:
 
 def open_parquet_writer(path: Path, schema: Any) -> Any:
     """Open a Parquet file whose seal :func:`seal_parquet` writes after the writer is closed."""
+    import pyarrow.parquet as pq  # here, because `cmnet --help` writes no table
+
     writer = pq.ParquetWriter(path, schema)
     writer.add_key_value_metadata({_PARQUET_KEY: _NO_DIGEST})
     return writer

@@ -85,7 +85,8 @@ class CineSequence:
                 hint="Give a 4-D image, or two 3-D images as 'ED.nii.gz;ES.nii.gz'.",
                 code=ErrorCode.IMAGE_DIMENSIONS,
             )
-        if not bool(torch.isfinite(self.voxels).all()):
+        # The extremes are finite only if all voxels are; this needs no mask as large as the cine.
+        if not all(bool(extreme.isfinite()) for extreme in self.voxels.aminmax()):
             bad = [int(t) for t in range(len(self.voxels)) if not bool(torch.isfinite(self.voxels[t]).all())]
             raise ImageError(
                 f"The image has NaN or infinite voxels in frame(s) {bad[:10]}.",

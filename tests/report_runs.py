@@ -14,8 +14,8 @@ from cmnet_cli.tables.schema import write_table
 from cmnet_core.imaging.preprocess import Window
 from cmnet_core.io.nifti import write_image
 from cmnet_core.labels import Label
+from cmnet_core.models.cardiomorphnet import MotionSizes
 from cmnet_core.types import Spacing
-from tests.tiny_model import ARTICLE_MOTION
 
 IDS = ("sub-9900001", "sub-9900002", "sub-9900003")
 NASTY = "<script>alert(1)</script>"
@@ -82,7 +82,7 @@ def write_motion(folder, case_id, *, frames=6, slices=4):
     spacing = Spacing(z=SLICE_MM, y=IMAGE_MM, x=IMAGE_MM)
     facts = TrackingFacts(
         frames, 900 / frames, 0, frames // 2, 0.0, (0,) * frames,
-        Window((slices, SIZE, SIZE), spacing, spacing, (0.0, 0.0), (SIZE, SIZE)), ARTICLE_MOTION, 1, 0, False, (),
+        Window((slices, SIZE, SIZE), spacing, spacing, (0.0, 0.0), (SIZE, SIZE)), MotionSizes(), (),
     )  # fmt: skip
     sidecar = Sidecar("infer", case_id, "0.1.0", "c0ffee", "decaf", (), (), asdict(facts))
     write_sidecar(files.sidecar("infer"), sidecar)

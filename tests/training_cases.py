@@ -6,14 +6,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cmnet_core.imaging.appearance import NO_VARIATION
 from cmnet_core.imaging.augmentation import AugmentationRanges
-from cmnet_core.models.build import MotionSizes, SegNetSizes
+from cmnet_core.models.build import SegNetSizes
+from cmnet_core.models.cardiomorphnet import MotionSizes
 from cmnet_core.training.loop import (
     EpochRecord,
     Schedule,
     TrainingMonitor,
 )
 from cmnet_core.training.motion_settings import LossWeights, MotionTraining
+from cmnet_core.training.segmentation_case import SegmentationCase
 from cmnet_core.training.segnet_stage import SegNetTraining
 from cmnet_core.training.training_case import TrainingCase
 from cmnet_core.types import Spacing
@@ -21,11 +24,16 @@ from cmnet_core.types import Spacing
 NO_AUGMENTATION = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
 
 
-SMALL_SEGNET = SegNetSizes(widths=(8, 16, 16), through_plane_from=1)
+SMALL_SEGNET = SegNetSizes(widths=(8, 16, 16, 16), depths=(1, 1, 1, 1))
 
 
 SMALL_MOTION = MotionSizes(
-    features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(8, 16, 16, 16, 16), integration_steps=4
+    features=(4, 8, 8, 8),
+    hidden=(8, 8),
+    decoder=(8, 8, 8, 4),
+    deform=(8, 16, 16, 16, 16),
+    output_level=1,
+    integration_steps=4,
 )
 
 
@@ -55,6 +63,13 @@ def beating_case(*, cavities: tuple[float, ...], size: int = 64) -> TrainingCase
     )
 
 
+def beating_segmentation_case(*, cavities: tuple[float, ...], collection: str = "") -> SegmentationCase:
+    """Return the frames of :func:`beating_case` with their masks as targets."""
+    case = beating_case(cavities=cavities)
+    targets = torch.nn.functional.one_hot(case.labels.long(), 4).movedim(-1, 1)[:, 1:]
+    return SegmentationCase(collection, case.voxels.half(), targets.half(), case.centre)
+
+
 def monitor(folder: Path, records: list[EpochRecord], *, resume: bool = False) -> TrainingMonitor:
     return TrainingMonitor(folder / "state.safetensors", resume, lambda done, of: None, records.append)
 
@@ -62,11 +77,11 @@ def monitor(folder: Path, records: list[EpochRecord], *, resume: bool = False) -
 def motion_settings(epochs: int, *, weights: LossWeights | None = None) -> MotionTraining:
     return MotionTraining(
         schedule=Schedule(epochs, 3e-3, 0.0, seed=3),
-        pyramid_levels=3,
         window=(64, 64),
         weights=weights or LossWeights(),
         sizes=SMALL_MOTION,
         augmentation=NO_AUGMENTATION,
+        appearance=NO_VARIATION,
     )
 
 
@@ -77,6 +92,7 @@ def segnet_settings(epochs: int) -> SegNetTraining:
         window=(64, 64),
         sizes=SMALL_SEGNET,
         augmentation=NO_AUGMENTATION,
+        appearance=NO_VARIATION,
     )
 
 

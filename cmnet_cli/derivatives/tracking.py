@@ -31,7 +31,7 @@ from cmnet_core.imaging.preprocess import Window
 from cmnet_core.inference.composition import field_between
 from cmnet_core.io.atomic import replacing
 from cmnet_core.io.nifti import read_cine, write_image
-from cmnet_core.models.build import MotionSizes
+from cmnet_core.models.build import AnyMotionSizes, motion_sizes_from_json
 from cmnet_core.types import MotionField, Spacing
 
 # Quantisation step of the stored velocities, in voxels of the network: far below the error of the motion.
@@ -53,9 +53,6 @@ class TrackingFacts:
         folded_voxels: For every frame, the number of voxels with det F <= 0 in its displacement field from ED.
         window: Position of the network's window in the subject's stack.
         motion: Sizes of the motion network, which determine how velocity fields are integrated.
-        segnet_members: Number of networks of SegNet whose probabilities were averaged.
-        refinement_iterations: Iterations of the refinement of each frame's velocity field; 0 without refinement.
-        cycle_closed: Whether drift around the cycle was distributed over its frames.
         flags: Quality flags.
     """
 
@@ -66,21 +63,15 @@ class TrackingFacts:
     cycle_consistency_error_mm: float
     folded_voxels: tuple[int, ...]
     window: Window
-    motion: MotionSizes
-    segnet_members: int
-    refinement_iterations: int
-    cycle_closed: bool
+    motion: AnyMotionSizes
     flags: tuple[str, ...]
 
 
 def facts_from_json(values: dict[str, Any]) -> TrackingFacts:
     """Return the facts of a sidecar; ``dataclasses.asdict`` is the inverse."""
-    sizes: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values["motion"].items()
-    }
     records = {
         "window": window_from_json(values["window"]),
-        "motion": MotionSizes(**sizes),
+        "motion": motion_sizes_from_json(values["motion"]),
         "folded_voxels": tuple(values["folded_voxels"]),
         "flags": tuple(values["flags"]),
     }

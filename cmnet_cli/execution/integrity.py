@@ -112,11 +112,12 @@ def is_whole_copy(file: Path) -> bool:
 
 def _damaged_copies(folder: RunFolder) -> Iterator[Damage]:
     for file in folder.copied:
-        pair = (file, folder.copy_of(file))
-        if any(path.exists() for path in pair):
-            for path in pair:
-                if not is_whole_copy(path):
-                    yield Damage(path, _problem(path), Remedy.RESTORE)
+        copy = folder.copy_of(file)
+        if (file.exists() or copy.exists()) and not is_whole_copy(file):
+            yield Damage(file, _problem(file), Remedy.RESTORE)
+        # A command that was interrupted leaves no copy; the next one makes it.
+        if copy.exists() and not is_whole_copy(copy):
+            yield Damage(copy, _problem(copy), Remedy.RESTORE)
 
 
 def _problem(path: Path) -> str:

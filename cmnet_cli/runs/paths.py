@@ -340,6 +340,39 @@ class SimulatedCaseFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class RecipeFolder:
+    """A folder in which the recipe of the shipped weights is run.
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    def network(self, step: str, member: int) -> "RunFolder":
+        """The run folder of one network of a step; networks count from 1."""
+        return RunFolder(self.root / step / str(member))
+
+    def manifest(self, step: str) -> Path:
+        """The manifest of a step."""
+        return self.root / "manifests" / f"{step}.csv"
+
+    def phantoms(self, name: str) -> "SimulationFolder":
+        """A cohort of phantoms that steps train on."""
+        return SimulationFolder(self.root / "phantoms" / name)
+
+    @property
+    def record(self) -> Path:
+        """The digests of the steps with which the folder was started."""
+        return self.root / "recipe.sha256"
+
+    @property
+    def weights(self) -> Path:
+        """The weights of the last step."""
+        return self.root / "default.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
 class SimulationFolder:
     """A folder of simulated cines with known motion, which ``cmnet phantom`` writes.
 

@@ -22,8 +22,7 @@ from cmnet_cli.stages import preprocess
 from cmnet_cli.stages.read_images import load_checked_cine, naming
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode
-from cmnet_core.inference.refinement import Refinement
-from cmnet_core.inference.tracking import MIN_FRAMES_TO_CLOSE, Model, Tracking, load_model, track
+from cmnet_core.inference.tracking import Model, Tracking, load_model, track
 from cmnet_core.io.nifti import write_labels, write_motion
 from cmnet_core.qc.image_checks import check_bands
 from cmnet_core.types import CineSequence
@@ -76,7 +75,7 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
     inputs = record_inputs(case.image)
     cine = load_checked_cine(case)
     with naming(case.image[0]):
-        tracking = track(model, cine, refinement=Refinement(config.refine), close=config.close)
+        tracking = track(model, cine)
     bands = check_bands(cine.voxels[tracking.ed], tracking.segmentation.labels[tracking.ed], cine.spacing)
     tracking = replace(tracking, flags=(*tracking.flags, *bands))
     # Without its sidecar, the case is pending until all files are written.
@@ -99,7 +98,7 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
         model_digest=model.digest,
         inputs=inputs,
         outputs=record_outputs(outputs),
-        facts=asdict(_facts_of(tracking, model, config)),
+        facts=asdict(_facts_of(tracking, model)),
     )
     write_sidecar(folder.sidecar(NAME), sidecar)
     return case.case_id
@@ -123,7 +122,7 @@ def _store_tracking(folder: CaseFolder, tracking: Tracking, cine: CineSequence, 
     return written
 
 
-def _facts_of(tracking: Tracking, model: Model, config: InferConfig) -> TrackingFacts:
+def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
     return TrackingFacts(
         frames=tracking.cine.frames,
         frame_ms=tracking.cine.frame_ms,
@@ -133,16 +132,11 @@ def _facts_of(tracking: Tracking, model: Model, config: InferConfig) -> Tracking
         folded_voxels=tracking.folded_voxels,
         window=tracking.window,
         motion=model.sizes,
-        segnet_members=model.card.segnet.members,
-        refinement_iterations=config.refine,
-        cycle_closed=config.close and not model.sizes.ed_referenced and tracking.cine.frames >= MIN_FRAMES_TO_CLOSE,
         flags=tracking.flags,
     )
 
 
 def _settings_digest(case: Case, config: InferConfig) -> str:
     # The weights have their own digest: the same file under another name changes nothing.
-    settings = (config.save_motion, config.refine, config.close)
-    return digest_settings(
-        *settings, case.ed, case.es, case.frame_ms, case.heart_rate_bpm, *preprocess.chosen_files(case)
-    )
+    settings = (config.save_motion, case.ed, case.es, case.frame_ms, case.heart_rate_bpm)
+    return digest_settings(*settings, *preprocess.chosen_files(case))

@@ -120,7 +120,7 @@ def _draw_shape_columns(
     for phases in draw_shapes(posterior, window.spacing, draws.generator()):
         function = asdict(indices_of_shapes(phases, window.spacing))
         del function["flags"]
-        heart = crop_around(phases.any(0), 1).of_window(phases)
+        heart = crop_around((phases > 0).any(0), 1).of_window(phases)
         ed, es = (wall_thickness(lv_coordinates(labels, window.spacing, affine)) for labels in heart)
         yield function | thickness_columns(ed.whole_mm, es.whole_mm), segment_thickness_columns(ed, es)
 

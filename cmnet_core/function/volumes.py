@@ -171,7 +171,7 @@ class PumpIndices:
     Attributes:
         sv_difference_ml: RV minus LV stroke volume in mL.
         sv_difference_pct: The same in % of the larger of both.
-        lv_mass_to_volume_g_ml: LV mass divided by LV end-diastolic volume in g/mL.
+        lv_mass_to_volume_g_per_ml: LV mass divided by LV end-diastolic volume in g/mL.
         lv_contraction_fraction_pct: Myocardial contraction fraction in %, stroke volume divided by myocardial volume
             (King et al., J Am Coll Cardiol 40 (2002) 325).
         lv_global_function_index_pct: LV global function index in %, stroke volume divided by the sum of mean cavity
@@ -180,7 +180,7 @@ class PumpIndices:
 
     sv_difference_ml: float | None
     sv_difference_pct: float | None
-    lv_mass_to_volume_g_ml: float | None
+    lv_mass_to_volume_g_per_ml: float | None
     lv_contraction_fraction_pct: float | None
     lv_global_function_index_pct: float | None
 
@@ -200,7 +200,7 @@ def pump_indices(function: ClinicalIndices) -> PumpIndices:
     return PumpIndices(
         sv_difference_ml=difference,
         sv_difference_pct=None if difference is None or not larger or larger < 0 else 100.0 * difference / larger,
-        lv_mass_to_volume_g_ml=None if mass is None or edv is None else mass / edv,
+        lv_mass_to_volume_g_per_ml=None if mass is None or edv is None else mass / edv,
         lv_contraction_fraction_pct=None if lv is None or not myocardium else 100.0 * lv / myocardium,
         lv_global_function_index_pct=None if lv is None or not total else 100.0 * lv / total,
     )

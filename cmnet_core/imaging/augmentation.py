@@ -1,7 +1,7 @@
-"""Augmentation for training: random variation between scanners, patients and operators.
+"""Spatial augmentation for training: random variation between patients and operators.
 
-The spatial part is one in-plane affine map for a whole stack and all its frames, so that motion is transformed with
-the images; the intensity part is one change for the whole cine.
+It is one in-plane affine map for a whole stack and all its frames, so that motion is transformed with the images.
+:mod:`cmnet_core.imaging.appearance` varies their intensities.
 """
 
 import math
@@ -12,15 +12,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from cmnet_core.imaging.filters import blur_in_plane
-
-SMALLEST_BLUR = 0.3
-"""A blur with a smaller standard deviation, in voxels, is left out."""
-
 
 @dataclass(frozen=True, slots=True)
 class AugmentationRanges:
-    """Ranges of the augmentation; all values are drawn from uniform distributions.
+    """Ranges of the spatial augmentation; all values are drawn from uniform distributions.
 
     Attributes:
         rotation_deg: Largest rotation to either side in degrees, for a stack in the usual orientation.
@@ -30,14 +25,7 @@ class AugmentationRanges:
         shear: Largest shear.
         shift_voxels: Largest shift of the window's centre in voxels.
         slice_shift_voxels: Largest shift of a slice against the others in voxels, as between two breath-holds.
-        gamma: Largest |log γ| of the gamma correction.
-        brightness: Largest offset, and largest relative change of contrast.
-        noise: Largest standard deviation of added noise.
-        bias_field: Largest relative intensity variation of the receive coils across the window.
-        blur_voxels: Largest standard deviation of an in-plane Gaussian blur in voxels.
-        slice_blur: Largest weight of each neighbouring slice in a slice, as in thick slices.
-        coarsening: Largest factor by which the in-plane resolution is lowered.
-        artefact_probability: Probability of each of the rarer artefacts: shifted, blurred or coarse slices.
+        breath_hold_probability: Probability that slices are shifted against each other.
         missing_slice_probability: Probability that slices are missing at the ends of the stack.
         quarter_turns: Probability of an additional rotation by 0, 90, 180 or 270 degrees, as in the article.
     """
@@ -48,14 +36,7 @@ class AugmentationRanges:
     shear: float = 0.1
     shift_voxels: float = 16.0
     slice_shift_voxels: float = 2.0
-    gamma: float = 0.35
-    brightness: float = 0.15
-    noise: float = 0.06
-    bias_field: float = 0.35
-    blur_voxels: float = 1.0
-    slice_blur: float = 0.2
-    coarsening: float = 2.0
-    artefact_probability: float = 0.25
+    breath_hold_probability: float = 0.25
     missing_slice_probability: float = 0.3
     quarter_turns: float = 0.0
 
@@ -94,7 +75,7 @@ def draw_view(centre: tuple[float, float], depth: int, ranges: AugmentationRange
     mirror = torch.diag(torch.tensor([1.0, -1.0 if any_orientation and _happens(0.5, generator) else 1.0]))
     reverse = any_orientation and _happens(0.5, generator)
     shift = torch.tensor([_between(-ranges.shift_voxels, ranges.shift_voxels, generator) for _ in range(2)])
-    breath_holds = ranges.slice_shift_voxels if _happens(ranges.artefact_probability, generator) else 0.0
+    breath_holds = ranges.slice_shift_voxels if _happens(ranges.breath_hold_probability, generator) else 0.0
     slices = breath_holds * (2.0 * torch.rand((depth, 2), generator=generator) - 1.0)
     return View(rotation @ shear @ mirror * scale, torch.tensor(centre) + shift + slices, reverse)
 
@@ -171,40 +152,3 @@ def _centre_differences(through: Float[Tensor, "n z y x"], view: View) -> Float[
     target = (own.view(1, -1, 1, 1) + through).clamp(0, depth - 1)
     weights = (1.0 - (target[..., None] - own).abs()).clamp_min(0.0)
     return (weights @ view.centre - view.centre[:, None, None]).movedim(-1, 1)
-
-
-def augment_intensity(
-    voxels: Float[Tensor, "t z y x"], ranges: AugmentationRanges, generator: torch.Generator
-) -> Float[Tensor, "t z y x"]:
-    """Vary contrast, brightness, bias field, blur and noise of a whole cine with intensities from 0 to 1."""
-    gamma = math.exp(_between(-ranges.gamma, ranges.gamma, generator))
-    contrast = 1.0 + _between(-ranges.brightness, ranges.brightness, generator)
-    offset = _between(-ranges.brightness, ranges.brightness, generator)
-    varied = voxels.clamp(0, 1) ** gamma * contrast + offset
-    varied = varied * _bias_field((int(voxels.shape[2]), int(voxels.shape[3])), ranges.bias_field, generator)
-    sd = _between(0.0, ranges.blur_voxels, generator)
-    if sd >= SMALLEST_BLUR:
-        varied = blur_in_plane(varied, sd)
-    if _happens(ranges.artefact_probability, generator):
-        varied = _thick_slices(varied, _between(0.0, ranges.slice_blur, generator))
-    if _happens(ranges.artefact_probability, generator):
-        varied = _coarse(varied, _between(1.0, ranges.coarsening, generator))
-    deviation = _between(0.0, ranges.noise, generator)
-    return varied + deviation * torch.randn(varied.shape, generator=generator)
-
-
-def _bias_field(size: tuple[int, int], strength: float, generator: torch.Generator) -> Float[Tensor, "y x"]:
-    coarse = 1.0 + strength * (2.0 * torch.rand((1, 1, 3, 3), generator=generator) - 1.0)
-    return functional.interpolate(coarse, size, mode="bilinear", align_corners=True)[0, 0]
-
-
-def _thick_slices(voxels: Float[Tensor, "t z y x"], weight: float) -> Float[Tensor, "t z y x"]:
-    above, below = (voxels[:, [0, *range(voxels.shape[1] - 1)]], voxels[:, [*range(1, voxels.shape[1]), -1]])
-    return (1.0 - 2.0 * weight) * voxels + weight * (above + below)
-
-
-def _coarse(voxels: Float[Tensor, "t z y x"], factor: float) -> Float[Tensor, "t z y x"]:
-    size = (int(voxels.shape[2]), int(voxels.shape[3]))
-    fewer = (max(round(size[0] / factor), 1), max(round(size[1] / factor), 1))
-    coarse = functional.interpolate(voxels, fewer, mode="bilinear", antialias=True, align_corners=False)
-    return functional.interpolate(coarse, size, mode="bilinear", align_corners=False)

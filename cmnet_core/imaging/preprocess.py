@@ -232,7 +232,16 @@ def restore(values: Float[Tensor, "c z out_y out_x"], window: Window, *, outside
         GeometryError: The values are not on the window's grid.
     """
     _check_shape(values.shape[1:], window.shape, "values")
-    return apply_in_plane(values - outside, *_restoring(window, extend=False)) + outside
+    excess = values - outside if outside else values
+    restored = values.new_full((len(values), *window.source_shape), outside)
+    samplers = _restoring(window, extend=False)
+    # Far from the heart many maps have the value of the outside, which need not be resampled.
+    differs = (excess != 0).flatten(0, 1).any(0)
+    parts = [bounding_slice(differs, axis) for axis in range(2)]
+    inside = [bounding_slice(sampler[:, part], 0) for sampler, part in zip(samplers, parts, strict=True)]
+    matrices = [sampler[out, part] for sampler, out, part in zip(samplers, inside, parts, strict=True)]
+    restored[..., inside[0], inside[1]] += apply_in_plane(excess[..., parts[0], parts[1]], *matrices)
+    return restored
 
 
 def restore_labels(probabilities: Float[Tensor, "n 4 z out_y out_x"], window: Window) -> UInt8[Tensor, "n z y x"]:
@@ -241,9 +250,35 @@ def restore_labels(probabilities: Float[Tensor, "n 4 z out_y out_x"], window: Wi
     Raises:
         GeometryError: The probabilities are not on the window's grid.
     """
-    # Frame by frame: all indices of a long cine on its own grid would take half a gigabyte.
-    maps = [restore(frame, window, outside=0.0).max(0).indices.to(torch.uint8) for frame in probabilities]
-    return torch.stack(maps)
+    _check_shape(probabilities.shape[2:], window.shape, "probabilities")
+    samplers = _restoring(window, extend=False)
+    maps = torch.zeros((len(probabilities), *window.source_shape), dtype=torch.uint8)
+    for labels, frame in zip(maps, probabilities, strict=True):
+        heart = (frame[1:] > frame[0]).any(0)
+        if not bool(heart.any()):
+            continue
+        # A voxel whose neighbours in the window are all background is background, and need not be resampled.
+        slices, rows, columns = (bounding_slice(heart, axis) for axis in range(3))
+        out_rows, out_columns = (
+            bounding_slice(sampler[:, part], 0) for sampler, part in zip(samplers, (rows, columns), strict=True)
+        )
+        # Neighbours outside of the heart's box have a part in the voxels at its border.
+        in_rows, in_columns = (
+            bounding_slice(sampler[out], 1) for sampler, out in zip(samplers, (out_rows, out_columns), strict=True)
+        )
+        inside = apply_in_plane(
+            frame[:, slices, in_rows, in_columns],
+            samplers[0][out_rows, in_rows],
+            samplers[1][out_columns, in_columns],
+        )
+        labels[slices, out_rows, out_columns] = inside.max(0).indices.to(torch.uint8)
+    return maps
+
+
+def bounding_slice(mask: Tensor, axis: int) -> slice:
+    """Return the range of an axis outside of which an array is zero; empty where all of it is zero."""
+    found = (mask.movedim(axis, 0).flatten(1) != 0).any(1).nonzero()[:, 0]
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
 
 
 def restore_motion(field: MotionField, window: Window) -> MotionField:

@@ -1,1 +1,1 @@
-"""Inference for one subject: segmentation, motion tracking, refinement, and motion between any two frames."""
+"""Inference for one subject: segmentation, motion tracking, and motion between any two frames."""

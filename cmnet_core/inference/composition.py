@@ -6,12 +6,15 @@ frame directly into ED. Otherwise it points into the previous frame, and the mot
 since ED.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from cmnet_core.models.build import MotionSizes
+from cmnet_core.imaging.preprocess import Window, extract, restore_motion
+from cmnet_core.models.build import AnyMotionSizes
 from cmnet_core.models.layers import upsample_displacement
 from cmnet_core.registration.displacement import (
     compose,
@@ -30,7 +33,7 @@ _MAX_SMOOTHINGS = 50
 
 
 def fields_to_ed(
-    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: MotionSizes
+    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: AnyMotionSizes
 ) -> tuple[MotionField, ...]:
     """Integrate every velocity to the field that is fixed at its frame and points into ED, on the window's grid.
 
@@ -40,17 +43,28 @@ def fields_to_ed(
         ed: End-diastolic frame.
         sizes: Sizes of the network that estimated the velocities.
     """
+    return tuple(iterate_fields_to_ed(velocities, spacing, ed=ed, sizes=sizes))
+
+
+def iterate_fields_to_ed(
+    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: AnyMotionSizes
+) -> Iterator[MotionField]:
+    """Yield the fields of :func:`fields_to_ed` one by one, so that a long cycle takes the memory of one field."""
     if not sizes.ed_referenced:
-        return tuple(compose_sequence(_fields_to_previous(velocities, spacing, ed=ed, sizes=sizes)))
-    frames = _frames_after(ed, len(velocities))
-    return tuple(
-        _field(velocity, spacing, sizes, fixed=frame, moving=ed)
-        for velocity, frame in zip(velocities, frames, strict=True)
-    )
+        yield from compose_sequence(_fields_to_previous(velocities, spacing, ed=ed, sizes=sizes))
+        return
+    for velocity, frame in zip(velocities, _frames_after(ed, len(velocities)), strict=True):
+        yield _field(velocity, spacing, sizes, fixed=frame, moving=ed)
 
 
 def field_between(
-    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: MotionSizes, moving: int, fixed: int
+    velocities: Float[Tensor, "t 3 z yh xh"],
+    spacing: Spacing,
+    *,
+    ed: int,
+    sizes: AnyMotionSizes,
+    moving: int,
+    fixed: int,
 ) -> MotionField:
     """Compute the field on the grid of ``fixed`` that points into ``moving``.
 
@@ -84,7 +98,7 @@ def field_between(
     return compose(to_ed, _field(inverse, spacing, sizes, fixed=ed, moving=moving))
 
 
-def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSizes) -> Float[Tensor, "t 3 z yh xh"]:
+def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: AnyMotionSizes) -> Float[Tensor, "t 3 z yh xh"]:
     """Smooth velocities locally until their displacements have no folds on the window's grid.
 
     The exponential of a velocity has no folds, but its samples on a grid can have some where the velocity changes
@@ -98,7 +112,7 @@ def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: MotionSize
 
 
 def _without_folds(
-    velocity: Float[Tensor, "3 z yh xh"], sizes: MotionSizes, *, after: Float[Tensor, "1 3 z y x"] | None = None
+    velocity: Float[Tensor, "3 z yh xh"], sizes: AnyMotionSizes, *, after: Float[Tensor, "1 3 z y x"] | None = None
 ) -> Float[Tensor, "3 z yh xh"]:
     """Smooth a velocity until its displacement, or the composition with the one before it, has no folds."""
     if after is None and surely_unfolded(velocity, steps=sizes.integration_steps):
@@ -109,11 +123,42 @@ def _without_folds(
         folds = volume_change(displacement if after is None else compose_displacements(after, displacement)) <= 0
         if not bool(folds.any()):
             break
-        around = functional.max_pool3d(folds.float()[None], (1, scale, scale))
-        around = functional.max_pool3d(around, (3, 5, 5), stride=1, padding=(1, 2, 2)) > 0
-        smooth = functional.avg_pool3d(velocity[None], 3, stride=1, padding=1, count_include_pad=False)[0]
-        velocity = torch.where(around, smooth, velocity)
+        velocity = _smooth_around(velocity, functional.max_pool3d(folds.float()[None], (1, scale, scale)))
     return velocity
+
+
+def without_folds_on_subject_grid(
+    velocity: Float[Tensor, "3 z yh xh"], window: Window, *, sizes: AnyMotionSizes
+) -> Float[Tensor, "3 z yh xh"]:
+    """Smooth a velocity locally until it has no folds on the subject's own grid, in neither direction.
+
+    A field without folds on the window's grid can fold where it is resampled.
+
+    Args:
+        velocity: Velocity in voxels of its own grid.
+        window: Position of the window on the subject's own grid.
+        sizes: Sizes of the network that estimated the velocity.
+    """
+    scale = 2**sizes.output_level
+    for _ in range(_MAX_SMOOTHINGS):
+        folds = torch.zeros(window.source_shape)
+        for signed in (velocity, -velocity):
+            field = restore_motion(_field(signed, window.spacing, sizes, fixed=0, moving=1), window)
+            folds = folds.maximum((volume_change(to_voxels(field)) <= 0).float())
+        if not bool(folds.any()):
+            break
+        around = functional.max_pool3d(extract(folds[None], window).ceil(), (1, scale, scale))
+        velocity = _smooth_around(velocity, around)
+    return velocity
+
+
+def _smooth_around(
+    velocity: Float[Tensor, "3 z yh xh"], folds: Float[Tensor, "1 z yh xh"]
+) -> Float[Tensor, "3 z yh xh"]:
+    """Replace the velocity by its mean over 3 × 3 × 3 voxels where a fold is near."""
+    around = functional.max_pool3d(folds, (3, 5, 5), stride=1, padding=(1, 2, 2)) > 0
+    smooth = functional.avg_pool3d(velocity[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+    return torch.where(around, smooth, velocity)
 
 
 def _frames_after(ed: int, count: int) -> list[int]:
@@ -122,7 +167,7 @@ def _frames_after(ed: int, count: int) -> list[int]:
 
 
 def _fields_to_previous(
-    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: MotionSizes
+    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: AnyMotionSizes
 ) -> list[MotionField]:
     """Return fields that are each fixed at a frame and point into the previous frame."""
     fixed = _frames_after(ed, len(velocities))
@@ -131,7 +176,7 @@ def _fields_to_previous(
 
 
 def _field(
-    velocity: Float[Tensor, "3 z yh xh"], spacing: Spacing, sizes: MotionSizes, *, fixed: int, moving: int
+    velocity: Float[Tensor, "3 z yh xh"], spacing: Spacing, sizes: AnyMotionSizes, *, fixed: int, moving: int
 ) -> MotionField:
     displacement = exponential(velocity[None], steps=sizes.integration_steps)
     upsampled = upsample_displacement(displacement, factor=2**sizes.output_level)[0]

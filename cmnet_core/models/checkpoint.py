@@ -14,11 +14,19 @@ from torch import Tensor
 
 from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.io import atomic
-from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion, build_segnet
-from cmnet_core.models.cardiomorphnet import CardioMorphNet
+from cmnet_core.models.build import (
+    AnyMotionSizes,
+    MotionNetwork,
+    SegNetSizes,
+    build_motion_network,
+    build_segnet,
+    motion_sizes_from_json,
+)
 from cmnet_core.models.segnet import SegNet
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version of the file format. Version 1, of cmnet 0.1.0, has the weights of an ensemble of three U-Nets."""
+
 CARD_KEY = "cmnet"
 _LARGEST_SIZE = 2048
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -31,7 +39,7 @@ class ModelCard:
     Attributes:
         name: Short name of the model.
         segnet: Sizes of SegNet.
-        motion: Sizes of CardioMorphNet, or None where only SegNet has been trained.
+        motion: Sizes of the motion network, or None where only SegNet has been trained.
         spacing_mm: In-plane voxel spacing of the networks' input, in mm.
         window: In-plane size (y, x) of the networks' input, in voxels.
         training_data: Description of the training data.
@@ -44,7 +52,7 @@ class ModelCard:
 
     name: str
     segnet: SegNetSizes
-    motion: MotionSizes | None
+    motion: AnyMotionSizes | None
     spacing_mm: float
     window: tuple[int, int]
     training_data: str
@@ -60,7 +68,7 @@ class Checkpoint:
     """Networks, their model card, and the SHA-256 digest of the file from which they were read."""
 
     segnet: SegNet
-    motion: CardioMorphNet | None
+    motion: MotionNetwork | None
     card: ModelCard
     digest: str
 
@@ -110,7 +118,17 @@ def _unusable(path: Path, why: str) -> CheckpointError:
     )
 
 
-def save_checkpoint(path: Path, *, segnet: SegNet, motion: CardioMorphNet | None, card: ModelCard) -> None:
+def _of_another_version(path: Path, header: dict[str, Any], why: str) -> CheckpointError:
+    written_by = header.get("version", "of unknown version")
+    return CheckpointError(
+        f"The weights file {path} was written by cmnet {written_by}: {why}.",
+        hint="Name a shipped model ('cmnet models list'), train the weights again with 'cmnet train', or use the file "
+        f"with cmnet {written_by}.",
+        code=ErrorCode.CHECKPOINT,
+    )
+
+
+def save_checkpoint(path: Path, *, segnet: SegNet, motion: MotionNetwork | None, card: ModelCard) -> None:
     """Write the weights of the networks with their model card."""
     tensors = {f"segnet.{name}": tensor for name, tensor in segnet.state_dict().items()}
     if motion is not None:
@@ -122,19 +140,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read networks to the CPU, ready for inference.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or its weights do not fit the sizes on its model card.
+        CheckpointError: The file is missing or damaged, or of another version of cmnet.
     """
     tensors, header = load_tensors(path)
     card = _read_card(path, header)
-    _require_stored_sizes(path, card, tensors)
+    _require_stored_sizes(path, header, card, tensors)
     segnet = build_segnet(card.segnet)
-    motion = build_motion(card.motion) if card.motion else None
-    try:
-        segnet.load_state_dict(select_prefix(tensors, "segnet."))
-        if motion is not None:
-            motion.load_state_dict(select_prefix(tensors, "motion."))
-    except RuntimeError as error:
-        raise _unusable(path, "contains weights that do not fit the sizes on its model card") from error
+    motion = build_motion_network(card.motion) if card.motion else None
+    segnet.load_state_dict(select_prefix(tensors, "segnet."))
+    if motion is not None:
+        motion.load_state_dict(select_prefix(tensors, "motion."))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Checkpoint(segnet.eval(), motion.eval() if motion is not None else None, card, digest)
 
@@ -160,20 +175,21 @@ def read_card(path: Path) -> ModelCard:
 
 def _read_card(path: Path, header: dict[str, Any]) -> ModelCard:
     if header.get("format_version") != FORMAT_VERSION:
-        raise _unusable(path, f"has format version {header.get('format_version')}, not {FORMAT_VERSION}")
+        why = f"its networks have another architecture (format version {header.get('format_version')}"
+        raise _of_another_version(path, header, f"{why}; this version of cmnet reads {FORMAT_VERSION})")
     unknown = set(header) - {entry.name for entry in fields(ModelCard)}
     if unknown:
         raise _unusable(path, f"has unknown entries on its model card: {sorted(unknown)}")
     _require_plausible(path, [header.get("segnet"), header.get("motion"), header.get("window")])
     try:
         header["segnet"] = SegNetSizes(**_tuples(header["segnet"]))
-        header["motion"] = MotionSizes(**_tuples(header["motion"])) if header["motion"] else None
+        header["motion"] = motion_sizes_from_json(header["motion"]) if header["motion"] else None
         return ModelCard(**_tuples(header))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _unusable(path, "has sizes on its model card that this version of cmnet does not know") from error
+        raise _of_another_version(path, header, "its networks have sizes that this version does not know") from error
 
 
-def _require_stored_sizes(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+def _require_stored_sizes(path: Path, header: dict[str, Any], card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
     """Compare the sizes on a card with the weights of the file, before memory is allocated for networks of these sizes.
 
     Raises:
@@ -185,13 +201,13 @@ def _require_stored_sizes(path: Path, card: ModelCard, tensors: Mapping[str, Ten
         with torch.device("meta"):
             networks: dict[str, torch.nn.Module] = {"segnet": build_segnet(card.segnet)}
             if card.motion is not None:
-                networks["motion"] = build_motion(card.motion)
+                networks["motion"] = build_motion_network(card.motion)
         for prefix, network in networks.items():
             expected |= {f"{prefix}.{name}": tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise _unusable(path, "has sizes on its model card that no networks can have") from error
+        raise _of_another_version(path, header, "its networks have sizes that this version does not know") from error
     if {name: described.get(name) for name in expected} != expected:
-        raise _unusable(path, "contains weights that do not fit the sizes on its model card")
+        raise _of_another_version(path, header, "its weights do not fit the networks of this version")
 
 
 def _require_plausible(path: Path, value: object) -> None:

@@ -24,6 +24,9 @@ def log_determinant(
     scaled = torch.einsum("...crzyx,...cszyx->...zyxrs", factor, factor) / variance.squeeze(-4)[..., None, None]
     if rank == 1:
         return 3 * variance.squeeze(-4).log() + torch.log1p(scaled[..., 0, 0])
+    if rank == 2:
+        (a, b), (_, d) = (row.unbind(-1) for row in scaled.unbind(-2))
+        return 3 * variance.squeeze(-4).log() + torch.log1p(a + d + a * d - b.square())
     inner = torch.eye(rank, dtype=factor.dtype, device=factor.device) + scaled
     return 3 * variance.squeeze(-4).log() + torch.logdet(inner)
 
@@ -33,6 +36,36 @@ def differential_entropy(
 ) -> Float[Tensor, "*b z y x"]:
     """Compute the differential entropy ``½ [3 log(2πe) + log det C]`` in nats; it may be negative."""
     return 0.5 * (3 * math.log(2 * math.pi * math.e) + log_determinant(variance, factor))
+
+
+def squared_mahalanobis(
+    error: Float[Tensor, "*b 3 z y x"], variance: Float[Tensor, "*b 1 z y x"], factor: Float[Tensor, "*b 3 r z y x"]
+) -> Float[Tensor, "*b z y x"]:
+    """Compute ``eᵀ C⁻¹ e`` by the Woodbury identity.
+
+    ``eᵀ C⁻¹ e = [eᵀe − bᵀ (σ² I_r + VᵀV)⁻¹ b] / σ²`` with ``b = Vᵀe``.
+
+    Args:
+        error: e.
+        variance: σ², positive.
+        factor: The low-rank factor V.
+    """
+    identity = torch.eye(factor.shape[-4], dtype=factor.dtype, device=factor.device)
+    projected = torch.einsum("...crzyx,...czyx->...zyxr", factor, error)
+    inner = (
+        torch.einsum("...crzyx,...cszyx->...zyxrs", factor, factor) + variance.squeeze(-4)[..., None, None] * identity
+    )
+    solved = torch.linalg.solve(inner, projected)
+    distance: Tensor = (error.square().sum(-4) - (projected * solved).sum(-1)) / variance.squeeze(-4)
+    return distance
+
+
+def negative_log_density(
+    error: Float[Tensor, "*b 3 z y x"], variance: Float[Tensor, "*b 1 z y x"], factor: Float[Tensor, "*b 3 r z y x"]
+) -> Float[Tensor, "*b z y x"]:
+    """Compute ``½ [3 log 2π + log det C + eᵀ C⁻¹ e]`` in nats, the negative log density of N(0, C) at e."""
+    distance = squared_mahalanobis(error, variance, factor)
+    return 0.5 * (3 * math.log(2 * math.pi) + log_determinant(variance, factor) + distance)
 
 
 def sample(

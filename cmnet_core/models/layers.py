@@ -65,7 +65,8 @@ class _SumOfNeighbours(torch.autograd.Function):
         return before, here, after, None
 
 
-def _sum_of_neighbours(terms: list[Tensor], stacks: Stacks) -> Tensor:
+def sum_of_neighbours(terms: list[Tensor], stacks: Stacks) -> Tensor:
+    """Return ``terms[0][z − 1] + terms[1][z] + terms[2][z + 1]`` within each stack, which is not padded."""
     out: Tensor = _SumOfNeighbours.apply(*terms, stacks.spans())  # type: ignore[no-untyped-call]
     return out
 
@@ -88,7 +89,7 @@ class StackConv(nn.Module):
             functional.conv2d(slices, _channels_last(weight), bias, stride=self.stride, padding=1)
             for weight, bias in zip(self.weight, (None, self.bias, None), strict=True)
         ]
-        return _sum_of_neighbours(terms, stacks)
+        return sum_of_neighbours(terms, stacks)
 
 
 class StackUpConv(nn.Module):
@@ -105,7 +106,7 @@ class StackUpConv(nn.Module):
             functional.conv_transpose2d(slices, _channels_last(weight), bias, stride=2, padding=1, output_padding=1)
             for weight, bias in zip(self.weight, (None, self.bias, None), strict=True)
         ]
-        return _sum_of_neighbours(terms, stacks)
+        return sum_of_neighbours(terms, stacks)
 
 
 def _channels_last(weight: Tensor) -> Tensor:

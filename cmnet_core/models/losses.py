@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.models.gaussian import Gaussian, MotionPosterior
-from cmnet_core.registration.displacement import volume_change
 from cmnet_core.types import Spacing
 
 MIN_PROBABILITY = 1e-6
@@ -89,30 +88,6 @@ def bending_energy(displacement: Float[Tensor, "1 3 z y x"], spacing: Spacing) -
             if second.numel():
                 energy = energy + (1.0 if i == j else 2.0) * second.square().sum(0).mean()
     return energy
-
-
-def through_plane_shear(displacement: Float[Tensor, "1 3 z y x"], spacing: Spacing) -> Float[Tensor, ""]:
-    """Compute the mean over voxels of |∂u_z/∂y|² + |∂u_z/∂x|², the in-plane gradient of through-plane motion.
-
-    The segmentations do not constrain it, and half of it adds to the in-plane strain E = ½ (FᵀF − I).
-
-    Args:
-        displacement: Displacement in voxels.
-        spacing: Voxel spacing in mm.
-    """
-    through = displacement[0, 0] * spacing.z
-    down, across = torch.diff(through, dim=1) / spacing.y, torch.diff(through, dim=2) / spacing.x
-    return down.square().mean() + across.square().mean()
-
-
-def folding_penalty(displacement: Float[Tensor, "1 3 z y x"], *, margin: float = 0.3) -> Float[Tensor, ""]:
-    """Compute the mean over voxels of ``max(0, margin − det F)²``, a penalty of folding and of excessive compression.
-
-    Args:
-        displacement: Displacement in voxels.
-        margin: Volume ratio det F below which a voxel is penalised.
-    """
-    return (margin - volume_change(displacement)).clamp_min(0.0).square().mean()
 
 
 def dice_loss(predicted: Float[Tensor, "n k y x"], target: Float[Tensor, "n k y x"]) -> Float[Tensor, ""]:

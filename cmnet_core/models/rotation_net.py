@@ -172,16 +172,22 @@ class RotationNet(nn.Module):
             lv: Location of the left ventricle in ``fixed``.
             stacks: The stacks to which the slices belong.
         """
-        features = self._features(resample_polar(fixed, lv))
-        moving_features = self._features(resample_polar(moving, locate_lv(moving, stacks)))
-        correlation = circular_correlation(features, moving_features, max_shift=MAX_SHIFT)
+        return self.angle(self.features(fixed, lv), self.features(moving, locate_lv(moving, stacks)), stacks)
+
+    def angle(
+        self, fixed: Float[Tensor, "n k r a"], moving: Float[Tensor, "n k r a"], stacks: Stacks
+    ) -> Float[Tensor, " n"]:
+        """Return the angle in radians between two frames, given the features of both."""
+        correlation = circular_correlation(fixed, moving, max_shift=MAX_SHIFT)
         logits = self.shifts(leaky_relu(self.rings(correlation[:, :, None], stacks)), stacks)[:, 0, 0]
         probability = (logits + self.sharpness * correlation.mean(1)).softmax(dim=1)
         angles = torch.arange(-MAX_SHIFT, MAX_SHIFT + 1, device=probability.device) * (2.0 * math.pi / DIRECTIONS)
         expected: Tensor = (probability * angles).sum(1)
         return expected
 
-    def _features(self, polar: Float[Tensor, "n c r a"]) -> Float[Tensor, "n k ri a"]:
+    def features(self, frame: Float[Tensor, "n c y x"], lv: LVLocation) -> Float[Tensor, "n k r a"]:
+        """Return the features of a frame on the polar grid about its left ventricle."""
+        polar = resample_polar(frame, lv)
         features: Tensor = self.second(_pad_circular(leaky_relu(self.first(_pad_circular(polar)))))
         return features
 

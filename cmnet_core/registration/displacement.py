@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -131,18 +131,37 @@ def propagate_probabilities(probabilities: Float[Tensor, "k z y x"], field: Moti
 
     As the base descends, the most basal slice shows at ES tissue that was above the stack at ED. A voxel that points
     one slice distance or more outside the stack points to tissue that was not imaged, and becomes background: with
-    replicated border values the basal tissue would appear twice.
+    replicated border values the basal tissue would appear twice. Rows and columns of which no voxel points to the heart
+    become background as a whole.
 
     Raises:
         GeometryError: Probabilities and field are on different grids.
     """
-    propagated = propagate(probabilities, field)
-    last = probabilities.shape[1] - 1
-    z = torch.arange(last + 1, device=probabilities.device).view(-1, 1, 1) + field.displacement_mm[0] / field.spacing.z
-    outside = (z <= -1.0) | (z >= last + 1.0)
+    shape = (int(probabilities.shape[1]), int(probabilities.shape[2]), int(probabilities.shape[3]))
+    _require_same_grid(shape, field)
+    points = identity_grid(shape, probabilities) + to_voxels(field)[0]
+    heart = (probabilities[Label.BACKGROUND + 1 :] > probabilities[Label.BACKGROUND]).any(0)
+    near = torch.ones_like(heart)
+    for axis in (1, 2):
+        shown = heart.movedim(axis, 0).flatten(1).any(1).nonzero()
+        first, last = (int(shown[0]), int(shown[-1])) if len(shown) else (0, -1)
+        near &= (points[axis] > first - 1.0) & (points[axis] < last + 1.0)
+    rows, columns = near.any(2).any(0), near.any(1).any(0)
+    propagated = torch.zeros_like(probabilities)
+    propagated[Label.BACKGROUND] = 1.0
+    if not bool(near.any()):
+        return propagated
+    part = (slice(None), slice(None), _range_of(rows), _range_of(columns))
+    propagated[part] = sample_at(probabilities[None], points[part][None])[0]
+    outside = (points[0] <= -1.0) | (points[0] >= shape[0])
     propagated[:, outside] = 0.0
     propagated[Label.BACKGROUND, outside] = 1.0
     return propagated
+
+
+def _range_of(shown: Bool[Tensor, " n"]) -> slice:
+    found = shown.nonzero()
+    return slice(int(found[0]), int(found[-1]) + 1)
 
 
 def compose(first: MotionField, then: MotionField) -> MotionField:

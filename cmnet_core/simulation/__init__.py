@@ -1,1 +1,1 @@
-"""Simulated cines: a real ED image that is warped along a known motion, with its ground truth."""
+"""Simulated data with ground truth: real ED images warped along a known motion, and label maps in closed form."""

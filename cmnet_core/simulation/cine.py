@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cmnet_core.errors import ErrorCode, LabelError
 from cmnet_core.labels import Label
-from cmnet_core.models.build import MotionSizes
+from cmnet_core.models.cardiomorphnet import MotionSizes
 from cmnet_core.models.layers import upsample_displacement
 from cmnet_core.registration.displacement import compose_displacements, exponential, from_voxels, warp
 from cmnet_core.simulation.mask_registration import MaskRegistrationSettings, register_masks

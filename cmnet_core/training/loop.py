@@ -119,10 +119,12 @@ class TrainingSample:
     Attributes:
         index: Index of the training item.
         generator: Draws everything random about the sample, on the CPU.
+        epoch: Number of the epoch, from 0.
     """
 
     index: int
     generator: torch.Generator
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,7 +237,7 @@ def epoch_batches(task: TrainingTask, seed: int, epoch: int) -> list[list[Traini
     seeds = torch.randint(2**62, (task.size,), generator=generator)
     count = math.ceil(task.size / processes.world_size())
     places = torch.arange(count * processes.world_size()).view(count, -1)[:, processes.rank()] % task.size
-    samples = [TrainingSample(int(order[k]), torch.Generator().manual_seed(int(seeds[k]))) for k in places]
+    samples = [TrainingSample(int(order[k]), torch.Generator().manual_seed(int(seeds[k])), epoch) for k in places]
     steps = torch.arange(count).chunk(math.ceil(count / task.batch_size))
     return [[samples[index] for index in step] for step in steps]
 

@@ -1,4 +1,4 @@
-"""The second training stage: CardioMorphNet is trained on segmentations and known motion, with a frozen SegNet."""
+"""The second training stage: CardioMorphNet is trained on segmentations, with a frozen SegNet."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.imaging import augmentation
+from cmnet_core.imaging.appearance import vary_appearance
 from cmnet_core.imaging.augmentation import View
 from cmnet_core.labels import Label
-from cmnet_core.models.build import MotionSizes, build_motion, frame_channels
+from cmnet_core.models.build import build_motion
 from cmnet_core.models.cardiomorphnet import CardioMorphNet, iterate_cycle
 from cmnet_core.models.layers import Stacks
 from cmnet_core.models.segnet import SegNet, class_probabilities
 from cmnet_core.registration.displacement import from_voxels, jacobian_determinant, warp
-from cmnet_core.training.cycle_loss import TrainingCycle, cycle_loss, rotation_loss
+from cmnet_core.training.cycle_loss import TrainingCycle, cycle_loss
 from cmnet_core.training.loop import (
     TrainingMonitor,
     TrainingSample,
@@ -24,7 +24,7 @@ from cmnet_core.training.loop import (
     mean_metrics,
     run_training,
 )
-from cmnet_core.training.motion_settings import MotionTraining, Trainable
+from cmnet_core.training.motion_settings import MotionTraining
 from cmnet_core.training.training_case import (
     CLASSES,
     TrainingCase,
@@ -59,65 +59,28 @@ def train_motion(
         start: The model to start from; None starts from random weights.
 
     Raises:
-        ManifestError: RotationNet is to be trained but does not exist, or no case has known motion.
         CheckpointError: The saved state belongs to another training.
     """
     torch.manual_seed(settings.schedule.seed)
     model = start or build_motion(settings.sizes)
-    _set_trainable(model, settings.trainable)
-    cases = _usable_cases(cases, settings)
     segnet.to(monitor.device)
 
     def loss(batch: list[TrainingSample]) -> dict[str, Tensor]:
-        cycles = [_sample_loss(model, segnet, cases[sample.index], settings, sample.generator) for sample in batch]
+        cycles = []
+        for sample in batch:
+            cycle = _draw_cycle(cases[sample.index], segnet, settings, sample.generator)
+            generator = _generator_on(monitor.device, sample.generator)
+            cycles.append(cycle_loss(model, cycle, settings=settings, generator=generator))
         return {name: torch.stack([terms[name] for terms in cycles]).mean() for name in cycles[0]}
 
     def validate(average: nn.Module) -> dict[str, float]:
         assert isinstance(average, CardioMorphNet)
-        return validate_motion(average, validation, segnet=segnet, settings=settings)
+        return validate_motion(average, validation, settings=settings)
 
     task = TrainingTask(len(cases), settings.cycles_per_step, loss, validate)
     run_training(model, task, schedule=settings.schedule, monitor=monitor)
     segnet.cpu()
-    _set_trainable(model, Trainable.ALL)
     return model
-
-
-def _set_trainable(model: CardioMorphNet, trainable: Trainable) -> None:
-    model.requires_grad_(trainable == Trainable.ALL)
-    chosen: dict[Trainable, list[nn.Module | None]] = {
-        Trainable.ALL: [],
-        Trainable.ROTATION: [model.rotation_net],
-        Trainable.POSTERIOR_VARIANCE: [model.deform_net.log_variance, model.deform_net.factor],
-    }
-    for network in chosen[trainable]:
-        if network is not None:
-            network.requires_grad_(True)
-
-
-def _usable_cases(cases: Sequence[TrainingCase], settings: MotionTraining) -> Sequence[TrainingCase]:
-    """Return the cases that the trained weights can be trained on."""
-    if settings.trainable != Trainable.ROTATION:
-        return cases
-    known = [case for case in cases if case.motion is not None]
-    if not settings.sizes.rotation or not known:
-        missing = "sizes.rotation is false" if known else "no case's motion is known"
-        raise ManifestError(
-            f"RotationNet cannot be trained: {missing}.",
-            hint="Add simulated cines (cmnet phantom --from) and set sizes.rotation, or set trainable to 'all'.",
-            code=ErrorCode.TRAINING_CASES,
-        )
-    return known
-
-
-def _sample_loss(
-    model: CardioMorphNet, segnet: SegNet, case: TrainingCase, settings: MotionTraining, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Return the loss terms of one random cycle of a case."""
-    cycle = _draw_cycle(case, segnet, settings, generator)
-    if settings.trainable == Trainable.ROTATION:
-        return rotation_loss(model, cycle)
-    return cycle_loss(model, cycle, settings=settings, generator=_generator_on(cycle.frames[0].device, generator))
 
 
 def _generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
@@ -143,18 +106,6 @@ def draw_cycle_frames(frames: int, *, ed: int, es: int, count: int, generator: t
     return [ed, *_random_subset(systole, number, generator), es, *_random_subset(diastole, number, generator)]
 
 
-def repeat_frame(frames: list[int], *, probability: float, generator: torch.Generator) -> list[int]:
-    """Repeat one frame with some probability; its two images differ only in their noise and show no motion.
-
-    In long cines the motion from frame to frame is small. A network that was trained on large motion only would
-    accumulate drift over them.
-    """
-    if float(torch.rand((), generator=generator)) >= probability:
-        return frames
-    at = int(torch.randint(0, len(frames), (), generator=generator))
-    return [*frames[: at + 1], *frames[at:]]
-
-
 def _random_subset(frames: list[int], count: int, generator: torch.Generator) -> list[int]:
     chosen = torch.randperm(len(frames), generator=generator)[: max(count, 0)]
     return [frames[index] for index in sorted(chosen.tolist())]
@@ -164,20 +115,15 @@ def _draw_cycle(
     case: TrainingCase, segnet: SegNet, settings: MotionTraining, generator: torch.Generator
 ) -> TrainingCycle:
     frames = draw_cycle_frames(len(case.voxels), ed=case.ed, es=case.es, count=settings.frames, generator=generator)
-    frames = repeat_frame(frames, probability=settings.repeat_frame_probability, generator=generator)
     view = augmentation.draw_view(case.centre, int(case.voxels.shape[1]), settings.augmentation, generator)
     voxels = augmentation.view_image(case.voxels[frames], view, settings.window)
-    voxels = augmentation.augment_intensity(voxels, settings.augmentation, generator).to(_device_of(segnet))
+    voxels = vary_appearance(voxels, settings.appearance, generator).to(_device_of(segnet))
     predicted = segment_frames(segnet, voxels)
     segmentations = _targets(case, frames, predicted, view)
     keep = drop_end_slices(int(voxels.shape[1]), settings.augmentation.missing_slice_probability, generator)
-    motion = None
-    if case.motion is not None:
-        motion = [field[:, keep] for field in augmentation.view_motion(case.motion[frames], view, settings.window)]
     return TrainingCycle(
-        network_inputs(voxels[:, keep], predicted[:, keep], settings.sizes),
+        list(voxels[:, keep, None]),
         [segmentation[keep] for segmentation in segmentations],
-        motion,
         _view_spacing(case.spacing, view),
     )
 
@@ -198,20 +144,6 @@ def segment_frames(segnet: SegNet, voxels: Float[Tensor, "t z y x"]) -> Float[Te
         return class_probabilities(segnet, voxels, frames_at_once=len(voxels))
 
 
-def network_inputs(
-    voxels: Float[Tensor, "t z y x"], probabilities: Float[Tensor, "t z k y x"], sizes: MotionSizes
-) -> list[Tensor]:
-    """Return frames as CardioMorphNet takes them: images and, with ``use_segmentation``, probabilities.
-
-    Args:
-        voxels: Normalised intensities.
-        probabilities: SegNet's class probabilities, background first.
-        sizes: Sizes of the network.
-    """
-    inputs = torch.cat([voxels[:, :, None], probabilities[:, :, 1:]], dim=2)[:, :, : frame_channels(sizes)]
-    return [frame.contiguous(memory_format=torch.channels_last) for frame in inputs]
-
-
 def _targets(
     case: TrainingCase, frames: list[int], predicted: Float[Tensor, "t z k y x"], view: View
 ) -> list[Float[Tensor, "z k y x"]]:
@@ -227,29 +159,26 @@ def _targets(
 
 @torch.no_grad()
 def validate_motion(
-    model: CardioMorphNet, cases: Sequence[TrainingCase], *, segnet: SegNet, settings: MotionTraining
+    model: CardioMorphNet, cases: Sequence[TrainingCase], *, settings: MotionTraining
 ) -> dict[str, float]:
     """Compute the mean metrics of the motion from ED to ES over the cases.
 
     They are Dice in % and HD95 in mm of the reference ED mask warped to ES, Dice of the ED mask without motion, the
     number of folded voxels and, over the cases whose motion is known, the endpoint error in mm.
     """
-    return mean_metrics([_case_metrics(model, case, segnet, settings) for case in cases])
+    return mean_metrics([_case_metrics(model, case, settings) for case in cases])
 
 
-def _case_metrics(
-    model: CardioMorphNet, case: TrainingCase, segnet: SegNet, settings: MotionTraining
-) -> dict[str, float]:
+def _case_metrics(model: CardioMorphNet, case: TrainingCase, settings: MotionTraining) -> dict[str, float]:
     view = augmentation.straight_view(case.centre, int(case.voxels.shape[1]))
-    voxels = augmentation.view_image(case.voxels[[case.ed, case.es]], view, settings.window).to(_device_of(segnet))
-    frames = network_inputs(voxels, segment_frames(segnet, voxels), settings.sizes)
+    voxels = augmentation.view_image(case.voxels[[case.ed, case.es]], view, settings.window).to(_device_of(model))
     ed, es = (
         augmentation.view_labels(case.mask(frame)[None], view, settings.window, classes=CLASSES)[0]
         for frame in (case.ed, case.es)
     )
     stacks = Stacks((len(ed),))
-    cycle_step = next(iterate_cycle(model, frames, stacks, None))
-    (displacement,) = model.upsample_displacements([cycle_step.displacement[0].cpu()])
+    step = next(iterate_cycle(model, list(voxels[:, :, None]), stacks, None))
+    (displacement,) = model.displacements(step.sample.cpu(), stacks)
     warped = stacks.slices([warp(stacks.volumes(ed)[0], displacement)])
     field = from_voxels(displacement[0], case.spacing, fixed=1, moving=0)
     metrics = {"folded_voxels": float((jacobian_determinant(field) <= 0).sum())}

@@ -4,7 +4,14 @@ from enum import StrEnum
 
 
 class TrainingStage(StrEnum):
-    """The two stages of training in their order."""
+    """The stages of training.
+
+    SegNet comes first. CardioMorphNet is trained by the stage ``motion``. The shape motion network is trained by the
+    three stages ``through-plane``, ``shape-motion`` and ``motion-posterior``, in this order.
+    """
 
     SEGNET = "segnet"
     MOTION = "motion"
+    THROUGH_PLANE = "through-plane"
+    SHAPE_MOTION = "shape-motion"
+    MOTION_POSTERIOR = "motion-posterior"

@@ -93,17 +93,17 @@ def test_accuracy_targets_have_a_goal_beyond_the_floor() -> None:
 
 
 def test_accuracy_table_in_markdown_and_on_the_terminal() -> None:
-    metrics = {"LVEF RMSE": Measurement(3.21, None, 20), "ED to ES Dice, lv": Measurement(95.5, 2.0, 19, failures=1)}
+    metrics = {"LVEF RMSE": Measurement(2.81, None, 20), "ED to ES Dice, lv": Measurement(95.5, 2.0, 19, failures=1)}
     lines = accuracy.markdown(metrics, ["one failed"]).splitlines()
     assert len(lines) == 2 + len(TARGETS) + 2
-    assert "| LVEF RMSE, percentage points | 3.21 (n = 20) | 5 | 3 | floor |" in lines
-    assert "| ED to ES Dice, lv, % | 95.50 ± 2.00 (n = 19, 1 failed) | 90 | 95 | below |" in lines
+    assert "| LVEF RMSE, percentage points | 2.81 (n = 20) | 3 | 2.5 | floor |" in lines
+    assert "| ED to ES Dice, lv, % | 95.50 ± 2.00 (n = 19, 1 failed) | 91.5 | 95 | below |" in lines
     assert lines[-1] == "* one failed"
 
 
 def test_errors_against_ground_truth_motion(tmp_path: Path, tiny_model: Path) -> None:
     manifest = write_cohort(tmp_path, 1, frames=3)
-    infer = ("infer", "-m", manifest, "-o", tmp_path / "run", "--model", tiny_model, "--refine", 0)
+    infer = ("infer", "-m", manifest, "-o", tmp_path / "run", "--model", tiny_model)
     assert cmnet(*infer).exit_code == 0
     case = replace(read_manifest(manifest).cases[0], ed=0, es=2)
     folder = RunFolder(tmp_path / "run").case(case.case_id)

@@ -9,7 +9,8 @@ from cmnet_cli.tables.columns.column import LOWER
 from cmnet_core import __version__
 from cmnet_core.errors import ImageError
 from cmnet_core.flags import QCFlag
-from cmnet_core.models.build import MotionSizes
+from cmnet_core.models.cardiomorphnet import MotionSizes
+from cmnet_core.models.shape_motion_net import PIXEL_MM, ShapeMotionSizes
 
 _METHOD = "CardioMorphNet; Movahed et al., Medical Image Analysis 113 (2026) 104149"
 _SEGMENTS = "Cerqueira et al., Circulation 105 (2002) 539"
@@ -70,60 +71,41 @@ def method_sentences(facts: TrackingFacts) -> list[str]:
         facts: What infer recorded of the subject.
     """
     sizes = facts.motion
-    sentences = [_segmentation(facts.segnet_members), _motion_network(sizes)]
-    if sizes.rotation:
-        sentences.append("A separate network first estimated the rotation of each slice about the long axis.")
-    sentences.append(_representation(sizes))
-    if sizes.fit:
-        sentences.append(
-            "The network's velocity field was then replaced by a variational fit to image texture and segmentation "
-            "probabilities, which started from it and was regularised by its bending energy."
-        )
-    if facts.refinement_iterations:
-        sentences.append(
-            f"The velocity field of each frame was refined by {facts.refinement_iterations} iterations of the Adam "
-            "optimiser on the agreement of the warped and the estimated segmentation."
-        )
-    if not sizes.ed_referenced:
-        sentences.append("The motion between consecutive frames was composed to displacement from end-diastole.")
-    if facts.cycle_closed:
-        sentences.append("Drift around the cardiac cycle was distributed evenly over its frames.")
-    return sentences
-
-
-def _segmentation(members: int) -> str:
-    networks = (
-        f"an ensemble of {members} convolutional networks, whose class probabilities were averaged"
-        if members > 1
-        else "a convolutional network"
-    )
-    return (
+    segmentation = (
         "The left-ventricular cavity, the myocardium and the right-ventricular cavity were segmented in every frame by "
-        f"{networks}."
+        "a convolutional network."
     )
+    if isinstance(sizes, ShapeMotionSizes):
+        return [segmentation, *_shape_motion_network(sizes)]
+    return [segmentation, *_recurrent_motion_network(sizes)]
 
 
-def _motion_network(sizes: MotionSizes) -> str:
-    frames = "end-diastole and every other frame" if sizes.ed_referenced else "consecutive frames"
-    inputs = "the images and the segmentation probabilities" if sizes.use_segmentation else "the images"
-    radius = sizes.correlation_radius
-    cost_volume = f", with a cost volume of learnt features of radius {radius} voxels" if radius else ""
-    iterations = sizes.cascade_iterations
-    passes = f" in {iterations} cascade iterations" if iterations > 1 else " in a single pass"
-    return (
-        f"A recurrent variational network ({_METHOD}) estimated the motion between {frames} from {inputs} of both "
-        f"frames{passes}{cost_volume}."
-    )
+def _shape_motion_network(sizes: ShapeMotionSizes) -> list[str]:
+    return [
+        f"A shape-based motion network (developed from {_METHOD}) estimated the posterior of a three-dimensional "
+        "stationary velocity field between end-diastole and every other frame from the segmentation probabilities of "
+        f"both frames in {sizes.iterations} cascade iterations, after an initial estimate of the through-plane motion "
+        "of each slice; a separate network estimated the rotation of each slice about the long axis from the images.",
+        f"The velocity fields, at a voxel size of {PIXEL_MM:g} mm in-plane, were projected to {sizes.harmonics} "
+        "harmonics of the cardiac cycle and integrated by scaling and squaring with "
+        f"{sizes.integration_steps} squarings.",
+    ]
 
 
-def _representation(sizes: MotionSizes) -> str:
+def _recurrent_motion_network(sizes: MotionSizes) -> list[str]:
     resolution = _RESOLUTION.get(sizes.output_level, f"1/{2**sizes.output_level} of the in-plane resolution")
-    if not sizes.integration_steps:
-        return f"The motion was represented by a displacement field at {resolution}."
-    return (
-        f"The motion was represented by a stationary velocity field at {resolution}, integrated by scaling and "
-        f"squaring with {sizes.integration_steps} squarings."
+    representation = (
+        f"a stationary velocity field at {resolution}, integrated by scaling and squaring with "
+        f"{sizes.integration_steps} squarings"
+        if sizes.integration_steps
+        else f"a displacement field at {resolution}"
     )
+    return [
+        f"A recurrent variational network ({_METHOD}) estimated the motion between consecutive frames from the images "
+        "of both frames.",
+        f"The motion was represented by {representation}.",
+        "The motion between consecutive frames was composed to displacement from end-diastole.",
+    ]
 
 
 def _strain(sidecar: Sidecar | None, row: Row) -> list[str]:

@@ -77,7 +77,7 @@ INDICES = (
            "0 without valve disease and shunts"),
     Column("sv_difference_pct", "number", "RV minus LV stroke volume, by the larger of both", "%",
            "100 x (rvsv_ml - lvsv_ml) / max(rvsv_ml, lvsv_ml)"),
-    Column("lv_mass_to_volume_g_ml", "number", "LV mass-to-volume ratio", "g/mL", "lvm_g / lvedv_ml",
+    Column("lv_mass_to_volume_g_per_ml", "number", "LV mass-to-volume ratio", "g/mL", "lvm_g / lvedv_ml",
            "concentricity"),
     Column("lv_contraction_fraction_pct", "number", "Myocardial contraction fraction", "%",
            "100 x lvsv_ml / (lvm_g / 1.05)", "King et al. 2002"),

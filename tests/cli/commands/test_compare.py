@@ -93,7 +93,7 @@ def test_compare_matches_visits_by_instance_and_session(run: Path) -> None:
 
 def test_compare_counts_unmatched_rows_without_their_ids(run: Path) -> None:
     table = run.parent / "t.csv"
-    table.write_text("subject_id,lvedv_ml\n12,1\n9900002,n/a\nsub-9900003,140\nnobody,1\n")
+    table.write_text("subject_id,lvedv_ml\n12,1\n9900002,large\nsub-9900003,140\nnobody,1\n")
     compared = cmnet("compare", "--run", run, "--against", table)
     assert "2 subjects in both; 2 rows of the run without a counterpart, 2 of the other table" in compared.output
     assert "9900002" not in compared.output

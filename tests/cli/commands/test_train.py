@@ -21,15 +21,19 @@ from cmnet_cli.console import Messages, live_table
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import read_rows
 from cmnet_cli.training.log import print_epoch
+from cmnet_core.imaging.appearance import NO_VARIATION
 from cmnet_core.imaging.augmentation import AugmentationRanges
+from cmnet_core.models.build import SegNetSizes
+from cmnet_core.models.cardiomorphnet import MotionSizes
 from cmnet_core.models.checkpoint import load_tensors, read_card
+from cmnet_core.training import loop, segnet_stage
 from cmnet_core.training.loop import EpochRecord
 from cmnet_core.training.motion_stage import METRICS as MOTION_METRICS
 from cmnet_core.training.segnet_stage import METRICS as SEGNET_METRICS
 from cmnet_core.training.state import read_progress
 from tests.cli.commanding import cmnet, column
 from tests.phantoms import write_cohort
-from tests.tiny_model import ARTICLE_MOTION, write_tiny_model
+from tests.tiny_model import RECURRENT_MOTION, write_tiny_model
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -44,8 +48,7 @@ spacing_mm = 2.0
 [segnet.schedule]
 epochs = EPOCHS
 [segnet.sizes]
-widths = [4, 4, 4, 4, 4]
-members = 1
+widths = [4, 4, 4, 4]
 
 [motion]
 window = [48, 48]
@@ -133,6 +136,29 @@ def test_resume_of_a_killed_training_gives_the_same_weights(tmp_path: Path, tiny
     assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
 
 
+def test_paper_settings_train_both_stages_on_disjoint_subjects(tmp_path: Path) -> None:
+    """The shipped settings, shortened to one epoch at a small size, end with weights that infer can run."""
+    cohort, out, config = write_cohort(tmp_path, 6, frames=3), tmp_path / "training", tmp_path / "paper.toml"
+    shipped = find_config("paper").read_text(encoding="utf-8")
+    small = {
+        "epochs = 200": "epochs = 1",
+        "[segnet]": "[segnet]\nwindow = [48, 48]\nspacing_mm = 2.0",
+        "[motion]": "[motion]\nwindow = [48, 48]",
+        'name = "paper"': 'name = "paper"\nvalidate_every = 5',
+    }
+    for old, new in small.items():
+        shipped = shipped.replace(old, new)
+    config.write_text(shipped)
+    for stage in ("segnet", "motion"):
+        ran = _train(cohort, out, config, stage=stage)
+        assert ran.exit_code == 0, ran.output
+    weights = RunFolder(out).weights("motion")
+    assert read_card(weights).motion == MotionSizes()
+    ran = cmnet("infer", "-m", cohort, "-o", tmp_path / "run", "--model", weights, "--pilot", 1)
+    assert ran.exit_code in (0, 4), ran.output
+    assert "defect" not in ran.output
+
+
 def test_resume_refuses_other_settings_weights_or_cases(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
     out, config = tmp_path / "training", _settings(tmp_path)
     assert _train(cohort, out, config).exit_code == 0
@@ -150,22 +176,23 @@ def test_resume_refuses_other_settings_weights_or_cases(cohort: Path, tmp_path: 
     assert RunFolder(out).training_state("segnet").read_bytes() == state
 
 
-def test_init_refuses_weights_of_another_architecture(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_init_refuses_weights_of_another_architecture(cohort: Path, tmp_path: Path) -> None:
+    recurrent = write_tiny_model(tmp_path / "recurrent.safetensors", motion=RECURRENT_MOTION)
     wider = tmp_path / "wider.toml"
-    wider.write_text(_settings(tmp_path).read_text().replace("[4, 4, 4, 4, 4]", "[8, 4, 4, 4, 4]"))
-    for stage, message in (("segnet", "widths is (4, 4, 4, 4, 4) there, (8, 4, 4, 4, 4)"), ("motion", "deform is (4,")):
-        ran = _train(cohort, tmp_path / "training", wider, "--init", tiny_model, stage=stage)
+    wider.write_text(_settings(tmp_path).read_text().replace("[4, 4, 4, 4", "[8, 4, 4, 4"))
+    for stage, message in (("segnet", "widths is (4, 4, 4, 4) there, (8, 4, 4, 4)"), ("motion", "deform is (4,")):
+        ran = _train(cohort, tmp_path / "training", wider, "--init", recurrent, stage=stage)
         assert (ran.exit_code, "(checkpoint)" in ran.output) == (3, True)
         assert message in ran.output
-    anew = _train(cohort, tmp_path / "training", wider, "--init", tiny_model, "--fresh-motion", stage="motion")
+    anew = _train(cohort, tmp_path / "training", wider, "--init", recurrent, "--fresh-motion", stage="motion")
     assert anew.exit_code == 0, anew.output
     assert read_card(tmp_path / "training" / "weights" / "motion.safetensors").motion.deform == (8, 4, 4, 4, 4)
 
 
-@pytest.mark.parametrize("stage", ["segnet", "motion"])
-def test_init_accepts_shipped_weights_with_shipped_settings(stage: str) -> None:
+@pytest.mark.parametrize(("stage", "options"), [("segnet", ()), ("motion", ("--fresh-motion",))])
+def test_init_accepts_shipped_weights_with_shipped_settings(stage: str, options: tuple[str, ...]) -> None:
     """Without a manifest the command ends right after it has accepted the weights."""
-    ran = cmnet("train", "--stage", stage, "-m", "nowhere.csv", "--init", "default", "--config", "default")
+    ran = cmnet("train", "--stage", stage, "-m", "nowhere.csv", "--init", "default", "--config", "default", *options)
     assert (ran.exit_code, "(manifest-unreadable)" in ran.output) == (3, True)
 
 
@@ -173,6 +200,54 @@ def test_motion_stage_needs_a_trained_segnet(cohort: Path, tmp_path: Path) -> No
     ran = cmnet("train", "--stage", "motion", "-m", cohort, "-o", tmp_path / "training")
     assert ran.exit_code == 3
     assert "--stage segnet" in ran.output
+
+
+def _with_unlabelled_collection(cohort: Path) -> None:
+    """Make the last of three subjects one of a collection without masks, and add a column of the collections."""
+    header, first, second, last = cohort.read_text().splitlines()
+    subject, image, _, *rest = last.split(",")
+    last = ",".join([subject, image, "", *rest])
+    cohort.write_text(f"{header},collection\n{first},main\n{second},main\n{last},other\n")
+
+
+def test_teacher_gives_the_targets_of_a_collection_without_masks(
+    cohort: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    _with_unlabelled_collection(cohort)
+    config = _settings(tmp_path)
+    collections = 'collections = [{ name = "other", fraction = 1.0, masks = "none" }]\n'
+    config.write_text(config.read_text().replace("[segnet]\n", f"[segnet]\n{collections}"))
+    alone = _train(cohort, tmp_path / "training", config)
+    assert (alone.exit_code, "(config)" in alone.output, "--teacher" in alone.output) == (3, True, True)
+    assert _train(cohort, tmp_path / "training", config, "--teacher", tiny_model).exit_code == 0
+    resumed = _train(
+        cohort, tmp_path / "training", config, "--teacher", tiny_model, "--teacher", tiny_model, "--resume"
+    )
+    assert "teacher was " in resumed.output
+    config.write_text(config.read_text().replace('"other"', '"another"'))
+    missing = _train(cohort, tmp_path / "training", config, "--teacher", tiny_model)
+    assert (missing.exit_code, "(training-cases)" in missing.output, "'another'" in missing.output) == (3, True, True)
+
+
+def test_exhausted_memory_ends_a_training_that_can_be_resumed(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    config, out = _settings(tmp_path, epochs=2), tmp_path / "training"
+    with monkeypatch.context() as patch:
+        save = loop.save_state
+
+        def save_once(*arguments: object) -> None:
+            save(*arguments)
+            patch.setattr(segnet_stage, "views_loss", exhausted)
+
+        patch.setattr(loop, "save_state", save_once)
+        ended = _train(cohort, out, config)
+    assert (ended.exit_code, "(out-of-memory)" in ended.output, "--resume" in ended.output) == (130, True, True)
+    assert read_progress(RunFolder(out).training_state("segnet")).epoch == 1
+    assert _train(cohort, out, config, "--resume").exit_code == 0
 
 
 def test_unusable_case_is_reported_and_left_out_of_training(cohort: Path, tmp_path: Path) -> None:
@@ -281,21 +356,17 @@ def test_shipped_default_settings_are_the_defaults() -> None:
 
 def test_shipped_paper_settings() -> None:
     paper = load_config(TrainConfig, find_config("paper"))
-    assert paper.motion.sizes == ARTICLE_MOTION
-    assert paper.segnet.sizes.members == 1
-    ours = ("composed", "overlap", "inverse", "folding", "shear", "endpoint", "rotation", "closing")
-    ours_alone = dict.fromkeys(ours, 0.0)
+    assert paper.segnet_fraction == 0.25
+    assert paper.motion.sizes == MotionSizes()
+    assert (paper.motion.sizes.output_level, paper.motion.sizes.integration_steps) == (0, 0)
+    assert paper.segnet.sizes == SegNetSizes()
     of_the_article = {"shape": 0.8, "kl_motion": 1e-4, "kl_latent": 2e-4, "reconstruction": 0.01, "smoothness": 0.3}
-    assert asdict(paper.motion.weights) == of_the_article | ours_alone
-    assert (paper.motion.pyramid_levels, paper.motion.label_smoothing, paper.motion.repeat_frame_probability) == (
-        1,
-        0.0,
-        0.0,
-    )
+    assert asdict(paper.motion.weights) == of_the_article
     assert (paper.motion.schedule.learning_rate, paper.motion.schedule.weight_decay) == (1e-4, 0.0)
     turns_only = AugmentationRanges(*(0.0,) * len(fields(AugmentationRanges)))
     for stage in (paper.segnet, paper.motion):
-        assert stage.augmentation == replace(turns_only, quarter_turns=1.0, coarsening=1.0)
+        assert stage.augmentation == replace(turns_only, quarter_turns=1.0)
+        assert stage.appearance == NO_VARIATION
         assert stage.schedule.monitored in (*SEGNET_METRICS, *MOTION_METRICS)
 
 

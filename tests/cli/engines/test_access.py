@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -60,6 +61,13 @@ print("tried", len(ports), "ports")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def _listening() -> set[Any]:
+    """Return the addresses on which this process and its children accept connections."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    connections = [connection for process in family for connection in process.net_connections()]
+    return {connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
 def test_another_user_cannot_connect_to_local_workers(tmp_path: Path) -> None:
     foreign = Security.temporary()
     certificate = tmp_path / "foreign.pem"
@@ -67,15 +75,10 @@ def test_another_user_cannot_connect_to_local_workers(tmp_path: Path) -> None:
     certificate.chmod(0o644)
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
+    earlier = _listening()
     with open_engine(EngineSpec(workers=1)) as engine:
         assert engine.all_workers_see(Path(__file__)), "its own user can connect"
-        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        listening = {
-            connection.laddr
-            for process in family
-            for connection in process.net_connections()
-            if connection.status == psutil.CONN_LISTEN
-        }
+        listening = _listening() - earlier
         assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
         ports = [str(address.port) for address in listening]
         tried = subprocess.run(

@@ -9,38 +9,31 @@ from cmnet_cli.derivatives.tracking import TrackingFacts
 from cmnet_cli.report.subject.citation import method_sentences, text_to_cite
 from cmnet_cli.runs.provenance import FileRecord, read_sidecar, write_sidecar
 from cmnet_core.imaging.preprocess import Window
-from cmnet_core.models.build import DEFAULT_MOTION, MotionSizes
+from cmnet_core.models.cardiomorphnet import MotionSizes
+from cmnet_core.models.shape_motion_net import ShapeMotionSizes
 from cmnet_core.types import Spacing
 from tests.report_runs import IDS, frame_rows, index_row, make_run, write_subject
 
 SPACING = Spacing(z=9.0, y=1.5, x=1.5)
 
 SHIPPED = TrackingFacts(
-    20, 45.0, 0, 7, 0.1, (0,) * 20, Window((10, 128, 128), SPACING, SPACING, (0.0, 0.0), (128, 128)), DEFAULT_MOTION, 3,
-    0, False, (),
+    20, 45.0, 0, 7, 0.1, (0,) * 20, Window((10, 128, 128), SPACING, SPACING, (0.0, 0.0), (128, 128)),
+    ShapeMotionSizes(), (),
 )  # fmt: skip
+ARTICLE = replace(SHIPPED, motion=MotionSizes())
 
-# Settings of the motion network, another value of each, and words of the sentence before and after.
-SIZES = {
-    "ed_referenced": (False, "between end-diastole and every other frame", "between consecutive frames"),
-    "fit": (False, "replaced by a variational fit", ""),
-    "cascade_iterations": (3, "in 2 cascade iterations", "in 3 cascade iterations"),
-    "use_segmentation": (False, "from the images and the segmentation probabilities", "from the images of both"),
-    "rotation": (False, "rotation of each slice", ""),
-    "integration_steps": (5, "with 7 squarings", "with 5 squarings"),
-    "output_level": (0, "half the in-plane resolution", "the full in-plane resolution"),
-    "correlation_radius": (0, "cost volume of learnt features of radius 3 voxels", ""),
+# Settings of both motion networks, another value of each, and words of the sentence before and after.
+SETTINGS = {
+    "iterations": (SHIPPED, 3, "in 2 cascade iterations", "in 3 cascade iterations"),
+    "harmonics": (SHIPPED, 5, "projected to 4 harmonics", "projected to 5 harmonics"),
+    "integration_steps of the shipped network": (SHIPPED, 5, "with 6 squarings", "with 5 squarings"),
+    "integration_steps": (ARTICLE, 5, "a displacement field", "a stationary velocity field"),
+    "output_level": (ARTICLE, 1, "the full in-plane resolution", "half the in-plane resolution"),
 }
 
 # Widths of layers, which no sentence names.
-WIDTHS = {"features", "latent", "hidden", "decoder", "deform", "rank"}
-
-# What infer records beside the sizes of the motion network.
-FACTS = {
-    "segnet_members": (1, "an ensemble of 3 convolutional networks", "by a convolutional network."),
-    "refinement_iterations": (12, "", "refined by 12 iterations"),
-    "cycle_closed": (True, "", "Drift around the cardiac cycle"),
-}
+WIDTHS = {"features", "latent", "hidden", "decoder", "deform", "rank", "kind"}
+SHAPE_WIDTHS = {"fine", "middle", "coarse", "blocks", "stack", "rank", "kind"}
 
 
 def assert_named(before, after, old, new):
@@ -50,31 +43,28 @@ def assert_named(before, after, old, new):
         assert not words or (words in present and words not in absent)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_of_the_motion_network_changes_the_sentence_that_names_it(name):
-    value, old, new = SIZES[name]
-    changed = replace(SHIPPED, motion=replace(DEFAULT_MOTION, **{name: value}))
-    assert_named(method_sentences(SHIPPED), method_sentences(changed), old, new)
+    facts, value, old, new = SETTINGS[name]
+    changed = replace(facts, motion=replace(facts.motion, **{name.split()[0]: value}))
+    assert_named(method_sentences(facts), method_sentences(changed), old, new)
 
 
-@pytest.mark.parametrize("name", FACTS)
-def test_a_fact_of_the_subject_changes_the_sentence_that_names_it(name):
-    value, old, new = FACTS[name]
-    assert_named(method_sentences(SHIPPED), method_sentences(replace(SHIPPED, **{name: value})), old, new)
-
-
-def test_every_setting_of_the_motion_network_is_named_or_a_width():
-    assert {field.name for field in fields(MotionSizes)} == SIZES.keys() | WIDTHS
+def test_every_setting_of_the_motion_networks_is_named_or_a_width():
+    named = {facts.motion.__class__: set() for facts, *_ in SETTINGS.values()}
+    for name, (facts, *_) in SETTINGS.items():
+        named[facts.motion.__class__].add(name.split()[0])
+    for sizes, widths in ((MotionSizes, WIDTHS), (ShapeMotionSizes, SHAPE_WIDTHS)):
+        assert {field.name for field in fields(sizes)} == named[sizes] | widths
 
 
 def test_composition_is_stated_only_where_frames_are_tracked_one_after_the_other():
-    composed = method_sentences(replace(SHIPPED, motion=replace(DEFAULT_MOTION, ed_referenced=False)))
-    assert any("composed" in sentence for sentence in composed)
+    assert any("composed" in sentence for sentence in method_sentences(ARTICLE))
     assert not any("composed" in sentence for sentence in method_sentences(SHIPPED))
 
 
 def test_a_displacement_network_has_no_velocity_field():
-    sentences = method_sentences(replace(SHIPPED, motion=replace(DEFAULT_MOTION, integration_steps=0, fit=False)))
+    sentences = method_sentences(ARTICLE)
     assert any("represented by a displacement field" in sentence for sentence in sentences)
     assert not any("velocity" in sentence for sentence in sentences)
 

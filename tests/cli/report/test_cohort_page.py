@@ -179,7 +179,7 @@ def shared(tmp_path_factory):
 
 def test_a_share_safe_report_holds_no_id_no_path_and_no_host_name(shared):
     files = [path for path in shared.shared_report.parent.rglob("*") if path.is_file()]
-    assert len(files) == 2
+    assert len(files) == 3
     forbidden = [
         "tiny-group",
         *(case_id.removeprefix("sub-") for case_id in IDS),
@@ -208,7 +208,7 @@ def test_a_share_safe_report_of_a_small_cohort_is_empty(tmp_path):
     text = text_of(folder.shared_report.read_text(encoding="utf-8"))
     assert "Too few subjects" in text
     assert "LV" not in text
-    assert [path.name for path in folder.shared_report.parent.iterdir()] == ["index.html"]
+    assert {path.name for path in folder.shared_report.parent.iterdir()} == {"digests.json", "index.html"}
 
 
 def test_small_strata_are_suppressed_only_in_a_share_safe_report(large):

@@ -124,7 +124,7 @@ def test_an_id_that_is_markup_stays_text(tmp_path):
 
 
 def test_the_title_contains_no_subject_id(run):
-    for path in run.report.parent.iterdir():
+    for path in run.report.parent.glob("*.html"):
         title = re.findall("<title>(.*)</title>", path.read_text(encoding="utf-8"))[0]
         assert "9900" not in title
 
@@ -175,7 +175,7 @@ def test_each_segment_has_value_and_curve_or_is_stated_to_have_none(run):
     ):
         assert text in page
     assert len(re.findall('class="curve thin s', page)) == 2 * 15
-    assert "GLS" not in page
+    assert "GLS" not in Page(run.report_page(IDS[0])).text
     assert "Circumferential strain" in page
     assert "Radial strain" in page
     assert flag_text("segment-missing-at-ed") in Page(run.report_page(IDS[0])).text

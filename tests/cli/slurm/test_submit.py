@@ -81,8 +81,10 @@ def test_array_tasks_run_the_same_stages_as_the_local_commands(
     Path("ranges.csv").write_text(REFERENCE)
     preprocess = _toml(tmp_path / "preprocess.toml", PreprocessConfig, size=64, spacing_mm=2.0)
     model = str(tiny_model)
-    infer = _toml(tmp_path / "infer.toml", InferConfig, model=model, save_motion="ed2es", refine=3, close=False)
-    indices = _toml(tmp_path / "indices.toml", IndicesConfig, reference="ranges.csv", samples=7, seed=5)
+    infer = _toml(tmp_path / "infer.toml", InferConfig, model=model, save_motion="ed2es")
+    indices = _toml(
+        tmp_path / "indices.toml", IndicesConfig, reference="ranges.csv", samples=7, seed=5, experimental=True
+    )
 
     _succeed("preprocess", "-m", manifest, "-o", run, "--config", preprocess)
     _succeed("infer", "-m", manifest, "-o", run, "--config", infer)
@@ -111,7 +113,7 @@ def test_options_of_the_command_line_reach_the_tasks(
 ) -> None:
     manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
     (tmp_path / "ranges.csv").write_text(REFERENCE)
-    of_infer = ("--model", tiny_model, "--save-motion", "none", "--refine", 2, "--no-close", "--device", "cpu")
+    of_infer = ("--model", tiny_model, "--save-motion", "none", "--device", "cpu")
     of_indices = ("--reference", tmp_path / "ranges.csv", "--samples", 9, "--seed", 4)
     _succeed("submit", "infer", "-m", manifest, "-o", run, *of_infer, *of_indices)
     _run_tasks(run)

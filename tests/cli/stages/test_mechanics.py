@@ -18,7 +18,7 @@ from cmnet_core.geometry.shared_bins import BINS, bins
 from cmnet_core.imaging.crop import Crop
 from cmnet_core.imaging.preprocess import Window
 from cmnet_core.labels import Label
-from cmnet_core.models.build import MotionSizes
+from cmnet_core.models.cardiomorphnet import MotionSizes
 from cmnet_core.phantom import Truth, draw_spec, truth_of
 from cmnet_core.phantom.kinematics import pull_back
 from cmnet_core.phantom.scan_grid import affine_of, grid_points, slice_depths, spacing_of, to_image
@@ -75,10 +75,7 @@ def facts_of(labels: Tensor, spacing: Spacing, *, es: int, frame_ms: float | Non
         cycle_consistency_error_mm=0.0,
         folded_voxels=(0,) * len(labels),
         window=Window((depth, rows, columns), spacing, spacing, (0.0, 0.0), (rows, columns)),
-        motion=MotionSizes(integration_steps=0, output_level=0),
-        segnet_members=1,
-        refinement_iterations=0,
-        cycle_closed=False,
+        motion=MotionSizes(),
         flags=(),
     )
 
@@ -195,8 +192,10 @@ def test_orientation_of_the_stack_does_not_change_the_tables(flips: tuple[int, .
     for row, other in zip(found.segments, expected.segments, strict=True):
         assert row["qc_flags"] == other["qc_flags"]
         for name in set(row) - {"qc_flags"}:
-            # The first of the 36 chords is on an axis of the grid, so that a segment has other chords in another one.
-            assert row[name] == pytest.approx(other[name], abs=0.2 if name == "ukb_err_pct" else 5e-2), name
+            # By the UK Biobank's definition a segment has those of 36 chords whose middle is in it. The first chord is
+            # on an axis of the grid, so that a segment has other chords where the grid is reversed.
+            tolerance = 1.0 if name.startswith("ukb_") else 5e-2
+            assert row[name] == pytest.approx(other[name], abs=tolerance), name
     for row, other in zip(found.bullseye, expected.bullseye, strict=True):
         assert (row["voxels"], row["segment"]) == (other["voxels"], other["segment"])
         if row["voxels"]:

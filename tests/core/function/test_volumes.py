@@ -120,7 +120,7 @@ def test_pump_indices_combine_volumes_and_mass() -> None:
     function = ClinicalIndices(150.0, 60.0, 90.0, 60.0, 105.0, 160.0, 60.0, 100.0, 62.5)
     found = pump_indices(function)
     assert (found.sv_difference_ml, found.sv_difference_pct) == (10.0, 10.0)
-    assert found.lv_mass_to_volume_g_ml == pytest.approx(0.7)
+    assert found.lv_mass_to_volume_g_per_ml == pytest.approx(0.7)
     assert found.lv_contraction_fraction_pct == pytest.approx(90.0)
     assert found.lv_global_function_index_pct == pytest.approx(100 * 90 / (105 + 100))
     unknown = pump_indices(ClinicalIndices(*(None,) * 9))

@@ -5,26 +5,24 @@ import torch
 from torch import Tensor, nn
 
 from cmnet_core.errors import CaseError, ErrorCode, ImageError
-from cmnet_core.inference.tracking import (
-    PRIOR_ENTROPY,
-    Model,
-    keep_largest_component,
-    retry_with_smaller_batch,
-    track,
-)
+from cmnet_core.inference.segmentation import keep_largest_component, retry_with_smaller_batch
+from cmnet_core.inference.tracking import PRIOR_ENTROPY, Model, track
 from cmnet_core.labels import Label
-from cmnet_core.models.build import MotionSizes, SegNetSizes, build_motion
+from cmnet_core.models.build import AnyMotionSizes, SegNetSizes, build_motion_network, build_segnet
+from cmnet_core.models.cardiomorphnet import MotionSizes
 from cmnet_core.models.checkpoint import (
     ModelCard,
 )
 from cmnet_core.models.segnet import SegNet
+from cmnet_core.models.shape_motion_net import ShapeMotionNet, ShapeMotionSizes
 from cmnet_core.stats.metrics import dice_pct
 from cmnet_core.types import CineSequence, Spacing
 
-SIZES = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(4, 8, 8, 8, 8))
+SHAPE = ShapeMotionSizes(fine=4, middle=4, coarse=4, blocks=1, stack=4)
+RECURRENT = MotionSizes(features=(4, 8, 8, 8), hidden=(8, 8), decoder=(8, 8, 8, 4), deform=(4, 8, 8, 8, 8))
 
 
-CARD = ModelCard("test", SegNetSizes((8, 8), 1), SIZES, 1.5, (128, 128), "nothing", "tests only", "0")
+SEGNET = SegNetSizes((4, 4, 4, 4))
 
 
 BRIGHTNESS = torch.tensor([0.0, 1.0, 0.35, 0.7])
@@ -38,18 +36,29 @@ class ByBrightness(SegNet):
     """A perfect SegNet for images in which every class has its own brightness."""
 
     def __init__(self) -> None:
-        super().__init__(widths=(4, 4), through_plane_from=1, members=1, classes=4)
+        network = build_segnet(SEGNET)
+        super().__init__(network.encoder, network.decoder)
 
     def forward(self, slices: Tensor, stacks: object) -> Tensor:
         return (-80.0 * (slices - BRIGHTNESS.view(1, 4, 1, 1)).square()).softmax(1)
 
 
-def model(*, motion: MotionSizes = SIZES) -> Model:
+def model(motion: AnyMotionSizes = SHAPE) -> Model:
+    """Return a model whose motion is zero."""
     torch.manual_seed(0)
-    network = build_motion(motion).eval()
-    for head in (network.deform_net.mean, network.deform_net.factor):
-        nn.init.zeros_(head.weight)
-    return Model(ByBrightness(), network, CARD, "digest", torch.device("cpu"))
+    network = build_motion_network(motion).eval()
+    heads = (
+        (network.through_plane.head, network.residual.head)
+        if isinstance(network, ShapeMotionNet)
+        else (network.deform_net.mean, network.deform_net.factor)
+    )
+    for weight in (weight for head in heads for weight in head.parameters()):
+        nn.init.zeros_(weight)
+    if isinstance(network, ShapeMotionNet):
+        for weight in (network.rotation.shifts.weight, network.rotation.sharpness):
+            nn.init.zeros_(weight)
+    card = ModelCard("test", SEGNET, motion, 1.5, (128, 128), "nothing", "tests only", "0")
+    return Model(ByBrightness(), network, card, "digest", torch.device("cpu"))
 
 
 def beating_labels(*, depth: int, spacing: Spacing, size: int) -> Tensor:
@@ -70,10 +79,10 @@ def beating_cine(*, depth: int, spacing: Spacing, size: int) -> tuple[CineSequen
     return CineSequence(voxels, spacing, torch.eye(4, dtype=torch.float64), 40.0, None, None), labels
 
 
-@pytest.mark.parametrize("depth", [1, 3, 30])
-def test_labels_are_in_order_and_on_the_subjects_grid(depth: int) -> None:
+@pytest.mark.parametrize(("depth", "motion"), [(1, SHAPE), (3, SHAPE), (30, SHAPE), (3, RECURRENT)])
+def test_labels_are_in_order_and_on_the_subjects_grid(depth: int, motion: AnyMotionSizes) -> None:
     cine, labels = beating_cine(depth=depth, spacing=Spacing(8.0, 1.2, 1.7), size=160)
-    tracking = track(model(), cine)
+    tracking = track(model(motion), cine)
     assert (tracking.ed, tracking.es) == (3, 5)
     assert tracking.segmentation.labels.shape == labels.shape
     for frame in range(cine.frames):
@@ -85,12 +94,13 @@ def test_labels_are_in_order_and_on_the_subjects_grid(depth: int) -> None:
     assert float(tracking.entropy[0, 0, 0, 0]) == pytest.approx(PRIOR_ENTROPY)
 
 
-def test_zero_motion_propagates_the_ed_mask_unchanged() -> None:
+@pytest.mark.parametrize("motion", [SHAPE, RECURRENT])
+def test_zero_motion_propagates_the_ed_mask_unchanged(motion: AnyMotionSizes) -> None:
     cine, _ = beating_cine(depth=2, spacing=Spacing(8.0, 1.4, 1.4), size=160)
-    tracking = track(model(), cine)
-    assert float(tracking.ed_to_es.displacement_mm.abs().max()) == 0
+    tracking = track(model(motion), cine)
+    assert float(tracking.ed_to_es.displacement_mm.abs().max()) == pytest.approx(0, abs=1e-4)
     assert (tracking.ed_to_es.fixed, tracking.ed_to_es.moving) == (5, 3)
-    assert tracking.cycle_consistency_error_mm == 0
+    assert tracking.cycle_consistency_error_mm == pytest.approx(0, abs=1e-4)
     assert tracking.folded_voxels == (0,) * cine.frames
     for frame in range(cine.frames):
         assert torch.equal(tracking.propagated.at(frame), tracking.segmentation.at(3))
@@ -133,7 +143,7 @@ def test_images_without_a_heart_are_refused() -> None:
         def forward(self, slices: Tensor, stacks: object) -> Tensor:
             return torch.tensor([5.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1).expand(len(slices), 4, *slices.shape[2:])
 
-    model_without_heart = Model(NoHeart(), model().motion, CARD, "digest", torch.device("cpu"))
+    model_without_heart = Model(NoHeart(), model().motion, model().card, "digest", torch.device("cpu"))
     with pytest.raises(ImageError, match="heart"):
         track(model_without_heart, cine)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
-from cmnet_core.models.gaussian import differential_entropy, log_determinant, sample
+from cmnet_core.models.gaussian import differential_entropy, log_determinant, negative_log_density, sample
 
 
 def posterior(rank: int, *, seed: int, shape: tuple[int, ...] = (2, 3, 4)) -> tuple[torch.Tensor, ...]:
@@ -80,3 +80,17 @@ def test_gradients_are_finite_where_the_factor_is_zero() -> None:
     assert variance.grad is not None
     assert factor.grad is not None
     assert bool(torch.isfinite(variance.grad).all() & torch.isfinite(factor.grad).all())
+
+
+def test_density_of_an_error_equals_that_of_a_multivariate_normal() -> None:
+    generator = torch.Generator().manual_seed(4)
+    error = torch.randn(3, 1, 2, 2, dtype=torch.float64, generator=generator)
+    variance = torch.rand(1, 1, 2, 2, dtype=torch.float64, generator=generator) + 0.1
+    factor = torch.randn(3, 2, 1, 2, 2, dtype=torch.float64, generator=generator)
+    found = negative_log_density(error, variance, factor)
+    for y in range(2):
+        for x in range(2):
+            v = factor[:, :, 0, y, x]
+            covariance = variance[0, 0, y, x] * torch.eye(3, dtype=torch.float64) + v @ v.T
+            normal = MultivariateNormal(torch.zeros(3, dtype=torch.float64), covariance)
+            assert torch.allclose(found[0, y, x], -normal.log_prob(error[:, 0, y, x]))

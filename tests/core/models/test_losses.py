@@ -1,6 +1,5 @@
 """Loss terms: each has its known value in closed form or that of PyTorch."""
 
-import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
@@ -92,14 +91,6 @@ def test_bending_energy_of_known_fields() -> None:
 def test_bending_energy_of_a_single_slice_is_finite() -> None:
     displacement = torch.randn(1, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert bool(losses.bending_energy(displacement, Spacing(8.0, 1.5, 1.5)).isfinite())
-
-
-def test_through_plane_shear_is_the_in_plane_gradient_of_through_plane_motion() -> None:
-    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(5.0), indexing="ij")
-    voxels = torch.stack([0.02 * rows - 0.03 * columns, rows, columns])[:, None].expand(3, 4, 6, 5)
-    # In mm, slices of 8 and voxels of 2 and 1.5: slopes of 0.02 · 8 / 2 and 0.03 · 8 / 1.5.
-    found = float(losses.through_plane_shear(voxels[None], Spacing(8.0, 2.0, 1.5)))
-    assert found == pytest.approx(0.08**2 + 0.16**2, rel=1e-4)
 
 
 def test_segmentation_loss_of_a_certain_and_correct_prediction_is_zero() -> None:
