@@ -84,8 +84,9 @@ def locked_run(folder: RunFolder, command: str, *, wait: bool = False) -> Iterat
         if not folder.root.exists():
             make_private(folder.root)
         lock = acquire_lock(folder.lock(RUN_LOCK), f"cmnet {command}", find_conflict=task_owner, on_conflict=refuse)
-    for leftover in (*folder.root.glob(".tmp-*"), *folder.root.glob("tables/.tmp-*"), *folder.logs.glob(".tmp-*")):
-        leftover.unlink(missing_ok=True)
+    for place in (folder.root, folder.root / "tables", folder.logs, folder.copies):
+        for leftover in place.glob(".tmp-*"):
+            leftover.unlink(missing_ok=True)
     try:
         yield lock
     finally:

@@ -59,7 +59,7 @@ def _flip(path: Path, bit: int) -> None:
 def test_every_changed_bit_is_found(run: Path) -> None:
     folder = RunFolder(run)
     assert check_integrity(folder).damage == ()
-    seed = int(os.environ.get("CMNET_SEED", random.randrange(10**6)))
+    seed = int(os.environ.get("CMNET_SEED", "1"))
     print(f"seed {seed}")
     chosen, missed = random.Random(seed), []
     files = [path for path in _files(run) if path.stat().st_size]

@@ -51,7 +51,7 @@ def test_faults_at_calls_to_the_file_system_lose_nothing(tmp_path: Path) -> None
     manifest = write_cohort(tmp_path, 2, frames=2)
     # In this process, so that its children need not import anything.
     assert cmnet("preprocess", "-m", manifest, "-o", tmp_path / "undisturbed").exit_code == 0
-    seed = int(os.environ.get("CMNET_SEED", random.randrange(10**6)))
+    seed = int(os.environ.get("CMNET_SEED", "1"))
     print(f"seed {seed}")
     chosen, codes = random.Random(seed), []
     for number in range(FAULTS):
