@@ -139,6 +139,10 @@ def _slurm_cluster(spec: EngineSpec) -> Any:
         cluster.adapt(minimum_jobs=spec.workers, maximum_jobs=spec.workers)
     except BaseException:
         cluster.close()
+        # dask-jobqueue keeps the certificate of the workers in temporary files until they are closed.
+        for name, file in vars(cluster).items():
+            if name.startswith("_job_") and hasattr(file, "close"):
+                file.close()
         for folder in (spec.worker_folder, *spec.worker_folder.parents[:2]):
             # What SLURM refused leaves no empty run folder.
             with suppress(OSError):
