@@ -44,9 +44,9 @@ CONFIDENT_PROBABILITY, LOW_CONFIDENCE_FRACTION = 0.75, 0.25
 """A voxel whose most probable class has a probability below the first number is of low confidence; up to this fraction
 of the heart's voxels may be."""
 
-ENTROPY_NATS = -1.0
-"""Largest accepted mean entropy of the motion's posterior in the heart, in nats: a standard deviation of about 0.5 mm
-in-plane."""
+ENTROPY_NATS = 1.0
+"""Largest accepted mean entropy of the motion's posterior in the heart, in nats. An isotropic Gaussian of this entropy
+has a standard deviation of exp((1 - 1.5 log(2 pi e)) / 3) = 0.34 voxels of 3 mm, about 1 mm in-plane."""
 
 MYOCARDIAL_VOLUME_CHANGE_PCT = 15.0
 """Largest accepted change of the myocardial volume from ED to ES by the motion, in %. Myocardium loses a few per cent

@@ -154,7 +154,7 @@ def test_implausible_motion_is_flagged() -> None:
     )
     assert list(
         check_motion(
-            folded_voxels=1, cycle_consistency_error_mm=8.6, entropy_heart_nats=0.0, myocardial_volume_change_pct=-24.0
+            folded_voxels=1, cycle_consistency_error_mm=8.6, entropy_heart_nats=1.5, myocardial_volume_change_pct=-24.0
         )
     ) == [
         "motion-folds",
