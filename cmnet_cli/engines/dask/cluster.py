@@ -108,8 +108,12 @@ def _start_local_cluster(spec: EngineSpec) -> LocalCluster:
     return LocalCluster(**options)
 
 
-def _slurm_cluster(spec: EngineSpec) -> Any:
-    """Start workers as SLURM jobs. SLURM checks the script first, since dask-jobqueue does not report a refusal."""
+@contextmanager
+def _slurm_cluster(spec: EngineSpec) -> Iterator[Any]:
+    """Start workers as SLURM jobs, which end with the block.
+
+    SLURM checks the script first, since dask-jobqueue does not report a refusal.
+    """
     sbatch.require_slurm()
     from dask_jobqueue import SLURMCluster
 
@@ -139,16 +143,24 @@ def _slurm_cluster(spec: EngineSpec) -> Any:
         cluster.adapt(minimum_jobs=spec.workers, maximum_jobs=spec.workers)
     except BaseException:
         cluster.close()
-        # dask-jobqueue keeps the certificate of the workers in temporary files until they are closed.
-        for name, file in vars(cluster).items():
-            if name.startswith("_job_") and hasattr(file, "close"):
-                file.close()
+        _remove_certificates(cluster)
         for folder in (spec.worker_folder, *spec.worker_folder.parents[:2]):
             # What SLURM refused leaves no empty run folder.
             with suppress(OSError):
                 folder.rmdir()
         raise
-    return cluster
+    try:
+        with cluster:
+            yield cluster
+    finally:
+        _remove_certificates(cluster)
+
+
+def _remove_certificates(cluster: Any) -> None:
+    """Close the temporary files in which dask-jobqueue keeps the certificate of the workers, which removes them."""
+    for name, file in vars(cluster).items():
+        if name.startswith("_job_") and hasattr(file, "close"):
+            file.close()
 
 
 def _register(client: Client, setup: WorkerSetup) -> None:
