@@ -250,8 +250,8 @@ def make_manifest(folder: Path, chance: random.Random) -> tuple[str, ...]:
 def make_layout(folder: Path, chance: random.Random) -> tuple[str, ...]:
     """A data set whose small tables are damaged, through the command manifest."""
     data = folder / "data"
-    axis_order = chance.choice(("acdc", "mnms", "ukb", "ukbb_cardiac"))
-    tables = _DATA_SETS[axis_order](data)
+    layout = chance.choice(("acdc", "mnms", "ukb", "ukbb_cardiac"))
+    tables = _DATA_SETS[layout](data)
     harmed = chance.choice([*tables, folder / "demographics.csv"])
     tables |= {folder / "demographics.csv": "eid,31-0.0,p21003_i2,50-2.0,p21002_i2\n9900001,1,61,170,70\n"}
     for path, text in tables.items():
@@ -262,7 +262,7 @@ def make_layout(folder: Path, chance: random.Random) -> tuple[str, ...]:
         "manifest",
         str(data),
         "--layout",
-        chance.choice((axis_order, "auto")),
+        chance.choice((layout, "auto")),
         "-o",
         str(folder / "out.csv"),
         *stated,
@@ -309,7 +309,7 @@ KINDS: dict[str, Callable[[Path, random.Random], tuple[str, ...]]] = {
     "dicom": make_dicom,
     "zip": make_zip,
     "manifest": make_manifest,
-    "axis_order": make_layout,
+    "layout": make_layout,
 }
 
 
