@@ -30,7 +30,7 @@ from cmnet_core.errors import CaseError, ErrorCode, ImageError
 from cmnet_core.imaging.preprocess import Window
 from cmnet_core.inference.composition import field_between
 from cmnet_core.io.atomic import replacing
-from cmnet_core.io.nifti import read_cine, write_image
+from cmnet_core.io.nifti import inspect, read_own, write_image
 from cmnet_core.models.build import AnyMotionSizes, motion_sizes_from_json
 from cmnet_core.types import MotionField, Spacing
 
@@ -117,7 +117,7 @@ def write_entropy(
     path: Path, entropy: Float[Tensor, "t z y x"], *, affine: Float64[Tensor, "4 4"], frame_ms: float | None
 ) -> None:
     """Store entropies in steps of 1/4 nat: equal values compress well, and means change little."""
-    write_image(path, torch.round(entropy * 4) / 4, affine=affine, frame_ms=frame_ms)
+    write_image(path, (entropy * 4).round_().div_(4), affine=affine, frame_ms=frame_ms)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,16 +150,17 @@ def open_tracking(folder: CaseFolder) -> StoredTracking:
         CaseError: Infer has not been run for the case, or a file is damaged.
     """
     facts = read_facts(folder)
-    segmented = read_cine(folder.segnet_labels, frame_ms=None)
-    propagated = read_cine(folder.propagated_labels, frame_ms=None)
-    entropy = read_cine(folder.entropy, frame_ms=None)
+    header = inspect(folder.segnet_labels)
+    segmented, propagated, entropy = (
+        torch.from_numpy(read_own(path)[0]) for path in (folder.segnet_labels, folder.propagated_labels, folder.entropy)
+    )
     return StoredTracking(
         facts=facts,
-        segmented=segmented.voxels.to(torch.uint8),
-        propagated=propagated.voxels.to(torch.uint8),
-        entropy=entropy.voxels,
-        spacing=segmented.spacing,
-        affine=segmented.affine,
+        segmented=segmented,
+        propagated=propagated,
+        entropy=entropy,
+        spacing=header.spacing,
+        affine=header.affine,
         has_steps=folder.motion.exists(),
     )
 

@@ -283,9 +283,12 @@ def _frame_rows(case: Case, stored: StoredTracking, volumes: Volumes, propagated
 
 
 def _entropy_by_structure(entropy: Float[Tensor, "z y x"], labels: UInt8[Tensor, "z y x"]) -> Row:
-    label = labels.flatten().to(torch.int32)
-    total = torch.bincount(label, entropy.flatten().double(), minlength=len(Label))
+    heart = labels.nonzero(as_tuple=True)
+    label = labels[heart].long()
+    total = torch.bincount(label, entropy[heart].double(), minlength=len(Label))
     voxels = torch.bincount(label, minlength=len(Label))
+    total[Label.BACKGROUND] = entropy.sum(dtype=torch.float64) - total.sum()
+    voxels[Label.BACKGROUND] = labels.numel() - len(label)
     mean = [float(total[item] / voxels[item]) if voxels[item] else None for item in Label]
     inside = {f"entropy_{name}_nats": mean[structure] for name, structure in _STRUCTURES.items()}
     return inside | {"entropy_outside_nats": mean[Label.BACKGROUND]}

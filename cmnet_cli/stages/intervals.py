@@ -1,16 +1,16 @@
 """95 % intervals of the indices and of the segments, from draws of the posterior that infer stored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.derivatives.posterior import read_posterior
-from cmnet_cli.derivatives.tracking import StoredTracking, read_velocities
+from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_cli.stages.mechanics import (
@@ -27,13 +27,20 @@ from cmnet_core.imaging.preprocess import window_affine
 from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.labels import Label
 from cmnet_core.mechanics.analysis import summarise_lines, summarise_strain
-from cmnet_core.mechanics.lagrangian import flow_material, follow_material
+from cmnet_core.mechanics.lagrangian import follow_material
 from cmnet_core.mechanics.line_strain import line_strain
-from cmnet_core.mechanics.strain import WallVoxels, deform, engineering_strain, regional_strain
+from cmnet_core.mechanics.strain import WallVoxels, deform, engineering_strain, mean_strain
 from cmnet_core.mechanics.strain_curves import Timing
+from cmnet_core.mechanics.strain_operator import WallStrains, strain_operator
 from cmnet_core.types import Spacing
 from cmnet_core.uncertainty.calibration import Calibration, find_calibration, intervals, spread
-from cmnet_core.uncertainty.posterior import Posterior, draw_shapes, draw_velocities, indices_of_shapes
+from cmnet_core.uncertainty.posterior import (
+    POOLING_FACTOR,
+    Posterior,
+    draw_shapes,
+    draw_velocities,
+    indices_of_shapes,
+)
 
 Row = dict[str, Any]
 
@@ -136,23 +143,43 @@ def _draw_motion_columns(
     """Strain by motions drawn from the motion network's posterior, of the wall that is reported."""
     facts = stored.facts
     factor = 2**facts.motion.output_level
-    grid = Spacing(facts.window.spacing.z, facts.window.spacing.y * factor, facts.window.spacing.x * factor)
-    sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
+    spacing = facts.window.spacing
+    grid = Spacing(spacing.z, spacing.y * factor, spacing.x * factor)
     timing = Timing(facts.ed, facts.es, facts.frame_ms)
-    velocities, generator = read_velocities(folder.motion), draws.generator()
     myocardium = labels_ed == Label.MYO
-    crop = crop_around(myocardium, factor)
+    # Motion is drawn near the wall alone, in whole voxels of the pooled posterior.
+    pooled = crop_around(myocardium, factor * POOLING_FACTOR)
+    crop = pooled.refined(POOLING_FACTOR)
+    mean = crop.of_velocities(read_velocities(folder.motion))
+    near = replace(
+        posterior, log_sd=pooled.of_velocities(posterior.log_sd), factor=pooled.of_velocities(posterior.factor)
+    )
+    strains = _strains_by(voxels, crop.of_window(myocardium), facts, size=(int(mean.shape[-2]), int(mean.shape[-1])))
+    generator = draws.generator()
     while True:
-        drawn = crop.of_velocities(draw_velocities(velocities, posterior, grid, generator))
-        if sizes.ed_referenced and sizes.integration_steps:
-            motion = flow_material(drawn, crop.of_window(myocardium), facts.window.spacing, ed=facts.ed)
-        else:
-            to_ed = fields_to_ed(drawn, facts.window.spacing, ed=facts.ed, sizes=sizes)
-            motion = follow_material(to_ed, crop.of_window(myocardium))
-        deformation = deform(voxels, motion)
-        stretched = replace(deformation, strain=engineering_strain(deformation.strain))
-        green, engineering = (
-            summarise_strain(regional_strain(voxels, one), timing) for one in (deformation, stretched)
-        )
-        lines = summarise_lines(line_strain(voxels, motion, deformation), timing)
+        drawn = strains(draw_velocities(mean, near, grid, generator))
+        green, engineering = (summarise_strain(one, timing) for one in (drawn.green, drawn.engineering))
+        lines = summarise_lines(drawn.lines, timing)
         yield global_strain_columns(lines, engineering, green), segment_strain_columns(engineering, green)
+
+
+def _strains_by(
+    voxels: WallVoxels, myocardium: Bool[Tensor, "z y x"], facts: TrackingFacts, *, size: tuple[int, int]
+) -> Callable[[Float[Tensor, "t 3 z yh xh"]], WallStrains]:
+    """The strain of a wall as a function of velocities on a grid of so many rows and columns."""
+    spacing, ed = facts.window.spacing, facts.ed
+    if facts.motion.ed_referenced and facts.motion.integration_steps:
+        operator = strain_operator(voxels, myocardium, spacing, size=size)
+        return lambda velocities: operator.strains(velocities, ed=ed)
+    sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
+
+    def by_composed_fields(velocities: Float[Tensor, "t 3 z yh xh"]) -> WallStrains:
+        motion = follow_material(fields_to_ed(velocities, spacing, ed=ed, sizes=sizes), myocardium)
+        deformation = deform(voxels, motion)
+        return WallStrains(
+            mean_strain(voxels, deformation.strain),
+            mean_strain(voxels, engineering_strain(deformation.strain)),
+            line_strain(voxels, motion, deformation),
+        )
+
+    return by_composed_fields

@@ -34,6 +34,11 @@ class Crop:
         rows, columns = (slice(part.start * self.factor, part.stop * self.factor) for part in (self.rows, self.columns))
         return values[..., rows, columns]
 
+    def refined(self, by: int) -> "Crop":
+        """Return the same part for a grid of the velocities whose voxels are smaller by a whole factor."""
+        rows, columns = (slice(part.start * by, part.stop * by) for part in (self.rows, self.columns))
+        return Crop(rows, columns, self.factor // by)
+
     def narrowed(self, window: Window) -> Window:
         """Return the window that covers this part alone."""
         starts = [part.start * self.factor for part in (self.rows, self.columns)]

@@ -211,7 +211,26 @@ def extract_labels(labels: UInt8[Tensor, "n z y x"], window: Window) -> UInt8[Te
     Raises:
         GeometryError: The maps do not have the shape of the window's source.
     """
-    return torch.stack([extract(_one_hot(stack), window).max(0).indices.to(torch.uint8) for stack in labels])
+    _check_shape(labels.shape[1:], window.source_shape, "label maps")
+    source, target = _axes(window)
+    samplers = [_sampler(a, b) for a, b in zip(source, target, strict=True)]
+    maps = torch.zeros((len(labels), *window.shape), dtype=torch.uint8)
+    # Far from the heart there is only background, which need not be resampled.
+    heart = labels.amax(0)
+    slices = bounding_slice(heart, 0)
+    (out_rows, in_rows), (out_columns, in_columns) = (
+        _reach(sampler, bounding_slice(heart, axis)) for axis, sampler in enumerate(samplers, start=1)
+    )
+    matrices = (samplers[0][out_rows, in_rows], samplers[1][out_columns, in_columns])
+    for out, stack in zip(maps, labels[:, slices, in_rows, in_columns], strict=True):
+        out[slices, out_rows, out_columns] = apply_in_plane(_one_hot(stack), *matrices).max(0).indices
+    return maps
+
+
+def _reach(sampler: Float64[Tensor, "target source"], part: slice) -> tuple[slice, slice]:
+    """The target voxels that a part of the source reaches, and all source voxels that these depend on."""
+    reached = bounding_slice(sampler[:, part], 0)
+    return reached, bounding_slice(sampler[reached], 1)
 
 
 def _one_hot(stack: UInt8[Tensor, "z y x"]) -> Float[Tensor, "k z y x"]:
@@ -258,13 +277,10 @@ def restore_labels(probabilities: Float[Tensor, "n 4 z out_y out_x"], window: Wi
         if not bool(heart.any()):
             continue
         # A voxel whose neighbours in the window are all background is background, and need not be resampled.
-        slices, rows, columns = (bounding_slice(heart, axis) for axis in range(3))
-        out_rows, out_columns = (
-            bounding_slice(sampler[:, part], 0) for sampler, part in zip(samplers, (rows, columns), strict=True)
-        )
         # Neighbours outside of the heart's box have a part in the voxels at its border.
-        in_rows, in_columns = (
-            bounding_slice(sampler[out], 1) for sampler, out in zip(samplers, (out_rows, out_columns), strict=True)
+        slices = bounding_slice(heart, 0)
+        (out_rows, in_rows), (out_columns, in_columns) = (
+            _reach(sampler, bounding_slice(heart, axis)) for axis, sampler in enumerate(samplers, start=1)
         )
         inside = apply_in_plane(
             frame[:, slices, in_rows, in_columns],

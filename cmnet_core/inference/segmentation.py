@@ -71,14 +71,18 @@ def segment(segnet: nn.Module, voxels: Float[Tensor, "t z y x"]) -> Float[Tensor
     device = next(segnet.parameters()).device
     inputs = voxels.to(device)
     at_once = 1 if device.type == "cpu" else GPU_FRAMES_AT_ONCE
-    predicted = retry_with_smaller_batch(
-        lambda frames: class_probabilities(segnet, inputs, frames_at_once=frames), at_once
-    )
-    frames = predicted.movedim(2, 1).cpu()
-    probabilities = torch.empty(frames.shape)
-    for cleaned, frame in zip(probabilities, frames, strict=True):
-        cleaned.copy_(keep_largest_component(frame))
-    return probabilities
+    probabilities = torch.empty(len(voxels), len(Label), *voxels.shape[1:])
+
+    def fill(frames_at_once: int) -> Tensor:
+        """Batch after batch, so that nothing but the result grows with the number of frames."""
+        parts = (torch.split(values, frames_at_once) for values in (probabilities, inputs))
+        for results, batch in zip(*parts, strict=True):
+            predicted = class_probabilities(segnet, batch, frames_at_once=frames_at_once)
+            for result, frame in zip(results, predicted.movedim(2, 1).cpu(), strict=True):
+                result.copy_(keep_largest_component(frame))
+        return probabilities
+
+    return retry_with_smaller_batch(fill, at_once)
 
 
 def retry_with_smaller_batch(run: Callable[[int], Tensor], at_once: int) -> Tensor:

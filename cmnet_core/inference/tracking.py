@@ -1,6 +1,7 @@
 """Tracking: the segmentation, the motion and the posterior of one cine by trained networks."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,10 +144,13 @@ def track(model: Model, cine: CineSequence) -> Tracking:
     normalised = replace(cine, voxels=preprocess.normalise(cine.voxels))
     window = find_window(model.segnet, normalised, spacing_mm=model.card.spacing_mm, size=model.card.window)
     voxels = preprocess.extract(normalised.voxels, window)
+    del normalised  # as large as the cine
     probabilities = segment(model.segnet, voxels)
     ed, es = _phases(cine, probabilities, window.spacing)
     order = [(ed + step) % cine.frames for step in range(cine.frames)]
-    estimate = _estimate_motion(model, voxels[order], probabilities[order], window.spacing, ed)
+    estimate = _estimate_motion(
+        model, [voxels[t] for t in order], [probabilities[t] for t in order], window.spacing, ed
+    )
     velocities = without_folds(estimate.velocities, sizes=model.sizes)
     error_mm = _cycle_consistency_error_mm(velocities, probabilities[ed], window.spacing, model.sizes)
     if model.sizes.ed_referenced:
@@ -156,13 +160,15 @@ def track(model: Model, cine: CineSequence) -> Tracking:
     labels = LabelSequence(
         preprocess.restore_labels(probabilities, window), tuple(range(cine.frames)), cine.spacing, cine.affine
     )
+    phases = probabilities[[ed, es]]
+    del probabilities  # larger than the cine
     propagated, folds = torch.empty_like(labels.labels), [0] * cine.frames
     ed_to_es: MotionField | None = None
     for velocity, field in zip(
         velocities, iterate_fields_to_ed(velocities, window.spacing, ed=ed, sizes=model.sizes), strict=True
     ):
         frame = field.fixed
-        warped = probabilities[ed] if frame == ed else propagate_probabilities(probabilities[ed], field)
+        warped = phases[0] if frame == ed else propagate_probabilities(phases[0], field)
         propagated[frame] = preprocess.restore_labels(warped[None], window)[0]
         # Where the velocity proves that there is no fold, the determinant need not be computed.
         if not (model.sizes.ed_referenced and surely_unfolded(velocity, steps=model.sizes.integration_steps)):
@@ -179,10 +185,10 @@ def track(model: Model, cine: CineSequence) -> Tracking:
         velocities=velocities,
         ed_to_es=ed_to_es,
         entropy=preprocess.restore(estimate.excess_entropy, window, outside=0.0).add_(PRIOR_ENTROPY),
-        posterior=Posterior(probabilities[[ed, es]], estimate.log_sd, estimate.factor),
+        posterior=Posterior(phases, estimate.log_sd, estimate.factor),
         cycle_consistency_error_mm=error_mm,
         folded_voxels=tuple(folds),
-        flags=(*cine.flags, *check_confidence(probabilities[[ed, es]])),
+        flags=(*cine.flags, *check_confidence(phases)),
     )
 
 
@@ -211,16 +217,16 @@ class _MotionEstimate:
 @torch.no_grad()
 def _estimate_motion(
     model: Model,
-    voxels: Float[Tensor, "t z y x"],
-    probabilities: Float[Tensor, "t k z y x"],
+    voxels: Sequence[Float[Tensor, "z y x"]],
+    probabilities: Sequence[Float[Tensor, "k z y x"]],
     spacing: Spacing,
     ed: int,
 ) -> _MotionEstimate:
     """Apply the motion network to the cycle from ED on; return the means, the entropies and the pooled posterior."""
     if isinstance(model.motion, ShapeMotionNet):
-        posteriors = estimate_posteriors(model.motion, list(voxels), list(probabilities), spacing)
+        posteriors = estimate_posteriors(model.motion, voxels, probabilities, spacing)
     else:
-        frames = list(voxels[:, :, None].to(model.device))
+        frames = [frame[:, None].to(model.device) for frame in voxels]
         posteriors = [step.motion for step in iterate_cycle(model.motion, frames, Stacks((len(voxels[0]),)), None)]
     log_sd, factor = (torch.stack(values).cpu() for values in zip(*map(pool_posterior, posteriors), strict=True))
     entropies = [

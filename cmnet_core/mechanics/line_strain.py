@@ -42,10 +42,24 @@ def line_strain(wall: WallVoxels, motion: MaterialMotion, deformation: Deformati
         motion: Their displacement.
         deformation: Their deformation by this motion.
     """
-    lengths = [_lengths_mm(wall, motion, deformation, ring) for ring in closed_rings(wall)]
-    frames = len(motion.frames)
-    total = torch.stack(lengths).sum(0) if lengths else torch.full((frames, 3), torch.nan, dtype=torch.float64)
-    strain = 100.0 * (total / total[motion.frames.index(motion.ed)] - 1.0)
+    moved = [
+        move_points(contour_points(wall, ring), wall, motion, deformation, ring) for ring in closed_rings(wall)
+    ] or [torch.zeros(len(motion.frames), 0, 3, dtype=torch.float64)]
+    return line_strain_of(torch.cat(moved, dim=1), ed=motion.frames.index(motion.ed))
+
+
+def line_strain_of(points_mm: Float[Tensor, "t k 3"], *, ed: int) -> LineStrain:
+    """Compute the change of length of the three contours, summed over slices; NaN without a slice.
+
+    Args:
+        points_mm: Position in every frame of the :func:`contour_points` of each slice, one slice after the other.
+        ed: Position of ED in the frames.
+    """
+    contours = torch.unflatten(points_mm, 1, (points_mm.shape[1] // (3 * _POINTS), 3, _POINTS))
+    # A norm along an axis of three costs several times as much.
+    total = (contours - contours.roll(1, dims=3)).square().sum(-1).sqrt().sum((1, 3))
+    # Without a slice, 0 / 0 is NaN.
+    strain = 100.0 * (total / total[ed] - 1.0)
     return LineStrain(*strain.T)
 
 
@@ -77,16 +91,16 @@ def _polar(
     return torch.atan2(y, x), torch.hypot(y, x), centre
 
 
-def _lengths_mm(
-    wall: WallVoxels, motion: MaterialMotion, deformation: Deformation, ring: Bool[Tensor, " n"]
-) -> Float[Tensor, "t 3"]:
-    """Length in space of the three contours of one slice, in every frame."""
+def contour_points(wall: WallVoxels, ring: Bool[Tensor, " n"]) -> Float[Tensor, "k 3"]:
+    """Points of the three contours of a slice at ED in mm, endocardial ones first, equally many of each.
+
+    Args:
+        wall: Voxels of the wall at ED.
+        ring: Voxels of the slice.
+    """
     contours = ring_contours(wall, ring)
     around = torch.arange(_POINTS, dtype=torch.float64) * (2.0 * math.pi / _POINTS)
-    points = torch.cat([contours.at(layer, around) for layer in (0.0, 0.5, 1.0)])
-    moved = torch.unflatten(move_points(points, wall, motion, deformation, ring), 1, (3, _POINTS))
-    lengths: Tensor = (moved - moved.roll(1, dims=2)).norm(dim=-1).sum(-1)
-    return lengths
+    return torch.cat([contours.at(layer, around) for layer in (0.0, 0.5, 1.0)])
 
 
 def move_points(

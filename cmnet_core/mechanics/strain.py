@@ -167,16 +167,26 @@ def regional_strain(wall: WallVoxels, deformation: Deformation) -> RegionalStrai
         wall: Voxels of the wall at ED.
         deformation: Their deformation.
     """
+    return mean_strain(wall, deformation.strain)
+
+
+def mean_strain(wall: WallVoxels, strain: Float[Tensor, "3 t n"]) -> RegionalStrain:
+    """Average the strain of voxels over the wall, its layers, levels and segments.
+
+    Args:
+        wall: Voxels of the wall at ED.
+        strain: Strain of each voxel in every frame by :class:`Direction`, as a fraction; NaN in all frames where it is
+            not known.
+    """
     regions = [
         wall.ventricular[None],
         _thirds(wall.transmural, wall.ventricular),
         _thirds(wall.longitudinal, wall.ventricular),
         wall.ventricular & (wall.segment == torch.arange(1, SEGMENTS + 1)[:, None]),
     ]
-    members = torch.cat(regions).double()
-    known = ~deformation.strain[:, 0].isnan()
-    members = members * known[:, None].double()
-    sums = torch.einsum("dtn,drn->dtr", deformation.strain.nan_to_num(), members)
+    known = ~strain[:, 0].isnan()
+    members = (torch.cat(regions) & known[:, None]).to(strain)
+    sums = strain.nan_to_num() @ members.mT
     # 0 / 0 = NaN for a region in which no voxel has this strain.
     means = 100.0 * sums / members.sum(-1)[:, None]
     whole, layers, levels, segments = torch.split(means, [len(region) for region in regions], dim=-1)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.io import atomic
@@ -198,7 +199,7 @@ def _require_stored_sizes(path: Path, header: dict[str, Any], card: ModelCard, t
     described = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     expected: dict[str, tuple[int, ...]] = {}
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutRandomWeights():
             networks: dict[str, torch.nn.Module] = {"segnet": build_segnet(card.segnet)}
             if card.motion is not None:
                 networks["motion"] = build_motion_network(card.motion)
@@ -208,6 +209,22 @@ def _require_stored_sizes(path: Path, header: dict[str, Any], card: ModelCard, t
         raise _of_another_version(path, header, "its networks have sizes that this version does not know") from error
     if {name: described.get(name) for name in expected} != expected:
         raise _of_another_version(path, header, "its weights do not fit the networks of this version")
+
+
+class _WithoutRandomWeights(TorchFunctionMode):
+    """Build networks without drawing their weights.
+
+    On the device ``meta`` there is nothing to draw, but PyTorch imports SymPy for it: two seconds and 74 MB.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Return the tensor of ``normal_`` as it is, and call any other function."""
+        given = kwargs or {}
+        if getattr(func, "__name__", "") == "normal_":
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
 
 
 def _require_plausible(path: Path, value: object) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from scipy.signal import find_peaks
 from torch import Tensor
 
 from cmnet_core.flags import QCFlag
@@ -144,8 +143,14 @@ def _main_minima(lv_ml: Float[Tensor, " t"]) -> int:
     # Opened at its maximum, the cyclic curve has no minimum at its ends.
     opened = np.roll(curve, -int(curve.argmax()))
     opened = np.append(opened, opened[0])
-    minima, _ = find_peaks(-opened, prominence=flags.MINIMUM_PROMINENCE * float(np.ptp(opened)))
-    return len(minima)
+    # A fall by the prominence and then a rise by it enclose such a minimum. Importing scipy.signal would take a second.
+    prominence, minima, falling, turn = flags.MINIMUM_PROMINENCE * float(np.ptp(opened)), 0, True, opened[0]
+    for volume in opened:
+        turn = max(turn, volume) if falling else min(turn, volume)
+        if abs(volume - turn) >= prominence:
+            minima += not falling
+            falling, turn = not falling, volume
+    return minima
 
 
 def check_motion(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # scipy.stats takes a second to import, and is imported where it is first used
 from jaxtyping import Float64, Shaped
-from scipy import stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def adjusted_difference(
     correction = groups / (groups - 1) * (n - 1) / (n - design.shape[1])
     error = math.sqrt(correction * float((bread @ scores.T @ scores @ bread)[1, 1]))
     mean = float(coefficients[1])
-    half = float(stats.t.ppf(0.975, groups - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, groups - 1)) if error > 0 else math.nan
+    half = float(scipy.stats.t.ppf(0.975, groups - 1)) * error
+    p = 2 * float(scipy.stats.t.sf(abs(mean) / error, groups - 1)) if error > 0 else math.nan
     return AdjustedDifference(mean, mean - half, mean + half, p, n, groups)
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # scipy.stats takes a second to import, and is imported where it is first used
 from jaxtyping import Float64
 from numpy.typing import NDArray
-from scipy import stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def agreement(estimate: Sequence[float | None], reference: Sequence[float | None
     bias, rmse = float(difference.mean()), math.sqrt(float((difference**2).mean()))
     if n == 1:
         return Agreement(1, bias=bias, rmse=rmse)
-    sd, t = float(difference.std(ddof=1)), float(stats.t.ppf(0.975, n - 1))
+    sd, t = float(difference.std(ddof=1)), float(scipy.stats.t.ppf(0.975, n - 1))
     bias_half = t * sd / math.sqrt(n)
     limit_half = t * sd * math.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
     lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
@@ -141,7 +141,7 @@ def intraclass_correlation(ratings: Float64[np.ndarray, "n k"]) -> IntraclassCor
     freedom = (a * ms_columns + b * ms_error) ** 2 / (
         (a * ms_columns) ** 2 / (k - 1) + (b * ms_error) ** 2 / ((n - 1) * (k - 1))
     )
-    f_low, f_high = float(stats.f.ppf(0.975, n - 1, freedom)), float(stats.f.ppf(0.975, freedom, n - 1))
+    f_low, f_high = float(scipy.stats.f.ppf(0.975, n - 1, freedom)), float(scipy.stats.f.ppf(0.975, freedom, n - 1))
     error = k * ms_columns + (k * n - k - n) * ms_error
     low = n * (ms_rows - f_low * ms_error) / (f_low * error + n * ms_rows)
     high = n * (f_high * ms_rows - ms_error) / (error + n * f_high * ms_rows)
@@ -199,7 +199,7 @@ def _proportional_bias(first: NDArray[np.float64], second: NDArray[np.float64]) 
     mean = (first + second) / 2
     if len(mean) < 3 or np.ptp(mean) == 0:
         return None, None
-    fit: Any = stats.linregress(mean, first - second)
+    fit: Any = scipy.stats.linregress(mean, first - second)
     return float(fit.slope), float(fit.pvalue)
 
 
@@ -248,8 +248,8 @@ def compare_paired(first: Sequence[float | None], second: Sequence[float | None]
     difference = a - b
     if not difference.any():
         return PairedComparison(0.0, 1.0, 1.0, len(a))
-    t_test: Any = stats.ttest_1samp(difference, 0.0) if np.ptp(difference) > 0 else None
-    wilcoxon: Any = stats.wilcoxon(difference)
+    t_test: Any = scipy.stats.ttest_1samp(difference, 0.0) if np.ptp(difference) > 0 else None
+    wilcoxon: Any = scipy.stats.wilcoxon(difference)
     return PairedComparison(
         mean_difference=float(difference.mean()),
         t_test_p=0.0 if t_test is None else float(t_test.pvalue),

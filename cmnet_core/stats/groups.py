@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # scipy.stats takes a second to import, and is imported where it is first used
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.special import gammaln
 
 
@@ -85,7 +85,7 @@ def _small_sample_correction(freedom: int) -> float:
 
 
 def _welch(first: Moments, second: Moments) -> float:
-    test: Any = stats.ttest_ind_from_stats(
+    test: Any = scipy.stats.ttest_ind_from_stats(
         second.mean, second.sd, second.n, first.mean, first.sd, first.n, equal_var=False
     )
     return float(test.pvalue)
@@ -98,5 +98,5 @@ def false_discovery(p_values: Sequence[float]) -> tuple[float, ...]:
     """
     if not len(p_values):
         return ()
-    adjusted: Any = stats.false_discovery_control(p_values)
+    adjusted: Any = scipy.stats.false_discovery_control(p_values)
     return tuple(float(q) for q in adjusted)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # scipy.stats takes a second to import, and is imported where it is first used
 import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, LabelError
@@ -174,6 +175,6 @@ def auroc(low: Float[Tensor, " n"], high: Float[Tensor, " m"]) -> float | None:
     """
     if not (len(low) and len(high)):
         return None
-    ranks = stats.rankdata(torch.cat([high, low]).cpu().numpy())
+    ranks = scipy.stats.rankdata(torch.cat([high, low]).cpu().numpy())
     above = float(ranks[: len(high)].sum()) - len(high) * (len(high) + 1) / 2
     return above / (len(high) * len(low))

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, volumes_ml
-from cmnet_core.imaging.filters import unit_variance_gaussian
+from cmnet_core.imaging.filters import apply_in_plane, linear_weights, unit_variance_gaussian
 from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.types import Spacing
 
@@ -137,8 +137,13 @@ def draw_velocities(
 
 
 def _upsample(volumes: Float[Tensor, "t c z y x"]) -> Float[Tensor, "t c z yo xo"]:
-    slices = functional.interpolate(volumes.flatten(0, 1), scale_factor=POOLING_FACTOR, mode="bilinear")
-    return torch.unflatten(slices, 0, tuple(volumes.shape[:2]))
+    """Interpolate bilinearly in-plane, with aligned edges of the voxels."""
+    return apply_in_plane(volumes, *(_upsampling(int(count)) for count in volumes.shape[-2:]))
+
+
+def _upsampling(voxels: int) -> Float64[Tensor, "fine coarse"]:
+    fine = torch.arange(voxels * POOLING_FACTOR, dtype=torch.float64)
+    return linear_weights((fine + 0.5) / POOLING_FACTOR - 0.5, voxels, extend=True)
 
 
 def _correlate_in_time(noise: Float[Tensor, "t c z y x"], correlation: float) -> Float[Tensor, "t c z y x"]:

@@ -13,10 +13,19 @@ from cmnet_core.errors import GeometryError
 from cmnet_core.geometry.lv_coordinates import LVCoordinates, lv_coordinates
 from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.labels import Label
-from cmnet_core.mechanics.lagrangian import MaterialMotion, flow_material, follow_material
+from cmnet_core.mechanics.lagrangian import MaterialMotion, flow_points, follow_material
 from cmnet_core.mechanics.line_strain import LineStrain, line_strain
 from cmnet_core.mechanics.rotation import rotation
-from cmnet_core.mechanics.strain import Direction, WallVoxels, deform, regional_strain, wall_voxels
+from cmnet_core.mechanics.strain import (
+    Direction,
+    WallVoxels,
+    deform,
+    engineering_strain,
+    mean_strain,
+    regional_strain,
+    wall_voxels,
+)
+from cmnet_core.mechanics.strain_operator import strain_operator
 from cmnet_core.mechanics.ukb_strain import peak_of, ukb_strain
 from cmnet_core.models.build import MotionSizes
 from cmnet_core.types import MotionField, Spacing
@@ -245,20 +254,59 @@ def test_lagrangian_motion_converges_where_a_cavity_nearly_closes_in_one_step() 
     torch.testing.assert_close(found, (homogeneous(shrunk)(places) - places)[:, mask].T, rtol=0, atol=0.01)
 
 
+def half_resolution(places: Tensor) -> Tensor:
+    """Positions in mm of a grid of half the in-plane resolution with the same outer edges."""
+    return torch.nn.functional.avg_pool2d(places.movedim(1, 0), 2).movedim(0, 1)
+
+
+def linear_velocities(matrix: Tensor, places: Tensor) -> Tensor:
+    """A velocity that is linear in the position, in voxels of half the in-plane resolution, and then zero for ED."""
+    size = torch.tensor([COARSE.z, 2.0 * COARSE.y, 2.0 * COARSE.x], dtype=torch.float64)[:, None, None, None]
+    velocity = homogeneous(matrix)(half_resolution(places)) / size
+    return torch.stack([velocity, 0.0 * velocity]).float()
+
+
 def test_paths_along_a_velocity_end_where_its_integrated_field_leads() -> None:
     """A velocity at half the in-plane resolution, the same in all slices, whose exponential is accurate on the grid."""
     labels, _, places = tube(COARSE)
     mask = labels == Label.MYO
-    half = torch.nn.functional.avg_pool2d(places.movedim(1, 0), 2).movedim(0, 1)
-    size = torch.tensor([COARSE.z, 2.0 * COARSE.y, 2.0 * COARSE.x], dtype=torch.float64)[:, None, None, None]
-    inward = torch.stack([0.0 * half[0], 0.15 * half[1] + 0.1 * half[2], 0.15 * half[2] - 0.1 * half[1]]) / size
-    velocities = torch.stack([inward, 0.0 * inward]).float()
+    inward = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.15, 0.1], [0.0, -0.1, 0.15]], dtype=torch.float64)
+    velocities = linear_velocities(inward, places)
     sizes = MotionSizes(integration_steps=7, output_level=1)
-    expected = follow_material(fields_to_ed(velocities, COARSE, ed=1, sizes=sizes), mask)
-    found = flow_material(velocities, mask, COARSE, ed=1)
-    assert found.frames == expected.frames == (0, 1)
-    assert float(expected.displacement_mm[0].norm(dim=-1).mean()) > 3.0
-    torch.testing.assert_close(found.displacement_mm, expected.displacement_mm, rtol=0, atol=0.05)
+    expected = follow_material(fields_to_ed(velocities, COARSE, ed=1, sizes=sizes), mask).displacement_mm[0]
+    factor = torch.tensor([1.0, 2.0, 2.0])
+    points = (mask.nonzero() + 0.5) / factor - 0.5
+    found = flow_points(velocities[:1], points, path_steps=4)[0] * factor * torch.tensor(COARSE.zyx)
+    assert float(expected.norm(dim=-1).mean()) > 3.0
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.05)
+
+
+def test_the_strain_operator_of_velocities_gives_the_strain_of_their_exponential() -> None:
+    """A linear velocity v = Ax in another frame moves material by exp(-A), so that F is known."""
+    labels, coordinates, places = tube(COARSE)
+    mask = labels == Label.MYO
+    wall = wall_voxels(coordinates, mask, COARSE)
+    rates = torch.tensor([[0.0, 0.02, 0.01], [0.0, 0.12, 0.1], [0.0, -0.06, 0.04]], dtype=torch.float64)
+    velocities = linear_velocities(rates, places)
+    operator = strain_operator(wall, mask, COARSE, size=(int(velocities.shape[3]), int(velocities.shape[4])))
+    found = operator.strains(velocities, ed=1)
+
+    field = MotionField(
+        (homogeneous(torch.linalg.matrix_exp(-rates))(places) - places).float(), COARSE, fixed=1, moving=0
+    )
+    motion = pushed_forward(field, mask)
+    motion = replace(motion, displacement_mm=motion.displacement_mm.flip(0), frames=(0, 1))
+    deformation = deform(wall, motion)
+    green, lines = regional_strain(wall, deformation), line_strain(wall, motion, deformation)
+    engineering = mean_strain(wall, engineering_strain(deformation.strain))
+    assert float(green.whole[Direction.CIRCUMFERENTIAL, 0]) < -5.0
+    for one, expected in ((found.green, green), (found.engineering, engineering)):
+        for part in ("whole", "layers", "levels", "segments"):
+            values, true = getattr(one, part), getattr(expected, part)
+            torch.testing.assert_close(values[:2].double(), true[:2], rtol=0, atol=0.15)
+            assert bool(values[Direction.LONGITUDINAL].isnan().all())
+    for name in ("endo_pct", "midwall_pct", "epi_pct"):
+        torch.testing.assert_close(getattr(found.lines, name).double(), getattr(lines, name), rtol=0, atol=0.15)
 
 
 def test_fields_that_do_not_meet_are_refused() -> None:

@@ -1,5 +1,7 @@
 """Checkpoints: weights are read back with their model card, and unusable files are refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,12 @@ def test_weights_of_another_version_are_refused_with_that_version_and_the_remedy
             load_checkpoint(path)
         assert "was written by cmnet 0.1.0" in refused.value.message
         assert "train the weights again" in refused.value.hint
+
+
+def test_loading_the_shipped_weights_does_not_import_sympy() -> None:
+    code = (
+        "import sys; from cmnet_core.models.checkpoint import find_weights, load_checkpoint; "
+        "load_checkpoint(find_weights('default')); print('sympy' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "False"

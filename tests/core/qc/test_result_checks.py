@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.signal import find_peaks
 from torch import Tensor
 
 from cmnet_core.flags import QCFlag
-from cmnet_core.function.volumes import ClinicalIndices
+from cmnet_core.function.volumes import ClinicalIndices, smooth_volume_curve
 from cmnet_core.labels import Label
-from cmnet_core.qc.flags import FLAGS, GROUPS
+from cmnet_core.qc.flags import FLAGS, GROUPS, MINIMUM_PROMINENCE
 from cmnet_core.qc.result_checks import (
     PhaseLabels,
     check_confidence,
@@ -104,6 +106,22 @@ def test_implausible_ejection_fractions_and_stroke_volumes_are_flagged() -> None
 def _curve(*, beats: float = 1.0, frames: int = 20) -> Tensor:
     phase = 2 * torch.pi * torch.arange(frames) / frames
     return 110 + 40 * torch.cos(beats * phase)
+
+
+def test_minima_of_random_curves_are_counted_as_scipy_counts_them() -> None:
+    generator, flagged = torch.Generator().manual_seed(0), 0
+    for _ in range(100):
+        modes = torch.randn(4, 2, generator=generator).double() / torch.arange(1, 5)[:, None]
+        angle = torch.arange(30).double() * 2 * torch.pi / 30 * torch.arange(1, 5)[:, None]
+        curve = 100 + 10 * (modes[:, :1] * angle.cos() + modes[:, 1:] * angle.sin()).sum(0)
+        smooth = smooth_volume_curve(curve).numpy()
+        opened = np.roll(smooth, -int(smooth.argmax()))
+        opened = np.append(opened, opened[0])
+        minima = find_peaks(-opened, prominence=MINIMUM_PROMINENCE * np.ptp(opened))[0]
+        found = list(check_volume_curve(curve, given_ed=None, given_es=None))
+        assert found == (["multiple-volume-minima"] if len(minima) > 1 else [])
+        flagged += len(found)
+    assert 10 < flagged < 90
 
 
 def test_a_volume_curve_of_two_cycles_is_flagged_and_one_with_a_plateau_is_not() -> None:
