@@ -262,14 +262,15 @@ def recording(folder: Path, names: Collection[str] | None = None) -> Iterator[No
 
 
 def record_logs(folder: Path) -> None:
-    """Record the digests of the logs of a folder, which only grow.
+    """Record the digests of the logs of a folder and its subfolders, which only grow.
 
     A log whose recorded part has changed keeps its earlier digest, so that the damage remains visible.
     """
     known = read_digests(folder) or {}
-    for path in sorted(folder.glob("*.log")):
-        if path.name not in known or _matches(path, known[path.name]):
-            known[path.name] = _record_of(path)
+    for path in sorted(folder.rglob("*.log")):
+        name = str(path.relative_to(folder))
+        if name not in known or _matches(path, known[name]):
+            known[name] = _record_of(path)
     if known:
         write_sealed_json(folder / DIGESTS, {"files": known})
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from cmnet_cli.engines.base import Outcome
-from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier, redact_ids, subject_of
+from cmnet_cli.privacy.deidentify import Deidentifier, ids_in, open_deidentifier, redact_ids
 from cmnet_cli.runs.paths import RunFolder, traceback_name
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.timestamp import utc_now
@@ -68,7 +68,7 @@ class Attempt:
 
 def attempt_of(stage: str, outcome: Outcome[Any], deidentifier: Deidentifier) -> Attempt:
     """Convert an outcome into a line of the log."""
-    failure, ids = outcome.failure, (subject_of(outcome.case_id),)
+    failure, ids = outcome.failure, ids_in(outcome.case_id)
     return Attempt(
         pseudonym=deidentifier.pseudonym(outcome.case_id),
         stage=stage,

@@ -112,19 +112,31 @@ def read_submission(folder: SubmissionFolder) -> Submission:
     Raises:
         ManifestError: There is none.
     """
-    values = read_sealed_json(folder.record)
+    values = read_sealed_json(folder.record) or read_sealed_json(folder.copy_of(folder.record))
     if values is None:
         raise ManifestError(
             f"There is no submission {folder.record}, or it is damaged.",
-            hint="Give --run the folder that cmnet submit wrote; cmnet verify lists damaged files.",
+            hint="Give --run the folder that cmnet submit wrote; if that is right, cmnet verify --repair gives the "
+            "damaged submission up, and submitting again sends what is missing.",
             code=ErrorCode.SHARD,
         )
-    values |= {
-        "shards": tuple(Shard(**item) for item in values["shards"]),
-        "reference": FrozenFile(**values["reference"]) if values["reference"] else None,
-        "extra": tuple(values["extra"]),
-    }
-    return Submission(**values)
+    try:
+        values |= {
+            "shards": tuple(Shard(**item) for item in values["shards"]),
+            "reference": FrozenFile(**values["reference"]) if values["reference"] else None,
+            "extra": tuple(values["extra"]),
+        }
+        return Submission(**values)
+    except (KeyError, TypeError) as error:
+        raise _of_another_version(folder.record) from error
+
+
+def _of_another_version(path: Path) -> ManifestError:
+    return ManifestError(
+        f"{path} has another format: another version of cmnet wrote it.",
+        hint="Use that version until the submission has ended, or remove the file to give the submission up.",
+        code=ErrorCode.SHARD,
+    )
 
 
 def add_job(folder: SubmissionFolder, job: SubmittedJob) -> None:
@@ -134,13 +146,33 @@ def add_job(folder: SubmissionFolder, job: SubmittedJob) -> None:
 
 
 def write_jobs(folder: SubmissionFolder, jobs: Iterable[SubmittedJob]) -> None:
-    """Write the record of all jobs of a submission."""
-    write_sealed_json(folder.jobs, {"jobs": [asdict(job) for job in jobs]})
+    """Write the record of all jobs of a submission, and its copy: without it, jobs might be sent twice."""
+    values = {"jobs": [asdict(job) for job in jobs]}
+    for path in (folder.jobs, folder.copy_of(folder.jobs)):
+        write_sealed_json(path, values)
 
 
 def read_jobs(folder: SubmissionFolder) -> tuple[SubmittedJob, ...]:
-    """Read the jobs of a submission, oldest first."""
-    return tuple(SubmittedJob(**item) for item in (read_sealed_json(folder.jobs) or {"jobs": []})["jobs"])
+    """Read the jobs of a submission, oldest first.
+
+    Raises:
+        ManifestError: Another version of cmnet recorded them.
+    """
+    values = read_sealed_json(folder.jobs) or read_sealed_json(folder.copy_of(folder.jobs))
+    try:
+        return tuple(SubmittedJob(**item) for item in (values or {"jobs": []})["jobs"])
+    except (KeyError, TypeError) as error:
+        raise _of_another_version(folder.jobs) from error
+
+
+def give_up_submission(folder: SubmissionFolder) -> None:
+    """Remove the records of a submission, so that none of its tasks starts any more and its subjects can be sent again.
+
+    What its tasks have finished remains.
+    """
+    for record in (folder.record, folder.jobs):
+        record.unlink(missing_ok=True)
+        folder.copy_of(record).unlink(missing_ok=True)
 
 
 def add_event(path: Path, event: TaskEvent, **facts: Any) -> None:

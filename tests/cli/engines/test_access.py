@@ -60,7 +60,6 @@ print("tried", len(ports), "ports")
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def _listening() -> set[Any]:
     """Return the addresses on which this process and its children accept connections."""
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -68,6 +67,7 @@ def _listening() -> set[Any]:
     return {connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_another_user_cannot_connect_to_local_workers(tmp_path: Path) -> None:
     foreign = Security.temporary()
     certificate = tmp_path / "foreign.pem"

@@ -12,29 +12,23 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fuzz_runs import damage_run
 from cmnet_cli.commands.verify import verify_run
 from cmnet_cli.console import Messages
 from cmnet_cli.execution.integrity import check_integrity
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.slurm.submission import read_jobs
 from tests.cli.commanding import cmnet, column, finals, rows
-from tests.phantoms import write_cohort
+from tests.cli.execution.whole_run import commands_of, write_whole_run
 from tests.tables import RESULTS, require_equal_tables
 
-FLIPS = int(os.environ.get("CMNET_FLIPS", "200"))
+FLIPS = int(os.environ.get("CMNET_FLIPS", "100"))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A run with every kind of file; tests only read it."""
-    folder = tmp_path_factory.mktemp("integrity")
-    manifest, run = write_cohort(folder, 2, frames=2), folder / "run"
-    (folder / "9900002.nii.gz").write_bytes(b"no image")
-    assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model).exit_code == 4
-    assert cmnet("indices", "-r", run, "--samples", 2).exit_code == 4
-    assert cmnet("evaluate", "-r", run).exit_code in (0, 4)
-    assert cmnet("report", "-r", run).exit_code == 0
-    assert cmnet("report", "-r", run, "--share-safe").exit_code == 0
-    return run
+    return write_whole_run(tmp_path_factory.mktemp("integrity"), tiny_model)
 
 
 @pytest.fixture
@@ -56,6 +50,11 @@ def _flip(path: Path, bit: int) -> None:
     path.chmod(mode)
 
 
+def _lists_others(path: Path) -> bool:
+    """Whether damage to a file hides that of others, whose digests it has."""
+    return path.name in ("digests.json", "cohort.parquet", ".share-key", "submission.json") or "_desc-" in path.stem
+
+
 def test_every_changed_bit_is_found(run: Path) -> None:
     folder = RunFolder(run)
     assert check_integrity(folder).damage == ()
@@ -63,14 +62,18 @@ def test_every_changed_bit_is_found(run: Path) -> None:
     print(f"seed {seed}")
     chosen, missed = random.Random(seed), []
     files = [path for path in _files(run) if path.stat().st_size]
-    for number in range(FLIPS):
-        # Every file gets its turn, so that the large ones do not take all of the flips.
-        path = files[number % len(files)]
-        bit = chosen.randrange(8 * path.stat().st_size)
-        _flip(path, bit)
-        if path not in {damage.path for damage in check_integrity(folder).damage}:
-            missed.append((str(path.relative_to(run)), bit))
-        _flip(path, bit)
+    # Every file gets its turn, so that the large ones do not take all of the flips.
+    turns = [files[number % len(files)] for number in range(FLIPS)]
+    alone = [[path] for path in turns if _lists_others(path)]
+    others = [path for path in turns if not _lists_others(path)]
+    for together in (*alone, *(others[start : start + 8] for start in range(0, len(others), 8))):
+        flips = [(path, chosen.randrange(8 * path.stat().st_size)) for path in together]
+        for path, bit in flips:
+            _flip(path, bit)
+        found = {damage.path for damage in check_integrity(folder).damage}
+        missed += [(str(path.relative_to(run)), bit) for path, bit in flips if path not in found]
+        for path, bit in flips:
+            _flip(path, bit)
     print(f"{FLIPS} flips in {len(files)} files, {len(missed)} missed")
     assert not missed
     assert check_integrity(folder).damage == ()
@@ -100,6 +103,14 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "digests": lambda run: _cut(run / "report/digests.json"),
     "log": lambda run: _flip(run / "logs/infer.log", 3),
     "traceback": lambda run: _flip(next(run.glob("logs/*.txt")), 3),
+    "slurm-log": lambda run: _flip(next(run.glob("logs/slurm/*.log")), 3),
+    "figure": lambda run: _cut(next(run.glob("report/figures/*.svg"))),
+    "task-ledger": lambda run: _cut(next(run.glob("logs/outcomes/*-00000.jsonl"))),
+    "events": lambda run: _flip(next(run.glob("slurm/*/events/*.jsonl")), 87),
+    "script": lambda run: _flip(next(run.glob("slurm/*/array.sh")), 87),
+    "submission": lambda run: _cut(next(run.glob("slurm/*/submission.json"))),
+    "jobs": lambda run: _cut(next(run.glob("slurm/*/jobs.json"))),
+    "copy-of-jobs": lambda run: _cut(next(run.glob(".copies/slurm/*/jobs.json"))),
 }
 
 
@@ -112,6 +123,51 @@ def test_damage_is_reported_and_repaired(finished: Path, run: Path, kind: str) -
     require_equal_tables(run, finished, names=RESULTS)
     assert column(run, "status", "state") == column(finished, "status", "state")
     assert {path.name for path in _files(run)} == {path.name for path in _files(finished)}
+
+
+def test_any_damage_is_mended_by_repair_and_the_same_commands(finished: Path, run: Path, tiny_model: Path) -> None:
+    seed = int(os.environ.get("CMNET_SEED", "1"))
+    chosen = random.Random(f"repair {seed}")
+    for number in range(max(1, FLIPS // 100)):
+        again = Path(shutil.copytree(finished, run.with_name(f"run-{number}")))
+        files = chosen.sample([path for path in _files(again) if path.stat().st_size], 5)
+        for path in files:
+            _flip(path, chosen.randrange(8 * path.stat().st_size))
+        damaged = [str(path.relative_to(again)) for path in files]
+        assert cmnet("verify", "-r", again).exit_code == 4, damaged
+        assert cmnet("verify", "-r", again, "--repair").exit_code in (0, 4), damaged
+        for command, _ in commands_of(finished.parent, again, tiny_model):
+            assert cmnet(*command).exit_code in (0, 4), (damaged, command)
+        assert check_integrity(RunFolder(again)).damage == (), damaged
+        require_equal_tables(again, finished, names=RESULTS)
+        assert column(again, "status", "state") == column(finished, "status", "state"), damaged
+        shutil.rmtree(again)
+
+
+@pytest.mark.parametrize("kind", ["table", "sidecar", "ledger", "record"])
+def test_damaged_run_leaves_no_traceback(finished: Path, tmp_path: Path, kind: str) -> None:
+    # benchmarks/fuzz.py tries thousands, also with commands that take longer.
+    for seed in range(6):
+        chance = random.Random(f"{kind} {seed}")
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        arguments = damage_run(kind, finished, folder, chance, commands=(("status",), ("verify",), ("merge",)))
+        ran = cmnet(*arguments)
+        assert ran.exit_code in (0, 3, 4), (seed, arguments, ran.output)
+
+
+def test_submission_with_a_damaged_shard_is_given_up(run: Path) -> None:
+    shard = next(run.glob("slurm/*/shards/*.parquet"))
+    _flip(shard, 900)
+    repaired = cmnet("verify", "-r", run, "--repair")
+    assert (repaired.exit_code, RunFolder(run).submissions) == (0, ()), repaired.output
+
+
+def test_copy_of_the_jobs_keeps_them_from_being_sent_twice(run: Path) -> None:
+    folder = RunFolder(run)
+    before = read_jobs(folder.submission("00001"))
+    _cut(folder.submission("00001").jobs)
+    assert read_jobs(folder.submission("00001")) == before
 
 
 def test_damage_never_stops_a_command_for_good(finished: Path, run: Path, tiny_model: Path) -> None:
