@@ -151,7 +151,7 @@ def make_weights(folder: Path, chance: random.Random) -> tuple[str, ...]:
         content = damage(content, chance)
     weights.write_bytes(content)
     if chance.random() < 0.3:
-        return ("models", "show", str(weights))
+        return ("models", "info", str(weights))
     cohort = ("--manifest", str(whole.parent / "cohort.csv"), "--out", str(folder / "run"))
     return ("infer", *cohort, "--model", str(weights), "--dry-run")
 

@@ -277,13 +277,24 @@ def record_logs(folder: Path) -> None:
 
 def read_digests(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Return size and digest of every recorded file of a folder, by name; None where there is no whole record."""
-    values = read_sealed_json(folder / DIGESTS, required=True)
+    values = _read_digests(folder)
     return None if values is None else values["files"]
+
+
+def _read_digests(folder: Path) -> dict[str, Any] | None:
+    values = read_sealed_json(folder / DIGESTS, required=True) or {}
+    files = values.get("files")
+    records = files.values() if isinstance(files, dict) else (None,)
+    whole = all(
+        isinstance(item, dict) and isinstance(item.get("size"), int) and isinstance(item.get(_SEAL), str)
+        for item in records
+    )
+    return values if whole else None
 
 
 def differing_files(folder: Path) -> list[str]:
     """Return the names of the recorded files of a folder that are missing or differ from their digests."""
-    values = read_sealed_json(folder / DIGESTS, required=True) or {"files": {}}
+    values = _read_digests(folder) or {"files": {}}
     differing = [name for name, record in values["files"].items() if not _matches(folder / name, record)]
     if not values.get("is_being_written"):
         return differing

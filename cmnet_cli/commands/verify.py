@@ -151,7 +151,11 @@ def _mend(folder: RunFolder, damage: Damage) -> None:
 
 def _restore(folder: RunFolder, path: Path) -> None:
     """Restore a file from its second copy, or the copy from the file."""
-    file = next(item for item in folder.copied if path in (item, folder.copy_of(item)))
+    file = next((item for item in folder.copied if path in (item, folder.copy_of(item))), None)
+    if file is None:
+        # Its submission was given up a moment ago.
+        path.unlink(missing_ok=True)
+        return
     whole = next((item for item in (file, folder.copy_of(file)) if is_whole_copy(item)), None)
     if whole is not None:
         copy_file(whole, path)

@@ -137,7 +137,7 @@ def read_attempts(paths: Iterable[Path]) -> list[Attempt]:
                 attempt = Attempt(**values | {"state": State(values["state"]), "seconds": float(values["seconds"])})
             except (TypeError, KeyError, ValueError):
                 continue
-            if isinstance(attempt.at, str):
+            if all(isinstance(text, str) for text in (attempt.pseudonym, attempt.stage, attempt.at)):
                 attempts.append(attempt)
     # Each file is in order already, which makes the sort cheap.
     return sorted(attempts, key=attrgetter("at"))

@@ -1,15 +1,17 @@
 """The record of a submission: what its array job does, the jobs that SLURM accepted, and the events of each task."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cmnet_cli.runs.paths import SubmissionFolder
 from cmnet_cli.runs.timestamp import utc_now
 from cmnet_cli.seals import append_line, read_lines, read_sealed_json, sealed_line, write_sealed_json
 from cmnet_core.errors import ErrorCode, ManifestError
+
+RecordT = TypeVar("RecordT", "Shard", "FrozenFile", "SubmittedJob")
 
 
 class TaskEvent(StrEnum):
@@ -122,13 +124,25 @@ def read_submission(folder: SubmissionFolder) -> Submission:
         )
     try:
         values |= {
-            "shards": tuple(Shard(**item) for item in values["shards"]),
-            "reference": FrozenFile(**values["reference"]) if values["reference"] else None,
+            "shards": tuple(_record(Shard, item) for item in values["shards"]),
+            "reference": _record(FrozenFile, values["reference"]) if values["reference"] else None,
             "extra": tuple(values["extra"]),
         }
         return Submission(**values)
     except (KeyError, TypeError) as error:
         raise _of_another_version(folder.record) from error
+
+
+def _record(kind: type[RecordT], values: dict[str, Any]) -> RecordT:
+    """Make a record of plain fields, each of which has the type of its annotation.
+
+    Raises:
+        TypeError: The values are those of another record.
+    """
+    record = kind(**values)
+    if not all(isinstance(values.get(item.name, item.default), item.type) for item in fields(kind)):  # type: ignore[arg-type]
+        raise TypeError(f"{values} are not those of a {kind.__name__}.")
+    return record
 
 
 def _of_another_version(path: Path) -> ManifestError:
@@ -160,7 +174,7 @@ def read_jobs(folder: SubmissionFolder) -> tuple[SubmittedJob, ...]:
     """
     values = read_sealed_json(folder.jobs) or read_sealed_json(folder.copy_of(folder.jobs))
     try:
-        return tuple(SubmittedJob(**item) for item in (values or {"jobs": []})["jobs"])
+        return tuple(_record(SubmittedJob, item) for item in (values or {"jobs": []})["jobs"])
     except (KeyError, TypeError) as error:
         raise _of_another_version(folder.jobs) from error
 

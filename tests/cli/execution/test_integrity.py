@@ -17,6 +17,7 @@ from cmnet_cli.commands.verify import verify_run
 from cmnet_cli.console import Messages
 from cmnet_cli.execution.integrity import check_integrity
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.seals import append_line, sealed_line, write_sealed_json
 from cmnet_cli.slurm.submission import read_jobs
 from tests.cli.commanding import cmnet, column, finals, rows
 from tests.cli.execution.whole_run import commands_of, write_whole_run
@@ -156,11 +157,45 @@ def test_damaged_run_leaves_no_traceback(finished: Path, tmp_path: Path, kind: s
         assert ran.exit_code in (0, 3, 4), (seed, arguments, ran.output)
 
 
-def test_submission_with_a_damaged_shard_is_given_up(run: Path) -> None:
-    shard = next(run.glob("slurm/*/shards/*.parquet"))
-    _flip(shard, 900)
+@pytest.mark.parametrize("files", [["slurm/00001/shards/00000.parquet"], ["submission.json", "jobs.json"]])
+def test_submission_that_cannot_be_repaired_is_given_up(run: Path, files: list[str]) -> None:
+    for path in [path for name in files for path in run.rglob(name)]:
+        _flip(path, 900)
     repaired = cmnet("verify", "-r", run, "--repair")
     assert (repaired.exit_code, RunFolder(run).submissions) == (0, ()), repaired.output
+
+
+def _reseal(path: Path, **changes: object) -> None:
+    values = json.loads(path.read_text())
+    del values["sha256"]
+    write_sealed_json(path, values | changes)
+
+
+def test_records_of_another_version_leave_no_traceback(run: Path) -> None:
+    submitted = RunFolder(run).submission("00001")
+    before = {path: path.read_bytes() for path in (submitted.record, submitted.jobs)}
+    for path, changes in (
+        (submitted.record, {"on_stale": {}, "new": 1}),
+        (submitted.record, {"shards": [{"number": "0", "cases": 1, "sha256": ""}]}),
+        (submitted.jobs, {"jobs": [{"job_id": 7}]}),
+        (submitted.jobs, {"jobs": [json.loads(before[submitted.jobs])["jobs"][0] | {"tasks": "2"}]}),
+    ):
+        _reseal(path, **changes)
+        ran = cmnet("status", "-r", run)
+        assert (ran.exit_code, "another version" in ran.output) == (3, True), ran.output
+        path.write_bytes(before[path])
+    for files in ([], {"index.html": 1}, {"index.html": {"size": "1", "sha256": ""}}):
+        _reseal(run / "report" / "digests.json", files=files)
+        assert cmnet("verify", "-r", run).exit_code == 4
+    line = json.loads(RunFolder(run).outcomes.read_text().splitlines()[0])
+    del line["sha256"]
+    append_line(RunFolder(run).outcomes, sealed_line(line | {"pseudonym": []}))
+    assert cmnet("status", "-r", run).exit_code == 0
+    sidecar = next(run.rglob("*_desc-infer.json"))
+    facts = json.loads(sidecar.read_text())["facts"]
+    _reseal(sidecar, facts=facts | {"window": facts["window"] | {"source_shape": [1]}})
+    ran = cmnet("indices", "-r", run, "--samples", 0)
+    assert (ran.exit_code, "(file-damaged)" in ran.output, "(defect)" in ran.output) == (4, True, False), ran.output
 
 
 def test_copy_of_the_jobs_keeps_them_from_being_sent_twice(run: Path) -> None:

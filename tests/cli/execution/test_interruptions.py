@@ -128,8 +128,10 @@ def _names(run: Path) -> set[Path]:
     return {path.relative_to(run) for path in finals(run) if ".locks" not in path.parts}
 
 
-def _proofs(run: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in run.rglob("*_desc-*.json")}
+def _proofs(run: Path, command: str) -> dict[str, int]:
+    """Return when the sidecars were written that prove a command to be finished for a subject."""
+    stage = "preprocess" if command == "preprocess" else "infer"
+    return {path.name: path.stat().st_mtime_ns for path in run.rglob(f"*_desc-{stage}.json")}
 
 
 @pytest.mark.parametrize("command", _SHARES)
@@ -167,12 +169,12 @@ def _try(runs: Runs, command: str, kind: int | None, at: int, run: Path, whole: 
     if code not in ({0, KILLED} if kind is None else {0, 3, 4, 130}) or "Traceback" in output:
         wrong.append(f"exit code {code}: {output}")
     wrong += [f"{path} is damaged" for path in _damaged(run) - damaged]
-    proofs, secret = _proofs(run), key.read_bytes() if key.exists() else None
+    proofs, secret = _proofs(run, command), key.read_bytes() if key.exists() else None
     again = cmnet(*arguments)
     if again.exit_code != 0:
         return [*wrong, f"again: exit code {again.exit_code}: {again.output}"]
     wrong += [str(item) for item in check_integrity(RunFolder(run)).damage]
-    if not command.startswith("verify") and not proofs.items() <= _proofs(run).items():
+    if not command.startswith("verify") and not proofs.items() <= _proofs(run, command).items():
         wrong.append("a finished subject was repeated")
     if not command.startswith("verify") and secret not in (None, key.read_bytes()):
         wrong.append("another key")
