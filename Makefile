@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/null)
 
-# One thread per process: tests run in parallel, and small grids gain nothing from more threads.
-ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# One thread per process: tests run in parallel, and small grids gain nothing from more threads. Bytecode is written even
+# where the environment forbids it, or each of the many processes would compile the sources again.
+TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
 .PHONY: help setup lint check test test-cluster test-browser bench accuracy strain sunnybrook weights demo clean
 .DEFAULT_GOAL := help
@@ -57,11 +58,11 @@ check: lint
 	$(BIN)/lint-imports
 
 test: check
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 --ignore tests/cluster --ignore tests/browser
+	$(TESTING) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 --ignore tests/cluster --ignore tests/browser
 
 # Sequentially: the tests share one SLURM, and use all cores by themselves.
 test-cluster: setup
-	$(ONE_THREAD) CMNET_SLURM=$(SLURM) $(BIN)/python -m pytest tests/cluster --durations 10
+	$(TESTING) CMNET_SLURM=$(SLURM) $(BIN)/python -m pytest tests/cluster --durations 10
 
 # axe-core checks whether a page is accessible with a screen reader and a keyboard.
 AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
@@ -70,10 +71,10 @@ $(AXE): $(VENV)/installed-test
 	@touch $@
 
 test-browser: setup $(AXE)
-	$(ONE_THREAD) CMNET_BROWSER=required $(BIN)/python -m pytest tests/browser --durations 10
+	$(TESTING) CMNET_BROWSER=required $(BIN)/python -m pytest tests/browser --durations 10
 
 bench: setup
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.speed --json bench.json $(if $(CINE),--cine $(CINE))
+	$(TESTING) $(BIN)/python -m benchmarks.speed --json bench.json $(if $(CINE),--cine $(CINE))
 
 accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py $(if $(DATA),--data $(DATA)) $(if $(SIMULATED),--simulated $(SIMULATED))

@@ -227,7 +227,7 @@ StageOption = Annotated[
     TrainingStage,
     typer.Option(
         help="What to train: SegNet first; then CardioMorphNet (motion), or the shape motion network by "
-        "through-plane, shape-motion and motion-posterior."
+        "through-plane, rotation, shape-motion and motion-posterior."
     ),
 ]
 TrainSettings = Annotated[

@@ -31,6 +31,7 @@ from cmnet_core.training import (
     motion_posterior_stage,
     motion_stage,
     processes,
+    rotation_stage,
     segnet_stage,
     shape_motion_stage,
     through_plane_stage,
@@ -39,9 +40,11 @@ from cmnet_core.training.loop import Decay, EpochRecord, Schedule, TrainingMonit
 from cmnet_core.training.motion_posterior_stage import train_motion_posterior
 from cmnet_core.training.motion_settings import MotionTraining
 from cmnet_core.training.motion_stage import train_motion
+from cmnet_core.training.rotation_stage import train_rotation
 from cmnet_core.training.segnet_stage import SegNetTraining, train_segnet
 from cmnet_core.training.shape_motion_settings import (
     MotionPosteriorTraining,
+    RotationTraining,
     ShapeMotionTraining,
     ThroughPlaneTraining,
 )
@@ -54,6 +57,7 @@ _METRICS = {
     TrainingStage.SEGNET: segnet_stage.METRICS,
     TrainingStage.MOTION: motion_stage.METRICS,
     TrainingStage.THROUGH_PLANE: through_plane_stage.METRICS,
+    TrainingStage.ROTATION: rotation_stage.METRICS,
     TrainingStage.SHAPE_MOTION: shape_motion_stage.METRICS,
     TrainingStage.MOTION_POSTERIOR: motion_posterior_stage.METRICS,
 }
@@ -61,13 +65,19 @@ _METRICS = {
 _PRECEDING = {
     TrainingStage.MOTION: TrainingStage.SEGNET,
     TrainingStage.THROUGH_PLANE: TrainingStage.SEGNET,
-    TrainingStage.SHAPE_MOTION: TrainingStage.THROUGH_PLANE,
+    TrainingStage.ROTATION: TrainingStage.THROUGH_PLANE,
+    TrainingStage.SHAPE_MOTION: TrainingStage.ROTATION,
     TrainingStage.MOTION_POSTERIOR: TrainingStage.SHAPE_MOTION,
 }
 """The stage from whose weights another stage starts by default."""
 
 StageSettings: TypeAlias = (
-    SegNetTraining | MotionTraining | ThroughPlaneTraining | ShapeMotionTraining | MotionPosteriorTraining
+    SegNetTraining
+    | MotionTraining
+    | ThroughPlaneTraining
+    | RotationTraining
+    | ShapeMotionTraining
+    | MotionPosteriorTraining
 )
 
 
@@ -87,8 +97,9 @@ class TrainConfig:
         segnet: Settings of the training of SegNet.
         motion: Settings of the training of CardioMorphNet.
         through_plane: Settings of the first stage of the shape motion network.
-        shape_motion: Settings of its second stage, and its sizes in all stages.
-        motion_posterior: Settings of its third stage.
+        rotation: Settings of its second stage.
+        shape_motion: Settings of its third stage, and its sizes in all stages.
+        motion_posterior: Settings of its fourth stage.
     """
 
     name: str = "mine"
@@ -100,6 +111,7 @@ class TrainConfig:
     segnet: SegNetTraining = field(default_factory=SegNetTraining)
     motion: MotionTraining = field(default_factory=MotionTraining)
     through_plane: ThroughPlaneTraining = field(default_factory=ThroughPlaneTraining)
+    rotation: RotationTraining = field(default_factory=RotationTraining)
     shape_motion: ShapeMotionTraining = field(default_factory=ShapeMotionTraining)
     motion_posterior: MotionPosteriorTraining = field(default_factory=MotionPosteriorTraining)
 
@@ -262,6 +274,21 @@ def _through_plane_phase(
     return _Prepared(train, config.through_plane.validation_pairs > 0, 0, {})
 
 
+def _rotation_phase(
+    cases: Sequence[Case], config: TrainConfig, start: Checkpoint | None, training: TrainingRun, spacing_mm: float
+) -> _Prepared:
+    network = _require_shape_motion(start)
+    data = load_motion_data(cases, config.validate_every, spacing_mm=spacing_mm, messages=training.messages)
+
+    def train(monitor: TrainingMonitor) -> tuple[SegNet, ShapeMotionNet]:
+        assert start is not None, "only SegNet starts from nothing"
+        return start.segnet, train_rotation(
+            data.training, data.validation, settings=config.rotation, monitor=monitor, start=network
+        )
+
+    return _Prepared(train, bool(data.validation), data.left_out, {"cases": data.digest[:12]})
+
+
 def _shape_motion_phase(
     cases: Sequence[Case], config: TrainConfig, start: Checkpoint | None, training: TrainingRun, spacing_mm: float
 ) -> _Prepared:
@@ -310,6 +337,7 @@ _PHASES = {
     TrainingStage.SEGNET: _segnet_phase,
     TrainingStage.MOTION: _motion_phase,
     TrainingStage.THROUGH_PLANE: _through_plane_phase,
+    TrainingStage.ROTATION: _rotation_phase,
     TrainingStage.SHAPE_MOTION: _shape_motion_phase,
     TrainingStage.MOTION_POSTERIOR: _motion_posterior_phase,
 }

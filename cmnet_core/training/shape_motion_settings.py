@@ -1,7 +1,9 @@
-"""Settings of the three stages that train the shape motion network."""
+"""Settings of the four stages that train the shape motion network."""
 
 from dataclasses import dataclass, field
 
+from cmnet_core.imaging.appearance import AppearanceRanges
+from cmnet_core.imaging.augmentation import AugmentationRanges
 from cmnet_core.models.shape_motion_net import ShapeMotionSizes
 from cmnet_core.training.loop import Schedule
 
@@ -107,6 +109,29 @@ class ShapeMotionTraining:
     through_plane_tolerance_mm: float = 0.5
     weights: ShapeMotionLossWeights = field(default_factory=ShapeMotionLossWeights)
     sizes: ShapeMotionSizes = field(default_factory=ShapeMotionSizes)
+
+
+@dataclass(frozen=True, slots=True)
+class RotationTraining:
+    """Settings of the stage ``rotation``, which trains RotationNet on pairs of frames whose rotation is known.
+
+    Attributes:
+        schedule: Duration and learning rate.
+        pairs_per_step: Number of pairs per step of the optimiser.
+        rotation_deg: Largest artificial rotation to either side in degrees.
+        contraction: Largest artificial shortening of the distance to the LV's centre, as a fraction of it.
+        window: In-plane size (y, x) of the network's input in voxels.
+        augmentation: Ranges of the spatial augmentation.
+        appearance: Ranges of the appearance augmentation, which varies both frames independently.
+    """
+
+    schedule: Schedule = field(default_factory=lambda: Schedule(20, 2e-3, 1e-5, seed=1))
+    pairs_per_step: int = 2
+    rotation_deg: float = 15.0
+    contraction: float = 0.3
+    window: tuple[int, int] = (128, 128)
+    augmentation: AugmentationRanges = field(default_factory=lambda: AugmentationRanges(shift_voxels=8.0))
+    appearance: AppearanceRanges = field(default_factory=AppearanceRanges)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ class TrainingStage(StrEnum):
     """The stages of training.
 
     SegNet comes first. CardioMorphNet is trained by the stage ``motion``. The shape motion network is trained by the
-    three stages ``through-plane``, ``shape-motion`` and ``motion-posterior``, in this order.
+    four stages ``through-plane``, ``rotation``, ``shape-motion`` and ``motion-posterior``, in this order.
     """
 
     SEGNET = "segnet"
     MOTION = "motion"
     THROUGH_PLANE = "through-plane"
+    ROTATION = "rotation"
     SHAPE_MOTION = "shape-motion"
     MOTION_POSTERIOR = "motion-posterior"

@@ -48,7 +48,7 @@ def test_sunnybrook_zips_go_through_as_they_are(sunnybrook: Path, tmp_path: Path
     cases = [Case(2, subject, (sunnybrook / f"{subject}.zip",)) for subject in ES_OF_THE_CONTOURS]
     write_manifest(tmp_path / "sunnybrook.csv", cases)
     cmnet("infer", "--manifest", tmp_path / "sunnybrook.csv", "--out", tmp_path / "run")
-    cmnet("indices", "--run", tmp_path / "run")
+    cmnet("indices", "--run", tmp_path / "run", "--samples", "2")
     frames = pd.read_parquet(tmp_path / "run" / "tables" / "frames.parquet")
     indices = pd.read_parquet(tmp_path / "run" / "tables" / "indices.parquet").set_index("subject_id")
     for subject, contoured in ES_OF_THE_CONTOURS.items():

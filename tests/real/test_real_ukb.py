@@ -125,7 +125,7 @@ def test_visits_go_from_zip_to_indices(sunnybrook: Path, tmp_path: Path) -> None
     cmnet("validate", "--manifest", cohort)
     model = write_tiny_model(tmp_path / "tiny.safetensors")
     cmnet("infer", "--manifest", cohort, "--out", run, "--model", model, "--workers", "0")
-    cmnet("indices", "--run", run)
+    cmnet("indices", "--run", run, "--samples", "2")
     table = pd.read_parquet(run / "tables" / "indices.parquet").set_index("subject_id")
     assert list(table.frames) == [PHASES, PHASES]
     assert table.frame_ms.tolist() == pytest.approx([(BEAT_MS + 12) / PHASES, BEAT_MS / PHASES], rel=1e-3)

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from click.testing import Result
 
 from cmnet_core.errors import ErrorCode
 from tests.cli.commanding import cmnet, column, finals, rows, traceback_of
@@ -74,24 +75,36 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], ErrorCode]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, Result]:
+    """The run of a cohort with one image of every kind of damage between two usable ones, and what infer printed."""
+    folder = tmp_path_factory.mktemp("damaged")
+    manifest, run = write_cohort(folder, len(BAD_IMAGES) + 2, frames=3, step_mm=1.0), folder / "run"
+    for number, (spoil, _) in enumerate(BAD_IMAGES.values()):
+        spoil(folder / f"{9900002 + number}.nii.gz")
+    return run, cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
+
+
 @pytest.mark.parametrize("damage", BAD_IMAGES)
-def test_unusable_image_fails_one_subject(tmp_path: Path, tiny_model: Path, damage: str) -> None:
-    manifest, run = write_cohort(tmp_path, 3, frames=3), tmp_path / "run"
-    spoil, code = BAD_IMAGES[damage]
-    spoil(tmp_path / "9900002.nii.gz")
-    ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
-    assert ran.exit_code == 4
-    assert "2 done, 1 failed" in ran.output
-    assert f"row 3 ({code})" in ran.output
-    assert "<id>.nii.gz" in ran.output
-    assert column(run, "status", "state") == ["done", "failed", "done"]
-    failed = rows(run, "status")[1]
-    assert failed["error_code"] == code
+def test_unusable_image_fails_its_subject(damaged: tuple[Path, Result], damage: str) -> None:
+    (run, ran), number, code = damaged, list(BAD_IMAGES).index(damage), BAD_IMAGES[damage][1]
+    subject = str(9900002 + number)
+    [printed] = [line for line in ran.output.split("row ") if line.startswith(f"{number + 3} (")]
+    assert printed.startswith(f"{number + 3} ({code})")
+    assert "<id>.nii.gz" in printed
+    failed = rows(run, "status")[number + 1]
+    assert (failed["subject_id"], failed["state"], failed["error_code"]) == (subject, "failed", code)
     assert failed["hint"]
-    assert not finals(run / "subjects" / "ff" / "sub-9900002")
-    assert traceback_of(run, "9900002").startswith("Traceback")
-    assert cmnet("indices", "-r", run).exit_code == 4
-    assert column(run, "indices", "subject_id") == ["9900001", "9900003"]
+    assert not [path for path in finals(run / "subjects") if subject in str(path)]
+    assert traceback_of(run, subject).startswith("Traceback")
+
+
+def test_usable_subjects_between_unusable_ones_are_done(damaged: tuple[Path, Result]) -> None:
+    run, ran = damaged
+    assert (ran.exit_code, f"2 done, {len(BAD_IMAGES)} failed" in ran.output) == (4, True)
+    assert column(run, "status", "state") == ["done", *["failed"] * len(BAD_IMAGES), "done"]
+    assert cmnet("indices", "-r", run, "--samples", 2).exit_code == 4
+    assert column(run, "indices", "subject_id") == ["9900001", str(9900002 + len(BAD_IMAGES))]
 
 
 def test_folder_without_dicom_fails_one_subject(tmp_path: Path, tiny_model: Path) -> None:

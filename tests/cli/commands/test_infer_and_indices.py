@@ -13,6 +13,8 @@ from tests.tables import RESULTS
 from tests.tiny_model import write_tiny_model
 
 SUBJECTS = 3
+SAMPLES = ("--samples", 2)
+"""Few, since no test here looks at the intervals."""
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
     manifest, run = write_cohort(folder, SUBJECTS), folder / "run"
     for command in (
         ["infer", "--manifest", manifest, "--out", run, "--model", tiny_model],
-        ["indices", "--run", run],
+        ["indices", "--run", run, *SAMPLES],
         ["evaluate", "--run", run],
     ):
         assert cmnet(*command).exit_code == 0
@@ -146,7 +148,7 @@ def test_dry_run_lists_subjects_and_writes_nothing(analysis: Path, tmp_path: Pat
 def test_tables_do_not_depend_on_workers(analysis: Path, tmp_path: Path, tiny_model: Path) -> None:
     run = tmp_path / "run"
     _infer(analysis, run, tiny_model, "--workers", 2)
-    assert cmnet("indices", "--run", run, "--workers", 2).exit_code == 0
+    assert cmnet("indices", "--run", run, *SAMPLES, "--workers", 2).exit_code == 0
     for table in RESULTS:
         assert rows(run, table) == rows(analysis / "run", table)
 
@@ -155,16 +157,16 @@ def test_tables_do_not_depend_on_participant_selection(analysis: Path, tmp_path:
     run = tmp_path / "run"
     for subject in ("9900003", "sub-9900001"):
         _infer(analysis, run, tiny_model, "--participant-label", subject)
-        assert cmnet("indices", "--run", run, "--participant-label", subject).exit_code == 0
+        assert cmnet("indices", "--run", run, *SAMPLES, "--participant-label", subject).exit_code == 0
     assert column(run, "indices", "subject_id") == ["9900001", "9900003"]
     assert column(run, "status", "state") == ["done", "pending", "done"]
-    left_out = cmnet("indices", "--run", run)
+    left_out = cmnet("indices", "--run", run, *SAMPLES)
     assert left_out.exit_code == 4
     assert "1 left out" in left_out.output
 
 
 def test_summary_as_json(analysis: Path, again: Path) -> None:
-    ran = cmnet("indices", "--run", again, "--json", "--quiet")
+    ran = cmnet("indices", "--run", again, *SAMPLES, "--json", "--quiet")
     assert json.loads(ran.stdout)["done"] == SUBJECTS
     assert json.loads(cmnet("status", "--run", again, "--json").stdout)[0]["state"] == "done"
 
@@ -173,7 +175,7 @@ def test_indices_without_stored_motion(analysis: Path, tmp_path: Path, tiny_mode
     run = tmp_path / "run"
     _infer(analysis, run, tiny_model, "--save-motion", "none", "--pilot", 1)
     assert not list(run.rglob("*_motion.n*"))
-    assert cmnet("indices", "--run", run, "--participant-label", "9900001").exit_code == 0
+    assert cmnet("indices", "--run", run, *SAMPLES, "--participant-label", "9900001").exit_code == 0
     [motion] = rows(run, "motion")
     assert motion["mean_displacement_es_myo_mm"] is None
     assert "motion-not-stored" in motion["qc_flags"]
@@ -219,7 +221,7 @@ def test_pair_of_frames_is_a_cine_of_two(tmp_path: Path, tiny_model: Path) -> No
     manifest.write_text("subject_id,image\n9900001,ed.nii.gz;es.nii.gz\n")
     run = tmp_path / "run"
     assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model).exit_code == 0
-    assert cmnet("indices", "-r", run).exit_code == 0
+    assert cmnet("indices", "-r", run, *SAMPLES).exit_code == 0
     [row] = rows(run, "indices")
     assert (row["frames"], row["ed_frame"], row["es_frame"], row["frame_ms"]) == (2, 0, 1, None)
     assert "no-heart-rate" in row["qc_flags"]

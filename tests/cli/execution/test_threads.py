@@ -1,25 +1,32 @@
 """The number of threads changes results by rounding only, as docs/dask.md states."""
 
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.cli.commanding import ROOT, cmnet, command, rows
+from tests.cli.commanding import cmnet, rows
 from tests.phantoms import write_cohort
 
 TOLERANCE = {"_pct": 0.01, "_deg": 0.01, "_ml": 1e-6, "_g": 1e-6, "_mm": 0.01}
 """The differences by unit that docs/dask.md states; bounds of intervals have five times these."""
 
 
-def test_results_with_one_and_two_threads_agree(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def thread_count() -> Iterator[None]:
+    """Leave the number of threads as it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_results_with_one_and_two_threads_agree(tmp_path: Path, tiny_model: Path, thread_count: None) -> None:
     manifest, found = write_cohort(tmp_path, 1, frames=2), []
-    for threads in ("1", "2"):
-        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
         run = tmp_path / f"run-{threads}"
-        subprocess.run(command("infer", "-m", manifest, "-o", run, "--model", tiny_model), cwd=ROOT, check=True)
+        assert cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model).exit_code == 0
         assert cmnet("indices", "-r", run, "--samples", 2).exit_code == 0
         found.append(rows(run, "indices")[0])
     one, two = found

@@ -5,10 +5,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.runs.run_lock import acquire_lock
+from cmnet_cli.runs.run_lock import acquire_lock, lock_owner
 from tests.cli.commanding import ROOT, cmnet, command
 from tests.phantoms import write_cohort
+from tests.processes import held
 
 
 def test_second_command_on_a_locked_run_folder_is_refused_with_the_owner(tmp_path: Path, tiny_model: Path) -> None:
@@ -22,15 +25,19 @@ def test_second_command_on_a_locked_run_folder_is_refused_with_the_owner(tmp_pat
 
 
 def test_one_of_two_simultaneous_commands_is_refused(tmp_path: Path, tiny_model: Path) -> None:
-    # The work takes much longer than the start of both commands, so that they run at the same time.
-    manifest, run = write_cohort(tmp_path, 8, frames=8), tmp_path / "run"
+    manifest, run = write_cohort(tmp_path, 2, frames=2), tmp_path / "run"
     arguments = command("infer", "-m", manifest, "-o", run, "--model", tiny_model)
     both = [subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    _until(lambda: any(process.poll() is not None for process in both))
+    # The owner of the lock does not end before the other command has tried to acquire it.
+    lock = RunFolder(run).lock("run")
+    _until(lambda: any(getattr(lock_owner(lock), "pid", None) == process.pid for process in both))
+    [owner] = [process for process in both if getattr(lock_owner(lock), "pid", None) == process.pid]
+    with held([psutil.Process(owner.pid)]):
+        _until(lambda: any(process.poll() is not None for process in both))
     [refused_process] = [process for process in both if process.poll() is not None]
     [working_process] = [process for process in both if process is not refused_process]
     assert (refused_process.returncode, "in use: cmnet infer, process" in refused_process.communicate()[1]) == (3, True)
-    assert "8 done, 0 failed" in working_process.communicate()[1]
+    assert "2 done, 0 failed" in working_process.communicate()[1]
     assert working_process.returncode == 0
     assert cmnet("verify", "-r", run).exit_code == 0
 

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 def test_z_scores_are_those_of_the_sex_and_null_with_a_flag_without_one(run: Path) -> None:
-    assert cmnet("indices", "--run", run).exit_code == 0
+    assert cmnet("indices", "--run", run, "--samples", 2).exit_code == 0
     man, woman, unknown = rows(run, "indices")
     assert man["lvef_z"] == pytest.approx((man["lvef_pct"] - 58) / 5)
     assert woman["lvm_index_z"] == pytest.approx((woman["lvm_index_g_m2"] - 42) / 7)
@@ -41,7 +41,7 @@ def test_z_scores_are_those_of_the_sex_and_null_with_a_flag_without_one(run: Pat
 
 def test_own_reference_ranges_replace_the_shipped_ones(run: Path, tmp_path: Path) -> None:
     (tmp_path / "men.csv").write_text(MEN)
-    assert cmnet("indices", "--run", run, "--reference", tmp_path / "men.csv").exit_code == 0
+    assert cmnet("indices", "--run", run, "--samples", 2, "--reference", tmp_path / "men.csv").exit_code == 0
     man, woman, _ = rows(run, "indices")
     assert man["lvef_z"] == pytest.approx((man["lvef_pct"] - 20) / 5)
     assert man["rvef_z"] == pytest.approx((man["rvef_pct"] - 40) / 5)
@@ -84,9 +84,9 @@ def test_damaged_posterior_fails_one_subject_only(run: Path) -> None:
     [stored] = run.rglob("sub-9900002_posterior.npz")
     whole = stored.read_bytes()
     stored.write_bytes(whole[:50])
-    spoiled = cmnet("indices", "--run", run)
+    spoiled = cmnet("indices", "--run", run, "--samples", 2)
     stored.unlink()
-    missing = cmnet("indices", "--run", run)
+    missing = cmnet("indices", "--run", run, "--samples", 2)
     stored.write_bytes(whole)
     assert (spoiled.exit_code, "file-damaged" in spoiled.output, missing.exit_code) == (4, True, 0)
     assert ["posterior-not-stored" in row["qc_flags"] for row in rows(run, "indices")] == [False, True, False]

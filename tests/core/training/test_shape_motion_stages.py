@@ -9,7 +9,7 @@ from torch import nn
 
 from cmnet_core.models.shape_motion_net import ShapeMotionNet, ShapeMotionSizes
 from cmnet_core.simulation.label_maps.pair import draw_pair
-from cmnet_core.training import motion_posterior_stage, shape_motion_stage, through_plane_stage
+from cmnet_core.training import motion_posterior_stage, rotation_stage, shape_motion_stage, through_plane_stage
 from cmnet_core.training.loop import EpochRecord, Schedule, TrainingMonitor
 from cmnet_core.training.motion_posterior_stage import (
     draw_posterior_sample,
@@ -18,8 +18,10 @@ from cmnet_core.training.motion_posterior_stage import (
     without_slice_rotation,
 )
 from cmnet_core.training.reference_pair import ReferencePair
+from cmnet_core.training.rotation_stage import draw_rotation_pair, rotation_error, train_rotation
 from cmnet_core.training.shape_motion_settings import (
     MotionPosteriorTraining,
+    RotationTraining,
     ShapeMotionTraining,
     ThroughPlaneTraining,
 )
@@ -31,13 +33,14 @@ from cmnet_core.training.through_plane_stage import (
     train_through_plane,
 )
 from tests.fake_cuda import CAN_BACKPROPAGATE, CUDA, fake_cuda
-from tests.training_cases import monitor
+from tests.training_cases import beating_case, monitor
 
 SIZES = ShapeMotionSizes(fine=4, middle=4, coarse=4, blocks=1, stack=8)
 THROUGH_PLANE = ThroughPlaneTraining(Schedule(2, 5e-3, 0.0, seed=3), pairs=12, validation_pairs=3, pairs_per_step=4)
 SHAPE_MOTION = ShapeMotionTraining(
     Schedule(2, 1e-3, 0.0, seed=3), views_per_epoch=1, validation_pairs=1, window=32, sizes=SIZES
 )
+ROTATION = RotationTraining(Schedule(2, 1e-3, 0.0, seed=3), window=(48, 48))
 POSTERIOR = MotionPosteriorTraining(Schedule(2, 1e-2, 0.0, seed=3), pairs_per_epoch=3, validation_pairs=2, window=32)
 
 
@@ -63,12 +66,18 @@ def run_shape_motion(monitor: TrainingMonitor) -> nn.Module:
     return train_shape_motion(pairs, pairs[:1], settings=SHAPE_MOTION, monitor=monitor, start=start_network())
 
 
+def run_rotation(monitor: TrainingMonitor) -> nn.Module:
+    cases = [beating_case(cavities=(12.0, 8.0))] * 6
+    return train_rotation(cases, cases[:1], settings=ROTATION, monitor=monitor, start=start_network())
+
+
 def run_motion_posterior(monitor: TrainingMonitor) -> nn.Module:
     return train_motion_posterior(settings=POSTERIOR, monitor=monitor, start=start_network())
 
 
 STAGES = {
     "through-plane": (run_through_plane, through_plane_stage.METRICS, "through_plane."),
+    "rotation": (run_rotation, rotation_stage.METRICS, "rotation."),
     "shape-motion": (run_shape_motion, shape_motion_stage.METRICS, "residual."),
     "motion-posterior": (run_motion_posterior, motion_posterior_stage.METRICS, "posterior_head."),
 }
@@ -115,12 +124,14 @@ def test_training_step_of_every_stage_on_a_pretended_gpu() -> None:
     generator = torch.Generator().manual_seed(1)
     motions = draw_slice_motions(3, window=32, seed=1)
     sample = draw_sample(simulated_reference_pair(1), SHAPE_MOTION, generator)
+    rotation_pair = draw_rotation_pair(beating_case(cavities=(12.0, 8.0)), ROTATION, generator)
     posterior_sample = draw_posterior_sample(POSTERIOR, generator)
     with fake_cuda():
         with CUDA:
             network = ShapeMotionNet(SIZES).train()
         for loss in (
             through_plane_loss(network.through_plane, motions, CUDA),
+            rotation_error(network.rotation, [rotation_pair] * 2, CUDA),
             sample_loss(network, *sample, SHAPE_MOTION, CUDA)["loss"],
             posterior_loss(network, *posterior_sample, POSTERIOR, CUDA),
         ):
