@@ -90,7 +90,7 @@ def _write_damaged(path: Path, content: bytes, chance: random.Random) -> None:
     elif path.suffix in (".json", ".jsonl", ".md", ".csv", ".sh", ".txt") and chance.random() < 0.4:
         path.write_bytes(damage_text(content.decode(), chance).encode("utf-8", errors="replace"))
     else:
-        # The footer of a Parquet file, where its structure is, stands at its end.
+        # The footer of a Parquet file, where its structure is, is at its end.
         turned = path.suffix == ".parquet" and chance.random() < 0.7
         path.write_bytes(damage(content[::-1], chance)[::-1] if turned else damage(content, chance))
 

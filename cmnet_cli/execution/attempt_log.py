@@ -137,7 +137,13 @@ def read_attempts(paths: Iterable[Path]) -> list[Attempt]:
                 attempt = Attempt(**values | {"state": State(values["state"]), "seconds": float(values["seconds"])})
             except (TypeError, KeyError, ValueError):
                 continue
-            if all(isinstance(text, str) for text in (attempt.pseudonym, attempt.stage, attempt.at)):
+            texts = (attempt.pseudonym, attempt.stage, attempt.at, attempt.host)
+            optional = (attempt.error_code, attempt.message, attempt.hint)
+            if (
+                all(isinstance(text, str) for text in texts)
+                and all(isinstance(text, str | None) for text in optional)
+                and isinstance(attempt.peak_memory_mb, int | float)
+            ):
                 attempts.append(attempt)
     # Each file is in order already, which makes the sort cheap.
     return sorted(attempts, key=attrgetter("at"))

@@ -209,8 +209,12 @@ def require_same_manifest(folder: RunFolder, manifest: Manifest) -> None:
 
 
 def record_command(folder: RunFolder, command: str, **facts: Any) -> None:
-    """Record in ``run.json`` what a command is run with, in place of its previous record."""
-    _update_record(folder, command, {"at": utc_now(), **facts})
+    """Record in ``run.json`` what a command is run with, in place of its previous record.
+
+    Tables that it has written before remain required, also if it is interrupted now.
+    """
+    before = read_record(folder)["commands"].get(command, {})
+    _update_record(folder, command, {"at": utc_now(), **facts, **{k: v for k, v in before.items() if k == "ended"}})
 
 
 def record_end(folder: RunFolder, command: str) -> None:

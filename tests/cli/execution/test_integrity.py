@@ -17,6 +17,7 @@ from cmnet_cli.commands.verify import verify_run
 from cmnet_cli.console import Messages
 from cmnet_cli.execution.integrity import check_integrity
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.run_folder import record_command
 from cmnet_cli.seals import append_line, sealed_line, write_sealed_json
 from cmnet_cli.slurm.submission import read_jobs
 from tests.cli.commanding import cmnet, column, finals, rows
@@ -165,6 +166,18 @@ def test_submission_that_cannot_be_repaired_is_given_up(run: Path, files: list[s
     assert (repaired.exit_code, RunFolder(run).submissions) == (0, ()), repaired.output
 
 
+@pytest.mark.parametrize("table", ["evaluation", "agreement"])
+def test_report_refuses_a_damaged_table(run: Path, table: str) -> None:
+    _flip(run / f"tables/{table}.parquet", 8000)
+    assert cmnet("report", "-r", run, "--pages", "none").exit_code == 3
+
+
+def test_table_is_missing_also_after_an_interrupted_repair(run: Path) -> None:
+    (run / "tables/frames.parquet").unlink()
+    record_command(RunFolder(run), "indices", settings={"samples": 2})
+    assert cmnet("verify", "-r", run).exit_code == 4
+
+
 def _reseal(path: Path, **changes: object) -> None:
     values = json.loads(path.read_text())
     del values["sha256"]
@@ -189,8 +202,10 @@ def test_records_of_another_version_leave_no_traceback(run: Path) -> None:
         assert cmnet("verify", "-r", run).exit_code == 4
     line = json.loads(RunFolder(run).outcomes.read_text().splitlines()[0])
     del line["sha256"]
-    append_line(RunFolder(run).outcomes, sealed_line(line | {"pseudonym": []}))
+    for name in line:
+        append_line(RunFolder(run).outcomes, sealed_line(line | {name: [1]}))
     assert cmnet("status", "-r", run).exit_code == 0
+    assert cmnet("merge", "-r", run).exit_code == 4
     sidecar = next(run.rglob("*_desc-infer.json"))
     facts = json.loads(sidecar.read_text())["facts"]
     _reseal(sidecar, facts=facts | {"window": facts["window"] | {"source_shape": [1]}})
