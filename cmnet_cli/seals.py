@@ -262,27 +262,39 @@ def recording(folder: Path, names: Collection[str] | None = None) -> Iterator[No
 
 
 def record_logs(folder: Path) -> None:
-    """Record the digests of the logs of a folder, which only grow.
+    """Record the digests of the logs of a folder and its subfolders, which only grow.
 
     A log whose recorded part has changed keeps its earlier digest, so that the damage remains visible.
     """
     known = read_digests(folder) or {}
-    for path in sorted(folder.glob("*.log")):
-        if path.name not in known or _matches(path, known[path.name]):
-            known[path.name] = _record_of(path)
+    for path in sorted(folder.rglob("*.log")):
+        name = str(path.relative_to(folder))
+        if name not in known or _matches(path, known[name]):
+            known[name] = _record_of(path)
     if known:
         write_sealed_json(folder / DIGESTS, {"files": known})
 
 
 def read_digests(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Return size and digest of every recorded file of a folder, by name; None where there is no whole record."""
-    values = read_sealed_json(folder / DIGESTS, required=True)
+    values = _read_digests(folder)
     return None if values is None else values["files"]
+
+
+def _read_digests(folder: Path) -> dict[str, Any] | None:
+    values = read_sealed_json(folder / DIGESTS, required=True) or {}
+    files = values.get("files")
+    records = files.values() if isinstance(files, dict) else (None,)
+    whole = all(
+        isinstance(item, dict) and isinstance(item.get("size"), int) and isinstance(item.get(_SEAL), str)
+        for item in records
+    )
+    return values if whole else None
 
 
 def differing_files(folder: Path) -> list[str]:
     """Return the names of the recorded files of a folder that are missing or differ from their digests."""
-    values = read_sealed_json(folder / DIGESTS, required=True) or {"files": {}}
+    values = _read_digests(folder) or {"files": {}}
     differing = [name for name, record in values["files"].items() if not _matches(folder / name, record)]
     if not values.get("is_being_written"):
         return differing

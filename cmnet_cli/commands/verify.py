@@ -26,6 +26,8 @@ from cmnet_cli.seals import (
     sealed_text,
     write_sealed_json,
 )
+from cmnet_cli.slurm.array_tasks import count_active_tasks
+from cmnet_cli.slurm.submission import give_up_submission
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_cli.tables.schema import write_data_dictionary
 from cmnet_core.errors import CmnetError
@@ -139,13 +141,21 @@ def _mend(folder: RunFolder, damage: Damage) -> None:
     elif damage.case is not None:
         for stage in (CohortStage.PREPROCESS, CohortStage[damage.remedy.name]):
             folder.case(damage.case.case_id).sidecar(stage).unlink(missing_ok=True)
+    elif damage.remedy == Remedy.SUBMIT:
+        name = path.relative_to(folder.root).parts[1]
+        if name in folder.submissions and not count_active_tasks(folder, name):
+            give_up_submission(folder.submission(name))
     elif damage.remedy in (Remedy.INDICES, Remedy.EVALUATE, Remedy.REPORT):
         path.unlink(missing_ok=True)
 
 
 def _restore(folder: RunFolder, path: Path) -> None:
     """Restore a file from its second copy, or the copy from the file."""
-    file = next(item for item in folder.copied if item.name == path.name)
+    file = next((item for item in folder.copied if path in (item, folder.copy_of(item))), None)
+    if file is None:
+        # Its submission was given up a moment ago.
+        path.unlink(missing_ok=True)
+        return
     whole = next((item for item in (file, folder.copy_of(file)) if is_whole_copy(item)), None)
     if whole is not None:
         copy_file(whole, path)
@@ -154,6 +164,8 @@ def _restore(folder: RunFolder, path: Path) -> None:
     elif file == folder.share_key:
         # The pseudonyms in the logs can no longer be resolved; the next command makes a new key.
         path.unlink(missing_ok=True)
+    elif file != folder.cohort:
+        give_up_submission(folder.submission(file.parent.name))
 
 
 def _rewrite(folder: RunFolder, path: Path) -> None:
@@ -163,8 +175,7 @@ def _rewrite(folder: RunFolder, path: Path) -> None:
         write_data_dictionary(path)
     else:
         opened = open_run(folder.root)
-        is_done = {case.case_id: folder.is_done(case.case_id, CohortStage.INFER) for case in opened.cases}
-        write_status(opened, {case_id: (State.DONE, "") for case_id, done in is_done.items() if done})
+        write_status(opened, _states(folder, opened.cases))
 
 
 def _accept(path: Path) -> None:
@@ -172,10 +183,11 @@ def _accept(path: Path) -> None:
     if path.suffix == ".txt":
         write_text(path, sealed_text(path.read_text(encoding="utf-8", errors="replace")))
         return
-    names = [path.name]
+    folder = next(parent for parent in path.parents if (parent / DIGESTS).exists())
+    files = [path]
     if path.name == DIGESTS:
-        names = [item.name for item in path.parent.iterdir() if item.suffix in _WITHOUT_SEAL]
-    accept_files(path.parent, names)
+        files = [item for item in folder.rglob("*") if item.suffix in _WITHOUT_SEAL]
+    accept_files(folder, [str(item.relative_to(folder)) for item in files])
 
 
 def _run_again(folder: RunFolder, stage: CohortStage, cases: Sequence[Case], messages: Messages) -> None:
@@ -197,7 +209,10 @@ def _run_again(folder: RunFolder, stage: CohortStage, cases: Sequence[Case], mes
 
 
 def _states(folder: RunFolder, cases: Sequence[Case]) -> dict[str, tuple[State, str]]:
-    done = (case.case_id for case in cases if folder.is_done(case.case_id, CohortStage.INFER))
+    """Return the cases as done whose sidecar proves it, since the log of attempts may be damaged."""
+    recorded = read_record(folder)["commands"]
+    stage = CohortStage.INFER if CohortStage.INFER in recorded else CohortStage.PREPROCESS
+    done = (case.case_id for case in cases if folder.is_done(case.case_id, stage))
     return dict.fromkeys(done, (State.DONE, ""))
 
 
@@ -221,21 +236,36 @@ def _evaluate(folder: RunFolder, messages: Messages) -> None:
 def _report(folder: RunFolder, damage: Sequence[Damage], messages: Messages) -> None:
     """Write the damaged pages again, and those that are older than the tables.
 
-    Files that were exported from the pages are written by the same command report as before.
+    Damaged figures are written again with all of those pages. Other files that were exported from the pages need
+    Chromium or ffmpeg.
     """
     from cmnet_cli.commands.report import report
     from cmnet_cli.report.data.page_selection import NONE
+    from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
+    from cmnet_cli.report.export.formats import Formats
     from cmnet_cli.report.write import Request
 
     shared = open_deidentifier(folder.share_key, share_safe=True)
     for index, name_of in ((folder.report, str), (folder.shared_report, shared.name)):
-        names = {item.path.name for item in damage if item.path.parent == index.parent}
-        if not names:
+        damaged = [item.path for item in damage if index.parent in item.path.parents]
+        if not damaged:
             continue
         case_ids = {f"{name_of(case.case_id)}.html": case.case_id for case in cases_of(folder)}
         is_shared = index == folder.shared_report
         tables_ns = folder.table("indices").stat().st_mtime_ns if folder.table("indices").exists() else 0
         pages = index.parent.glob("sub-*.html")
-        names |= {page.name for page in pages if is_shared or page.stat().st_mtime_ns < tables_ns}
+        names = {page.name for page in pages if is_shared or page.stat().st_mtime_ns < tables_ns}
+        # The name of an exported file begins with that of its page.
+        names |= {page for page in case_ids for path in damaged if _is_of_page(path, page)}
         chosen = tuple(case_ids[name] for name in sorted(names) if name in case_ids)
-        report(folder.root, messages, Request(chosen or (NONE,), is_shared))
+        kinds = {path.suffix[1:] for path in damaged}
+        figures = next((kind for kind in FigureFormat if kind in kinds), None)
+        animation = next((kind for kind in AnimationFormat if kind in kinds), None)
+        report(
+            folder.root, messages, Request(chosen or (NONE,), is_shared, Formats(figures, animation, "pdf" in kinds))
+        )
+
+
+def _is_of_page(path: Path, page: str) -> bool:
+    stem = page.removesuffix(".html")
+    return path.stem == stem or path.stem.startswith(f"{stem}_")

@@ -192,7 +192,7 @@ def read_facts(folder: CaseFolder) -> TrackingFacts:
         )
     try:
         return facts_from_json(sidecar.facts)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ImageError(
             f"Another version of cmnet stored {folder.case_id}: its sidecar of infer has another format.",
             hint="Run cmnet infer --force for this subject.",

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from cmnet_cli.privacy.deidentify import redact_ids, subject_of
+from cmnet_cli.privacy.deidentify import ids_in, redact_ids
 from cmnet_core.errors import CmnetError, EngineError, ErrorCode, ManifestError
 
 LOCAL, SLURM = "local", "slurm"
@@ -214,7 +214,7 @@ def lost_case_outcome(case_id: str, failure: Failure, *, seconds: float = 0.0) -
 
 def _failure_of(error: Exception, case_id: str) -> Failure:
     """Describe an exception without the subject's id, since failures are printed and logged."""
-    ids = (subject_of(case_id),)
+    ids = ids_in(case_id)
     trace = redact_ids("".join(traceback.format_exception(error)), ids)
     if isinstance(error, CmnetError):
         return Failure(error.code, redact_ids(error.message, ids), error.hint, trace)

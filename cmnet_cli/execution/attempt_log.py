@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from cmnet_cli.engines.base import Outcome
-from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier, redact_ids, subject_of
+from cmnet_cli.privacy.deidentify import Deidentifier, ids_in, open_deidentifier, redact_ids
 from cmnet_cli.runs.paths import RunFolder, traceback_name
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.timestamp import utc_now
@@ -68,7 +68,7 @@ class Attempt:
 
 def attempt_of(stage: str, outcome: Outcome[Any], deidentifier: Deidentifier) -> Attempt:
     """Convert an outcome into a line of the log."""
-    failure, ids = outcome.failure, (subject_of(outcome.case_id),)
+    failure, ids = outcome.failure, ids_in(outcome.case_id)
     return Attempt(
         pseudonym=deidentifier.pseudonym(outcome.case_id),
         stage=stage,
@@ -137,7 +137,13 @@ def read_attempts(paths: Iterable[Path]) -> list[Attempt]:
                 attempt = Attempt(**values | {"state": State(values["state"]), "seconds": float(values["seconds"])})
             except (TypeError, KeyError, ValueError):
                 continue
-            if isinstance(attempt.at, str):
+            texts = (attempt.pseudonym, attempt.stage, attempt.at, attempt.host)
+            optional = (attempt.error_code, attempt.message, attempt.hint)
+            if (
+                all(isinstance(text, str) for text in texts)
+                and all(isinstance(text, str | None) for text in optional)
+                and isinstance(attempt.peak_memory_mb, int | float)
+            ):
                 attempts.append(attempt)
     # Each file is in order already, which makes the sort cheap.
     return sorted(attempts, key=attrgetter("at"))

@@ -44,7 +44,7 @@ class Remedy(StrEnum):
     REPORT = "made again by cmnet report"
     LINES = "read without its damaged lines"
     ACCEPT = "kept as it is, since no command makes it again"
-    SUBMIT = "submit again: only what is missing is submitted"
+    SUBMIT = "given up with its submission, once none of its tasks is active; submit again for what is missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,8 @@ def is_whole_copy(file: Path) -> bool:
     if file.suffix == ".parquet":
         return is_whole_parquet(file)
     if file.suffix == ".json":
-        return isinstance((read_sealed_json(file, required=True) or {}).get("commands"), dict)
+        values = read_sealed_json(file, required=True)
+        return values is not None and (file.name != "run.json" or isinstance(values.get("commands"), dict))
     return open_key(file.read_bytes(), required=True) is not None
 
 
@@ -224,9 +225,6 @@ def _damaged_submissions(folder: RunFolder) -> Iterator[Damage]:
     for name in folder.submissions:
         submitted = folder.submission(name)
         yield from _damaged_by_digests(submitted.folder, {})
-        for path in (submitted.record, submitted.jobs):
-            if path.exists() and read_sealed_json(path, required=True) is None:
-                yield Damage(path, "damaged", Remedy.SUBMIT)
         try:
             submission = read_submission(submitted)
         except CmnetError:

@@ -47,7 +47,21 @@ _EID = re.compile(_IN_A_NAME.format(id=r"[1-9]\d{6}"))
 # An id of this length that contains a digit cannot be an ordinary word of a message.
 _UNMISTAKABLE = re.compile(r"(?=.*\d).{4,}")
 _CASE_IN_TEXT = re.compile(r"\bsub-[A-Za-z0-9-]+(?:_ses-[A-Za-z0-9-]+)?(?![A-Za-z0-9])")
-_PATH = re.compile(r"(?<![\w.<>/])~?/(?:[^\s/:;,'\"<>()]+/)*(?P<name>[^\s/:;,'\"<>()]*)")
+# Folders and files may have blanks in their names, within one sentence and up to a known ending or a colon.
+_LETTER = r"(?:<id>|(?!\. )[^/:;,'\"<>()\n])"
+_ENDING = r"\.(?:nii(?:\.gz)?|dcm|ima|zip|tar|gz|csv|tsv|parquet|json|jsonl|npz|safetensors|toml|html|md|txt|log|py)"
+_PATH = re.compile(
+    rf"(?<![\w.<>/])~?/(?P<folders>(?:{_LETTER}+/)*)"
+    rf"(?P<name>{_LETTER}*?(?:{_ENDING}(?![\w.-])|(?=:))|[^\s/:;,'\"<>()]*)",
+    re.IGNORECASE,
+)
+# What cmnet itself writes and consists of. Other files may have the names of persons.
+_OWN_NAME = re.compile(
+    r"[\w-]+\.py|\.share-key|index\.html|(run|digests|dataset_description|data_dictionary|submission|jobs)\.json|"
+    r"cohort\.parquet|outcomes\.jsonl|(evaluation|comparison)\.md|evaluation_subjects\.csv|"
+    r"sub-x[0-9a-f]{10}(_ses-(\d{1,2}|x[0-9a-f]{6}))?(_desc-[a-z0-9]+|_motion|_posterior|_[a-z]+)?(_[a-z]+)?\.[a-z.]+"
+)
+_OWN_TABLE = re.compile(r"tables/[a-z_]+\.parquet")
 
 
 def subject_of(case_id: str) -> str:
@@ -58,6 +72,18 @@ def subject_of(case_id: str) -> str:
     """
     found = _CASE.fullmatch(case_id)
     return found["subject"] if found else case_id
+
+
+def ids_in(case_id: str) -> tuple[str, ...]:
+    """Return what must not be printed of a case: the id of its subject, and the label of its visit, if not a number.
+
+    >>> ids_in("sub-9900001_ses-2"), ids_in("sub-9900001_ses-20231105")
+    (('9900001',), ('9900001', '20231105'))
+    """
+    found = _CASE.fullmatch(case_id)
+    session = found["session"] if found else None
+    hidden = session is not None and not _VISIT_NUMBER.fullmatch(session)
+    return (subject_of(case_id), session) if session and hidden else (subject_of(case_id),)
 
 
 def redact_ids(text: str, ids: Collection[str] = ()) -> str:
@@ -121,11 +147,11 @@ class Deidentifier:
         return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:digits]
 
     def text(self, text: str, ids: Collection[str] = ()) -> str:
-        """Return a message without ids, folders and the name of this machine; file names remain without their ids."""
+        """Return a message without ids, the name of this machine, and names of folders and of files of the user."""
         if not self.share_safe:
             return text
         text = _CASE_IN_TEXT.sub(lambda found: self._pseudonym_in_text(found[0]), text)
-        text = _PATH.sub(lambda found: f".../{found['name']}" if found[0] != "/" else "/", text)
+        text = _PATH.sub(_hide_path, text)
         for host in {platform.node(), *self._hosts} - {""}:
             text = re.sub(rf"(?<![\w-]){re.escape(host)}(?![\w-])", self.host(host) or "", text)
         return redact_ids(text, ids)
@@ -140,7 +166,7 @@ class Deidentifier:
             "host": self.host,
             "session": partial(self.session, str(row.get("subject_id", ""))),
         }
-        ids = (subject_of(str(row.get("case_id", ""))),)
+        ids = ids_in(str(row.get("case_id", "")))
         return {
             name: replaced.get(name, partial(self.text, ids=ids))(value) if isinstance(value, str) else value
             for name, value in row.items()
@@ -165,10 +191,21 @@ class Deidentifier:
         return found if _PSEUDONYM.fullmatch(found) else self.pseudonym(found)
 
 
+def _hide_path(found: re.Match[str]) -> str:
+    """Return a path without its folders, and without its name unless cmnet has given it."""
+    name = found["name"]
+    if found[0] == "/":
+        return "/"
+    folder = found["folders"].rstrip("/").rpartition("/")[2]
+    if _OWN_NAME.fullmatch(name) or _OWN_TABLE.fullmatch(f"{folder}/{name}"):
+        return f".../{name}"
+    ending = re.search(rf"{_ENDING}$", name, re.IGNORECASE)
+    return f".../<name>{ending[0] if ending else ''}"
+
+
 def redact_defect(trace: str) -> str:
     """Return the traceback of a defect without ids of participants, folders and names of files other than modules."""
-    text = open_deidentifier(None, share_safe=True).text(trace)
-    return re.sub(r"\.\.\./[^\s/:;,'\"<>()]*(?<!\.py)(?=[\s:;,'\"<>()]|$)", ".../<file>", text)
+    return open_deidentifier(None, share_safe=True).text(trace)
 
 
 def open_deidentifier(key_file: Path | None, *, share_safe: bool) -> Deidentifier:

@@ -83,10 +83,12 @@ class SubmissionFolder:
     Attributes:
         folder: The folder that holds the files.
         logs: The folder to which SLURM writes the output of the jobs.
+        copies: The folder of second copies of its records.
     """
 
     folder: Path
     logs: Path
+    copies: Path
 
     @property
     def record(self) -> Path:
@@ -97,6 +99,10 @@ class SubmissionFolder:
     def jobs(self) -> Path:
         """The SLURM ids of the submitted jobs."""
         return self.folder / "jobs.json"
+
+    def copy_of(self, record: Path) -> Path:
+        """The second copy of one of its two records."""
+        return self.copies / record.name
 
     def script(self, kind: str) -> Path:
         """The batch script of a kind of job: array or merge."""
@@ -201,11 +207,13 @@ class RunFolder:
     @property
     def copied(self) -> tuple[Path, ...]:
         """The files that have a second copy."""
-        return (self.cohort, self.record, self.share_key)
+        submissions = [self.submission(name) for name in self.submissions]
+        records = (record for submission in submissions for record in (submission.record, submission.jobs))
+        return (self.cohort, self.record, self.share_key, *records)
 
     def copy_of(self, file: Path) -> Path:
         """The second copy of a file."""
-        return self.copies / file.name
+        return self.copies / file.relative_to(self.root)
 
     @property
     def share_key(self) -> Path:
@@ -247,12 +255,13 @@ class RunFolder:
 
     def submission(self, name: str) -> SubmissionFolder:
         """The files of one submission of array jobs."""
-        return SubmissionFolder(self.root / "slurm" / name, self.root / "logs" / "slurm")
+        return SubmissionFolder(self.root / "slurm" / name, self.root / "logs" / "slurm", self.copies / "slurm" / name)
 
     @property
     def submissions(self) -> tuple[str, ...]:
         """The names of all submissions, oldest first."""
-        return tuple(sorted(path.parent.name for path in (self.root / "slurm").glob("*/submission.json")))
+        places = (self.root / "slurm", self.copies / "slurm")
+        return tuple(sorted({path.parent.name for place in places for path in place.glob("*/submission.json")}))
 
     def log(self, command: str) -> Path:
         """The text log of one command."""

@@ -1,6 +1,7 @@
 """Opening and locking a run folder, freezing the manifest into it, and recording the commands that ran."""
 
 import dataclasses
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -84,8 +85,9 @@ def locked_run(folder: RunFolder, command: str, *, wait: bool = False) -> Iterat
         if not folder.root.exists():
             make_private(folder.root)
         lock = acquire_lock(folder.lock(RUN_LOCK), f"cmnet {command}", find_conflict=task_owner, on_conflict=refuse)
-    for place in (folder.root, folder.root / "tables", folder.logs, folder.copies):
-        for leftover in place.glob(".tmp-*"):
+    # Everything but the folders of subjects, which their stages clean, and reports, which need no lock.
+    for place in ("", "tables/", "tables/_parts/*/", "logs/", ".copies/", ".copies/slurm/*/", "slurm/*/", "slurm/*/*/"):
+        for leftover in folder.root.glob(f"{place}.tmp-*"):
             leftover.unlink(missing_ok=True)
     try:
         yield lock
@@ -96,6 +98,7 @@ def locked_run(folder: RunFolder, command: str, *, wait: bool = False) -> Iterat
             for file in folder.copied:
                 if file.exists() and not folder.copy_of(file).exists():
                     copy_file(file, folder.copy_of(file))
+            _let_group_read_new_files(folder)
         lock.release()
 
 
@@ -109,9 +112,15 @@ def report_disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        hint = "Use a run folder that you may write to, on a disk with room."
+        if isinstance(error, PermissionError):
+            hint = (
+                "Work as the user who began the run, or in a run folder of your own; --group-readable lets your group "
+                "read a run, but not change it."
+            )
         raise ManifestError(
             f"The folder {folder} cannot be written: {error.strerror}.",
-            hint="Give --out a folder that you may write to, on a disk with room.",
+            hint=hint,
             code=ErrorCode.RUN,
         ) from error
 
@@ -128,6 +137,21 @@ def let_group_read(folder: RunFolder) -> None:
     for key in (folder.share_key, folder.copy_of(folder.share_key)):
         if key.exists():
             key.chmod(0o640)
+
+
+def _let_group_read_new_files(folder: RunFolder) -> None:
+    """Let the group read what this command has written, if it may read the run and the umask has kept it from that."""
+    mask = os.umask(0)
+    os.umask(mask)
+    if not (mask & 0o050 and folder.root.stat().st_mode & 0o040):
+        return
+    for path in folder.root.rglob("*"):
+        # Among the output of workers are their certificates.
+        if folder.worker_logs in (path, *path.parents):
+            continue
+        mode = path.stat().st_mode
+        with suppress(PermissionError):
+            path.chmod(mode | (0o050 if path.is_dir() else 0o040))
 
 
 def start_run(root: Path, manifest: Manifest, command: str, facts: dict[str, Any]) -> OpenRun:
@@ -185,8 +209,12 @@ def require_same_manifest(folder: RunFolder, manifest: Manifest) -> None:
 
 
 def record_command(folder: RunFolder, command: str, **facts: Any) -> None:
-    """Record in ``run.json`` what a command is run with, in place of its previous record."""
-    _update_record(folder, command, {"at": utc_now(), **facts})
+    """Record in ``run.json`` what a command is run with, in place of its previous record.
+
+    Tables that it has written before remain required, also if it is interrupted now.
+    """
+    before = read_record(folder)["commands"].get(command, {})
+    _update_record(folder, command, {"at": utc_now(), **facts, **{k: v for k, v in before.items() if k == "ended"}})
 
 
 def record_end(folder: RunFolder, command: str) -> None:

@@ -1,15 +1,17 @@
 """The record of a submission: what its array job does, the jobs that SLURM accepted, and the events of each task."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cmnet_cli.runs.paths import SubmissionFolder
 from cmnet_cli.runs.timestamp import utc_now
 from cmnet_cli.seals import append_line, read_lines, read_sealed_json, sealed_line, write_sealed_json
 from cmnet_core.errors import ErrorCode, ManifestError
+
+RecordT = TypeVar("RecordT", "Shard", "FrozenFile", "SubmittedJob")
 
 
 class TaskEvent(StrEnum):
@@ -112,19 +114,43 @@ def read_submission(folder: SubmissionFolder) -> Submission:
     Raises:
         ManifestError: There is none.
     """
-    values = read_sealed_json(folder.record)
+    values = read_sealed_json(folder.record) or read_sealed_json(folder.copy_of(folder.record))
     if values is None:
         raise ManifestError(
             f"There is no submission {folder.record}, or it is damaged.",
-            hint="Give --run the folder that cmnet submit wrote; cmnet verify lists damaged files.",
+            hint="Give --run the folder that cmnet submit wrote; if that is right, cmnet verify --repair gives the "
+            "damaged submission up, and submitting again sends what is missing.",
             code=ErrorCode.SHARD,
         )
-    values |= {
-        "shards": tuple(Shard(**item) for item in values["shards"]),
-        "reference": FrozenFile(**values["reference"]) if values["reference"] else None,
-        "extra": tuple(values["extra"]),
-    }
-    return Submission(**values)
+    try:
+        values |= {
+            "shards": tuple(_record(Shard, item) for item in values["shards"]),
+            "reference": _record(FrozenFile, values["reference"]) if values["reference"] else None,
+            "extra": tuple(values["extra"]),
+        }
+        return Submission(**values)
+    except (KeyError, TypeError) as error:
+        raise _of_another_version(folder.record) from error
+
+
+def _record(kind: type[RecordT], values: dict[str, Any]) -> RecordT:
+    """Make a record of plain fields, each of which has the type of its annotation.
+
+    Raises:
+        TypeError: The values are those of another record.
+    """
+    record = kind(**values)
+    if not all(isinstance(values.get(item.name, item.default), item.type) for item in fields(kind)):  # type: ignore[arg-type]
+        raise TypeError(f"{values} are not those of a {kind.__name__}.")
+    return record
+
+
+def _of_another_version(path: Path) -> ManifestError:
+    return ManifestError(
+        f"{path} has another format: another version of cmnet wrote it.",
+        hint="Use that version until the submission has ended, or remove the file to give the submission up.",
+        code=ErrorCode.SHARD,
+    )
 
 
 def add_job(folder: SubmissionFolder, job: SubmittedJob) -> None:
@@ -134,13 +160,33 @@ def add_job(folder: SubmissionFolder, job: SubmittedJob) -> None:
 
 
 def write_jobs(folder: SubmissionFolder, jobs: Iterable[SubmittedJob]) -> None:
-    """Write the record of all jobs of a submission."""
-    write_sealed_json(folder.jobs, {"jobs": [asdict(job) for job in jobs]})
+    """Write the record of all jobs of a submission, and its copy: without it, jobs might be sent twice."""
+    values = {"jobs": [asdict(job) for job in jobs]}
+    for path in (folder.jobs, folder.copy_of(folder.jobs)):
+        write_sealed_json(path, values)
 
 
 def read_jobs(folder: SubmissionFolder) -> tuple[SubmittedJob, ...]:
-    """Read the jobs of a submission, oldest first."""
-    return tuple(SubmittedJob(**item) for item in (read_sealed_json(folder.jobs) or {"jobs": []})["jobs"])
+    """Read the jobs of a submission, oldest first.
+
+    Raises:
+        ManifestError: Another version of cmnet recorded them.
+    """
+    values = read_sealed_json(folder.jobs) or read_sealed_json(folder.copy_of(folder.jobs))
+    try:
+        return tuple(_record(SubmittedJob, item) for item in (values or {"jobs": []})["jobs"])
+    except (KeyError, TypeError) as error:
+        raise _of_another_version(folder.jobs) from error
+
+
+def give_up_submission(folder: SubmissionFolder) -> None:
+    """Remove the records of a submission, so that none of its tasks starts any more and its subjects can be sent again.
+
+    What its tasks have finished remains.
+    """
+    for record in (folder.record, folder.jobs):
+        record.unlink(missing_ok=True)
+        folder.copy_of(record).unlink(missing_ok=True)
 
 
 def add_event(path: Path, event: TaskEvent, **facts: Any) -> None:

@@ -2,17 +2,17 @@
 
 import pytest
 
-from benchmarks.fuzz import KINDS, try_one
+from benchmarks.fuzz import FILES, try_one
 
 # What once left a traceback.
 REGRESSIONS = [("layout", 239), ("layout", 320), ("manifest", 444), ("dicom", 193), ("nifti", 57)]
 
 
 def test_kinds_of_the_regressions_are_tried() -> None:
-    assert {kind for kind, _ in REGRESSIONS} <= set(KINDS)
+    assert {kind for kind, _ in REGRESSIONS} <= set(FILES)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILES)
 def test_damaged_files_leave_no_traceback(kind: str) -> None:
     seeds = [*range(20), *(seed for of_kind, seed in REGRESSIONS if of_kind == kind)]
     # The machine may be busy with other tests: benchmarks/fuzz.py holds the files to 10 s.

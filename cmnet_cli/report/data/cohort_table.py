@@ -141,7 +141,7 @@ def read_population(folder: RunFolder) -> Population:
     Raises:
         ManifestError: This is no run folder, or nothing has run in it.
     """
-    require_whole_tables(folder, ("indices", "frames", "segments", "motion", "status"))
+    require_whole_tables(folder, DECLARED)
     indices, status = read_columns(folder, "indices"), read_columns(folder, "status")
     if not indices.num_rows and not status.num_rows:
         raise ManifestError(

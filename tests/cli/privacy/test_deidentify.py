@@ -1,12 +1,13 @@
 """De-identification: ids, paths and host names are replaced, and small counts suppressed."""
 
 import json
+import os
 import platform
 from pathlib import Path
 
 import pytest
 
-from cmnet_cli.privacy.deidentify import open_deidentifier, redact_defect, redact_ids
+from cmnet_cli.privacy.deidentify import ids_in, open_deidentifier, redact_defect, redact_ids
 from cmnet_core.errors import ManifestError
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
@@ -60,6 +61,28 @@ def test_damaged_key_is_refused(tmp_path: Path, content: bytes) -> None:
         open_deidentifier(tmp_path / ".share-key", share_safe=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/data/Roe^Jane_19470812: Expected a cine.", ".../<name>: Expected a cine."),
+        ("/data/Roe Jane 1947/im 1.nii.gz: no", ".../<name>.nii.gz: no"),
+        ("Copy /data/Roe Jane/im.dcm again.", "Copy .../<name>.dcm again."),
+        ("/data/Roe Jane/exam Roe: no images", ".../<name>: no images"),
+        ("/data/<id>/<id>_sa.nii.gz: no", ".../<name>.nii.gz: no"),
+        ("/r/tables/indices.parquet, /r/run.json", ".../indices.parquet, .../run.json"),
+        ("3 m/s and 1 / 2, /r/roe.csv", "3 m/s and 1 / 2, .../<name>.csv"),
+    ],
+)
+def test_names_of_folders_and_files_may_be_those_of_persons(text: str, shown: str) -> None:
+    assert open_deidentifier(None, share_safe=True).text(text) == shown
+
+
+def test_label_of_a_visit_is_not_logged() -> None:
+    assert (
+        redact_ids("Nothing for sub-7_ses-20231105.", ids_in("sub-7_ses-20231105")) == "Nothing for sub-<id>_ses-<id>."
+    )
+
+
 def test_traceback_of_a_defect_names_no_subject() -> None:
     trace = 'File "/opt/cmnet_cli/app.py", line 3\nOSError: /data/Roe_Jane/sub-P17_ses-20231105_sa.nii.gz is odd'
     shown = redact_defect(trace)
@@ -76,11 +99,23 @@ def test_run_folder_is_private_unless_the_group_may_read_it(tmp_path: Path) -> N
     assert (run.stat().st_mode & 0o777, (run / ".share-key").stat().st_mode & 0o777) == (0o750, 0o640)
 
 
+def test_group_reads_a_run_whatever_the_umask(tmp_path: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
+    before = os.umask(0o077)
+    try:
+        assert cmnet("preprocess", "-m", manifest, "-o", run, "--group-readable").exit_code == 0
+        assert cmnet("preprocess", "-m", manifest, "-o", run, "--force").exit_code == 0
+    finally:
+        os.umask(before)
+    hidden = [path for path in run.rglob("*") if not path.stat().st_mode & (0o010 if path.is_dir() else 0o040)]
+    assert hidden == []
+
+
 def test_share_safe_text() -> None:
     plain, safe = open_deidentifier(None, share_safe=False), open_deidentifier(None, share_safe=True)
     text = f"sub-9900001 on {platform.node()}: /home/somebody/9900001_sa.nii.gz is not there"
     assert (plain.text(text), plain.name("sub-9900001"), plain.count(3)) == (text, "sub-9900001", "3")
-    assert safe.text(text) == f"{safe.name('sub-9900001')} on host-1: .../<id>_sa.nii.gz is not there"
+    assert safe.text(text) == f"{safe.name('sub-9900001')} on host-1: .../<name>.nii.gz is not there"
     assert safe.text(safe.text(text)) == safe.text(text)
     assert (safe.host("node07"), safe.host("node07"), safe.host(None)) == ("host-2", "host-2", None)
     assert [safe.count(n) for n in (0, 10, 11)] == ["0", "10 or fewer", "11"]
@@ -100,7 +135,7 @@ def test_share_safe_status_names_no_subject(tmp_path: Path, tiny_model: Path) ->
     assert [row["case_id"] for row in shared] == [pseudonyms.name(row["case_id"]) for row in plain]
     assert not any(text in shown for text in ("99000", str(tmp_path), platform.node()))
     printed = cmnet("status", "-r", run, "--share-safe").stdout
-    assert (".../<id>.nii.gz" in printed, str(tmp_path) in printed) == (True, False)
+    assert (".../<name>.nii.gz" in printed, str(tmp_path) in printed) == (True, False)
 
 
 def test_control_characters_are_not_printed(tmp_path: Path) -> None:

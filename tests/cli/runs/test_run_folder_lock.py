@@ -52,6 +52,15 @@ def test_command_is_refused_while_an_array_task_runs(tmp_path: Path, tiny_model:
     lock.release()
 
 
+def test_leftovers_of_killed_commands_are_removed(tmp_path: Path) -> None:
+    manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
+    for place in ("", "tables/_parts/00001", "logs", ".copies/slurm/00001", "slurm/00001/shards"):
+        (run / place).mkdir(parents=True, exist_ok=True)
+        (run / place / ".tmp-0123456789ab.parquet").write_bytes(b"cut short")
+    assert cmnet("preprocess", "-m", manifest, "-o", run).exit_code == 0
+    assert not list(run.rglob(".tmp-*"))
+
+
 def _until(true: Callable[[], bool]) -> None:
     ends = time.monotonic() + 300
     while not true():

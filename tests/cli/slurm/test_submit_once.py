@@ -1,16 +1,23 @@
-"""Jobs are sent once, wherever a submission is killed and however many submissions run at once."""
+"""Jobs are sent once, wherever a submission is killed and however many submissions run at once.
+
+The environment variable ``CMNET_FAULTS`` sets ten times the number of kills at calls to the file system.
+"""
 
 import os
+import random
 import signal
 from pathlib import Path
 
 import pytest
 
+from cmnet_cli.execution.integrity import check_integrity
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.slurm.submission import read_jobs
 from tests.cli.commanding import cmnet
+from tests.cli.execution.faults import KILLED, run_with_fault
 from tests.phantoms import write_cohort
 
+KILLS = int(os.environ.get("CMNET_FAULTS", "20")) // 10
 _SBATCH = """#!/bin/sh
 case " $* " in *" --test-only "*) exit 0;; esac
 for argument in "$@"; do case "$argument" in --job-name=*) name=${argument#--job-name=};; esac; done
@@ -79,6 +86,33 @@ def test_killed_submission_is_not_sent_twice(tmp_path: Path, queue: Path, moment
     folder = RunFolder(tmp_path / "run")
     [job] = [job for name in folder.submissions for job in read_jobs(folder.submission(name)) if job.kind == "array"]
     assert (queue / job.job_id).read_text().strip() == job.name
+
+
+def test_submission_killed_at_any_call_is_sent_once(tmp_path: Path, queue: Path) -> None:
+    submit = ("submit", "preprocess", "-m", write_cohort(tmp_path, 2, frames=2), "--chunk", 1, "-o")
+    _, calls, _ = run_with_fault(None, 0, *submit, tmp_path / "whole")
+    seed = int(os.environ.get("CMNET_SEED", "1"))
+    print(f"seed {seed}, {calls} calls")
+    moments, sent = random.Random(seed), []
+    for number in range(KILLS):
+        for job in queue.iterdir():
+            job.unlink()
+        run, at = tmp_path / f"run-{number}", moments.randrange(1, calls + 1)
+        assert run_with_fault(None, at, *submit, run)[0] in (0, KILLED)
+        sent.append(_arrays(queue))
+        again = cmnet(*submit, run)
+        assert (again.exit_code, "still active" in again.output) == ((3, True) if sent[-1] else (0, False)), at
+        assert _arrays(queue) == 1, at
+        assert check_integrity(RunFolder(run)).damage == (), at
+        assert not list(run.rglob(".tmp-*")), at
+        [job] = [
+            job
+            for name in RunFolder(run).submissions
+            for job in read_jobs(RunFolder(run).submission(name))
+            if job.kind == "array" and job.job_id
+        ]
+        assert (queue / job.job_id).read_text().strip() == job.name, at
+    print(f"{KILLS} kills, {sum(sent)} after the array was sent")
 
 
 def test_two_submissions_at_once_send_one_array(tmp_path: Path, queue: Path) -> None:
