@@ -25,6 +25,7 @@ from cmnet_core.geometry.wall_thickness import wall_thickness
 from cmnet_core.imaging.crop import crop_around
 from cmnet_core.imaging.preprocess import window_affine
 from cmnet_core.inference.composition import fields_to_ed
+from cmnet_core.io.orientation import StackOrientation, standard_orientation
 from cmnet_core.labels import Label
 from cmnet_core.mechanics.analysis import summarise_lines, summarise_strain
 from cmnet_core.mechanics.lagrangian import flow_material, follow_material
@@ -115,14 +116,20 @@ def _draw_shape_columns(
     stored: StoredTracking, posterior: Posterior, draws: SamplingSettings
 ) -> Iterator[tuple[Row, list[Row]]]:
     """Indices and wall thickness of label maps at ED and ES drawn from SegNet's posterior."""
-    window = stored.facts.window
-    affine = window_affine(stored.affine, window)
+    window, orientation = stored.facts.window, _orientation(stored)
+    affine = orientation.orient_affine(window_affine(stored.affine, window), window.shape)
+    posterior = posterior.oriented(orientation)
     for phases in draw_shapes(posterior, window.spacing, draws.generator()):
         function = asdict(indices_of_shapes(phases, window.spacing))
         del function["flags"]
         heart = crop_around((phases > 0).any(0), 1).of_window(phases)
         ed, es = (wall_thickness(lv_coordinates(labels, window.spacing, affine)) for labels in heart)
         yield function | thickness_columns(ed.whole_mm, es.whole_mm), segment_thickness_columns(ed, es)
+
+
+def _orientation(stored: StoredTracking) -> StackOrientation:
+    """Orientation in which noise is drawn: the draws of a heart do not depend on how its image is stored."""
+    return standard_orientation(stored.affine, stored.facts.flags)
 
 
 def _draw_motion_columns(
@@ -139,11 +146,14 @@ def _draw_motion_columns(
     grid = Spacing(facts.window.spacing.z, facts.window.spacing.y * factor, facts.window.spacing.x * factor)
     sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
     timing = Timing(facts.ed, facts.es, facts.frame_ms)
-    velocities, generator = read_velocities(folder.motion), draws.generator()
+    orientation, generator = _orientation(stored), draws.generator()
+    velocities = orientation.orient_vectors(read_velocities(folder.motion), 1)
+    posterior = posterior.oriented(orientation)
     myocardium = labels_ed == Label.MYO
     crop = crop_around(myocardium, factor)
     while True:
-        drawn = crop.of_velocities(draw_velocities(velocities, posterior, grid, generator))
+        whole = draw_velocities(velocities, posterior, grid, generator)
+        drawn = crop.of_velocities(orientation.restore_vectors(whole, 1))
         if sizes.ed_referenced and sizes.integration_steps:
             motion = flow_material(drawn, crop.of_window(myocardium), facts.window.spacing, ed=facts.ed)
         else:
