@@ -142,7 +142,8 @@ def standard_orientation(affine: Float64[Tensor, "4 4"], flags: Collection[str] 
             + (-1.0 if columns_reversed else 1.0) * (right @ _vector(_LATERAL_FROM_SEPTUM_RAS))
         )
 
-    in_plane = max(itertools.product((False, True), repeat=3), key=similarity)
+    either = (False, True)
+    in_plane = max(itertools.product(either, either, either), key=similarity)
     return StackOrientation(forwards < 0, *in_plane)
 
 
