@@ -17,6 +17,7 @@ class QCFlag(StrEnum):
     UNIT_GUESSED = "unit-guessed"
     SFORM_QFORM_DIFFER = "sform-qform-differ"
     AXES_REORDERED = "axes-reordered"
+    ORIENTATION_MISSING = "orientation-missing"
     TIME_STEP_IMPLAUSIBLE = "time-step-implausible"
     ORIENTATION_UNUSUAL = "orientation-unusual"
     TRIGGER_TIMES_DIFFER = "trigger-times-differ"

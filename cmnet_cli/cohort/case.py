@@ -338,7 +338,10 @@ def _number(text: str, *, low: float, high: float) -> float:
         ) from None
     if not low <= value <= high:
         raise _BadCellError(
-            f"Expected a number from {low:g} to {high:g}, found '{text}'.", "Check the unit in the column's name."
+            f"Expected a number from {low:g} to {high:g}, found '{text}'.",
+            "A code for a missing answer, such as -1 or -3 of UK Biobank, must be an empty cell."
+            if value < 0
+            else "Check the unit in the column's name.",
         )
     return value
 

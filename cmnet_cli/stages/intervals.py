@@ -25,6 +25,7 @@ from cmnet_core.geometry.wall_thickness import wall_thickness
 from cmnet_core.imaging.crop import crop_around
 from cmnet_core.imaging.preprocess import window_affine
 from cmnet_core.inference.composition import fields_to_ed
+from cmnet_core.io.orientation import StackOrientation, standard_orientation
 from cmnet_core.labels import Label
 from cmnet_core.mechanics.analysis import summarise_lines, summarise_strain
 from cmnet_core.mechanics.lagrangian import follow_material
@@ -122,14 +123,20 @@ def _draw_shape_columns(
     stored: StoredTracking, posterior: Posterior, draws: SamplingSettings
 ) -> Iterator[tuple[Row, list[Row]]]:
     """Indices and wall thickness of label maps at ED and ES drawn from SegNet's posterior."""
-    window = stored.facts.window
-    affine = window_affine(stored.affine, window)
+    window, orientation = stored.facts.window, _orientation(stored)
+    affine = orientation.orient_affine(window_affine(stored.affine, window), window.shape)
+    posterior = posterior.oriented(orientation)
     for phases in draw_shapes(posterior, window.spacing, draws.generator()):
         function = asdict(indices_of_shapes(phases, window.spacing))
         del function["flags"]
         heart = crop_around((phases > 0).any(0), 1).of_window(phases)
         ed, es = (wall_thickness(lv_coordinates(labels, window.spacing, affine)) for labels in heart)
         yield function | thickness_columns(ed.whole_mm, es.whole_mm), segment_thickness_columns(ed, es)
+
+
+def _orientation(stored: StoredTracking) -> StackOrientation:
+    """Orientation in which noise is drawn: the draws of a heart do not depend on how its image is stored."""
+    return standard_orientation(stored.affine, stored.facts.flags)
 
 
 def _draw_motion_columns(
@@ -146,18 +153,22 @@ def _draw_motion_columns(
     spacing = facts.window.spacing
     grid = Spacing(spacing.z, spacing.y * factor, spacing.x * factor)
     timing = Timing(facts.ed, facts.es, facts.frame_ms)
+    orientation = _orientation(stored)
     myocardium = labels_ed == Label.MYO
     # Motion is drawn near the wall alone, in whole voxels of the pooled posterior.
     pooled = crop_around(myocardium, factor * POOLING_FACTOR)
     crop = pooled.refined(POOLING_FACTOR)
-    mean = crop.of_velocities(read_velocities(folder.motion))
+    stored_mean = crop.of_velocities(read_velocities(folder.motion))
+    size = (int(stored_mean.shape[-2]), int(stored_mean.shape[-1]))
+    strains = _strains_by(voxels, crop.of_window(myocardium), facts, size=size)
+    mean = orientation.orient_vectors(stored_mean, 1)
     near = replace(
         posterior, log_sd=pooled.of_velocities(posterior.log_sd), factor=pooled.of_velocities(posterior.factor)
-    )
-    strains = _strains_by(voxels, crop.of_window(myocardium), facts, size=(int(mean.shape[-2]), int(mean.shape[-1])))
+    ).oriented(orientation)
     generator = draws.generator()
     while True:
-        drawn = strains(draw_velocities(mean, near, grid, generator))
+        velocities = orientation.restore_vectors(draw_velocities(mean, near, grid, generator), 1)
+        drawn = strains(velocities)
         green, engineering = (summarise_strain(one, timing) for one in (drawn.green, drawn.engineering))
         lines = summarise_lines(drawn.lines, timing)
         yield global_strain_columns(lines, engineering, green), segment_strain_columns(engineering, green)

@@ -30,11 +30,16 @@ def load_cine(case: Case) -> CineSequence:
         CaseError: The image cannot be used; the message names the file and the reason.
     """
     if len(case.image) == 2:
+        with naming(case.image[0]):
+            require_memory(nifti.inspect_pair(*case.image))
         return nifti.read_pair(*case.image)
-    path = case.image[0]
-    if not is_dicom(path):
-        require_memory(path, nifti.inspect_cine(path))
-    cine = read_cine(path, frame_ms=case.frame_ms, study=case.dicom_study, follow_links=case.follow_links)
+    cine = read_cine(
+        case.image[0],
+        frame_ms=case.frame_ms,
+        study=case.dicom_study,
+        follow_links=case.follow_links,
+        check_header=require_memory,
+    )
     check_frames(case, frames=cine.frames)
     frame_ms = cine.frame_ms
     if frame_ms is None and case.heart_rate_bpm is not None:
@@ -127,12 +132,13 @@ def inspect_image(case: Case) -> Header:
         header = dicom.inspect(path, study=case.dicom_study, follow_links=case.follow_links)
     else:
         header = nifti.inspect_cine(path)
-    require_memory(path, header)
+    with naming(path):
+        require_memory(header)
     check_frames(case, frames=header.frames)
     return header
 
 
-def require_memory(path: Path, header: Header) -> None:
+def require_memory(header: Header) -> None:
     """Refuse an image that would not fit into memory, before its voxels are read.
 
     Raises:
@@ -142,7 +148,7 @@ def require_memory(path: Path, header: Header) -> None:
     needed, limit = voxels * _BYTES_PER_VOXEL, memory_limit_bytes()
     if needed > limit:
         raise ImageError(
-            f"{path}: its header declares {voxels} voxels, which need about {needed / 1e9:.1f} GB of memory; "
+            f"Its header declares {voxels} voxels, which need about {needed / 1e9:.1f} GB of memory; "
             f"{limit / 1e9:.1f} GB may be used.",
             hint="Check that it is one cine of one visit; otherwise use a larger --memory-limit or fewer --workers.",
             code=ErrorCode.OUT_OF_MEMORY,

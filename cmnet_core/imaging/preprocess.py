@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError
 from cmnet_core.imaging.filters import apply_in_plane, linear_weights, renormalised_gaussian
+from cmnet_core.io.orientation import StackOrientation
 from cmnet_core.labels import Label
 from cmnet_core.types import CineSequence, MotionField, Spacing
 
@@ -132,6 +133,29 @@ def window_around(
         ),
         size=size,
     )
+
+
+def oriented_back(window: Window, orientation: StackOrientation) -> Window:
+    """Return the window on the grid of the stored stack, from that on the stack in the standard orientation."""
+    spacing, source_spacing = orientation.swapped(window.spacing), orientation.swapped(window.source_spacing)
+    ends = (orientation.rows_reversed, orientation.columns_reversed)
+    # The first voxel of a reversed axis is the last one of the oriented axis.
+    origin_mm = [
+        (voxels - 1) * source_mm - first_mm - (size - 1) * mm if is_reversed else first_mm
+        for is_reversed, voxels, source_mm, first_mm, size, mm in zip(
+            ends,
+            window.source_shape[1:],
+            window.source_spacing.zyx[1:],
+            window.origin_mm,
+            window.size,
+            window.spacing.zyx[1:],
+            strict=True,
+        )
+    ]
+    (depth, rows, columns), (height, width), (y, x) = window.source_shape, window.size, origin_mm
+    if orientation.transposed:
+        rows, columns, height, width, y, x = columns, rows, width, height, x, y
+    return Window((depth, rows, columns), source_spacing, spacing, (y, x), (height, width))
 
 
 def window_affine(affine: Float64[Tensor, "4 4"], window: Window) -> Float64[Tensor, "4 4"]:

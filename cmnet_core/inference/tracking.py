@@ -21,6 +21,7 @@ from cmnet_core.inference.composition import (
 )
 from cmnet_core.inference.segmentation import find_window, segment
 from cmnet_core.inference.shape_motion import estimate_posteriors
+from cmnet_core.io.orientation import StackOrientation, standard_orientation
 from cmnet_core.labels import Label
 from cmnet_core.models.build import AnyMotionSizes, MotionNetwork
 from cmnet_core.models.cardiomorphnet import iterate_cycle
@@ -134,6 +135,8 @@ class Tracking:
 def track(model: Model, cine: CineSequence) -> Tracking:
     """Locate the heart, segment every frame and estimate the motion over the cycle, on the subject's own grid.
 
+    The networks see the stack in the standard orientation, so that its results do not depend on how it is stored.
+
     Args:
         model: Trained networks.
         cine: A cine on the subject's own grid; where ED or ES is None it is determined by SegNet's LV volume.
@@ -141,6 +144,41 @@ def track(model: Model, cine: CineSequence) -> Tracking:
     Raises:
         ImageError: The images have no contrast, or show no heart.
     """
+    orientation = standard_orientation(cine.affine, cine.flags)
+    tracking = _track(model, orientation.orient_cine(cine))
+    return tracking if orientation == StackOrientation() else _restored(tracking, orientation, cine)
+
+
+def _restored(tracking: Tracking, orientation: StackOrientation, cine: CineSequence) -> Tracking:
+    """Bring the results for a cine in the standard orientation back to the grid on which the cine is stored."""
+    window = preprocess.oriented_back(tracking.window, orientation)
+    field = tracking.ed_to_es
+    segmentation, propagated = (
+        replace(maps, labels=orientation.restore(maps.labels), spacing=cine.spacing, affine=cine.affine)
+        for maps in (tracking.segmentation, tracking.propagated)
+    )
+    return replace(
+        tracking,
+        cine=replace(
+            tracking.cine,
+            voxels=orientation.restore(tracking.cine.voxels),
+            spacing=window.spacing,
+            affine=preprocess.window_affine(cine.affine, window),
+        ),
+        window=window,
+        segmentation=segmentation,
+        propagated=propagated,
+        velocities=orientation.restore_vectors(tracking.velocities, 1),
+        ed_to_es=replace(
+            field, displacement_mm=orientation.restore_vectors(field.displacement_mm, 0), spacing=cine.spacing
+        ),
+        entropy=orientation.restore(tracking.entropy),
+        posterior=tracking.posterior.restored(orientation),
+    )
+
+
+def _track(model: Model, cine: CineSequence) -> Tracking:
+    """Track a cine in the standard orientation."""
     normalised = replace(cine, voxels=preprocess.normalise(cine.voxels))
     window = find_window(model.segnet, normalised, spacing_mm=model.card.spacing_mm, size=model.card.window)
     voxels = preprocess.extract(normalised.voxels, window)

@@ -1,7 +1,7 @@
 """Read a short-axis cine from a folder or zip of DICOM files: slices from base to apex, phases on a common cycle."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,12 @@ def inspect(path: Path, *, study: str | None = None, follow_links: bool = False)
 
 
 def read_cine(
-    path: Path, *, frame_ms: float | None, study: str | None = None, follow_links: bool = False
+    path: Path,
+    *,
+    frame_ms: float | None,
+    study: str | None = None,
+    follow_links: bool = False,
+    check_header: Callable[[Header], None] | None = None,
 ) -> CineSequence:
     """Read the short-axis cine of a folder or zip of DICOMs.
 
@@ -51,6 +56,7 @@ def read_cine(
         study: The person or study to read where there are several: the digest of the patient or the end of the
             StudyInstanceUID, as the error names them.
         follow_links: Whether to follow links that lead out of the folder.
+        check_header: Called with the size and geometry by the headers before any pixel is read.
 
     Raises:
         ImageError: There is no short-axis cine, or it cannot be read.
@@ -58,6 +64,8 @@ def read_cine(
     """
     with open_members(path, follow_links=follow_links) as members:
         header, cycle, grid = _assemble(*find_stack(members, study=study))
+        if check_header is not None:
+            check_header(header)
         voxels = torch.zeros(header.frames, *header.grid)
         for z, place in enumerate(cycle.slices):
             pixels = torch.from_numpy(np.stack(list(read_pixels(place.images))))

@@ -86,6 +86,8 @@ def open_members(path: Path, *, follow_links: bool = False) -> Iterator[list[Mem
     Raises:
         ImageError: The path does not exist, cannot be read, or is larger than any cine.
     """
+    if path.is_symlink() and not path.exists():
+        raise missing_file(path)  # links in a circle raise another error when they are opened
     try:
         with warnings.catch_warnings():
             # pydicom warns of each violation of the standard; those that matter raise an error or a flag here.

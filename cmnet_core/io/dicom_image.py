@@ -1,7 +1,7 @@
 """Read one DICOM file: position and time of each of its images, and their pixels.
 
-Only the tags listed here are read; of personal data only PatientID, of which a digest is kept. Files are parsed from
-memory, where a false length cannot run away; the declared size of a compressed image is checked before decoding.
+Of personal data only PatientID is read, of which a digest is kept. Files are parsed from memory, where a false length
+cannot run away; the declared size of a compressed image is checked before decoding.
 """
 
 import hashlib
@@ -36,56 +36,17 @@ from pydicom.uid import (
 
 from cmnet_core.errors import ErrorCode, ImageError
 from cmnet_core.io.dicom_file import DAMAGE, Link, Member
+from cmnet_core.io.dicom_tags import PIXEL_GROUP, Tags, parse_header
 from cmnet_core.io.file_content import FileFormat, format_of, pointer_remedy
 
 _MAGIC_AT = 128
-_HEAD_BYTES = 64 * 2**10
+_HEAD_BYTES = (8 * 2**10, 64 * 2**10)  # private headers of some scanners are longer than the first number
 _MAX_HEADER_BYTES = 16 * 2**20  # of the longest enhanced header
-_MAX_ELEMENTS = 4096
 _MAX_SIDE = 4096
 _MAX_FRAMES = 20_000
-_PIXEL_GROUP = 0x7FE0
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
 
-_HEADER_TAGS: list[BaseTag | int] = [
-    Tag(keyword)
-    for keyword in (
-        "Rows",
-        "Columns",
-        "SamplesPerPixel",
-        "NumberOfFrames",
-        "ImageType",
-        "PhotometricInterpretation",
-        "ComplexImageComponent",
-        "PatientID",
-        "StudyInstanceUID",
-        "FrameOfReferenceUID",
-        "DimensionIndexSequence",
-        "PixelSpacing",
-        "ImagePositionPatient",
-        "ImageOrientationPatient",
-        "SliceThickness",
-        "SpacingBetweenSlices",
-        "TriggerTime",
-        "NominalCardiacTriggerDelayTime",
-        "NominalInterval",
-        "HeartRate",
-        "CardiacNumberOfImages",
-        "TemporalPositionIdentifier",
-        "SeriesInstanceUID",
-        "SeriesNumber",
-        "SeriesDescription",
-        "ProtocolName",
-        "AcquisitionTime",
-        "InstanceNumber",
-        "SOPInstanceUID",
-        "RescaleSlope",
-        "RescaleIntercept",
-        "SharedFunctionalGroupsSequence",
-        "PerFrameFunctionalGroupsSequence",
-    )
-]
 _PIXEL_TAGS: list[BaseTag | int] = [
     Tag(keyword)
     for keyword in (
@@ -203,8 +164,10 @@ class ImageHeader:
     @property
     def normal(self) -> NDArray[np.float64]:
         """Unit normal of the slice, LPS."""
-        normal = np.cross(self.orientation[0], self.orientation[1])
-        return np.asarray(normal / np.linalg.norm(normal))
+        # For three numbers, np.cross takes most of the time of reading a header.
+        (x, y, z), (u, v, w) = self.orientation.tolist()
+        normal = (y * w - z * v, z * u - x * w, x * v - y * u)
+        return np.array(normal) / math.hypot(*normal)
 
 
 def read_headers(member: Member) -> list[ImageHeader] | Unusable:
@@ -219,14 +182,16 @@ def read_headers(member: Member) -> list[ImageHeader] | Unusable:
     if member.link is not Link.FOLLOWED:
         return Unusable.LINK_OUTSIDE if member.link is Link.OUTSIDE else Unusable.LINK_BROKEN
     with member.open() as file:
-        content = file.read(min(_HEAD_BYTES, member.size))
+        content = file.read(min(_HEAD_BYTES[0], member.size))
         if not _is_dicom(content):
             return _other_format(content)
         if _is_deflated(content):
             return Unusable.DEFLATED
-        found, complete = _parsed(content)
-        if not complete and member.size > len(content):
-            found, complete = _parsed(content + file.read(min(member.size, _MAX_HEADER_BYTES) - len(content)))
+        found, complete = parse_header(content, truncated=member.size > len(content))
+        for limit in (*_HEAD_BYTES[1:], _MAX_HEADER_BYTES):
+            if not complete and len(content) < min(member.size, limit):
+                content += file.read(min(member.size, limit) - len(content))
+                found, complete = parse_header(content, truncated=len(content) < min(member.size, _MAX_HEADER_BYTES))
     return _headers_of(found, member) if complete else Unusable.NO_IMAGE
 
 
@@ -283,7 +248,7 @@ def _inverted(pixels: NDArray[Any], dataset: Dataset) -> NDArray[np.int64]:
 
 
 def _is_behind_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
-    return tag.group > _PIXEL_GROUP
+    return tag.group > PIXEL_GROUP
 
 
 def _check_packing(dataset: Dataset, frames: Sequence[int]) -> None:
@@ -335,70 +300,23 @@ def _is_deflated(content: bytes) -> bool:
     return DeflatedExplicitVRLittleEndian.encode() in content
 
 
-def _parsed(content: bytes) -> tuple[Dataset, bool]:
-    """The header, and whether it was read up to the pixel data."""
-    reached, elements = False, 0
-
-    def at_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
-        nonlocal reached, elements
-        reached, elements = tag.group == _PIXEL_GROUP, elements + 1
-        if elements > _MAX_ELEMENTS:
-            raise ValueError("the header does not end")
-        return reached
-
-    with pydicom.config.disable_value_validation():
-        try:
-            found = read_partial(io.BytesIO(content), at_pixels, specific_tags=_HEADER_TAGS, force=True)
-        except DAMAGE:
-            if len(content) == _HEAD_BYTES:
-                return Dataset(), False
-            raise
-    return found, reached
-
-
-@dataclass(frozen=True, slots=True)
-class _Tags:
-    """The tags of one image: per-frame values take precedence over shared ones."""
-
-    layers: tuple[Dataset, ...]
-
-    def get(self, keyword: str) -> Any:
-        for layer in self.layers:
-            value = layer.get(keyword)
-            if value is not None and value != "":
-                return value
-        return None
-
-    def number(self, keyword: str) -> float | None:
-        value = self.get(keyword)
-        number = None if value is None else float(value)
-        return number if number is not None and math.isfinite(number) else None
-
-    def positive(self, keyword: str) -> float | None:
-        number = self.number(keyword)
-        return number if number is not None and number > 0 else None
-
-    def integer(self, keyword: str) -> int | None:
-        number = self.number(keyword)
-        return None if number is None else int(number)
-
-
 def _headers_of(found: Dataset, member: Member) -> list[ImageHeader] | Unusable:
     with pydicom.config.disable_value_validation():
-        frames = int(found.get("NumberOfFrames") or 1)
-        if int(found.get("SamplesPerPixel") or 1) != 1:
+        tags = Tags((found,))
+        frames = tags.integer("NumberOfFrames") or 1
+        if (tags.integer("SamplesPerPixel") or 1) != 1:
             return Unusable.COLOUR
-        if not found.get("Rows") or not 1 <= frames <= _MAX_FRAMES:
+        if not tags.get("Rows") or not 1 <= frames <= _MAX_FRAMES:
             return Unusable.NO_IMAGE
-        own = list(found.get("PerFrameFunctionalGroupsSequence") or [])
+        own = list(tags.get("PerFrameFunctionalGroupsSequence") or [])
         if frames > 1 and len(own) != frames:
             return Unusable.PLAIN_MULTI_FRAME
-        shared = [group for item in found.get("SharedFunctionalGroupsSequence") or [] for group in _groups(item)]
+        shared = [group for item in tags.get("SharedFunctionalGroupsSequence") or [] for group in _groups(item)]
         layers = [(*(_groups(own[n]) if n < len(own) else ()), *shared, found) for n in range(frames)]
         temporal_index = _temporal_index(found)
         headers: list[ImageHeader] = []
         for frame, layer in enumerate(layers):
-            header = _header(_Tags(layer), member, frame, single=frames == 1, temporal_index=temporal_index)
+            header = _header(Tags(layer), member, frame, single=frames == 1, temporal_index=temporal_index)
             if isinstance(header, Unusable):
                 return header
             headers.append(header)
@@ -407,7 +325,7 @@ def _headers_of(found: Dataset, member: Member) -> list[ImageHeader] | Unusable:
 
 def _temporal_index(found: Dataset) -> int | None:
     """The position within DimensionIndexValues of the index that orders the frames of an enhanced file in time."""
-    for number, item in enumerate(found.get("DimensionIndexSequence") or []):
+    for number, item in enumerate(Tags((found,)).get("DimensionIndexSequence") or []):
         pointer = item.get("DimensionIndexPointer")
         if pointer is not None and Tag(pointer) in _CARDIAC_PHASE_TAGS:
             return number
@@ -420,7 +338,7 @@ def _groups(item: Dataset) -> list[Dataset]:
 
 
 def _header(
-    tags: _Tags, member: Member, frame: int, *, single: bool, temporal_index: int | None
+    tags: Tags, member: Member, frame: int, *, single: bool, temporal_index: int | None
 ) -> ImageHeader | Unusable:
     position, orientation = tags.get("ImagePositionPatient"), tags.get("ImageOrientationPatient")
     if not (position and orientation):
@@ -459,6 +377,8 @@ def _shape(rows: int, columns: int) -> tuple[int, int]:
 
 
 def _pixel_mm(value: Any) -> tuple[float, float]:
+    if isinstance(value, str):
+        raise ValueError("the pixel spacing is not two numbers")
     between_rows, between_columns = (float(mm) for mm in value)
     if not (0 < between_rows < math.inf and 0 < between_columns < math.inf):
         raise ValueError("the pixel spacing is not two positive numbers")
@@ -472,13 +392,15 @@ def _finite(position: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _unit_rows(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(orientation, axis=1, keepdims=True)
-    if not np.allclose(lengths, 1.0, atol=0.01) or abs(orientation[0] @ orientation[1]) > 0.01:
+    lengths = [math.hypot(*row) for row in orientation.tolist()]
+    # Not a number compares as false.
+    unit = all(abs(length - 1.0) <= 0.01 for length in lengths)
+    if not unit or abs(float(orientation[0] @ orientation[1])) > 0.01:
         raise ValueError("the image orientation is not a pair of perpendicular unit vectors")
-    return np.asarray(orientation / lengths)
+    return np.asarray(orientation / np.array(lengths)[:, None])
 
 
-def _trigger_ms(tags: _Tags) -> float | None:
+def _trigger_ms(tags: Tags) -> float | None:
     trigger = tags.number("TriggerTime")
     if trigger is None:
         trigger = tags.number("NominalCardiacTriggerDelayTime")
@@ -488,13 +410,13 @@ def _trigger_ms(tags: _Tags) -> float | None:
     return trigger
 
 
-def _cycle_ms(tags: _Tags) -> float | None:
+def _cycle_ms(tags: Tags) -> float | None:
     rate = tags.positive("HeartRate")
     interval = tags.positive("NominalInterval") or tags.positive("RRIntervalTimeNominal")
     return interval or (60_000.0 / rate if rate else None)
 
 
-def _phase(tags: _Tags, temporal_index: int | None) -> int | None:
+def _phase(tags: Tags, temporal_index: int | None) -> int | None:
     """Index of the phase: the temporal position, or else the dimension index that orders the frames in time."""
     phase = tags.integer("TemporalPositionIndex") or tags.integer("TemporalPositionIdentifier")
     values = tags.get("DimensionIndexValues")
@@ -504,14 +426,14 @@ def _phase(tags: _Tags, temporal_index: int | None) -> int | None:
     return phase
 
 
-def _image_type(tags: _Tags) -> tuple[str, ...]:
+def _image_type(tags: Tags) -> tuple[str, ...]:
     values = tags.get("FrameType") or tags.get("ImageType") or ()
     component = tags.get("ComplexImageComponent")
     parts = [*([values] if isinstance(values, str) else values), *([component] if component else [])]
     return tuple(str(part).strip().upper() for part in parts)
 
 
-def _study(tags: _Tags) -> Study:
+def _study(tags: Tags) -> Study:
     patient = str(tags.get("PatientID") or "").strip()
     return Study(
         patient=hashlib.sha256(patient.encode()).hexdigest()[:8] if patient else "",
@@ -520,7 +442,7 @@ def _study(tags: _Tags) -> Study:
     )
 
 
-def _rescale(tags: _Tags) -> tuple[float, float]:
+def _rescale(tags: Tags) -> tuple[float, float]:
     slope, intercept = tags.number("RescaleSlope"), tags.number("RescaleIntercept")
     if slope == 0:
         raise ValueError("the rescale slope is 0")

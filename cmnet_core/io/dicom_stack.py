@@ -17,6 +17,7 @@ from cmnet_core.errors import ErrorCode, ImageError
 from cmnet_core.flags import QCFlag
 from cmnet_core.io.dicom_file import DAMAGE, Member, base_name, series_names
 from cmnet_core.io.dicom_image import ImageHeader, Unusable, read_headers
+from cmnet_core.io.orientation import APEX_FROM_BASE_RAS, SHORT_AXIS_COSINE
 
 _SHORT_AXIS = re.compile(r"sax|short.?axis|(?<![a-z])(sa|kurz\w*achse)(?![a-z])", re.IGNORECASE)
 _OTHER_VIEW = re.compile(
@@ -39,9 +40,7 @@ _NOT_MAGNITUDE = frozenset(
 """Values of ImageType of images other than the magnitude of an acquired slice."""
 
 _PARALLEL_COSINE = 0.999  # 2.6 degrees
-_APEX_FROM_BASE_LPS = np.array([1.0, -1.0, -1.0]) / np.sqrt(3.0)
-# Short-axis normals are within 30 degrees of this diagonal; the axes of the body are 55 degrees away from it.
-_SHORT_AXIS_COSINE = 0.7
+_APEX_FROM_BASE_LPS = np.array(APEX_FROM_BASE_RAS) * (-1.0, -1.0, 1.0)
 _SAME_SLICE_MM = 0.5
 _SAME_SLICE_FRACTION = 0.4  # of the thickness: a slice repeated in another breath-hold is within this distance
 _COMPLETE = 0.9
@@ -93,7 +92,7 @@ def find_stack(members: Sequence[Member], *, study: str | None = None) -> tuple[
     whole = [acquisition for acquisition in kept if 2 * len(acquisition.images) > usual]
     if len(whole) < len(kept):
         flags.add(QCFlag.SLICES_DROPPED)  # localisers parallel to the stack, interrupted acquisitions
-    if abs(float(stack[0].normal @ _APEX_FROM_BASE_LPS)) < _SHORT_AXIS_COSINE:
+    if abs(float(stack[0].normal @ _APEX_FROM_BASE_LPS)) < SHORT_AXIS_COSINE:
         flags.add(QCFlag.ORIENTATION_UNUSUAL)
     return sorted(
         whole, key=lambda acquisition: acquisition.position_mm
@@ -256,7 +255,7 @@ def _short_axis(images: Sequence[ImageHeader]) -> list[ImageHeader]:
 def _short_axis_score(images: Sequence[ImageHeader]) -> tuple[bool, bool, int, int]:
     cines = _cine_slices(images)
     named = any(_SHORT_AXIS.search(image.description) for image in images)
-    oblique = abs(float(images[0].normal @ _APEX_FROM_BASE_LPS)) >= _SHORT_AXIS_COSINE
+    oblique = abs(float(images[0].normal @ _APEX_FROM_BASE_LPS)) >= SHORT_AXIS_COSINE
     return named and cines > 0, oblique and cines > 0, cines, len(images)
 
 

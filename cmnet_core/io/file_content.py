@@ -73,7 +73,9 @@ def missing_file(path: Path) -> ImageError:
         )
     return ImageError(
         f"{path}: this folder or file does not exist.",
-        hint="Correct the path in the manifest; relative paths start at the manifest's folder.",
+        hint="Separate the images of ED and ES by a semicolon."
+        if path.name.count(".nii") > 1
+        else "Correct the path in the manifest; relative paths start at the manifest's folder.",
         code=ErrorCode.FILE_MISSING,
     )
 

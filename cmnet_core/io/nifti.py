@@ -5,7 +5,7 @@ Only this module and ``nifti_file`` use nibabel and its axis order (x, y, z, t).
 
 import gzip
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
@@ -81,12 +81,15 @@ def inspect_pair(ed: Path, es: Path) -> Header:
     return replace(headers[0], frames=2)
 
 
-def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
+def read_cine(
+    path: Path, *, frame_ms: float | None, check_header: Callable[[Header], None] | None = None
+) -> CineSequence:
     """Read a 4-D cine.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
         frame_ms: Time between two frames in ms, which overrides the header, or None.
+        check_header: Called with the size and geometry by the header before any voxel is read.
 
     Raises:
         ImageError: The file is missing, damaged, not 4-D, or has voxels that are not finite.
@@ -96,6 +99,8 @@ def read_cine(path: Path, *, frame_ms: float | None) -> CineSequence:
         raw = raw_header(file, path)
         header = describe(raw)
         _require_frames(header)
+        if check_header is not None:
+            check_header(header)
         voxels = _float_voxels(file, raw, header)
         return header.cine(voxels, frame_ms=frame_ms)
 

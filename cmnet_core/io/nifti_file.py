@@ -97,6 +97,8 @@ def open_nifti(path: Path) -> Iterator[BufferedIOBase]:
     Raises:
         ImageError: The file is missing or damaged.
     """
+    if path.is_symlink() and not path.exists():
+        raise missing_file(path)  # links in a circle raise another error when they are opened
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is a folder, a pipe or a device")  # reading from a pipe would block
@@ -137,7 +139,7 @@ def raw_header(file: BufferedIOBase, path: Path) -> Any:
     """Read nibabel's raw header, and check what must hold before memory is allocated.
 
     Raises:
-        ImageError: The dimensions are not those of an image.
+        ImageError: The dimensions are not those of an image, or the voxels are in another file.
         ValueError: This is not a NIfTI file, or it declares more voxels than it can hold.
     """
     # Not from_fileobj, which also reads the extensions, whose offsets may be damaged.
@@ -148,7 +150,11 @@ def raw_header(file: BufferedIOBase, path: Path) -> Any:
     kind = nib.Nifti1Header if version == 1 else nib.Nifti2Header
     raw = kind(block[: _HEADER_BYTES[version]], check=False)
     if raw["magic"].item()[:3] != b"n+%d" % version:
-        raise ValueError("this is not a single-file NIfTI")
+        raise ImageError(
+            "Expected a NIfTI file with header and voxels, found the header of a pair '.hdr' and '.img'.",
+            hint="Store the pair as one '.nii' or '.nii.gz' file, for instance with nibabel.load and nibabel.save.",
+            code=ErrorCode.FILE_DAMAGED,
+        )
     shape = raw.get_data_shape()
     if len(shape) < 3 or min(shape) < 1:
         raise ImageError(

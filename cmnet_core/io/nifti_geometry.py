@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError
 from cmnet_core.flags import QCFlag
+from cmnet_core.io.orientation import is_unplaced
 from cmnet_core.types import Spacing
 
 _MILLISECONDS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
@@ -106,8 +107,11 @@ def geometry(raw: Any, axes: AxisOrder) -> tuple[Spacing, Float64[Tensor, "4 4"]
         flags = {*flags, QCFlag.SPACING_FROM_ZOOMS}
     if not axes.usual:
         flags = {*flags, QCFlag.AXES_REORDERED}
-    unusual = {QCFlag.SPACING_UNUSUAL} if not _is_plausible(spacing) else set()
-    return spacing, torch.from_numpy(affine), tuple(sorted({*flags, *form_flags, *unusual}))
+    if not _is_plausible(spacing):
+        flags = {*flags, QCFlag.SPACING_UNUSUAL}
+    if is_unplaced(torch.from_numpy(affine)):
+        flags = {*flags, QCFlag.ORIENTATION_MISSING}
+    return spacing, torch.from_numpy(affine), tuple(sorted({*flags, *form_flags}))
 
 
 def time_step_ms(value: float, unit: str, *, frames: int) -> tuple[float | None, tuple[str, ...]]:
@@ -173,7 +177,7 @@ def _length_unit(raw: Any) -> tuple[float, set[str]]:
 
 
 def _best_affine(raw: Any) -> tuple[NDArray[np.float64], set[str]]:
-    """The sform, or the qform if the sform is unusable; a flag if their positions differ."""
+    """The sform, or the qform if the sform is unusable; a flag if their positions differ, or if there is neither."""
     sform, qform = _coded_affine(raw.get_sform), _coded_affine(raw.get_qform)
     if sform is not None:
         return sform, {QCFlag.SFORM_QFORM_DIFFER} if qform is not None and _affines_differ(raw, sform, qform) else set()
@@ -186,7 +190,7 @@ def _best_affine(raw: Any) -> tuple[NDArray[np.float64], set[str]]:
             hint="Check sform and qform of the image, or convert the DICOMs again.",
             code=ErrorCode.GEOMETRY,
         )
-    return best, set()
+    return best, {QCFlag.ORIENTATION_MISSING}
 
 
 def _coded_affine(get: Any) -> NDArray[np.float64] | None:

@@ -105,6 +105,13 @@ _READING = (
         "The axes were identified by their voxel sizes. Outputs are in the usual order, with a matching affine.",
     ),
     Flag(
+        QCFlag.ORIENTATION_MISSING,
+        "the header has neither sform nor qform, or its affine is the identity",
+        "The image was analysed as it is stored. If it is not stored as usually displayed, from base to apex and with "
+        "the right ventricle on the left, volumes can change by some per cent: convert the DICOMs again.",
+        remark=True,
+    ),
+    Flag(
         QCFlag.TIME_STEP_IMPLAUSIBLE,
         "the header has a time step that is not 5 to 500 ms a frame and 250 to 3,000 ms a cycle",
         "It was not used. Give frame_ms or heart_rate_bpm in the manifest.",

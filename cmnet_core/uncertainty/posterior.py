@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from cmnet_core.function.volumes import ClinicalIndices, clinical_indices, volumes_ml
 from cmnet_core.imaging.filters import apply_in_plane, linear_weights, unit_variance_gaussian
+from cmnet_core.io.orientation import StackOrientation
 from cmnet_core.models.gaussian import MotionPosterior
 from cmnet_core.types import Spacing
 
@@ -70,6 +71,22 @@ class Posterior:
     shapes: Float[Tensor, "2 4 z y x"]
     log_sd: Float[Tensor, "t z yc xc"]
     factor: Float[Tensor, "t 3 r z yc xc"]
+
+    def oriented(self, orientation: StackOrientation) -> "Posterior":
+        """Return the posterior of the stack in the standard orientation from that of the stored stack."""
+        return Posterior(
+            orientation.orient(self.shapes),
+            orientation.orient(self.log_sd),
+            orientation.orient_vectors(self.factor, 1),
+        )
+
+    def restored(self, orientation: StackOrientation) -> "Posterior":
+        """Reverse :meth:`oriented`."""
+        return Posterior(
+            orientation.restore(self.shapes),
+            orientation.restore(self.log_sd),
+            orientation.restore_vectors(self.factor, 1),
+        )
 
 
 def pool_posterior(motion: MotionPosterior) -> tuple[Float[Tensor, "z yc xc"], Float[Tensor, "3 r z yc xc"]]:

@@ -1,25 +1,22 @@
 """Slices, orientation, crop and contours for the images of a subject's page, from a cine and its label maps."""
 
-import itertools
 from dataclasses import dataclass
 
 import contourpy
 import numpy as np
+import torch
 from jaxtyping import Float, Float64, Shaped, UInt8
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from cmnet_core.imaging.filters import linear_neighbours
+from cmnet_core.io import orientation
 from cmnet_core.labels import Label
 
 HEART = (Label.LV, Label.MYO, Label.RV)
 
 # Positions of the three levels along the left ventricle, from its base (0) to its apex (1).
 LEVELS = (("basal", 0.15), ("mid", 0.5), ("apical", 0.85))
-
-# Directions from the septum to the lateral wall, and from the anterior to the inferior wall, in RAS.
-_RIGHT = np.array([-0.7, -0.7, 0.0])
-_DOWN = np.array([0.0, -0.3, -1.0])
 
 _SMOOTHING_VOXELS = 0.8
 
@@ -245,11 +242,5 @@ def standard_orientation(affine: Float64[np.ndarray, "4 4"]) -> Orientation:
     Args:
         affine: Affine of the image's grid, (z, y, x, 1) to RAS mm.
     """
-    along_y, along_x = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (1, 2))
-
-    def similarity(choice: Orientation) -> float:
-        down, right = (along_x, along_y) if choice.transposed else (along_y, along_x)
-        signs = (-1.0 if choice.rows_reversed else 1.0, -1.0 if choice.columns_reversed else 1.0)
-        return float(signs[0] * down @ _DOWN + signs[1] * right @ _RIGHT)
-
-    return max((Orientation(*choice) for choice in itertools.product((False, True), repeat=3)), key=similarity)
+    found = orientation.standard_orientation(torch.from_numpy(affine))
+    return Orientation(found.transposed, found.rows_reversed, found.columns_reversed)

@@ -252,6 +252,9 @@ def test_manifest_error_in_one_cell_costs_its_row(tmp_path: Path) -> None:
     assert [case.subject_id for case in manifest.cases] == ["a", "e"]
     assert [(problem.row, problem.column) for problem in manifest.left_out] == [(3, "height_cm"), (4, "subject_id")]
     assert "NA, n/a and NaN count as empty" in manifest.left_out[0].hint
+    codes = table(tmp_path / "codes.csv", "subject_id,image,height_cm\na,a.nii,-3\nb,b.nii,1.71\n")
+    hints = [problem.hint for problem in check_manifest(codes)[1]]
+    assert ["must be an empty cell" in hint for hint in hints] == [True, False]
     with pytest.raises(ManifestError, match="same subject and visit"):
         read_manifest(table(tmp_path / "m.csv", text + "a,f.nii,\n"))
 

@@ -64,7 +64,7 @@ def test_indices_table_has_the_indices_of_the_masks(analysis: Path) -> None:
         ignored = {"strain-implausible", "wall-stretches", "stroke-volumes-differ"}
         flags = [flag for flag in row["qc_flags"] if flag not in ignored]
         # All slices of these phantoms are equal.
-        assert flags == ["slices-copied", *coverage, "no-sex", *wall, "intervals-not-calibrated"]
+        assert flags == ["orientation-missing", "slices-copied", *coverage, "no-sex", *wall, "intervals-not-calibrated"]
 
 
 def test_frames_and_motion_tables(analysis: Path) -> None:

@@ -173,6 +173,7 @@ def questionable(kind: str) -> torch.Tensor:
 )
 def test_validate_deep_reports_image_quality(tmp_path: Path, kind: str, message: str) -> None:
     affine = torch.diag(torch.tensor([2.0, 2.0, 8.0, 1.0], dtype=torch.float64))[:, [2, 1, 0, 3]]
+    affine[:3, 3] = -80.0  # an image at 0 would have no orientation
     nifti.write_image(tmp_path / "a.nii.gz", questionable(kind), affine=affine, frame_ms=None)
     (tmp_path / "m.csv").write_text("subject_id,image\n9900001,a.nii.gz\n")
     shallow, deep = (cmnet("validate", "-m", tmp_path / "m.csv", "--json", *more) for more in ((), ("--deep",)))

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from cmnet_cli.cohort.case import Case
 from cmnet_cli.engines.base import EngineSpec
 from cmnet_cli.engines.serial import SerialEngine
 from cmnet_cli.runs import provenance
 from cmnet_cli.stages import read_images
 from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_core.io import dicom, nifti
 from tests.cli.commanding import cmnet, rows
-from tests.phantoms import write_cohort
+from tests.dicoms import stack, write_zip
+from tests.phantoms import write_cohort, write_heart
 
 
 @dataclass(frozen=True)
@@ -85,5 +88,28 @@ def test_declared_size_is_compared_with_the_memory_before_voxels_are_read(
     monkeypatch.setattr(read_images, "memory_limit_bytes", lambda: 100_000)
     ran = cmnet("validate", "-m", manifest)
     assert (ran.exit_code, "out-of-memory" in ran.output) == (3, True), ran.output
-    with pytest.raises(ImageError, match="its header declares"):
-        read_images.require_memory(tmp_path / "x", read_images.nifti.inspect_cine(tmp_path / "9900001.nii.gz"))
+
+
+@pytest.mark.parametrize("kind", ["nifti", "pair", "dicom"])
+def test_no_voxel_is_read_of_an_image_that_is_larger_than_the_memory(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _ = write_heart(tmp_path, "9900001", frames=2)
+    cine = nifti.read_cine(image, frame_ms=None)
+    ed, es, archive = tmp_path / "ed.nii", tmp_path / "es.nii", tmp_path / "visit.zip"
+    for path, voxels in ((ed, cine.voxels[0]), (es, cine.voxels[1])):
+        nifti.write_image(path, voxels, affine=cine.affine, frame_ms=None)
+    write_zip(archive, stack(slices=3, phases=4))
+    images = {"nifti": (image,), "pair": (ed, es), "dicom": (archive,)}[kind]
+    case = Case(row=2, subject_id="9900001", image=images)
+    assert read_images.load_cine(case).frames > 1
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a voxel was read")
+
+    for module, name in ((nifti, "decode_cine"), (dicom, "read_pixels")):
+        monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(read_images, "memory_limit_bytes", lambda: 100)
+    with pytest.raises(ImageError, match=f"{images[0]}: Its header declares") as raised:
+        read_images.load_cine(case)
+    assert raised.value.code == ErrorCode.OUT_OF_MEMORY

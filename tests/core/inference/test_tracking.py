@@ -1,12 +1,16 @@
 """Tracking of one subject: frames keep their order, and all results are on the subject's own grid."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cmnet_core.errors import CaseError, ErrorCode, ImageError
+from cmnet_core.imaging.preprocess import extract, normalise
 from cmnet_core.inference.segmentation import keep_largest_component, retry_with_smaller_batch
 from cmnet_core.inference.tracking import PRIOR_ENTROPY, Model, track
+from cmnet_core.io.orientation import StackOrientation
 from cmnet_core.labels import Label
 from cmnet_core.models.build import AnyMotionSizes, SegNetSizes, build_motion_network, build_segnet
 from cmnet_core.models.cardiomorphnet import MotionSizes
@@ -168,3 +172,40 @@ def test_a_batch_of_one_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(CaseError) as raised:
         retry_with_smaller_batch(run, 8)
     assert raised.value.code == ErrorCode.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        StackOrientation(slices_reversed=True),
+        StackOrientation(columns_reversed=True),
+        StackOrientation(slices_reversed=True, transposed=True, rows_reversed=True),
+    ],
+)
+def test_results_do_not_depend_on_the_order_of_storage(order: StackOrientation) -> None:
+    networks = model()
+    torch.nn.init.normal_(networks.motion.residual.head.weight, std=0.02)
+    usual, _ = beating_cine(depth=3, spacing=Spacing(8.0, 1.2, 1.4), size=160)
+    usual = replace(usual, affine=torch.diag(torch.tensor([8.0, -1.2, -1.4, 1.0], dtype=torch.float64))[[2, 1, 0, 3]])
+    stored = order.orient_cine(usual)
+    expected, found = track(networks, usual), track(networks, stored)
+    assert float(expected.velocities.abs().max()) > 0.01
+    for maps, others in (
+        (found.segmentation, expected.segmentation),
+        (found.propagated, expected.propagated),
+    ):
+        assert order.restore(maps.labels).equal(others.labels)
+        assert maps.spacing == stored.spacing
+        assert maps.affine.equal(stored.affine)
+    field = found.ed_to_es
+    assert field.spacing == stored.spacing
+    assert order.restore_vectors(field.displacement_mm, 0).equal(expected.ed_to_es.displacement_mm)
+    assert order.restore_vectors(found.velocities, 1).equal(expected.velocities)
+    assert order.restore(found.entropy).equal(expected.entropy)
+    posterior = found.posterior.oriented(order).restored(order)
+    assert posterior.factor.equal(found.posterior.factor)
+    assert found.posterior.restored(order).factor.equal(expected.posterior.factor)
+    assert (found.ed, found.es, found.folded_voxels) == (expected.ed, expected.es, expected.folded_voxels)
+    # The stored window is where its affine says.
+    torch.testing.assert_close(order.orient_affine(expected.cine.affine, expected.window.shape), found.cine.affine)
+    torch.testing.assert_close(extract(normalise(stored.voxels), found.window), found.cine.voxels)

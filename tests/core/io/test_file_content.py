@@ -5,6 +5,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -141,3 +142,25 @@ def test_mask_without_a_position_wants_the_header_of_its_image(tmp_path: Path) -
         with pytest.raises(CmnetError, match="not on the grid") as caught:
             nifti.read_labels([tmp_path / name], scheme=nifti.LabelScheme.CMNET, cine=cine, frames=[0])
         assert ("header" in caught.value.hint) == (name == "unplaced")
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.zip", "visit"])
+def test_links_in_a_circle_are_links_without_a_target(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(tmp_path / f"other-{name}")
+    (tmp_path / f"other-{name}").symlink_to(tmp_path / name)
+    with pytest.raises(CmnetError, match="target of this link does not exist") as caught:
+        read_cine(tmp_path / name)
+    assert caught.value.code == ErrorCode.FILE_MISSING
+
+
+def test_two_images_that_a_comma_separates_are_named_with_their_remedy(tmp_path: Path) -> None:
+    with pytest.raises(CmnetError) as caught:
+        read_cine(tmp_path / "ED.nii.gz,ES.nii.gz")
+    assert (caught.value.code, "semicolon" in caught.value.hint) == (ErrorCode.FILE_MISSING, True)
+
+
+def test_a_header_whose_voxels_are_in_another_file_is_named_with_its_remedy(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(np.zeros((4, 4, 3, 2), np.int16), np.eye(4)), tmp_path / "cine.hdr")
+    with pytest.raises(CmnetError, match="header of a pair") as caught:
+        nifti.inspect(tmp_path / "cine.hdr")
+    assert "as one '.nii'" in caught.value.hint
