@@ -74,13 +74,15 @@ def cmnet(*arguments: object) -> None:
         raise SystemExit(f"cmnet {arguments[0]} ended with exit code {ran.returncode}.")
 
 
-def acdc(folder: Path) -> Path:
-    """Write a manifest of the validation patients of ACDC."""
-    whole, kept = folder / "acdc-all.csv", folder / "acdc.csv"
+def acdc(folder: Path, subjects: int | None = None) -> Path:
+    """Write a manifest of the validation patients of ACDC, or of the first of them."""
+    whole, kept = folder / "acdc-all.csv", folder / ("acdc.csv" if subjects is None else f"acdc-{subjects}.csv")
     if not kept.exists():
-        cmnet("manifest", REAL_DATA / "acdc", "--layout", "acdc", "--out", whole)
+        if not whole.exists():
+            cmnet("manifest", REAL_DATA / "acdc", "--layout", "acdc", "--out", whole)
         header, *lines = whole.read_text(encoding="utf-8").splitlines()
-        kept.write_text("\n".join([header, *sorted(lines)[::VALIDATION_EVERY]]) + "\n", encoding="utf-8")
+        chosen = sorted(lines)[::VALIDATION_EVERY][:subjects]
+        kept.write_text("\n".join([header, *chosen]) + "\n", encoding="utf-8")
     return kept
 
 
@@ -96,13 +98,13 @@ def phantoms(seed: int, subjects: int) -> Callable[[Path], Path]:
     return make
 
 
-def simulated(seed: int) -> Callable[[Path], Path]:
-    """Return the function that simulates cines of the validation patients of ACDC; finished ones are kept."""
+def simulated(seed: int, subjects: int | None = None) -> Callable[[Path], Path]:
+    """Return the function that simulates cines of validation patients of ACDC; finished ones are kept."""
 
     def make(folder: Path) -> Path:
         out = folder / f"simulated-{seed}"
         if not (out / "cohort.csv").exists():
-            cmnet("phantom", out, "--from", acdc(folder), "--frames", FRAMES, "--seed", seed)
+            cmnet("phantom", out, "--from", acdc(folder, subjects), "--frames", FRAMES, "--seed", seed)
         return out / "cohort.csv"
 
     return make
@@ -115,7 +117,7 @@ CALIBRATED = (
 )
 TESTED = (
     Cohort("phantoms", phantoms(TEST_PHANTOM_SEED, TEST_CINES), MOTION_COLUMNS),
-    Cohort("simulated", simulated(TEST_SIMULATION_SEED), MOTION_COLUMNS),
+    Cohort("simulated", simulated(TEST_SIMULATION_SEED, TEST_CINES), MOTION_COLUMNS),
 )
 
 

@@ -17,6 +17,8 @@ from itertools import groupby
 import numpy as np
 from scipy import stats
 
+from cmnet_core.stats.agreement import intraclass_correlation
+
 LEVEL = 0.95
 """Nominal coverage of the intervals of the tables."""
 
@@ -79,6 +81,8 @@ class QuantityCalibration:
         rank_correlation: Spearman's rank correlation of spread and |error|; None without spreads.
         bias: Mean error.
         rmse: Root mean square error.
+        reliability: Intraclass correlation ICC(2,1) of the values and the known values: the fraction of the variance
+            that is a difference between subjects, or between their segments.
         at_90: Cross-validated coverage and width at 90 %.
         at_95: The same at 95 %.
     """
@@ -92,6 +96,7 @@ class QuantityCalibration:
     rank_correlation: float | None = None
     bias: float = 0.0
     rmse: float = 0.0
+    reliability: float | None = None
     at_90: Coverage | None = None
     at_95: Coverage | None = None
 
@@ -119,8 +124,10 @@ def calibrate(pairs: Sequence[CalibrationPair], *, population: str) -> QuantityC
     found = fit(pairs, LEVEL)
     if not math.isfinite(found.quantile):
         return None
-    errors = np.array([pair.value - pair.true for pair in pairs])
-    low, high = np.percentile([pair.true for pair in pairs], RANGE_PERCENTILES)
+    both = np.array([(pair.value, pair.true) for pair in pairs])
+    errors = both[:, 0] - both[:, 1]
+    low, high = np.percentile(both[:, 1], RANGE_PERCENTILES)
+    correlation = intraclass_correlation(both)
     return replace(
         found,
         population_range=float(high - low),
@@ -130,6 +137,7 @@ def calibrate(pairs: Sequence[CalibrationPair], *, population: str) -> QuantityC
         rank_correlation=_rank_correlation(pairs),
         bias=float(errors.mean()),
         rmse=float(np.sqrt(np.square(errors).mean())),
+        reliability=correlation.value if correlation else None,
         at_90=cross_validate(pairs, COMPARED_LEVEL),
         at_95=cross_validate(pairs, LEVEL),
     )

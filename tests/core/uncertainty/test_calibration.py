@@ -67,8 +67,12 @@ def test_without_calibration_intervals_are_1_96_spreads_wide() -> None:
 
 
 def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
-    quantity = QuantityCalibration(1.5, None, 40.0, "a population", 30, 30, None, -0.5, 2.0, Coverage(90.0, 3.0), None)
-    scaled = QuantityCalibration(1.25, 0.75, 10.0, "a population", 30, 480, 0.5, 0.0, 1.0, None, Coverage(95.0, 4.0))
+    quantity = QuantityCalibration(
+        1.5, None, 40.0, "a population", 30, 30, None, -0.5, 2.0, 0.9, Coverage(90.0, 3.0), None
+    )
+    scaled = QuantityCalibration(
+        1.25, 0.75, 10.0, "a population", 30, 480, 0.5, 0.0, 1.0, None, None, Coverage(95.0, 4.0)
+    )
     written = Calibration("abc", {"indices": {"lvef_pct": quantity}, "segments": {"x": scaled}}, {"by": "a test"})
     write_calibration(tmp_path / "one.json", written)
     assert read_calibration(tmp_path / "one.json") == written

@@ -71,7 +71,7 @@ def test_spread_scales_intervals_only_if_it_predicts_the_error() -> None:
     rng = np.random.default_rng(4)
     spreads = rng.uniform(0.2, 5.0, 60)
     predicted = calibrate(pairs_of(spreads * rng.normal(size=60), spreads), population=POPULATION)
-    unrelated = calibrate(pairs_of(rng.normal(size=60), spreads), population=POPULATION)
+    unrelated = calibrate(pairs_of((6.0 - spreads) * rng.normal(size=60), spreads), population=POPULATION)
     assert predicted is not None
     assert unrelated is not None
     assert predicted.typical_spread == pytest.approx(np.median(spreads))
@@ -89,6 +89,8 @@ def test_wide_intervals_are_not_reported() -> None:
     # The whole interval is at most half of the range.
     assert calibration.largest_half_width == pytest.approx(95.0 / 4)
     assert calibration.half_width(None) < calibration.largest_half_width
+    # Errors of variance 1 beside a variance of 100^2 / 12 between subjects.
+    assert calibration.reliability == pytest.approx(1 / (1 + 1 / (100**2 / 12)), abs=1e-2)
     assert QuantityCalibration(1e9).largest_half_width == math.inf
 
 
