@@ -85,9 +85,11 @@ def test_spread_scales_intervals_only_if_it_predicts_the_error() -> None:
 def test_wide_intervals_are_not_reported() -> None:
     calibration = calibrate(pairs_of(np.random.default_rng(5).normal(size=60)), population=POPULATION)
     assert calibration is not None
-    assert calibration.population_range == pytest.approx(95.0)
+    # Mean ± 1.96 SD of 60 values at equal distances from 0 to 100.
+    population = 2 * 1.96 * np.linspace(0.0, 100.0, 60).std(ddof=1)
+    assert calibration.population_range == pytest.approx(population)
     # The whole interval is at most half of the range.
-    assert calibration.largest_half_width == pytest.approx(95.0 / 4)
+    assert calibration.largest_half_width == pytest.approx(population / 4)
     assert calibration.half_width(None) < calibration.largest_half_width
     # Errors of variance 1 beside a variance of 100^2 / 12 between subjects.
     assert calibration.reliability == pytest.approx(1 / (1 + 1 / (100**2 / 12)), abs=1e-2)
