@@ -440,7 +440,7 @@ _REASONS = (
     Flag(
         QCFlag.INTERVAL_UNINFORMATIVE,
         "an interval is wider than half of the population's range, which the calibration states",
-        "The interval is null: the value is too uncertain to tell subjects apart. Do not use it by itself.",
+        "The interval is null: the value is too uncertain to distinguish subjects. Do not use it by itself.",
         remark=True,
     ),
 )
