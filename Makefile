@@ -1,4 +1,4 @@
-# make setup | lint | check | test | bench | accuracy | strain | weights | demo      PYTHON=python3.12 selects another Python
+# make setup | lint | check | test | bench | accuracy | strain | calibration | weights | demo      PYTHON=python3.12 selects another Python
 PYTHON ?= python3
 WORKERS ?= 2
 SLURM ?= required
@@ -12,7 +12,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # where the environment forbids it, or each of the many processes would compile the sources again.
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain sunnybrook weights demo clean
+.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make accuracy      accuracy on ACDC, with floor and goal; needs ../shared/data or DATA=FOLDER, SIMULATED=MANIFEST"
 	@echo "make strain        strain of random phantoms through their ground-truth motion, against the closed form"
 	@echo "make sunnybrook    SegNet against the contours of the Sunnybrook cines; needs ../shared/data or DATA=FOLDER"
+	@echo "make calibration   calibrate the intervals of the shipped weights in calibration-run, or continue; needs ../shared/data"
 	@echo "make weights       train the shipped weights from nothing into weights-run, or continue; needs ../shared/data or DATA=FOLDER"
 	@echo "make setup         the virtual environment with the test tools"
 
@@ -84,6 +85,9 @@ strain: setup
 
 sunnybrook: setup
 	$(BIN)/python benchmarks/sunnybrook.py $(if $(DATA),--data $(DATA))
+
+calibration: setup
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.coverage --work calibration-run
 
 weights: setup
 	$(BIN)/python -m cmnet_cli.commands.recipe --data $(or $(DATA),../shared/data) --out weights-run

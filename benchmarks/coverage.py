@@ -1,62 +1,70 @@
-"""Coverage of the 95 % intervals, and the calibration factors that make it 95 %.
+"""Calibrate the intervals of shipped weights, and measure their coverage.
 
-The subjects are every 5th patient of ACDC, which the training did not use, with the reference masks as ground truth;
-phantoms with masks and closed-form strain of the whole wall and of its AHA segments; and, with ``--run``, any run whose
-manifest has masks. Segments are evaluated only: they have the factors that are fitted on the whole wall.
+Columns that masks determine are calibrated on every 5th patient of ACDC, which the training did not use, against the
+masks of its readers. Columns of motion are calibrated on cines of known motion: phantoms, and simulated cines of the
+same patients of ACDC. Coverage is cross-validated: the interval of each subject is computed from the
+others alone.
 
-    python benchmarks/coverage.py                  measure
-    python benchmarks/coverage.py --fit            fit the factors first and store them beside the weights
+    python -m benchmarks.coverage --work FOLDER            calibrate, and store beside the weights (make calibration)
+    python -m benchmarks.coverage --work FOLDER --test     apply the stored calibration to cines of other seeds, and
+                                                           compare the widths of two seeds of the posterior samples
 
-The factors are fitted on ACDC and on phantoms of one seed, and evaluated on phantoms of another seed. The provenance
-also has the cross-validated coverage, for which the factors of each subject are fitted without it. ``--work FOLDER``
-keeps the runs, which a second call then does not repeat.
+The folder keeps cines, runs and known values. A second call repeats only what other weights change.
 """
 
 import argparse
-import csv
 import json
-import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from cmnet_cli.tables.columns.mechanics import GREEN_STRAINS, SEGMENT_STRAINS
-from cmnet_cli.tables.schema import read_rows
-from cmnet_core.geometry.lv_coordinates import SEGMENTS
-from cmnet_core.mechanics.strain import SIGN, Direction
-from cmnet_core.mechanics.strain_curves import Timing, summarise
+from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.commands.calibrate import Quantities, fit_quantities, markdown_card, merge_quantities
+from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.stages.calibrate import KnownValue, known_values
+from cmnet_cli.stages.intervals import MOTION_COLUMNS, SEGMENTATION_COLUMNS, SamplingSettings
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint
-from cmnet_core.uncertainty.calibration import CALIBRATION_SUFFIX, Family, family_of, find_calibration
+from cmnet_core.uncertainty.calibration import (
+    CALIBRATION_SUFFIX,
+    Calibration,
+    find_calibration,
+    read_calibration,
+    write_calibration,
+)
+from cmnet_core.uncertainty.conformal import COMPARED_LEVEL, CalibrationPair, fit
 
 REAL_DATA = Path(os.environ.get("CMNET_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-FIT_SEED, TEST_SEED = 1071, 1072  # the training of the shipped weights had other seeds
+VALIDATION_PAGE = Path(__file__).parents[1] / "docs" / "validation.md"
+BEGIN, END = "<!-- calibration: written by benchmarks/coverage.py -->\n", "<!-- end of calibration -->"
+# The training of the shipped weights had other seeds.
+PHANTOM_SEEDS, TEST_PHANTOM_SEED = (1071, 1072), 1073
+SIMULATION_SEED, TEST_SIMULATION_SEED = 2071, 2072
 VALIDATION_EVERY = 5
-Row = dict[str, Any]
+FRAMES = 10
+PHANTOMS, TEST_CINES = 8, 8
+READERS = "20 patients of ACDC (every 5th of the training set; one centre, two scanners), masks of its readers"
+KNOWN_MOTION = "16 phantoms and 20 simulated cines of ACDC's patients, 10 frames, known motion"
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One index of one subject: its error, and the half-width of its interval without a calibration factor."""
+class Cohort:
+    """Subjects with known values.
 
-    cohort: str
-    subject: str
-    index: str
-    error: float
-    half: float
+    Attributes:
+        name: Name of its folder.
+        manifest: Makes the manifest in a folder, unless it exists.
+        columns: The columns that it calibrates.
+    """
 
-    @property
-    def required_factor(self) -> float:
-        """The smallest factor with which the interval contains the true value."""
-        return abs(self.error) / self.half if self.half > 0 else math.inf
+    name: str
+    manifest: Callable[[Path], Path]
+    columns: frozenset[str]
 
 
 def cmnet(*arguments: object) -> None:
@@ -66,227 +74,186 @@ def cmnet(*arguments: object) -> None:
         raise SystemExit(f"cmnet {arguments[0]} ended with exit code {ran.returncode}.")
 
 
-def acdc_manifest(folder: Path) -> Path | None:
-    """Write a manifest of the validation patients of ACDC; return None where the data are missing."""
-    source, whole, kept = REAL_DATA / "acdc", folder / "acdc-all.csv", folder / "acdc.csv"
-    if not source.is_dir():
-        return None
-    subprocess.run(
-        [sys.executable, "-m", "cmnet_cli", "manifest", str(source), "--layout", "acdc", "--out", str(whole)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    header, *lines = whole.read_text(encoding="utf-8").splitlines()
-    kept.write_text("\n".join([header, *sorted(lines)[::VALIDATION_EVERY]]) + "\n", encoding="utf-8")
+def acdc(folder: Path, subjects: int | None = None) -> Path:
+    """Write a manifest of the validation patients of ACDC, or of the first of them."""
+    whole, kept = folder / "acdc-all.csv", folder / ("acdc.csv" if subjects is None else f"acdc-{subjects}.csv")
+    if not kept.exists():
+        if not whole.exists():
+            cmnet("manifest", REAL_DATA / "acdc", "--layout", "acdc", "--out", whole)
+        header, *lines = whole.read_text(encoding="utf-8").splitlines()
+        chosen = sorted(lines)[::VALIDATION_EVERY][:subjects]
+        kept.write_text("\n".join([header, *chosen]) + "\n", encoding="utf-8")
     return kept
 
 
-def phantom_manifest(folder: Path, seed: int, subjects: int, frames: int) -> Path:
-    """Simulate phantoms; return their manifest."""
-    out = folder / f"hearts-{seed}"
-    if not (out / "cohort.csv").exists():
-        cmnet("phantom", out, "--subjects", subjects, "--frames", frames, "--seed", seed)
-    return out / "cohort.csv"
+def phantoms(seed: int, subjects: int) -> Callable[[Path], Path]:
+    """Return the function that simulates phantoms of a seed."""
+
+    def make(folder: Path) -> Path:
+        out = folder / f"phantoms-{seed}"
+        if not (out / "cohort.csv").exists():
+            cmnet("phantom", out, "--subjects", subjects, "--frames", FRAMES, "--seed", seed)
+        return out / "cohort.csv"
+
+    return make
 
 
-def run_of(manifest: Path, model: str, samples: int) -> Path:
-    """Run infer, indices and evaluate; finished subjects are not repeated."""
-    run = manifest.parent / f"run-{manifest.parent.name}-{manifest.stem}"
-    cmnet("infer", "--manifest", manifest, "--out", run, "--model", model)
-    cmnet("indices", "--run", run, "--samples", samples)
-    cmnet("evaluate", "--run", run)
-    return run
+def simulated(seed: int, subjects: int | None = None) -> Callable[[Path], Path]:
+    """Return the function that simulates cines of validation patients of ACDC; finished ones are kept."""
+
+    def make(folder: Path) -> Path:
+        out = folder / f"simulated-{seed}"
+        if not (out / "cohort.csv").exists():
+            cmnet("phantom", out, "--from", acdc(folder, subjects), "--frames", FRAMES, "--seed", seed)
+        return out / "cohort.csv"
+
+    return make
 
 
-def pairs_of(run: Path, cohort: str, factor: Callable[[str], float], truth: Path | None = None) -> list[Pair]:
-    """Return every index of every subject that has an interval and a true value.
-
-    Args:
-        run: A run with indices and evaluation.
-        cohort: Name of the cohort in the result.
-        factor: Calibration factors with which the intervals were written; they are divided out.
-        truth: Table of further true values that ``cmnet phantom`` wrote.
-    """
-    known = {(row["subject_id"], row["index"]): row["reference"] for row in read_rows(run / "tables/agreement.parquet")}
-    if truth is not None and truth.exists():
-        known |= _more_truth(truth)
-    pairs = []
-    for row in read_rows(run / "tables/indices.parquet"):
-        for index in [name.removesuffix("_hi") for name in row if name.endswith("_hi")]:
-            true, value, upper = known.get((row["subject_id"], index)), row[index], row[f"{index}_hi"]
-            if true is not None and value is not None and upper is not None:
-                half = (upper - value) / factor(index)
-                pairs.append(Pair(cohort, row["subject_id"], index, value - true, half))
-    return pairs
+CALIBRATED = (
+    Cohort("acdc", acdc, SEGMENTATION_COLUMNS),
+    *(Cohort("phantoms", phantoms(seed, PHANTOMS), MOTION_COLUMNS) for seed in PHANTOM_SEEDS),
+    Cohort("simulated", simulated(SIMULATION_SEED), MOTION_COLUMNS),
+)
+TESTED = (
+    Cohort("phantoms", phantoms(TEST_PHANTOM_SEED, TEST_CINES), MOTION_COLUMNS),
+    Cohort("simulated", simulated(TEST_SIMULATION_SEED, TEST_CINES), MOTION_COLUMNS),
+)
 
 
-def _more_truth(path: Path) -> dict[tuple[str, str], float]:
-    """Read the true strain of phantoms: peaks, values at ES, times and rates; volumes are those of the masks."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else ()) if name.startswith((*GREEN_STRAINS, "time_to_peak"))]
-    return {(row["subject_id"], name): float(row[name]) for row in rows for name in names if row[name]}
-
-
-def segment_pairs(run: Path, cohort: str, factor: Callable[[str], float], phantoms: Path) -> list[Pair]:
-    """Return the peak strain of every AHA segment of phantoms.
+def collect(work: Path, cohort: Cohort, model: str, draws: SamplingSettings, *, most: int | None) -> list[KnownValue]:
+    """Infer a cohort and collect its known values; finished subjects are not repeated.
 
     Args:
-        run: A run with indices.
-        cohort: Name of the cohort in the result.
-        factor: Calibration factors with which the intervals were written; they are divided out.
-        phantoms: The folder that ``cmnet phantom`` wrote.
+        work: The folder that is kept.
+        cohort: The cohort.
+        model: The weights.
+        draws: Number and seed of the posterior samples.
+        most: Number of subjects; None for all.
     """
-    pairs, known = [], {}
-    for row in read_rows(run / "tables/segments.parquet"):
-        subject = row["subject_id"]
-        if subject not in known:
-            known[subject] = _true_segments(phantoms / f"sub-{subject}" / f"sub-{subject}_truth.json")
-        for name, true in known[subject][row["segment"] - 1].items():
-            value, upper = row[name], row[f"{name}_hi"]
-            if value is not None and upper is not None:
-                half = (upper - value) / factor(name)
-                pairs.append(Pair(cohort, subject, name, value - true, half))
-    return pairs
+    manifest = cohort.manifest(work)
+    label = f"{manifest.parent.name}-{manifest.stem}" if manifest.parent != work else manifest.stem
+    run = RunFolder(work / f"run-{label}")
+    selection = ["--pilot", most] if most else []
+    print(f"{label}: infer", flush=True)
+    cmnet("infer", "--manifest", manifest, "--out", run.root, "--model", model, "--on-stale", "rerun", *selection)
+    digest = load_checkpoint(find_weights(model)).digest
+    kept = work / "known-values" / f"{label}-{digest[:12]}-{draws.samples}-{draws.seed}"
+    kept.mkdir(parents=True, exist_ok=True)
+    print(f"{label}: known values", flush=True)
+    found: list[KnownValue] = []
+    for case in read_manifest(manifest).cases[:most]:
+        if run.case(case.case_id).sidecar("infer").exists():
+            found += known_values_once(kept / f"{case.case_id}.json", lambda case=case: known_values(case, run, draws))
+    return [known for known in found if known.column in cohort.columns]
 
 
-def _true_segments(path: Path) -> list[dict[str, float]]:
-    """Compute the peaks in % of each AHA segment from the closed-form curves of a phantom."""
+def known_values_once(path: Path, compute: Callable[[], list[KnownValue]]) -> list[KnownValue]:
+    """Return the known values of a subject, from a file if they have been computed before."""
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps([asdict(known) for known in compute()]), encoding="utf-8")
+        partial.rename(path)
     stored = json.loads(path.read_text(encoding="utf-8"))
-    timing = Timing(stored["ed"], stored["es"], frame_ms=None)
-    segments: list[dict[str, float]] = [{} for _ in range(SEGMENTS)]
-    for direction, name in zip(Direction, SEGMENT_STRAINS, strict=False):
-        curves = 100.0 * torch.tensor(stored["green_lagrange_strain_of_aha_segments"][name], dtype=torch.float64)
-        for segment, curve in zip(segments, curves.T, strict=True):
-            peak = summarise(curve, timing, sign=SIGN[direction]).peak
-            if peak is not None:
-                segment[f"{name}_green_wall_peak_pct"] = peak
-    return segments
+    # Phantoms of two seeds have the same identifiers.
+    subject = f"{path.parent.name}/{path.stem}"
+    return [
+        KnownValue(item["table"], item["column"], CalibrationPair(**(item["pair"] | {"subject": subject})))
+        for item in stored
+    ]
 
 
-def fit(pairs: Sequence[Pair]) -> dict[str, float]:
-    """Fit the factor of each family: the smallest, but at least 1, with a coverage of 95 % averaged over the cohorts.
-
-    A small number of subjects is no evidence that intervals are too wide: no factor narrows an interval.
-    """
-    factors = {}
-    for family in Family:
-        by_cohort: dict[str, list[float]] = {}
-        for pair in pairs:
-            if family_of(pair.index) == family:
-                by_cohort.setdefault(pair.cohort, []).append(pair.required_factor)
-        if by_cohort:
-            # Each cohort has the same weight, independently of its number of subjects.
-            required_factor = np.concatenate([np.asarray(values) for values in by_cohort.values()])
-            weight = np.concatenate([np.full(len(values), 1 / len(values)) for values in by_cohort.values()])
-            order = np.argsort(required_factor)
-            reached = np.cumsum(weight[order]) / weight.sum()
-            factors[str(family)] = max(1.0, round(float(required_factor[order][np.searchsorted(reached, 0.95)]), 2))
-    return factors
-
-
-def coverage_pct(pairs: Iterable[Pair], factors: dict[str, float]) -> float:
-    """Return the percentage of the pairs whose interval contains the true value."""
-    inside = [pair.required_factor <= factors.get(family_of(pair.index), 1.0) for pair in pairs]
-    return 100 * sum(inside) / len(inside) if inside else math.nan
-
-
-def cross_validated_coverage_pct(pairs: Sequence[Pair], cohort: str) -> float:
-    """Return the coverage of one cohort with factors that are fitted without the subject to which they are applied."""
-    own = [pair for pair in pairs if pair.cohort == cohort]
-    coverages = []
-    for subject in sorted({pair.subject for pair in own}):
-        factors = fit([pair for pair in pairs if (pair.cohort, pair.subject) != (cohort, subject)])
-        members = [pair for pair in own if pair.subject == subject]
-        coverages += [coverage_pct(members, factors)] * len(members)
-    return sum(coverages) / len(coverages) if coverages else math.nan
-
-
-def print_coverage(title: str, pairs: Sequence[Pair], factors: dict[str, float]) -> None:
-    """Print the coverage without and with the factors, for all pairs and for each index."""
-    subjects = len({pair.subject for pair in pairs})
-    print(f"\n{title}: {subjects} subjects, {len(pairs)} pairs, coverage {coverage_pct(pairs, {}):.1f} % without and "
-          f"{coverage_pct(pairs, factors):.1f} % with factors")  # fmt: skip
-    for index in dict.fromkeys(pair.index for pair in pairs):
-        members = [pair for pair in pairs if pair.index == index]
-        half = np.mean([pair.half * factors.get(family_of(index), 1.0) for pair in members])
-        rmse = math.sqrt(np.mean([pair.error**2 for pair in members]))
-        print(f"  {index:14} {coverage_pct(members, {}):6.1f} % {coverage_pct(members, factors):6.1f} %"
-              f"   mean half-width {half:6.1f}   RMSE {rmse:6.1f}")  # fmt: skip
-
-
-def store(model: str, digest: str, factors: dict[str, float], fitted: Sequence[Pair]) -> Path:
-    """Write the factors and their provenance beside the weights."""
-    cohorts = list(dict.fromkeys(pair.cohort for pair in fitted))
-    provenance: Row = {"fitted": datetime.now(UTC).date().isoformat(), "by": "benchmarks/coverage.py --fit"}
-    for cohort in cohorts:
-        members = [pair for pair in fitted if pair.cohort == cohort]
-        provenance[cohort] = {
-            "subjects": len({pair.subject for pair in members}),
-            "pairs": len(members),
-            "held_before_pct": round(coverage_pct(members, {}), 1),
-            "held_after_pct": round(coverage_pct(members, factors), 1),
-            "held_after_without_self_pct": round(cross_validated_coverage_pct(fitted, cohort), 1),
-        }
+def calibrate_weights(work: Path, model: str, draws: SamplingSettings) -> None:
+    """Calibrate, store the calibration beside the weights, and write its card into docs/validation.md."""
+    readers, *motion = (collect(work, cohort, model, draws, most=None) for cohort in CALIBRATED)
+    known_motion = [known for of_cohort in motion for known in of_cohort]
+    quantities = merge_quantities(
+        fit_quantities(readers, population=READERS), fit_quantities(known_motion, population=KNOWN_MOTION)
+    )
     path = find_weights(model).with_suffix(CALIBRATION_SUFFIX)
-    stored = {"digest": digest, "factors": factors, "provenance": provenance}
-    path.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
-    return path
+    made = {"made": datetime.now(UTC).date().isoformat(), "by": "benchmarks/coverage.py"}
+    write_calibration(path, Calibration(load_checkpoint(find_weights(model)).digest, quantities, made))
+    stored = read_calibration(path).quantities
+    VALIDATION_PAGE.write_text(with_card(VALIDATION_PAGE.read_text(encoding="utf-8"), stored), encoding="utf-8")
+    print_summary(stored)
 
 
-def measure(work: Path, options: argparse.Namespace) -> None:
-    """Run all commands, fit the factors with ``--fit``, and print the coverage."""
-    digest = load_checkpoint(find_weights(options.model)).digest
-    calibration = find_calibration(digest)
-    before = calibration.factor if calibration else lambda _: 1.0
-    phantoms = phantom_manifest(work, FIT_SEED, options.subjects, options.frames)
-    manifests = {"ACDC, validation": acdc_manifest(work), "phantoms, for fitting": phantoms}
-    fitted: list[Pair] = []
-    for cohort, manifest in manifests.items():
-        if manifest is None:
-            print(f"{REAL_DATA / 'acdc'} is missing: the coverage of ACDC is not measured.")
-            continue
-        run = run_of(manifest, options.model, options.samples)
-        fitted += pairs_of(run, cohort, before, manifest.parent / "truth_indices.csv")
-    factors = fit(fitted) if options.fit else dict(calibration.factors) if calibration else {}
-    for cohort in dict.fromkeys(pair.cohort for pair in fitted):
-        print_coverage(cohort, [pair for pair in fitted if pair.cohort == cohort], factors)
-        if options.fit:
-            print(f"  cross-validated: {cross_validated_coverage_pct(fitted, cohort):.1f} %")
-    if not options.fit_only:
-        test = phantom_manifest(work, TEST_SEED, options.subjects, options.frames)
-        run = run_of(test, options.model, options.samples)
-        print_coverage(
-            "phantoms, for testing", pairs_of(run, "test", before, test.parent / "truth_indices.csv"), factors
-        )
-        print_coverage("phantoms, for testing, segments", segment_pairs(run, "test", before, test.parent), factors)
-    for run in options.run:
-        print_coverage(str(run), pairs_of(run, str(run), before), factors)
-    print(f"\nfactors: {factors}")
-    if options.fit:
-        print(f"stored: {store(options.model, digest, factors, fitted)}")
+def with_card(page: str, quantities: Quantities) -> str:
+    """Return a page with the card of a calibration in place of the one that it has."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{markdown_card(quantities)}\n{END}{after}"
+
+
+def print_summary(quantities: Quantities) -> None:
+    """Print the card and how many columns are within 85 to 95 % at 90 %, and how many are never reported."""
+    print(markdown_card(quantities))
+    fitted = [one for of_table in quantities.values() for one in of_table.values()]
+    held = [one.at_90.held_pct for one in fitted if one.at_90]
+    withheld = sum(one.at_95 is not None and one.at_95.half_width > one.largest_half_width for one in fitted)
+    within = sum(85 <= value <= 95 for value in held)
+    print(f"{len(fitted)} columns, cross-validated coverage at 90 % from {min(held):.0f} to {max(held):.0f} %")
+    print(f"{within} columns within 85 to 95 %; {withheld} not reported in a typical subject")
+
+
+def apply_calibration(work: Path, model: str, draws: SamplingSettings) -> None:
+    """Print the coverage of the stored calibration in cines of other seeds, and the ratio of widths of two seeds."""
+    calibration = find_calibration(load_checkpoint(find_weights(model)).digest)
+    if calibration is None:
+        raise SystemExit("The weights have no calibration: run without --test first.")
+    fitted = [known for cohort in CALIBRATED for known in collect(work, cohort, model, draws, most=None)]
+    for cohort in TESTED:
+        print_coverage(cohort.name, fitted, collect(work, cohort, model, draws, most=TEST_CINES), calibration)
+    other = SamplingSettings(draws.samples, draws.seed + 1, spreads_only=True)
+    first, second = (collect(work, CALIBRATED[0], model, one, most=None) for one in (draws, other))
+    print("\nmedian half-width with another seed of the posterior samples / with the first")
+    for column, of_table in calibration.quantities["indices"].items():
+        if of_table.typical_spread is not None and column in SEGMENTATION_COLUMNS:
+            widths = [
+                np.median([of_table.half_width(known.pair.spread) for known in found if known.column == column])
+                for found in (first, second)
+            ]
+            print(f"  {column:32} {widths[1] / widths[0]:.3f}")
+
+
+def print_coverage(
+    title: str, fitted: Sequence[KnownValue], tested: Sequence[KnownValue], calibration: Calibration
+) -> None:
+    """Print the coverage at 90 % and 95 % of every column, and of all columns."""
+    print(f"\n{title} of another seed: coverage at 90 %, at 95 %")
+    all_held = []
+    for table, of_table in calibration.quantities.items():
+        for column, at_95 in of_table.items():
+            own = _pairs(tested, table, column)
+            if not own:
+                continue
+            at_90 = fit(_pairs(fitted, table, column), COMPARED_LEVEL)
+            held = [
+                np.mean([abs(pair.value - pair.true) <= one.half_width(pair.spread) for pair in own])
+                for one in (at_90, at_95)
+            ]
+            all_held.append(held)
+            print(f"  {table:8} {column:45} {100 * held[0]:5.0f} {100 * held[1]:5.0f}")
+    print("  mean of all columns " + ", ".join(f"{100 * value:.1f} %" for value in np.mean(all_held, axis=0)))
+
+
+def _pairs(found: Iterable[KnownValue], table: str, column: str) -> list[CalibrationPair]:
+    return [known.pair for known in found if (known.table, known.column) == (table, column)]
 
 
 def main() -> None:
-    """Read the options and measure."""
+    """Read the options, and calibrate or test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="default", help="a shipped model, or a .safetensors file")
-    parser.add_argument("--fit", action="store_true", help="fit the factors and store them beside the weights")
-    parser.add_argument("--fit-only", action="store_true", help="omit the phantoms for testing")
-    parser.add_argument("--subjects", type=int, default=12, help="number of phantoms of each seed")
-    parser.add_argument("--frames", type=int, default=10, help="number of frames of each phantom")
-    parser.add_argument("--samples", type=int, default=20, help="number of posterior samples")
-    parser.add_argument(
-        "--run", type=Path, action="append", default=[], help="a finished run with indices and evaluation"
-    )
-    parser.add_argument("--work", type=Path, help="folder in which the runs are kept")
+    parser.add_argument("--work", type=Path, required=True, help="folder in which cines, runs and values are kept")
+    parser.add_argument("--model", default="default", help="a shipped model")
+    parser.add_argument("--test", action="store_true", help="apply the stored calibration to cines of other seeds")
+    parser.add_argument("--samples", type=int, default=50, help="number of posterior samples")
     options = parser.parse_args()
-    if options.work:
-        options.work.mkdir(parents=True, exist_ok=True)
-        measure(options.work, options)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), options)
+    if not (REAL_DATA / "acdc").is_dir():
+        raise SystemExit(f"{REAL_DATA / 'acdc'} is missing: the calibration needs ACDC.")
+    options.work.mkdir(parents=True, exist_ok=True)
+    draws = SamplingSettings(options.samples, seed=1, spreads_only=True)
+    (apply_calibration if options.test else calibrate_weights)(options.work.absolute(), options.model, draws)
 
 
 if __name__ == "__main__":

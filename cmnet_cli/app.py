@@ -19,6 +19,7 @@ from cmnet_cli.options import (
     DEFAULT_RUN,
     Animation,
     AsJson,
+    CalibrationFile,
     ConfigFile,
     DatasetFolder,
     Deep,
@@ -46,12 +47,14 @@ from cmnet_cli.options import (
     MaskPattern,
     MaskScheme,
     ModelName,
+    NewCalibration,
     NewFolder,
     NewManifest,
     OutFolder,
     OutsideTable,
     PagesOf,
     Pdf,
+    Population,
     PrivacyOptions,
     RecomputeOptions,
     ReferenceManifest,
@@ -282,6 +285,7 @@ def indices(
     samples: Samples = None,
     seed: DrawSeed = None,
     reference: ReferenceRanges = None,
+    calibration: CalibrationFile = None,
     experimental: Experimental = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -290,9 +294,14 @@ def indices(
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import IndicesConfig, load_config
 
-    table = None if reference is None else str(reference)
     indices_config = load_config(
-        IndicesConfig, config, reference=table, samples=samples, seed=seed, experimental=experimental
+        IndicesConfig,
+        config,
+        reference=None if reference is None else str(reference),
+        calibration=None if calibration is None else str(calibration.absolute()),
+        samples=samples,
+        seed=seed,
+        experimental=experimental,
     )
     settings = _execution_settings(selection, execution, engine)
     _exit_with(command.indices(run, indices_config, settings, _messages(verbosity)), verbosity, as_json=as_json)
@@ -347,6 +356,33 @@ def evaluate(
 
 @app.command(rich_help_panel=MAIN)
 @expand_options
+def calibrate(
+    selection: SelectionOptions,
+    execution: RecomputeOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    run: RunPath = DEFAULT_RUN,
+    manifest: ReferenceManifest = None,
+    out: NewCalibration = Path("calibration.json"),
+    population: Population = None,
+    samples: Samples = None,
+    seed: DrawSeed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Calibrate the 95 % intervals on subjects with reference masks, for cmnet indices --calibration."""
+    from cmnet_cli.commands import calibrate as command
+    from cmnet_cli.config import IndicesConfig, load_config
+    from cmnet_cli.stages.intervals import SamplingSettings
+
+    config = load_config(IndicesConfig, None, samples=samples, seed=seed)
+    draws = SamplingSettings(config.samples, config.seed)
+    settings = _execution_settings(selection, execution, engine)
+    summary = command.calibrate(run, manifest, out, draws, settings, _messages(verbosity), population=population)
+    _exit_with(summary, verbosity, as_json=as_json)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
 def compare(
     against: OutsideTable,
     verbosity: PrivacyOptions,
@@ -381,6 +417,7 @@ def submit(
     samples: Samples = None,
     seed: DrawSeed = None,
     reference: ReferenceRanges = None,
+    calibration: CalibrationFile = None,
     experimental: Experimental = None,
     config: ConfigFile = None,
     indices_config: IndicesConfigFile = None,
@@ -396,6 +433,7 @@ def submit(
         infer_options={"model": model, "save_motion": save_motion},
         indices_options={
             "reference": None if reference is None else str(reference),
+            "calibration": None if calibration is None else str(calibration.absolute()),
             "samples": samples,
             "seed": seed,
             "experimental": experimental,

@@ -178,14 +178,33 @@ Samples = Annotated[
     _option(
         "--samples",
         metavar="N",
-        text="Posterior samples from which 95 % intervals are computed; 0 for no intervals.",
+        text="Posterior samples for the 95 % intervals; 0 for no intervals.",
         min=0,
-        show_default="20",
+        show_default="50",
     ),
 ]
 DrawSeed = Annotated[
     int | None,
     _option("--seed", metavar="N", text="Random seed of the posterior samples.", show_default="1"),
+]
+CalibrationFile = Annotated[
+    Path | None,
+    _option(
+        "--calibration",
+        metavar="FILE",
+        text="Calibration of the intervals that cmnet calibrate wrote.",
+        show_default="that of the weights",
+    ),
+]
+NewCalibration = Annotated[Path, _option("--out", "-o", metavar="FILE", text="Calibration to write.")]
+Population = Annotated[
+    str | None,
+    _option(
+        "--population",
+        metavar="TEXT",
+        text="The subjects in words, for the card: study, scanners, readers.",
+        show_default="the name of the manifest",
+    ),
 ]
 Experimental = Annotated[
     bool | None,

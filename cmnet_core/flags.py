@@ -93,3 +93,4 @@ class QCFlag(StrEnum):
     POSTERIOR_NOT_STORED = "posterior-not-stored"
     NO_SAMPLES = "no-samples"
     INTERVALS_NOT_CALIBRATED = "intervals-not-calibrated"
+    INTERVAL_UNINFORMATIVE = "interval-uninformative"

@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.csv_safety import guard
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.console import Messages
+from cmnet_cli.evaluation.masks import cases_with_masks
 from cmnet_cli.evaluation.page import Summaries, markdown, print_summaries
 from cmnet_cli.evaluation.summary import (
     compare_methods,
@@ -27,7 +27,6 @@ from cmnet_cli.runs.run_folder import OpenRun, open_run, record_command, record_
 from cmnet_cli.seals import recording
 from cmnet_cli.stages.evaluate import EvaluateStage, Evaluation
 from cmnet_cli.tables.schema import TABLES, write_table
-from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io.atomic import write_text
 
 Row = dict[str, Any]
@@ -60,7 +59,7 @@ def evaluate(
     masks = read_manifest(manifest.absolute() if manifest else opened.folder.cohort, cells=cells)
     cases = masks.cases
     selected = select_cases(cases, settings)
-    plan = plan_after_stage("infer", opened, _cases_with_masks(selected, messages))
+    plan = plan_after_stage("infer", opened, cases_with_masks(selected, messages, "evaluate"))
     left_out = len(plan.states) - len(plan.to_run)
     if settings.dry_run:
         return summarise_dry_run("evaluate", opened.folder, plan)
@@ -75,19 +74,6 @@ def evaluate(
             record_end(opened.folder, "evaluate")
     summary = summarise_stage("evaluate", opened.folder, plan, result, left_out=left_out)
     return replace(summary, unusable_rows=masks.left_out)
-
-
-def _cases_with_masks(cases: Sequence[Case], messages: Messages) -> list[Case]:
-    labelled = [case for case in cases if case.has_masks]
-    if not labelled:
-        raise ManifestError(
-            "No subject of the manifest has reference masks of ED and ES.",
-            hint="Name them in the columns labels_ed and labels_es, or a 4-D mask in labels.",
-            code=ErrorCode.MANIFEST_COLUMN,
-        )
-    if len(labelled) < len(cases):
-        messages.note(f"{len(cases) - len(labelled)} of {len(cases)} subjects have no reference masks: not evaluated")
-    return labelled
 
 
 def write_evaluation(opened: OpenRun, found: Sequence[Evaluation], messages: Messages) -> None:

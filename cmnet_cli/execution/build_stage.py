@@ -18,6 +18,7 @@ from cmnet_cli.stages.intervals import SamplingSettings
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_core.function.reference_ranges import SHIPPED, read_reference
 from cmnet_core.inference.tracking import load_model
+from cmnet_core.uncertainty.calibration import read_calibration
 
 
 def build_infer_stage(root: Path, config: InferConfig, device: str) -> InferStage:
@@ -40,13 +41,18 @@ def reference_path(config: IndicesConfig) -> Path:
 
 
 def build_indices_stage(root: Path, config: IndicesConfig) -> IndicesStage:
-    """Build the stage indices, with the reference ranges that the settings name.
+    """Build the stage indices, with the reference ranges and the calibration that the settings name.
 
     Raises:
-        ManifestError: The reference ranges cannot be used.
+        ManifestError: The reference ranges or the calibration cannot be used.
     """
     ranges = read_reference(reference_path(config))
-    return IndicesStage(root, ranges, SamplingSettings(config.samples, config.seed), config.experimental)
+    # Workers may run in another folder.
+    calibration = Path(config.calibration).absolute() if config.calibration else None
+    if calibration is not None:
+        read_calibration(calibration)
+    draws = SamplingSettings(config.samples, config.seed, calibration)
+    return IndicesStage(root, ranges, draws, config.experimental)
 
 
 def build_submitted_stage(folder: RunFolder, submission: Submission) -> StoredStage[Any] | None:
@@ -81,4 +87,6 @@ def stage_facts(stage: PreprocessStage | InferStage) -> dict[str, Any]:
 def indices_facts(config: IndicesConfig, stage: IndicesStage) -> dict[str, Any]:
     """Return what ``run.json`` records of the stage indices; the report reads the reference ranges from that path."""
     reference = str(reference_path(config)) if config.reference else ""
-    return {"settings": asdict(replace(config, reference=reference)), "reference": stage.reference_tables}
+    calibration = str(stage.draws.calibration or "")
+    settings = asdict(replace(config, reference=reference, calibration=calibration))
+    return {"settings": settings, "reference": stage.reference_tables}

@@ -13,8 +13,9 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.derivatives.heart_motion import HeartMotion, read_heart_motion
 from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, advise_repair, open_tracking
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
-from cmnet_cli.stages.intervals import SamplingSettings, add_intervals
+from cmnet_cli.stages.intervals import SamplingSettings, Spreads, add_intervals
 from cmnet_cli.stages.mechanics import wall_rows
+from cmnet_cli.stages.volume_rates import divided, volume_rate_columns
 from cmnet_cli.tables.schema import name_in_table
 from cmnet_core.flags import QCFlag
 from cmnet_core.function.reference_ranges import Z_COLUMNS, ReferenceRange, compare_with_reference
@@ -31,7 +32,7 @@ from cmnet_core.function.volumes import (
 )
 from cmnet_core.imaging.preprocess import extract_labels
 from cmnet_core.labels import Label
-from cmnet_core.mechanics.strain_curves import Timing, summarise
+from cmnet_core.mechanics.strain_curves import Timing
 from cmnet_core.models.losses import bending_energy
 from cmnet_core.qc.result_checks import (
     PhaseLabels,
@@ -62,7 +63,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class CaseRows:
-    """The rows that one case adds to the tables; ``indices`` and ``motion`` are one row each."""
+    """The rows that one case adds to the tables; ``indices`` and ``motion`` are one row each.
+
+    ``spreads`` has the spread of values of ``indices`` and ``segments`` over the posterior samples that were drawn.
+    """
 
     indices: Row
     frames: tuple[Row, ...]
@@ -70,6 +74,7 @@ class CaseRows:
     motion: Row
     bullseye: tuple[Row, ...]
     experimental: tuple[Row, ...]
+    spreads: Spreads
 
     def tables(self) -> dict[str, tuple[Row, ...]]:
         """Return the rows by table."""
@@ -90,7 +95,7 @@ class IndicesStage:
     Attributes:
         root: The run folder.
         reference: Reference ranges.
-        draws: Number and seed of the draws of the posterior.
+        draws: Number and seed of the posterior samples, and the calibration.
         experimental: Whether strain that is not measured reliably is reported, in a table of its own.
     """
 
@@ -136,7 +141,7 @@ def indices_case(
         case: The case.
         folder: What infer stored of it.
         reference: Reference ranges.
-        draws: Number and seed of the draws of the posterior.
+        draws: Number and seed of the posterior samples, and the calibration.
         experimental: Whether strain that is not measured reliably is reported.
 
     Raises:
@@ -154,7 +159,7 @@ def indices_case(
 
     indices = _compared(_indices_row(case, facts, volumes, function, function_flags), reference)
     indices |= wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
-    indices, segments = add_intervals(indices, wall.segments, folder, stored, labels[0], wall.voxels, draws)
+    indices, segments, spreads = add_intervals(indices, wall.segments, folder, stored, labels[0], wall.voxels, draws)
 
     frames = _frame_rows(case, stored, volumes, propagated)
     for more in (wall.frames, _displacement_rows(stored, motion)):
@@ -166,6 +171,7 @@ def indices_case(
         motion=_motion_row(case, stored, propagated, frames) | _smoothness(facts, motion),
         bullseye=tuple(identity_columns(case) | row for row in wall.bullseye),
         experimental=tuple(identity_columns(case) | row for row in wall.experimental if experimental),
+        spreads=spreads,
     )
 
 
@@ -212,32 +218,11 @@ def _indices_row(
         "cardiac_output_l_min": cardiac_output_l_min(function.lvsv_ml, rate),
         "bsa_m2": bsa,
         "bsa_du_bois_m2": _body_surface(case, BodySurfaceFormula.DU_BOIS),
-        **{name: _divided(values[index], bsa) for name, index in _INDEXED.items()},
+        **{name: divided(values[index], bsa) for name, index in _INDEXED.items()},
         **asdict(pump_indices(function)),
-        **_volume_rate_columns(volumes, function, Timing(facts.ed, facts.es, facts.frame_ms)),
+        **volume_rate_columns(volumes, function, Timing(facts.ed, facts.es, facts.frame_ms)),
         "qc_flags": [*facts.flags, *function_flags, *reasons],
     }
-
-
-def _volume_rate_columns(volumes: Volumes, function: ClinicalIndices, timing: Timing) -> Row:
-    """Peak ejection and filling rates; null for a ventricle whose stroke volume is not reported."""
-    row: Row = {}
-    ventricles = (
-        ("lv", volumes.lv_ml, function.lvsv_ml, function.lvedv_ml),
-        ("rv", volumes.rv_ml, function.rvsv_ml, function.rvedv_ml),
-    )
-    for name, curve, stroke, edv in ventricles:
-        rates = None if stroke is None else summarise(curve - curve[timing.ed], timing, sign=-1.0)
-        ejection = None if rates is None or rates.systolic_rate is None else -rates.systolic_rate
-        filling = None if rates is None else rates.early_diastolic_rate
-        row |= {
-            f"{name}_peak_ejection_rate_ml_s": ejection,
-            f"{name}_peak_filling_rate_ml_s": filling,
-            f"{name}_peak_ejection_rate_edv_per_s": _divided(ejection, edv),
-            f"{name}_peak_filling_rate_edv_per_s": _divided(filling, edv),
-            f"{name}_time_to_peak_filling_rate_ms": None if rates is None else rates.es_to_filling_ms,
-        }
-    return row
 
 
 def _compared(row: Row, reference: tuple[ReferenceRange, ...]) -> Row:
@@ -258,10 +243,6 @@ def _body_surface(case: Case, formula: BodySurfaceFormula) -> float | None:
     if case.height_cm is None or case.weight_kg is None:
         return None
     return body_surface_area_m2(case.height_cm, case.weight_kg, formula=formula)
-
-
-def _divided(value: float | None, by: float | None) -> float | None:
-    return None if value is None or by is None else value / by
 
 
 # ── frames and motion ────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,8 +1,11 @@
-"""95 % intervals of the indices and of the segments, from draws of the posterior that infer stored."""
+"""95 % intervals of the indices and of the segments, from their calibration and samples of the stored posterior."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +16,14 @@ from cmnet_cli.derivatives.posterior import read_posterior
 from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, read_velocities
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_cli.runs.provenance import read_sidecar
-from cmnet_cli.stages.mechanics import (
-    global_strain_columns,
-    segment_strain_columns,
-    segment_thickness_columns,
-    thickness_columns,
-)
+from cmnet_cli.stages.mechanics import global_strain_columns, segment_strain_columns
+from cmnet_cli.tables.columns.column import LOWER, UPPER, Interval
+from cmnet_cli.tables.schema import DECLARED
+from cmnet_core.errors import CaseError, ErrorCode
 from cmnet_core.flags import QCFlag
-from cmnet_core.geometry.lv_coordinates import lv_coordinates
-from cmnet_core.geometry.wall_thickness import wall_thickness
+from cmnet_core.function.volumes import ClinicalIndices, PumpIndices, pump_indices
+from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.imaging.crop import crop_around
-from cmnet_core.imaging.preprocess import window_affine
 from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.io.orientation import StackOrientation, standard_orientation
 from cmnet_core.labels import Label
@@ -34,7 +34,15 @@ from cmnet_core.mechanics.strain import WallVoxels, deform, engineering_strain, 
 from cmnet_core.mechanics.strain_curves import Timing
 from cmnet_core.mechanics.strain_operator import WallStrains, strain_operator
 from cmnet_core.types import Spacing
-from cmnet_core.uncertainty.calibration import Calibration, find_calibration, intervals, spread
+from cmnet_core.uncertainty.calibration import (
+    Calibration,
+    Limits,
+    find_calibration,
+    intervals,
+    read_calibration,
+    spread,
+    without_calibration,
+)
 from cmnet_core.uncertainty.posterior import (
     POOLING_FACTOR,
     Posterior,
@@ -45,25 +53,67 @@ from cmnet_core.uncertainty.posterior import (
 
 Row = dict[str, Any]
 
+CLINICAL_INDICES = tuple(item.name for item in fields(ClinicalIndices) if item.name != "flags")
+
+SEGMENTATION_COLUMNS = frozenset(
+    {
+        *CLINICAL_INDICES,
+        *(item.name for item in fields(PumpIndices)),
+        *("wall_thickness_ed_mm", "wall_thickness_es_mm", "wall_thickening_pct", "wall_thickness_max_ed_mm"),
+    }
+)
+"""Columns with an interval that masks at ED and ES determine."""
+
+MOTION_COLUMNS = (
+    frozenset(column.name for table in ("indices", "segments") for column in DECLARED[table] if column.interval)
+    - SEGMENTATION_COLUMNS
+)
+"""Columns with an interval that depend on the motion, or on the volumes of all frames."""
+
+SCALED_COLUMNS = {column.name: column.scaled_from for column in DECLARED["indices"] if column.scaled_from}
+"""Columns that are another column times a number without error, with the other column."""
+
 _SQUARINGS = 3
 """Squarings of a drawn velocity: a spread does not need motion to a hundredth of a voxel, and this halves the cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How intervals are drawn.
+    """How intervals are computed.
 
     Attributes:
-        samples: Number of draws; 0 for no intervals.
-        seed: Seed of the draws. Every subject starts from it, whichever other subjects are in the cohort.
+        samples: Number of posterior samples; 0 for no intervals.
+        seed: Seed of the samples. With the identifier of a case it determines the samples of the case, whichever other
+            cases are in the cohort; the samples of two cases are independent.
+        calibration: Path of a calibration; None for the one that is shipped with the weights.
+        spreads_only: Whether the spreads are computed that a calibration may use, and no intervals.
     """
 
     samples: int
     seed: int
+    calibration: Path | None = None
+    spreads_only: bool = False
 
-    def generator(self) -> torch.Generator:
-        """Return a generator in its initial state."""
-        return torch.Generator().manual_seed(self.seed)
+    def generator(self, case_id: str) -> torch.Generator:
+        """Return the generator of a case in its initial state.
+
+        Args:
+            case_id: Identifier of the case.
+        """
+        digest = hashlib.sha256(f"{self.seed}/{case_id}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Spreads:
+    """Spread over samples of the posterior of the columns of a case and of each of its segments."""
+
+    case: dict[str, float]
+    segments: tuple[dict[str, float], ...]
+
+
+NO_SPREADS = Spreads({}, tuple({} for _ in range(SEGMENTS)))
+"""Spreads of a case that was not sampled."""
 
 
 def add_intervals(
@@ -74,7 +124,7 @@ def add_intervals(
     labels_ed: UInt8[Tensor, "z y x"],
     voxels: WallVoxels | None,
     draws: SamplingSettings,
-) -> tuple[Row, list[Row]]:
+) -> tuple[Row, list[Row], Spreads]:
     """Add intervals to the rows of a case and of its segments, or the reason why there are none.
 
     Args:
@@ -84,54 +134,109 @@ def add_intervals(
         stored: What infer stored of it.
         labels_ed: Label map at ED on the window's grid.
         voxels: Voxels of the wall, or None where no motion of the wall is reported.
-        draws: Number and seed of the draws.
+        draws: The samples and the calibration.
+
+    Returns:
+        The rows, and the spreads that were sampled.
 
     Raises:
-        ImageError: The stored posterior is damaged.
+        CaseError: The stored posterior is damaged, or the calibration belongs to other weights.
     """
     if not draws.samples or not folder.posterior.exists():
         reason = QCFlag.POSTERIOR_NOT_STORED if draws.samples else QCFlag.NO_SAMPLES
-        return _flagged(row, reason), [_flagged(segment, reason) for segment in segments]
-    posterior = read_posterior(folder.posterior)
-    sidecar = read_sidecar(folder.sidecar("infer"))
-    calibration = find_calibration(sidecar.model_digest) if sidecar else None
-    sources = [_draw_shape_columns(stored, posterior, draws)]
-    if voxels is not None:
-        sources.append(_draw_motion_columns(folder, stored, labels_ed, voxels, posterior, draws))
-    whole, parts = dict(row), [dict(segment) for segment in segments]
-    for source in sources:
+        return _flagged(row, reason), [_flagged(segment, reason) for segment in segments], NO_SPREADS
+    posterior, case_id = read_posterior(folder.posterior), row["case_id"]
+    if draws.spreads_only:
+        return (
+            row,
+            list(segments),
+            Spreads(_segmentation_spreads(stored, posterior, draws, case_id), NO_SPREADS.segments),
+        )
+    calibration = _calibration_of(folder, draws.calibration)
+    found = NO_SPREADS
+    # A source whose spreads scale no interval is not sampled.
+    if calibration is None or calibration.uses_spread_of(SEGMENTATION_COLUMNS):
+        found = replace(found, case=_segmentation_spreads(stored, posterior, draws, case_id))
+    if voxels is not None and (calibration is None or calibration.uses_spread_of(MOTION_COLUMNS)):
+        generator = draws.generator(f"{case_id}/motion")
+        source = _draw_motion_columns(folder, stored, labels_ed, voxels, posterior, generator)
         drawn = list(islice(source, draws.samples))
-        whole |= _ends(row, [case for case, _ in drawn], row, calibration)
-        for number, part in enumerate(parts):
-            part |= _ends(segments[number], [rows[number] for _, rows in drawn], row, calibration)
-    return (whole if calibration else _flagged(whole, QCFlag.INTERVALS_NOT_CALIBRATED)), parts
+        of_segments = tuple(spread([rows[number] for _, rows in drawn]) for number in range(SEGMENTS))
+        found = Spreads(found.case | spread([columns for columns, _ in drawn]), of_segments)
+    whole = _with_ends(row, row, found.case, "indices", calibration)
+    parts = [
+        _with_ends(segment, row, spreads, "segments", calibration)
+        for segment, spreads in zip(segments, found.segments, strict=True)
+    ]
+    return (whole if calibration else _flagged(whole, QCFlag.INTERVALS_NOT_CALIBRATED)), parts, found
+
+
+def _calibration_of(folder: CaseFolder, path: Path | None) -> Calibration | None:
+    """The calibration of the weights with which a case was inferred; None where there is none."""
+    sidecar = read_sidecar(folder.sidecar("infer"))
+    digest = sidecar.model_digest if sidecar else ""
+    if path is None:
+        return find_calibration(digest)
+    calibration = read_calibration(path)
+    if calibration.digest != digest:
+        raise CaseError(
+            f"The calibration {path} belongs to the weights {calibration.digest[:12]}, and this subject was inferred "
+            f"with {digest[:12]}.",
+            hint="Run cmnet calibrate on subjects that were inferred with the same weights.",
+            code=ErrorCode.CHECKPOINT,
+        )
+    return calibration
+
+
+def _segmentation_spreads(
+    stored: StoredTracking, posterior: Posterior, draws: SamplingSettings, case_id: str
+) -> dict[str, float]:
+    source = _draw_shape_columns(stored, posterior, draws.generator(case_id))
+    return spread(list(islice(source, draws.samples)))
 
 
 def _flagged(row: Row, reason: str) -> Row:
-    return row | {"qc_flags": [*row["qc_flags"], reason]}
+    return row if reason in row["qc_flags"] else row | {"qc_flags": [*row["qc_flags"], reason]}
 
 
-def _ends(values: Row, drawn: Sequence[Row], case: Row, calibration: Calibration | None) -> Row:
-    """Both ends of the interval of every value that was drawn."""
-    if case["frame_ms"] is None:
-        return intervals(values, spread(drawn), calibration)
-    cycle_ms = case["frames"] * case["frame_ms"]
-    return intervals(values, spread(drawn), calibration, frame_ms=case["frame_ms"], cycle_ms=cycle_ms)
+def _with_ends(
+    values: Row, case: Row, spreads: Mapping[str, float], table: str, calibration: Calibration | None
+) -> Row:
+    """A row with both ends of its intervals; one that is too wide to be of use is null, with a flag."""
+    quantities = calibration.quantities.get(table, {}) if calibration else without_calibration(spreads)
+    cycle_ms = math.inf if case["frame_ms"] is None else case["frames"] * case["frame_ms"]
+    ends, uninformative = intervals(values, spreads, quantities, limits_of(table, cycle_ms=cycle_ms))
+    whole = values | ends | (_scaled_ends(values, ends) if table == "indices" else {})
+    return _flagged(whole, QCFlag.INTERVAL_UNINFORMATIVE) if uninformative else whole
 
 
-def _draw_shape_columns(
-    stored: StoredTracking, posterior: Posterior, draws: SamplingSettings
-) -> Iterator[tuple[Row, list[Row]]]:
-    """Indices and wall thickness of label maps at ED and ES drawn from SegNet's posterior."""
-    window, orientation = stored.facts.window, _orientation(stored)
-    affine = orientation.orient_affine(window_affine(stored.affine, window), window.shape)
-    posterior = posterior.oriented(orientation)
-    for phases in draw_shapes(posterior, window.spacing, draws.generator()):
-        function = asdict(indices_of_shapes(phases, window.spacing))
-        del function["flags"]
-        heart = crop_around((phases > 0).any(0), 1).of_window(phases)
-        ed, es = (wall_thickness(lv_coordinates(labels, window.spacing, affine)) for labels in heart)
-        yield function | thickness_columns(ed.whole_mm, es.whole_mm), segment_thickness_columns(ed, es)
+def limits_of(table: str, *, cycle_ms: float) -> dict[str, Limits]:
+    """Return the limits of the intervals of a table by column.
+
+    Args:
+        table: ``indices`` or ``segments``.
+        cycle_ms: Duration of the cycle in ms.
+    """
+    limits = {Interval.NON_NEGATIVE: Limits(0.0), Interval.TIME: Limits(0.0, cycle_ms)}
+    return {column.name: limits[column.interval] for column in DECLARED[table] if column.interval in limits}
+
+
+def _scaled_ends(row: Row, ends: Mapping[str, float]) -> dict[str, float]:
+    """Intervals of the columns that are another column times a number without error."""
+    scaled: dict[str, float] = {}
+    for name, source in SCALED_COLUMNS.items():
+        if f"{source}_lo" in ends and row.get(name) is not None and row[source]:
+            factor = row[name] / row[source]
+            scaled |= {f"{name}{end}": factor * ends[f"{source}{end}"] for end in (LOWER, UPPER)}
+    return scaled
+
+
+def _draw_shape_columns(stored: StoredTracking, posterior: Posterior, generator: torch.Generator) -> Iterator[Row]:
+    """Indices of label maps at ED and ES drawn from SegNet's posterior."""
+    window = stored.facts.window
+    for phases in draw_shapes(posterior.oriented(_orientation(stored)), window.spacing, generator):
+        function = indices_of_shapes(phases, window.spacing)
+        yield {name: getattr(function, name) for name in CLINICAL_INDICES} | asdict(pump_indices(function))
 
 
 def _orientation(stored: StoredTracking) -> StackOrientation:
@@ -145,7 +250,7 @@ def _draw_motion_columns(
     labels_ed: UInt8[Tensor, "z y x"],
     voxels: WallVoxels,
     posterior: Posterior,
-    draws: SamplingSettings,
+    generator: torch.Generator,
 ) -> Iterator[tuple[Row, list[Row]]]:
     """Strain by motions drawn from the motion network's posterior, of the wall that is reported."""
     facts = stored.facts
@@ -165,7 +270,6 @@ def _draw_motion_columns(
     near = replace(
         posterior, log_sd=pooled.of_velocities(posterior.log_sd), factor=pooled.of_velocities(posterior.factor)
     ).oriented(orientation)
-    generator = draws.generator()
     while True:
         velocities = orientation.restore_vectors(draw_velocities(mean, near, grid, generator), 1)
         drawn = strains(velocities)

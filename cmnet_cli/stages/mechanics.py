@@ -32,7 +32,7 @@ from cmnet_core.mechanics.analysis import (
     flag_segments,
     timing_flags,
 )
-from cmnet_core.mechanics.lagrangian import follow_material
+from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material
 from cmnet_core.mechanics.strain import Direction, WallVoxels
 from cmnet_core.mechanics.ukb_strain import UKBStrain, peak_of
 from cmnet_core.qc.flags import STRAIN_PCT
@@ -72,7 +72,7 @@ class WallRows:
 
 def wall_rows(
     labels: UInt8[Tensor, "2 z y x"],
-    motion: HeartMotion | None,
+    motion: HeartMotion | MaterialMotion | None,
     facts: TrackingFacts,
     affine: Float64[Tensor, "4 4"],
     raised: Collection[str],
@@ -81,7 +81,7 @@ def wall_rows(
 
     Args:
         labels: Label maps at ED and at ES on the window's grid.
-        motion: Motion of the heart, or None where it was not stored.
+        motion: Motion of the heart, or of the voxels of the myocardium at ED; None where it was not stored.
         facts: Frames, timing and window of the case.
         affine: Of the subject's own grid.
         raised: Flags that were raised before.
@@ -99,9 +99,11 @@ def wall_rows(
         segments = _numbered(segment_thickness_columns(ed, es), reasons)
         whole = thickness_columns(ed.whole_mm, es.whole_mm) | _maximum_thickness_columns(coordinates)
         return WallRows(whole, [], segments, [], [], flags, None)
+    if isinstance(motion, HeartMotion):
+        motion = follow_material(motion.to_ed, motion.crop.of_window(labels[0] == Label.MYO))
     analysis = analyse_wall(
         labels[0],
-        follow_material(motion.to_ed, motion.crop.of_window(labels[0] == Label.MYO)),
+        motion,
         spacing=spacing,
         affine=affine,
         ed=facts.ed,

@@ -31,7 +31,7 @@ __all__ = [
     "write_table",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised whenever a column is added, removed or renamed; tables of another version are computed again."""
 
 _ARROW: Mapping[str, Any] = {

@@ -21,11 +21,19 @@ Z_COLUMNS: Mapping[str, str] = {
     "lvesv_ml": "lvesv_z",
     "lvsv_ml": "lvsv_z",
     "lvef_pct": "lvef_z",
+    "lvm_g": "lvm_z",
+    "lvedv_index_ml_m2": "lvedv_index_z",
+    "lvesv_index_ml_m2": "lvesv_index_z",
+    "lvsv_index_ml_m2": "lvsv_index_z",
     "lvm_index_g_m2": "lvm_index_z",
     "rvedv_ml": "rvedv_z",
     "rvesv_ml": "rvesv_z",
     "rvsv_ml": "rvsv_z",
     "rvef_pct": "rvef_z",
+    "rvedv_index_ml_m2": "rvedv_index_z",
+    "rvesv_index_ml_m2": "rvesv_index_z",
+    "rvsv_index_ml_m2": "rvsv_index_z",
+    "cardiac_output_l_min": "cardiac_output_z",
 }
 """Quantities that may have a reference range, each with the column of its z-score."""
 
@@ -33,7 +41,7 @@ RANGE_Z = 1.96
 """Half the width of a reference range in standard deviations; the range contains 95 % of healthy people."""
 
 _REQUIRED = ("quantity", "sex", "mean", "sd")
-_OPTIONAL = ("table", "age_from", "age_to", "source")
+_OPTIONAL = ("table", "age_from", "age_to", "source", "bias")
 _SEXES = ("female", "male")
 
 
@@ -49,6 +57,8 @@ class ReferenceRange:
         ages: Lowest and highest age in years, both included.
         table: Name and version of the table.
         source: Publication from which the values are taken.
+        bias: Mean difference of cmnet from the readers of that publication, or from other readers of the same protocol;
+            it is subtracted from the value.
     """
 
     quantity: str
@@ -58,6 +68,13 @@ class ReferenceRange:
     ages: tuple[float, float] = (0.0, math.inf)
     table: str = ""
     source: str = ""
+    bias: float = 0.0
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the range on the scale of cmnet's values, mean + bias ± 1.96 SD."""
+        centre = self.mean + self.bias
+        return centre - RANGE_Z * self.sd, centre + RANGE_Z * self.sd
 
     def covers_age(self, age_years: float | None) -> bool:
         """Return whether the range applies at this age; a range for all ages applies at an unknown age, too.
@@ -88,7 +105,7 @@ class ReferenceComparison:
 def compare_with_reference(
     values: Mapping[str, float | None], ranges: tuple[ReferenceRange, ...], *, sex: str | None, age_years: float | None
 ) -> ReferenceComparison:
-    """Compute z-scores ``(value - mean) / sd`` against healthy people of the same sex and age.
+    """Compute z-scores ``(value - bias - mean) / sd`` against healthy people of the same sex and age.
 
     Args:
         values: Quantities by column.
@@ -108,7 +125,7 @@ def compare_with_reference(
             flags.append(QCFlag.AGE_OUTSIDE_REFERENCE)
         if value is None or chosen is None:
             continue
-        score = z[column] = (value - chosen.mean) / chosen.sd
+        score = z[column] = (value - chosen.bias - chosen.mean) / chosen.sd
         if abs(score) > RANGE_Z:
             outside.append(f"{column.removesuffix('_z').replace('_', '-')}-{'high' if score > 0 else 'low'}")
     return ReferenceComparison(z, tuple(outside), tuple(dict.fromkeys(flags)))
@@ -132,7 +149,7 @@ def choose_range(
 
 
 def read_reference(path: Path) -> tuple[ReferenceRange, ...]:
-    """Read a table of reference ranges (CSV: quantity, sex, mean, sd; optional table, age_from, age_to, source).
+    """Read a table of reference ranges (CSV: quantity, sex, mean, sd; optional table, age_from, age_to, source, bias).
 
     Args:
         path: The table.
@@ -163,13 +180,13 @@ def _range(path: Path, number: int, row: Mapping[str, str | None]) -> ReferenceR
         raise _unusable(path, f"row {number}: sex must be female or male, found '{sex}'")
     ends = (row.get("age_from") or "0", row.get("age_to") or "inf")
     try:
-        mean, sd = float(row["mean"] or ""), float(row["sd"] or "")
+        mean, sd, bias = float(row["mean"] or ""), float(row["sd"] or ""), float(row.get("bias") or "0")
         ages = (float(ends[0]), float(ends[1]))
     except ValueError as error:
         raise _unusable(path, f"row {number}: {error}") from error
-    if not (math.isfinite(mean) and math.isfinite(sd) and sd > 0 and ages[0] <= ages[1]):
-        raise _unusable(path, f"row {number}: expected a finite mean, an sd above 0 and age_from up to age_to")
-    return ReferenceRange(quantity, sex, mean, sd, ages, row.get("table") or path.stem, row.get("source") or "")
+    if not (math.isfinite(mean) and math.isfinite(bias) and math.isfinite(sd) and sd > 0 and ages[0] <= ages[1]):
+        raise _unusable(path, f"row {number}: expected a finite mean and bias, an sd above 0 and age_from up to age_to")
+    return ReferenceRange(quantity, sex, mean, sd, ages, row.get("table") or path.stem, row.get("source") or "", bias)
 
 
 def _refuse_overlap(path: Path, ranges: tuple[ReferenceRange, ...]) -> None:

@@ -440,8 +440,14 @@ _REASONS = (
     Flag(QCFlag.NO_SAMPLES, "indices ran with --samples 0", "Intervals are null.", remark=True),
     Flag(
         QCFlag.INTERVALS_NOT_CALIBRATED,
-        "the weights have no calibration factors",
-        "Intervals express the networks' own uncertainty only and are too narrow.",
+        "the weights have no calibration",
+        "Intervals express the networks' own uncertainty only and are too narrow. cmnet calibrate makes a calibration.",
+        remark=True,
+    ),
+    Flag(
+        QCFlag.INTERVAL_UNINFORMATIVE,
+        "an interval is wider than half of the population's range, which the calibration states",
+        "The interval is null: the value is too uncertain to distinguish subjects. Do not use it by itself.",
         remark=True,
     ),
 )

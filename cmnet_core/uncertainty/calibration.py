@@ -1,91 +1,77 @@
-"""Calibrated 95 % intervals of indices from samples of the posterior.
+"""Calibrated intervals of all quantities, and the file that holds their calibration.
 
-The predictive uncertainty of a network reflects ambiguous voxels, but not the difference of a subject from the training
-data. The standard deviation over the samples is therefore multiplied by a factor for each family of quantities. The
-factors are fitted on subjects with known values that were not in the training data (``benchmarks/coverage.py --fit``).
-Those of shipped weights are stored with their provenance in ``weights/<name>.calibration.json``, and are valid for
-these weights only.
+The calibration of shipped weights is stored beside them in ``weights/<name>.calibration.json`` and is valid for these
+weights only. ``benchmarks/coverage.py`` makes it, and ``cmnet calibrate`` makes one from a user's own read subjects.
+Each quantity has its own conformal calibration (:mod:`cmnet_core.uncertainty.conformal`).
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from enum import StrEnum
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cmnet_core.function.volumes import ClinicalIndices
+from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.io.atomic import write_text
 from cmnet_core.models.checkpoint import WEIGHTS
+from cmnet_core.uncertainty.conformal import Coverage, QuantityCalibration
 
 Z_95 = 1.959964
-"""Half-width of a 95 % interval in standard deviations."""
+"""Half-width of a 95 % interval of a normal distribution in standard deviations."""
 
 CALIBRATION_SUFFIX = ".calibration.json"
 """Suffix of the calibration file of shipped weights."""
 
-_THICKNESS = ("wall_thickness_ed_mm", "wall_thickness_es_mm", "wall_thickening_pct")
-_NON_NEGATIVE = ("lvedv_ml", "lvesv_ml", "lvm_g", "rvedv_ml", "rvesv_ml", *_THICKNESS[:2])
-_TIME_PREFIX = "time_to_peak_"
+FORMAT_VERSION = 2
+
 _ONE_SD_PERCENTILES = (15.87, 84.13)
 """Percentiles of a normal distribution at one standard deviation below and above its mean."""
 
 
-class Family(StrEnum):
-    """A family of quantities with the same source of uncertainty and one calibration factor.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of the ends of an interval.
 
-    Segmentations constrain circumferential strain well, radial strain less, and longitudinal strain hardly: one factor
-    for all strain would be too large for the first and too small for the last.
+    Attributes:
+        lowest: The lower end is at least this.
+        highest: The upper end is at most this.
     """
 
-    VOLUMES = "volumes"
-    RADIAL = "radial"
-    CIRCUMFERENTIAL = "circumferential"
-    LONGITUDINAL = "longitudinal"
-    TIMES = "times"
-    MOTION = "motion"
-
-
-_FAMILY_OF_PREFIX = {
-    "time_to_peak": Family.TIMES,
-    **dict.fromkeys(("grs", "err"), Family.RADIAL),
-    **dict.fromkeys(("gcs", "ecc"), Family.CIRCUMFERENTIAL),
-    **dict.fromkeys(("gls", "ell"), Family.LONGITUDINAL),
-}
-
-
-def family_of(quantity: str) -> Family:
-    """Return the family of a quantity.
-
-    The uncertainty of volumes, mass, ejection fractions and wall thickness is that of the segmentation; the uncertainty
-    of all other quantities is that of the motion.
-
-    Args:
-        quantity: Name of a column of the results.
-    """
-    if quantity in {*_THICKNESS, *(item.name for item in fields(ClinicalIndices))}:
-        return Family.VOLUMES
-    found = (family for prefix, family in _FAMILY_OF_PREFIX.items() if quantity.startswith(f"{prefix}_"))
-    return next(found, Family.MOTION)
+    lowest: float = -math.inf
+    highest: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The calibration factors of a weights file.
+    """The calibration of a weights file.
 
     Attributes:
         digest: SHA-256 of the weights file.
-        factors: Factor of each family; a family that is missing was not fitted.
-        provenance: Cohorts, coverage before and after calibration, and date, as plain values.
+        quantities: Calibration of each column, by table (``indices`` or ``segments``) and column. A column that is
+            missing could not be calibrated and has no interval.
+        provenance: Date and command, as plain values.
     """
 
     digest: str
-    factors: Mapping[str, float]
+    quantities: Mapping[str, Mapping[str, QuantityCalibration]]
     provenance: Mapping[str, object]
 
-    def factor(self, quantity: str) -> float:
-        """Return the factor of a quantity's standard deviation; 1 where none was fitted."""
-        return self.factors.get(family_of(quantity), 1.0)
+    def uses_spread_of(self, columns: Iterable[str]) -> bool:
+        """Return whether the spread of any of these columns scales its interval, in any table.
+
+        Args:
+            columns: Names of columns.
+        """
+        wanted = set(columns)
+        return any(
+            found.typical_spread is not None
+            for of_table in self.quantities.values()
+            for name, found in of_table.items()
+            if name in wanted
+        )
 
 
 def find_calibration(digest: str) -> Calibration | None:
@@ -95,10 +81,53 @@ def find_calibration(digest: str) -> Calibration | None:
         digest: SHA-256 of the weights file.
     """
     for path in sorted(WEIGHTS.glob(f"*{CALIBRATION_SUFFIX}")):
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["digest"] == digest:
-            return Calibration(digest, values["factors"], values["provenance"])
+        found = read_calibration(path)
+        if found.digest == digest:
+            return found
     return None
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a calibration file.
+
+    Args:
+        path: The file that :func:`write_calibration` wrote.
+
+    Raises:
+        ManifestError: The file cannot be read, or is no calibration.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format version {stored['format_version']}, expected {FORMAT_VERSION}")
+        quantities = {
+            table: {name: _quantity(values) for name, values in of_table.items()}
+            for table, of_table in stored["quantities"].items()
+        }
+        return Calibration(stored["digest"], quantities, stored["provenance"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(
+            f"The calibration {path} cannot be used: {error}.",
+            hint="Give the file that cmnet calibrate wrote with this version of cmnet.",
+            code=ErrorCode.CONFIG,
+        ) from error
+
+
+def _quantity(values: dict[str, Any]) -> QuantityCalibration:
+    evaluated = {name: Coverage(**values[name]) for name in ("at_90", "at_95") if values[name] is not None}
+    return QuantityCalibration(**(values | evaluated))
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write a calibration file with six significant digits; the file appears only when it is complete."""
+    plain = {"format_version": FORMAT_VERSION, **_rounded(asdict(calibration))}
+    write_text(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+
+
+def _rounded(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _rounded(value) for name, value in values.items()}
+    return float(f"{values:.6g}") if isinstance(values, float) else values
 
 
 def spread(draws: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
@@ -124,37 +153,38 @@ def _finite(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
+def without_calibration(spreads: Mapping[str, float]) -> dict[str, QuantityCalibration]:
+    """Return calibrations by which an interval is ``value ± 1.96 × spread``, for weights without a calibration."""
+    return {name: QuantityCalibration(Z_95, 0.0) for name in spreads}
+
+
 def intervals(
     values: Mapping[str, object],
-    sd: Mapping[str, float],
-    calibration: Calibration | None,
-    *,
-    frame_ms: float = 0.0,
-    cycle_ms: float = math.inf,
-) -> dict[str, float]:
-    """Compute the bounds ``<name>_lo`` and ``<name>_hi`` of ``value ± 1.96 × factor × SD``.
-
-    20 samples give the standard deviation to about a fifth, but not the 2.5th percentile. The standard deviation of a
-    time includes that of the frame interval, and its interval is limited to the cycle.
+    spreads: Mapping[str, float],
+    quantities: Mapping[str, QuantityCalibration],
+    limits: Mapping[str, Limits],
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Compute the ends ``<name>_lo`` and ``<name>_hi`` of the intervals of a row.
 
     Args:
-        values: The quantities of a subject.
-        sd: Standard deviation of each quantity, as :func:`spread` returns it.
-        calibration: Calibration of the weights; None for factors of 1.
-        frame_ms: Interval between two frames in ms.
-        cycle_ms: Duration of the cycle in ms.
+        values: The quantities of the row.
+        spreads: Spread of each quantity, as :func:`spread` returns it.
+        quantities: Calibration of each quantity.
+        limits: Limits of the ends of quantities that have some.
 
     Returns:
-        The bounds of all quantities that have a finite value and a standard deviation.
+        The ends of all intervals that can be used, and the quantities whose interval is too wide to be of use.
     """
     ends: dict[str, float] = {}
-    for name, deviation in sd.items():
+    uninformative = []
+    for name, calibration in quantities.items():
         value = values.get(name)
-        if isinstance(value, int | float) and math.isfinite(value):
-            is_time = name.startswith(_TIME_PREFIX)
-            sd_of_frames = frame_ms / math.sqrt(12.0) if is_time else 0.0
-            half = Z_95 * math.hypot(deviation, sd_of_frames) * (calibration.factor(name) if calibration else 1.0)
-            lower, upper = value - half, value + half
-            ends[f"{name}_lo"] = max(lower, 0.0) if is_time or name in _NON_NEGATIVE else lower
-            ends[f"{name}_hi"] = min(upper, cycle_ms) if is_time else upper
-    return ends
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            continue
+        half, within = calibration.half_width(spreads.get(name)), limits.get(name, Limits())
+        if half > calibration.largest_half_width:
+            uninformative.append(name)
+            continue
+        ends[f"{name}_lo"] = max(value - half, within.lowest)
+        ends[f"{name}_hi"] = min(value + half, within.highest)
+    return ends, tuple(uninformative)

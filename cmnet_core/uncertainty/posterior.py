@@ -7,8 +7,8 @@ The networks predict the variance of each voxel, but not the correlation between
 voxels were independent, they would cancel in every mean, and intervals would be much too narrow. Real errors are
 correlated: a contour is too wide along a whole wall, or a whole slice is wrongly labelled as heart. The noise of a
 sample is therefore smooth in space and, for the motion, correlated over the frames (:class:`NoiseCorrelation`). The
-remaining error of the intervals' width is corrected by one factor per family of quantities
-(:mod:`cmnet_core.uncertainty.calibration`).
+remaining error of the intervals' width is corrected by the calibration of each quantity
+(:mod:`cmnet_core.uncertainty.conformal`).
 """
 
 import math
@@ -48,10 +48,11 @@ class NoiseCorrelation:
     in_time: float
 
 
-SHAPE_ERRORS = NoiseCorrelation(in_plane_mm=60.0, through_plane_mm=30.0, in_time=0.0)
-"""Correlation of SegNet's errors. Of 20, 40 and 60 mm in-plane, 60 mm gave the most similar calibration factors for all
-indices on the validation cases: the errors of a contour have the same sign, and a slice is labelled as heart as a whole
-or not. ED and ES are segmented independently of each other."""
+SHAPE_ERRORS = NoiseCorrelation(in_plane_mm=60.0, through_plane_mm=30.0, in_time=0.5)
+"""Correlation of SegNet's errors. Of 20, 40 and 60 mm in-plane, 60 mm gave spreads that were most similar to the errors
+of all indices on the validation cases: the errors of a contour have the same sign, and a slice is labelled as heart as
+a whole or not. The errors of the volumes at ED and ES have a correlation of 0.4 (LV) and 0.6 (RV) in 34 other patients
+of ACDC."""
 
 MOTION_ERRORS = NoiseCorrelation(in_plane_mm=20.0, through_plane_mm=20.0, in_time=0.9)
 """Correlation of the motion's errors: a length of one or two wall thicknesses, below which the bending energy leaves no

@@ -166,4 +166,4 @@ def reference_interval(ranges: Iterable[ReferenceRange], column: str, sex: str) 
     found = [one for one in ranges if one.quantity == column and one.sex == sex]
     if len(found) != 1:
         return None
-    return found[0].mean - RANGE_Z * found[0].sd, found[0].mean + RANGE_Z * found[0].sd
+    return found[0].limits

@@ -123,12 +123,12 @@ def _strain(sidecar: Sidecar | None, row: Row) -> list[str]:
 def _intervals(row: Row, samples: int) -> list[str]:
     if not samples or not any(name.endswith(LOWER) and value is not None for name, value in row.items()):
         return []
-    calibration = (
-        "without calibration"
-        if QCFlag.INTERVALS_NOT_CALIBRATED in (row["qc_flags"] or ())
-        else "scaled by calibration factors"
-    )
+    if QCFlag.INTERVALS_NOT_CALIBRATED in (row["qc_flags"] or ()):
+        return [
+            f"The 95 % intervals are based on the spread of {samples} samples of the posterior of segmentation and "
+            "motion, without calibration."
+        ]
     return [
-        f"The 95 % intervals are based on the spread of {samples} samples of the posterior of segmentation and motion, "
-        f"{calibration}."
+        "The 95 % intervals were calibrated by split conformal prediction on subjects with known values, scaled by the "
+        f"spread of {samples} samples of the posterior of the segmentation where that predicts the error."
     ]

@@ -123,8 +123,7 @@ def _reference(row: Row, quantity: Quantity, ranges: tuple[ReferenceRange, ...],
     chosen = choose_range(ranges, quantity.column, sex=row["sex"], age_years=row["age_years"])
     if chosen is None:
         return ""
-    half_width = RANGE_Z * chosen.sd
-    return _limits(chosen.mean - half_width, chosen.mean + half_width, decimals=decimals)
+    return _limits(*chosen.limits, decimals=decimals)
 
 
 def _outside(row: Row, column: str) -> str:

@@ -45,7 +45,7 @@ def _ventricle(name: str, fields: tuple[str, str, str, str]) -> Iterator[Column]
 
 
 def _indexed(name: str, meaning: str, quantity: str, unit: str) -> Column:
-    return Column(name, "number", f"{meaning} index", unit, f"{quantity} / bsa_m2")
+    return Column(name, "number", f"{meaning} index", unit, f"{quantity} / bsa_m2", scaled_from=quantity)
 
 
 INDICES = (
@@ -61,7 +61,7 @@ INDICES = (
            Interval.NON_NEGATIVE),
     *_ventricle("RV", ("24106", "24107", "24108", "24109")),
     Column("cardiac_output_l_min", "number", "LV cardiac output", "L/min", "lvsv_ml x heart_rate_bpm / 1000", "",
-           "24104"),
+           "24104", scaled_from="lvsv_ml"),
     Column("bsa_m2", "number", "Body surface area, Mosteller", "m2", "sqrt(height_cm x weight_kg / 3600)",
            "Mosteller 1987"),
     Column("bsa_du_bois_m2", "number", "Body surface area, Du Bois", "m2",
@@ -74,15 +74,15 @@ INDICES = (
     _indexed("rvesv_index_ml_m2", "RV end-systolic volume", "rvesv_ml", "mL/m2"),
     _indexed("rvsv_index_ml_m2", "RV stroke volume", "rvsv_ml", "mL/m2"),
     Column("sv_difference_ml", "number", "RV minus LV stroke volume", "mL", "rvsv_ml - lvsv_ml",
-           "0 without valve disease and shunts"),
+           "0 without valve disease and shunts", "", Interval.UNBOUNDED),
     Column("sv_difference_pct", "number", "RV minus LV stroke volume, by the larger of both", "%",
-           "100 x (rvsv_ml - lvsv_ml) / max(rvsv_ml, lvsv_ml)"),
+           "100 x (rvsv_ml - lvsv_ml) / max(rvsv_ml, lvsv_ml)", "", "", Interval.UNBOUNDED),
     Column("lv_mass_to_volume_g_per_ml", "number", "LV mass-to-volume ratio", "g/mL", "lvm_g / lvedv_ml",
-           "concentricity"),
+           "concentricity", "", Interval.NON_NEGATIVE),
     Column("lv_contraction_fraction_pct", "number", "Myocardial contraction fraction", "%",
-           "100 x lvsv_ml / (lvm_g / 1.05)", "King et al. 2002"),
+           "100 x lvsv_ml / (lvm_g / 1.05)", "King et al. 2002", "", Interval.UNBOUNDED),
     Column("lv_global_function_index_pct", "number", "LV global function index", "%",
-           "100 x lvsv_ml / ((lvedv_ml + lvesv_ml) / 2 + lvm_g / 1.05)", "Mewton et al. 2013"),
+           "100 x lvsv_ml / ((lvedv_ml + lvesv_ml) / 2 + lvm_g / 1.05)", "Mewton et al. 2013", "", Interval.UNBOUNDED),
     *MECHANICS,
     *Z_SCORES,
     Column("qc_flags", "text_list", "Quality flags, and the reason of each value that is null"),

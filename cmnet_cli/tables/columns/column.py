@@ -12,7 +12,7 @@ LOWER, UPPER = "_lo", "_hi"
 
 
 class Interval(StrEnum):
-    """How the ends of a 95 % interval are bounded.
+    """How the ends of a 95 % interval are limited.
 
     :func:`cmnet_core.uncertainty.calibration.intervals` computes the intervals; a test of the schema evaluates the
     formulas below against it.
@@ -23,19 +23,17 @@ class Interval(StrEnum):
     TIME = "time"
 
 
-SPREAD = (
-    "sd = (84.13th - 15.87th percentile of the posterior samples) / 2; factor = calibration factor of the weights, 1 "
-    "without calibration"
+HALF_WIDTH = (
+    "half = q x sqrt(sd^2 + t^2) or, where the spread of samples does not predict the error, half = q; sd = (84.13th - "
+    "15.87th percentile of the posterior samples) / 2; q and t of the calibration. Null if half is more than a quarter "
+    "of the population's range"
 )
 INTERVAL_FORMULAS = {
-    Interval.UNBOUNDED: ("value - 1.96 x factor x sd", "value + 1.96 x factor x sd"),
-    Interval.NON_NEGATIVE: ("max(0, value - 1.96 x factor x sd)", "value + 1.96 x factor x sd"),
-    Interval.TIME: (
-        "max(0, value - 1.96 x factor x sqrt(sd^2 + frame_ms^2 / 12))",
-        "min(frames x frame_ms, value + 1.96 x factor x sqrt(sd^2 + frame_ms^2 / 12))",
-    ),
+    Interval.UNBOUNDED: ("value - half", "value + half"),
+    Interval.NON_NEGATIVE: ("max(0, value - half)", "value + half"),
+    Interval.TIME: ("max(0, value - half)", "min(frames x frame_ms, value + half)"),
 }
-"""Lower and upper end. A time is resolved no better than one frame, whose uniform distribution has the SD t/√12."""
+"""Lower and upper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,10 @@ class Column:
         formula: How the value is computed.
         source: Reference of the formula or convention, or the data that the value is computed from.
         ukb_field: UK Biobank field that holds the same quantity.
-        interval: How its 95 % interval is bounded, which is stored in the columns ``<name>_lo`` and ``<name>_hi``;
-            None for a quantity without an interval.
+        interval: How its 95 % interval is limited, which is stored in the columns ``<name>_lo`` and ``<name>_hi``;
+            None for a quantity without an interval of its own.
+        scaled_from: The column of which the quantity is a multiple without error; its interval is as many times that
+            of the other column.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Column:
     source: str = ""
     ukb_field: str = ""
     interval: Interval | None = None
+    scaled_from: str = ""
 
 
 def with_intervals(columns: Iterable[Column]) -> tuple[Column, ...]:
@@ -70,16 +71,23 @@ def with_intervals(columns: Iterable[Column]) -> tuple[Column, ...]:
 
 
 def _interval_columns(column: Column) -> Iterator[Column]:
-    if column.interval is None:
+    if column.interval is None and not column.scaled_from:
         return
-    formulas = INTERVAL_FORMULAS[column.interval]
-    for suffix, end, formula in zip((LOWER, UPPER), ("Lower", "Upper"), formulas, strict=True):
+    for suffix, end in ((LOWER, "Lower"), (UPPER, "Upper")):
         yield replace(
             column,
             name=f"{column.name}{suffix}",
             meaning=f"{end} end of the 95 % interval of {column.name}",
-            formula=f"{formula}; {SPREAD}",
-            source="cmnet indices --samples",
+            formula=_formula(column, suffix),
+            source="cmnet indices --samples, --calibration",
             ukb_field="",
             interval=None,
+            scaled_from="",
         )
+
+
+def _formula(column: Column, suffix: str) -> str:
+    if column.interval is None:
+        return f"{column.scaled_from}{suffix} x {column.name} / {column.scaled_from}"
+    lower, upper = INTERVAL_FORMULAS[column.interval]
+    return f"{lower if suffix == LOWER else upper}; {HALF_WIDTH}"

@@ -71,11 +71,11 @@ def _regional_strains() -> Iterator[Column]:
             for layer in LAYERS if kind == "green" else ():
                 yield Column(f"{name}_green_{layer}_peak_pct", "number",
                              f"Peak {direction} strain, {layer} transmural third, Green-Lagrange", "%",
-                             f"{formula}; {_PEAK}", source)  # fmt: skip
+                             f"{formula}; {_PEAK}", source, "", Interval.UNBOUNDED)  # fmt: skip
             for level in LEVELS:
                 yield Column(f"{name}_{kind}_wall_{level}_peak_pct", "number",
                              f"Peak {direction} strain of the wall, {level} longitudinal third, {source.split()[0]}",
-                             "%", f"{formula}; {_PEAK}", source)  # fmt: skip
+                             "%", f"{formula}; {_PEAK}", source, "", Interval.UNBOUNDED)  # fmt: skip
 
 
 _UKB = "definition of the UK Biobank's fields: Bai et al. 2020, ukbb_cardiac; in-plane, slices at 25, 50 and 75 %"
@@ -86,7 +86,7 @@ _UKB_ERR = "100 x max over frames of the mean over chords, endocardium to epicar
 def _ukb_strains(ecc: tuple[str, str], err: tuple[str, str], of: str) -> Iterator[Column]:
     for (name, field), direction, formula in ((ecc, "circumferential", _UKB_ECC), (err, "radial", _UKB_ERR)):
         yield Column(name, "number", f"Peak {direction} strain of {of} as the UK Biobank defines it", "%", formula,
-                     _UKB, field)  # fmt: skip
+                     _UKB, field, Interval.UNBOUNDED)  # fmt: skip
 
 
 _TWIST = "apical - basal rotation"
@@ -102,23 +102,23 @@ def _rotations() -> Iterator[Column]:
         ("torsion_deg_per_cm", "Peak torsion", "degrees/cm", "twist / distance between the thirds' centres at ED"),
         ("torsion_shear_deg", "Peak torsion as circumferential-longitudinal shear angle", "degrees", _SHEAR),
     ):
-        yield Column(name, "number", meaning, unit, formula, _FROM_TRAINING)
+        yield Column(name, "number", meaning, unit, formula, _FROM_TRAINING, "", Interval.UNBOUNDED)
 
 
 def _rates() -> Iterator[Column]:
     for name in ("lv", "rv"):
-        volume = f"{name.upper()} volume"
+        volume, interval = f"{name.upper()} volume", Interval.UNBOUNDED
         yield Column(f"{name}_peak_ejection_rate_ml_s", "number", f"{name.upper()} peak ejection rate", "mL/s",
-                     f"{_RATE} of the {volume}, ED to ES")  # fmt: skip
+                     f"{_RATE} of the {volume}, ED to ES", "", "", interval)  # fmt: skip
         yield Column(f"{name}_peak_filling_rate_ml_s", "number", f"{name.upper()} early peak filling rate", "mL/s",
-                     f"{_RATE} of the {volume}, ES to mid-diastole")  # fmt: skip
+                     f"{_RATE} of the {volume}, ES to mid-diastole", "", "", interval)  # fmt: skip
         for phase in ("ejection", "filling"):
             yield Column(f"{name}_peak_{phase}_rate_edv_per_s", "number",
                          f"{name.upper()} peak {phase} rate by end-diastolic volume", "1/s",
-                         f"{name}_peak_{phase}_rate_ml_s / {name}edv_ml")  # fmt: skip
+                         f"{name}_peak_{phase}_rate_ml_s / {name}edv_ml", "", "", interval)  # fmt: skip
         yield Column(f"{name}_time_to_peak_filling_rate_ms", "number",
                      f"Time from ES to {name.upper()} early peak filling rate", "ms",
-                     f"{_RATE} of the {volume}, ES to mid-diastole")  # fmt: skip
+                     f"{_RATE} of the {volume}, ES to mid-diastole", "", "", Interval.TIME)  # fmt: skip
 
 
 def _thicknesses(field: str) -> Iterator[Column]:
@@ -142,10 +142,11 @@ MECHANICS = (
         "Standard deviation of the segments' times to peak circumferential strain",
         "ms",
         "SD over AHA segments, at least 12 of them",
+        interval=Interval.NON_NEGATIVE,
     ),
     *_thicknesses("24140"),
     Column("wall_thickness_max_ed_mm", "number", "Maximum wall thickness at ED", "mm",
-           "largest mean thickness over a 30° sector of the wall in one slice"),
+           "largest mean thickness over a 30° sector of the wall in one slice", "", "", Interval.NON_NEGATIVE),
     Column("wall_thickness_max_segment", "integer", "AHA segment of the maximum wall thickness"),
 )  # fmt: skip
 """Of a case."""

@@ -8,7 +8,7 @@ _SOURCE = "reference ranges by sex (indices --reference); the shipped table has 
 Z_SCORES = (
     *(
         Column(z, "number", f"z-score of {quantity} in the healthy population of the same sex", "SD",
-               f"({quantity} - mean) / SD", _SOURCE)
+               f"({quantity} - bias - mean) / SD", _SOURCE)
         for quantity, z in Z_COLUMNS.items()
     ),
     Column("reference_flags", "text_list", f"Quantities outside the reference range, |z| > {RANGE_Z}: lvedv-high, …"),

@@ -103,7 +103,7 @@ def test_intervals_are_cited_only_where_the_subject_has_them(run, row):
     assert "samples of the posterior" not in text_to_cite(run, row)
     with_interval = row | {"lvef_pct_lo": 50.0, "lvef_pct_hi": 60.0}
     assert "the spread of 20 samples of the posterior" in text_to_cite(run, with_interval)
-    assert "scaled by calibration factors" in text_to_cite(run, with_interval)
+    assert "split conformal prediction" in text_to_cite(run, with_interval)
     uncalibrated = with_interval | {"qc_flags": ["intervals-not-calibrated"]}
     assert "without calibration" in text_to_cite(run, uncalibrated)
 

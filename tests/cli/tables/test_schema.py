@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cmnet_cli.stages.intervals import limits_of
 from cmnet_cli.tables.columns.column import Column
 from cmnet_cli.tables.schema import (
     DECLARED,
@@ -21,7 +22,8 @@ from cmnet_cli.tables.schema import (
     write_data_dictionary,
     write_table,
 )
-from cmnet_core.uncertainty.calibration import Calibration, intervals, spread
+from cmnet_core.uncertainty.calibration import intervals, spread
+from cmnet_core.uncertainty.conformal import QuantityCalibration
 from tests.cli.commanding import cmnet, rows
 from tests.phantoms import write_cohort
 
@@ -60,7 +62,7 @@ def test_schema_metadata_has_unit_formula_and_ukb_field(tmp_path: Path) -> None:
     write_table(path, "indices", [])
     metadata = pq.read_schema(path).field("lvef_pct").metadata
     assert (metadata[b"unit"], metadata[b"ukb_field"]) == (b"%", b"24103")
-    assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == str(SCHEMA_VERSION).encode() == b"5"
+    assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == str(SCHEMA_VERSION).encode() == b"6"
 
 
 def test_interval_columns_follow_their_quantity() -> None:
@@ -118,18 +120,17 @@ def test_declared_formula_of_an_interval_is_the_computed_one(
     declared: tuple[str, Column, Column, Column], value: float
 ) -> None:
     # Of times the first value clips the lower end, the last one the upper end, the second one neither.
-    _, column, *ends = declared
+    table, column, *ends = declared
     samples = np.random.default_rng(1).normal(value, 30.0, 20)
-    calibration = Calibration(
-        "", dict.fromkeys(("volumes", "radial", "circumferential", "longitudinal", "times"), 1.3), {}
-    )
+    calibration = {column.name: QuantityCalibration(1.3, typical_spread=25.0)}
     sd = spread([{column.name: float(sample)} for sample in samples])
-    computed = intervals({column.name: value}, sd, calibration, frame_ms=20.0, cycle_ms=20.0 * 25)
+    computed, _ = intervals({column.name: value}, sd, calibration, limits_of(table, cycle_ms=20.0 * 25))
     for end in ends:
         formula, _, definitions = end.formula.partition("; ")
         upper, lower = map(float, re.findall(r"([\d.]+)th", definitions))
-        declared_sd = (np.percentile(samples, upper) - np.percentile(samples, lower)) / 2
-        values = {"value": value, "sd": declared_sd, "factor": 1.3, "frame_ms": 20.0, "frames": 25}
+        known = {"q": 1.3, "t": 25.0, "sd": (np.percentile(samples, upper) - np.percentile(samples, lower)) / 2}
+        [half] = re.findall(r"^half = (.*) or,", definitions)
+        values = {"value": value, "half": evaluate(half, known), "frame_ms": 20.0, "frames": 25}
         assert computed[end.name] == pytest.approx(evaluate(formula, values), abs=1e-2)
 
 

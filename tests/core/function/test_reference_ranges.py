@@ -90,3 +90,14 @@ def test_unusable_reference_ranges_are_refused_with_a_reason(tmp_path: Path, tex
     with pytest.raises(ManifestError, match=said) as raised:
         read_reference(path)
     assert raised.value.code == ErrorCode.REFERENCE_RANGES
+
+
+def test_bias_against_readers_is_subtracted_and_indexed_values_have_z_scores(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("quantity,sex,mean,sd,bias\nlvm_g,male,100,10,5\nrvedv_index_ml_m2,male,90,15,\n")
+    found = compare_with_reference(
+        {"lvm_g": 125.0, "rvedv_index_ml_m2": 105.0}, read_reference(path), sex="male", age_years=None
+    )
+    assert found.z["lvm_z"] == pytest.approx(2.0)
+    assert found.z["rvedv_index_z"] == pytest.approx(1.0)
+    assert found.outside == ("lvm-high",)
