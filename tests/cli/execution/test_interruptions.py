@@ -30,11 +30,22 @@ FAULTS = int(os.environ.get("CMNET_FAULTS", "0"))
 _KINDS = (None, errno.EIO, None, errno.ENOSPC, None, errno.ESTALE, None, errno.EFBIG, None, None)
 _ALWAYS = {"preprocess": 6, "verify-preprocess": 4}
 """Faults of the commands that are tried without ``CMNET_FAULTS``."""
-_SHARES = {
+_FRACTIONS = {
     **{"preprocess": 0.15, "verify-preprocess": 0.15, "infer": 0.15, "indices": 0.15, "evaluate": 0.1},
     **{"report": 0.05, "share-safe": 0.05, "verify": 0.1, "merge": 0.1},
 }
-"""Shares of the commands in the faults of ``CMNET_FAULTS``."""
+"""Fractions of the commands in the faults of ``CMNET_FAULTS``."""
+
+_STEPS_BEFORE = {
+    "verify-preprocess": ("preprocess",),
+    "indices": ("infer",),
+    "merge": ("infer",),
+    "evaluate": ("infer", "indices"),
+    "report": ("infer", "indices"),
+    "share-safe": ("infer", "indices"),
+    "verify": ("infer", "indices", "evaluate", "report", "share-safe"),
+}
+"""The commands that make the run on which a command is tried."""
 
 
 class Runs:
@@ -71,16 +82,7 @@ class Runs:
         return self._made[command]
 
     def _make(self, command: str, run: Path) -> None:
-        steps = {
-            "verify-preprocess": ("preprocess",),
-            "indices": ("infer",),
-            "merge": ("infer",),
-            "evaluate": ("infer", "indices"),
-            "report": ("infer", "indices"),
-            "share-safe": ("infer", "indices"),
-            "verify": ("infer", "indices", "evaluate", "report", "share-safe"),
-        }.get(command, ())
-        for step in steps:
+        for step in _STEPS_BEFORE.get(command, ()):
             assert cmnet(*self.arguments(step, run)).exit_code == 0
         if command == "merge":
             self._run_tasks(run)
@@ -134,9 +136,9 @@ def _proofs(run: Path, command: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in run.rglob(f"*_desc-{stage}.json")}
 
 
-@pytest.mark.parametrize("command", _SHARES)
+@pytest.mark.parametrize("command", _FRACTIONS)
 def test_faults_at_calls_to_the_file_system_lose_nothing(runs: Runs, tmp_path: Path, command: str) -> None:
-    faults = round(FAULTS * _SHARES[command]) or _ALWAYS.get(command, 0)
+    faults = round(FAULTS * _FRACTIONS[command]) or _ALWAYS.get(command, 0)
     if not faults:
         pytest.skip("takes seconds per fault; CMNET_FAULTS sets their number")
     before = runs.before(command)
@@ -173,6 +175,10 @@ def _try(runs: Runs, command: str, kind: int | None, at: int, run: Path, whole: 
     again = cmnet(*arguments)
     if again.exit_code != 0:
         return [*wrong, f"again: exit code {again.exit_code}: {again.output}"]
+    if command.startswith("verify"):
+        # A subject that failed during the repair is reported as failed, and done by the command that made the run.
+        for step in _STEPS_BEFORE[command]:
+            assert cmnet(*runs.arguments(step, run)).exit_code == 0
     wrong += [str(item) for item in check_integrity(RunFolder(run)).damage]
     if not command.startswith("verify") and not proofs.items() <= _proofs(run, command).items():
         wrong.append("a finished subject was repeated")
