@@ -101,6 +101,12 @@ def lacks_line_end(path: Path) -> bool:
         return file.read() != b"\n"
 
 
+def remove_cut_line(path: Path) -> None:
+    """Remove the last line of a file to which no other process appends, if a crash cut it short."""
+    if lacks_line_end(path):
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Read a file of JSON lines; a missing file has none.
 

@@ -19,7 +19,7 @@ from cmnet_cli.privacy.deidentify import Deidentifier, ids_in, open_deidentifier
 from cmnet_cli.runs.paths import RunFolder, traceback_name
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.timestamp import utc_now
-from cmnet_cli.seals import lacks_line_end, read_lines, sealed_line
+from cmnet_cli.seals import read_lines, remove_cut_line, sealed_line
 
 _SYNC_INTERVAL_S = 1.0
 _TIMED_STAGES = ("preprocess", "infer", "indices")
@@ -101,10 +101,9 @@ class AttemptLog:
         for file in (path, text_log):
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                opened = file.open("a", encoding="utf-8")
-                if lacks_line_end(file):
-                    opened.write("\n")
-                self._files.append(opened)
+                if file.exists():
+                    remove_cut_line(file)
+                self._files.append(file.open("a", encoding="utf-8"))
         self._synced_at = time.monotonic()
 
     def append(self, attempt: Attempt) -> None:
