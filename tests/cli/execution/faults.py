@@ -6,6 +6,7 @@ Calls are those of Python's module os, of opening, reading and writing files, an
 import builtins
 import io
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tests.cli.commanding import cmnet
+from tests.cli.commanding import ROOT, cmnet
 
 KILLED = 9
 """Exit code of a process that was killed."""
@@ -22,6 +23,9 @@ _OF_OS = (
     *("replace", "fsync", "unlink", "mkdir", "link", "utime", "scandir", "listdir", "stat", "chmod", "open"),
     *("sendfile", "rmdir"),
 )
+_ELSEWHERE = ("/proc", "/sys", str(ROOT / "cmnet_cli"), str(ROOT / "cmnet_core"), sys.prefix)
+"""Folders whose files are opened without faults: those of the system and of the installation."""
+
 _OF_PARQUET = ((pq.ParquetWriter, "write_table"), (pq.ParquetWriter, "close"), (pq.ParquetFile, "read_row_group"))
 
 
@@ -74,7 +78,7 @@ def _opener(fault: _Fault) -> Callable[..., Any]:
             return super().readinto(buffer)
 
     def opened(file: Any, mode: str = "r", buffering: int = -1, *given: Any, **named: Any) -> Any:
-        if not isinstance(file, str | Path) or not str(file).startswith("/") or str(file).startswith(("/proc", "/sys")):
+        if not isinstance(file, str | Path) or not str(file).startswith("/") or str(file).startswith(_ELSEWHERE):
             return original(file, mode, buffering, *given, **named)
         if fault.is_now():
             fault.happen()

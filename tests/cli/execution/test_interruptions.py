@@ -162,6 +162,19 @@ def test_repair_shows_finished_subjects_as_done_whose_log_is_lost(runs: Runs, tm
     assert column(run, "status", "state") == ["done", "done"]
 
 
+def _finish(runs: Runs, command: str, run: Path) -> None:
+    """Run what a user is advised to run after a command was interrupted, apart from the same command."""
+    if command.startswith("verify"):
+        # A subject that failed during the repair is reported as failed, and done by the command that made the run.
+        for step in _STEPS_BEFORE[command]:
+            assert cmnet(*runs.arguments(step, run)).exit_code == 0
+    if command in ("report", "share-safe"):
+        # Reports may run at the same time, so that the files of one that was killed are removed when they are old.
+        for leftover in run.rglob(".tmp-*"):
+            os.utime(leftover, (0, 0))
+        assert cmnet("verify", "-r", run, "--repair").exit_code == 0
+
+
 def _try(runs: Runs, command: str, kind: int | None, at: int, run: Path, whole: Path) -> list[str]:
     """Run a command with a fault and run it again; return what is wrong afterwards."""
     arguments, wrong = runs.arguments(command, run), []
@@ -177,10 +190,7 @@ def _try(runs: Runs, command: str, kind: int | None, at: int, run: Path, whole: 
     again = cmnet(*arguments)
     if again.exit_code != 0:
         return [*wrong, f"again: exit code {again.exit_code}: {again.output}"]
-    if command.startswith("verify"):
-        # A subject that failed during the repair is reported as failed, and done by the command that made the run.
-        for step in _STEPS_BEFORE[command]:
-            assert cmnet(*runs.arguments(step, run)).exit_code == 0
+    _finish(runs, command, run)
     wrong += [str(item) for item in check_integrity(RunFolder(run)).damage]
     if not command.startswith("verify") and not proofs.items() <= _proofs(run, command).items():
         wrong.append("a finished subject was repeated")
