@@ -229,7 +229,10 @@ def _freeze(
         name=name,
         stage=request.stage,
         settings=asdict(stage.config) if stage else {},
-        indices=asdict(request.indices) if request.indices else {},
+        # Tasks may run in another folder.
+        indices=asdict(request.indices) | {"calibration": str(indices.draws.calibration or "")}
+        if request.indices and indices
+        else {},
         reference=reference,
         device=request.device,
         on_stale=str(settings.on_stale),

@@ -1,1 +1,1 @@
-"""The networks: layers, SegNet, CardioMorphNet and its losses, their sizes, and the checkpoints that store them."""
+"""The networks: SegNet, ShapeMotionNet, RotationNet and CardioMorphNet, their layers, sizes, losses and checkpoints."""

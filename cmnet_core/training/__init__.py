@@ -1,1 +1,1 @@
-"""Training in two stages: SegNet on reference masks, then CardioMorphNet on segmentations and on simulated cines."""
+"""Training in stages: SegNet first; then the shape motion network in four stages, or CardioMorphNet in one."""

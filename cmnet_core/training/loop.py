@@ -1,4 +1,4 @@
-"""The training loop of both stages.
+"""The training loop of all stages.
 
 The order of the cases in an epoch depends only on the seed and on the number of the epoch, and all random draws of a
 case only on its place in this order, not on any draw before. The state is saved after each epoch and at intervals

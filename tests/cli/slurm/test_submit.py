@@ -17,6 +17,7 @@ from cmnet_cli.execution.runner import StageResult
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import open_run
 from cmnet_core.function.reference_ranges import SHIPPED, read_reference
+from cmnet_core.models.checkpoint import WEIGHTS
 from tests.cli.commanding import cmnet
 from tests.cli.slurm.fake_slurm import install_fake_slurm
 from tests.phantoms import write_cohort
@@ -80,11 +81,13 @@ def test_array_tasks_run_the_same_stages_as_the_local_commands(
     manifest, run = write_cohort(tmp_path, 2, frames=2), tmp_path / "run"
     monkeypatch.chdir(tmp_path)
     Path("ranges.csv").write_text(REFERENCE)
+    shutil.copy(WEIGHTS / "default.calibration.json", "own.json")
     preprocess = _toml(tmp_path / "preprocess.toml", PreprocessConfig, size=64, spacing_mm=2.0)
     model = str(tiny_model)
     infer = _toml(tmp_path / "infer.toml", InferConfig, model=model, save_motion="ed2es")
     indices = _toml(
-        tmp_path / "indices.toml", IndicesConfig, reference="ranges.csv", samples=7, seed=5, experimental=True
+        *(tmp_path / "indices.toml", IndicesConfig),
+        **{"reference": "ranges.csv", "calibration": "own.json", "samples": 7, "seed": 5, "experimental": True},
     )
 
     _succeed("preprocess", "-m", manifest, "-o", run, "--config", preprocess)
