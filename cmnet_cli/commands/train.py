@@ -27,39 +27,32 @@ from cmnet_core.models.cardiomorphnet import CardioMorphNet
 from cmnet_core.models.checkpoint import Checkpoint, ModelCard, find_weights, load_checkpoint, save_checkpoint
 from cmnet_core.models.segnet import SegNet, SegNetEnsemble
 from cmnet_core.models.shape_motion_net import ShapeMotionNet
-from cmnet_core.training import (
-    motion_posterior_stage,
-    motion_stage,
-    processes,
-    rotation_stage,
-    segnet_stage,
-    shape_motion_stage,
-    through_plane_stage,
-)
+from cmnet_core.training import motion_stage, processes, segnet_stage
 from cmnet_core.training.loop import Decay, EpochRecord, Schedule, TrainingMonitor, best_epoch
-from cmnet_core.training.motion_posterior_stage import train_motion_posterior
 from cmnet_core.training.motion_settings import MotionTraining
 from cmnet_core.training.motion_stage import train_motion
-from cmnet_core.training.rotation_stage import train_rotation
 from cmnet_core.training.segnet_stage import SegNetTraining, train_segnet
-from cmnet_core.training.shape_motion_settings import (
+from cmnet_core.training.shape_motion import posterior_stage, residual_stage, rotation_stage, through_plane_stage
+from cmnet_core.training.shape_motion.posterior_stage import train_motion_posterior
+from cmnet_core.training.shape_motion.residual_stage import train_shape_motion
+from cmnet_core.training.shape_motion.rotation_stage import train_rotation
+from cmnet_core.training.shape_motion.settings import (
     MotionPosteriorTraining,
     RotationTraining,
     ShapeMotionTraining,
     ThroughPlaneTraining,
 )
-from cmnet_core.training.shape_motion_stage import train_shape_motion
+from cmnet_core.training.shape_motion.through_plane_stage import train_through_plane
 from cmnet_core.training.stages import TrainingStage
 from cmnet_core.training.state import read_progress
-from cmnet_core.training.through_plane_stage import train_through_plane
 
 _METRICS = {
     TrainingStage.SEGNET: segnet_stage.METRICS,
     TrainingStage.MOTION: motion_stage.METRICS,
     TrainingStage.THROUGH_PLANE: through_plane_stage.METRICS,
     TrainingStage.ROTATION: rotation_stage.METRICS,
-    TrainingStage.SHAPE_MOTION: shape_motion_stage.METRICS,
-    TrainingStage.MOTION_POSTERIOR: motion_posterior_stage.METRICS,
+    TrainingStage.SHAPE_MOTION: residual_stage.METRICS,
+    TrainingStage.MOTION_POSTERIOR: posterior_stage.METRICS,
 }
 
 _PRECEDING = {

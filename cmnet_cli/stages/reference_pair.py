@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
-from cmnet_core.training.reference_pair import ReferencePair, reference_pair
+from cmnet_core.training.shape_motion.reference_pair import ReferencePair, reference_pair
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from cmnet_cli.stages.reference_pair import LoadReferencePairStage
 from cmnet_cli.stages.segmentation_case import LoadSegmentationStage
 from cmnet_cli.stages.training_case import LoadTrainingStage
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.training.reference_pair import ReferencePair
 from cmnet_core.training.segmentation_case import ReferenceMasks, SegmentationCase
 from cmnet_core.training.segnet_stage import SegNetTraining, missing_collection
+from cmnet_core.training.shape_motion.reference_pair import ReferencePair
 from cmnet_core.training.training_case import TrainingCase
 
 MIN_CASES = 2

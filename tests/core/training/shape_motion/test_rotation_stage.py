@@ -12,8 +12,8 @@ from cmnet_core.models.layers import Stacks
 from cmnet_core.models.rotation_net import locate_lv, mean_rotation
 from cmnet_core.models.shape_motion_net import ShapeMotionNet, ShapeMotionSizes
 from cmnet_core.training.loop import EpochRecord, Schedule
-from cmnet_core.training.rotation_stage import draw_rotation_pair, draw_twist, train_rotation
-from cmnet_core.training.shape_motion_settings import RotationTraining
+from cmnet_core.training.shape_motion.rotation_stage import draw_rotation_pair, draw_twist, train_rotation
+from cmnet_core.training.shape_motion.settings import RotationTraining
 from cmnet_core.training.training_case import TrainingCase
 from cmnet_core.types import Spacing
 from tests.training_cases import NO_AUGMENTATION, monitor

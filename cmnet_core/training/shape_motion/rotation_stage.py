@@ -21,7 +21,7 @@ from cmnet_core.models.rotation_net import RotationNet, locate_lv, mean_rotation
 from cmnet_core.models.shape_motion_net import ShapeMotionNet
 from cmnet_core.registration.displacement import warp
 from cmnet_core.training.loop import TrainingMonitor, TrainingSample, TrainingTask, mean_metrics, run_training
-from cmnet_core.training.shape_motion_settings import RotationTraining
+from cmnet_core.training.shape_motion.settings import RotationTraining
 from cmnet_core.training.training_case import CLASSES, TrainingCase
 
 METRICS = ("rotation_error_deg",)

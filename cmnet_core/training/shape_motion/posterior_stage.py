@@ -14,10 +14,10 @@ from cmnet_core.models.gaussian import negative_log_density, squared_mahalanobis
 from cmnet_core.models.shape_motion_net import ShapeMotionNet, voxel_mm
 from cmnet_core.simulation.label_maps.pair import SimulatedPair, draw_pair
 from cmnet_core.training.loop import TrainingMonitor, TrainingSample, TrainingTask, mean_metrics, run_training
-from cmnet_core.training.reference_pair import imitate_segmentation_errors
-from cmnet_core.training.shape_motion_loss import integrate
-from cmnet_core.training.shape_motion_settings import MotionPosteriorTraining
-from cmnet_core.training.shape_motion_stage import on_device
+from cmnet_core.training.shape_motion.loss import integrate
+from cmnet_core.training.shape_motion.reference_pair import imitate_segmentation_errors
+from cmnet_core.training.shape_motion.residual_stage import on_device
+from cmnet_core.training.shape_motion.settings import MotionPosteriorTraining
 
 METRICS = ("nll_nats", "mahalanobis_ratio", "coverage_pct")
 """The metrics that can be monitored in this stage."""

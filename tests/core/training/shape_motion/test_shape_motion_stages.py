@@ -9,29 +9,29 @@ from torch import nn
 
 from cmnet_core.models.shape_motion_net import ShapeMotionNet, ShapeMotionSizes
 from cmnet_core.simulation.label_maps.pair import draw_pair
-from cmnet_core.training import motion_posterior_stage, rotation_stage, shape_motion_stage, through_plane_stage
 from cmnet_core.training.loop import EpochRecord, Schedule, TrainingMonitor
-from cmnet_core.training.motion_posterior_stage import (
+from cmnet_core.training.shape_motion import posterior_stage, residual_stage, rotation_stage, through_plane_stage
+from cmnet_core.training.shape_motion.posterior_stage import (
     draw_posterior_sample,
     posterior_loss,
     train_motion_posterior,
     without_slice_rotation,
 )
-from cmnet_core.training.reference_pair import ReferencePair
-from cmnet_core.training.rotation_stage import draw_rotation_pair, rotation_error, train_rotation
-from cmnet_core.training.shape_motion_settings import (
+from cmnet_core.training.shape_motion.reference_pair import ReferencePair
+from cmnet_core.training.shape_motion.residual_stage import draw_sample, sample_loss, train_shape_motion
+from cmnet_core.training.shape_motion.rotation_stage import draw_rotation_pair, rotation_error, train_rotation
+from cmnet_core.training.shape_motion.settings import (
     MotionPosteriorTraining,
     RotationTraining,
     ShapeMotionTraining,
     ThroughPlaneTraining,
 )
-from cmnet_core.training.shape_motion_stage import draw_sample, sample_loss, train_shape_motion
-from cmnet_core.training.state import read_progress
-from cmnet_core.training.through_plane_stage import (
+from cmnet_core.training.shape_motion.through_plane_stage import (
     draw_slice_motions,
     through_plane_loss,
     train_through_plane,
 )
+from cmnet_core.training.state import read_progress
 from tests.fake_cuda import CAN_BACKPROPAGATE, CUDA, fake_cuda
 from tests.training_cases import beating_case, monitor
 
@@ -78,8 +78,8 @@ def run_motion_posterior(monitor: TrainingMonitor) -> nn.Module:
 STAGES = {
     "through-plane": (run_through_plane, through_plane_stage.METRICS, "through_plane."),
     "rotation": (run_rotation, rotation_stage.METRICS, "rotation."),
-    "shape-motion": (run_shape_motion, shape_motion_stage.METRICS, "residual."),
-    "motion-posterior": (run_motion_posterior, motion_posterior_stage.METRICS, "posterior_head."),
+    "shape-motion": (run_shape_motion, residual_stage.METRICS, "residual."),
+    "motion-posterior": (run_motion_posterior, posterior_stage.METRICS, "posterior_head."),
 }
 
 

@@ -13,7 +13,7 @@ from cmnet_core.models.shape_motion_net import MIN_AREA_VOXELS, ShapeMotionNet, 
 from cmnet_core.registration.displacement import exponential
 from cmnet_core.simulation.label_maps.pair import SimulatedPair, draw_pair
 from cmnet_core.training.loop import TrainingMonitor, TrainingSample, TrainingTask, mean_metrics, run_training
-from cmnet_core.training.shape_motion_settings import ThroughPlaneTraining
+from cmnet_core.training.shape_motion.settings import ThroughPlaneTraining
 
 METRICS = ("through_plane_error_mm", "basal_error_mm", "basal_bias_mm")
 """The metrics that can be monitored in this stage."""

@@ -15,8 +15,8 @@ from cmnet_core.models import losses
 from cmnet_core.models.shape_motion_net import PIXEL_MM, WARP_SQUARINGS, voxel_mm
 from cmnet_core.registration.displacement import exponential, volume_change, warp
 from cmnet_core.simulation.label_maps.pair import SimulatedPair
-from cmnet_core.training.reference_pair import FINE_MM, PairView
-from cmnet_core.training.shape_motion_settings import ShapeMotionLossWeights, ShapeMotionTraining
+from cmnet_core.training.shape_motion.reference_pair import FINE_MM, PairView
+from cmnet_core.training.shape_motion.settings import ShapeMotionLossWeights, ShapeMotionTraining
 from cmnet_core.types import Spacing
 
 PYRAMID_LEVELS = 3

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cmnet_core.errors import LabelError
 from cmnet_core.labels import Label
-from cmnet_core.training.reference_pair import (
+from cmnet_core.training.shape_motion.reference_pair import (
     FINE_MM,
     draw_pair_view,
     imitate_segmentation_errors,

@@ -15,7 +15,8 @@ from cmnet_core.models.shape_motion_net import ShapeMotionNet, voxel_mm
 from cmnet_core.registration.displacement import volume_change
 from cmnet_core.simulation.label_maps.pair import SimulatedPair, draw_pair
 from cmnet_core.training.loop import TrainingMonitor, TrainingSample, TrainingTask, mean_metrics, run_training
-from cmnet_core.training.reference_pair import (
+from cmnet_core.training.shape_motion.loss import integrate, reference_pair_loss, simulated_pair_loss, warp_mask
+from cmnet_core.training.shape_motion.reference_pair import (
     FINE_MM,
     PairView,
     ReferencePair,
@@ -23,8 +24,7 @@ from cmnet_core.training.reference_pair import (
     imitate_segmentation_errors,
     straight_view,
 )
-from cmnet_core.training.shape_motion_loss import integrate, reference_pair_loss, simulated_pair_loss, warp_mask
-from cmnet_core.training.shape_motion_settings import ShapeMotionTraining
+from cmnet_core.training.shape_motion.settings import ShapeMotionTraining
 from cmnet_core.training.training_case import dice_metrics, metric_names, surface_metrics
 from cmnet_core.types import Spacing
 
