@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cmnet_core.io.atomic import replacing, write_text
+from cmnet_core.io.atomic import TEMPORARY, replacing, write_text
 
 DIGESTS = "digests.json"
 """Name of the file that lists the digests of the other files of its folder."""
@@ -256,7 +256,12 @@ def recording(folder: Path, names: Collection[str] | None = None) -> Iterator[No
     started_ns = (folder / DIGESTS).stat().st_mtime_ns
     yield
     written = folder.rglob("*") if names is None else (folder / name for name in names)
-    files = {str(path.relative_to(folder)): path for path in written if path.is_file() and path.name != DIGESTS}
+    # What a command that was killed left behind is no result.
+    files = {
+        str(path.relative_to(folder)): path
+        for path in written
+        if path.is_file() and path.name != DIGESTS and not path.name.startswith(TEMPORARY)
+    }
     if names is not None:
         files |= {name: folder / name for name in known if name not in names}
     digests = {

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+TEMPORARY = ".tmp-"
+"""Prefix of the names of files that are being written."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -22,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
         The temporary name. It keeps the suffix, since some writers depend on it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")
     try:
         yield temporary
         _flush(temporary)
