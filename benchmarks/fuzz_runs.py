@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz_damage import WORDS, damage, damage_text
-from cmnet_cli.commands import task
+from cmnet_cli.commands.array_jobs import task
 from cmnet_cli.engines.serial import SerialEngine
 from cmnet_cli.seals import sealed_line, write_sealed_json
 from tests.cli.execution.whole_run import write_whole_run

@@ -423,7 +423,7 @@ def submit(
     indices_config: IndicesConfigFile = None,
 ) -> None:
     """Submit a cohort to SLURM as an array job and a job that merges its results. Other options go to sbatch."""
-    from cmnet_cli.commands import submit as command
+    from cmnet_cli.commands.array_jobs import submit as command
     from cmnet_cli.slurm.sbatch import read_sbatch_options
 
     stage_config, indices_of_tasks = command.load_submission_settings(
@@ -450,7 +450,7 @@ def submit(
 @expand_options
 def merge(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
     """Merge the results of array tasks into the tables of the run. The jobs of cmnet submit end with it."""
-    from cmnet_cli.commands import merge as command
+    from cmnet_cli.commands.array_jobs import merge as command
 
     _exit_with(command.merge(run, _messages(verbosity)), verbosity, as_json=as_json)
 
@@ -458,7 +458,7 @@ def merge(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson
 @app.command(hidden=True)
 def task(run: RunPath, submission: SubmissionName, shard: ShardNumber) -> None:
     """Process one shard of a submission. The batch script of cmnet submit calls this command."""
-    from cmnet_cli.commands import task as command
+    from cmnet_cli.commands.array_jobs import task as command
     from cmnet_cli.console import Messages
 
     raise typer.Exit(command.run_task(run, submission, shard, Messages()))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.commands import task
+from cmnet_cli.commands.array_jobs import task
 from cmnet_cli.engines.serial import SerialEngine
 from cmnet_cli.execution.integrity import check_integrity
 from cmnet_cli.runs.paths import RunFolder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cmnet_cli.commands import task
+from cmnet_cli.commands.array_jobs import task
 from cmnet_cli.engines.serial import SerialEngine
 from tests.cli.commanding import cmnet
 from tests.cli.slurm.fake_slurm import install_fake_slurm

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cmnet_cli.commands import process, task
+from cmnet_cli.commands import process
+from cmnet_cli.commands.array_jobs import task
 from cmnet_cli.config import IndicesConfig, InferConfig, PreprocessConfig
 from cmnet_cli.engines.serial import SerialEngine
 from cmnet_cli.execution import indices_parts

@@ -1,0 +1,1 @@
+"""The commands of array jobs: submit them, run one of their tasks, merge the tables that the tasks wrote."""
