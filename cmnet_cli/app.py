@@ -138,7 +138,7 @@ def demo(
     frames: Frames = 20,
     seed: Seed = 1,
     model: ModelName = None,
-    workers: Workers = 0,
+    workers: Workers = 2,
     device: Device = "auto",
 ) -> None:
     """Run a whole analysis of phantoms, from images to the report, and print the indices beside the ground truth."""
