@@ -87,7 +87,7 @@ sunnybrook: setup
 	$(BIN)/python benchmarks/sunnybrook.py $(if $(DATA),--data $(DATA))
 
 calibration: setup
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.coverage --work calibration-run
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage --work calibration-run
 
 weights: setup
 	$(BIN)/python -m cmnet_cli.commands.recipe --data $(or $(DATA),../shared/data) --out weights-run

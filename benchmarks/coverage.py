@@ -69,7 +69,8 @@ class Cohort:
 
 def cmnet(*arguments: object) -> None:
     """Run a command of cmnet; subjects may fail, but any other error ends the benchmark."""
-    ran = subprocess.run([sys.executable, "-m", "cmnet_cli", *map(str, arguments), "--quiet"], check=False)
+    quiet = [] if arguments[0] == "manifest" else ["--quiet"]
+    ran = subprocess.run([sys.executable, "-m", "cmnet_cli", *map(str, arguments), *quiet], check=False)
     if ran.returncode not in (0, 4):
         raise SystemExit(f"cmnet {arguments[0]} ended with exit code {ran.returncode}.")
 
