@@ -47,6 +47,7 @@ from cmnet_cli.options import (
     ManifestFile,
     MaskPattern,
     MaskScheme,
+    MethodName,
     ModelName,
     NewCalibration,
     NewFolder,
@@ -291,6 +292,7 @@ def infer(
     verbosity: PrivacyOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
+    method: MethodName = None,
     save_motion: KeepMotion = None,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -300,7 +302,7 @@ def infer(
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import InferConfig, load_config
 
-    infer_config = load_config(InferConfig, config, model=model, save_motion=save_motion)
+    infer_config = load_config(InferConfig, config, model=model, method=method, save_motion=save_motion)
     settings = _execution_settings(selection, execution, engine)
     summary = command.infer(
         manifest, out, infer_config, settings, _messages(verbosity), device=device, cells=images.cells()
@@ -446,6 +448,7 @@ def submit(
     verbosity: VerbosityOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
+    method: MethodName = None,
     save_motion: KeepMotion = None,
     device: Device = "auto",
     samples: Samples = None,
@@ -464,7 +467,7 @@ def submit(
         stage,
         config,
         indices_config,
-        infer_options={"model": model, "save_motion": save_motion},
+        infer_options={"model": model, "method": method, "save_motion": save_motion},
         indices_options={
             "reference": None if reference is None else str(reference),
             "calibration": None if calibration is None else str(calibration.absolute()),

@@ -150,6 +150,15 @@ ModelName = Annotated[
         "--model", metavar="NAME|FILE", text="Shipped model, or path of a .safetensors file.", show_default="default"
     ),
 ]
+MethodName = Annotated[
+    str | None,
+    _option(
+        "--method",
+        metavar="NAME",
+        text="Method that estimates the motion, such as syn: docs/benchmark.md lists them.",
+        show_default="cardiomorphnet",
+    ),
+]
 KnownModel = Annotated[str, typer.Argument(help="Shipped model, or path of a .safetensors file.")]
 Device = Annotated[
     str,
