@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.inference.tracking import Model
-from cmnet_core.methods import no_motion
+from cmnet_core.methods import convex_adam, free_form, greedy, ilk, lcc_demons, no_motion, simpleitk_demons, syn
 from cmnet_core.methods.cardiomorphnet import CardioMorphNetMethod
 from cmnet_core.methods.interface import Method
 from cmnet_core.methods.pairwise import PairwiseRegistration, Register
@@ -38,6 +38,15 @@ def _pairwise(summary: str, register: Register, package: str = "") -> MethodEntr
 METHODS: Mapping[str, MethodEntry] = {
     CARDIOMORPHNET: MethodEntry("the networks of --model: segmentation, motion and uncertainty", CardioMorphNetMethod),
     NO_MOTION: _pairwise("no motion: the least that a method must exceed", no_motion.register),
+    "lcc-demons": _pairwise("symmetric log-demons by local correlation", lcc_demons.register),
+    "demons-diffeomorphic": _pairwise("diffeomorphic demons", simpleitk_demons.register_diffeomorphic, "SimpleITK"),
+    "demons-symmetric": _pairwise("fast symmetric demons", simpleitk_demons.register_fast_symmetric, "SimpleITK"),
+    "ilk": _pairwise("iterative Lucas-Kanade optical flow, in-plane", ilk.register, "scikit-image"),
+    "syn": _pairwise("SyN by local cross-correlation", syn.register_cross_correlation, "antspyx"),
+    "syn-mattes": _pairwise("SyN by mutual information", syn.register_mutual_information, "antspyx"),
+    "greedy": _pairwise("greedy diffeomorphic registration", greedy.register, "picsl-greedy"),
+    "ffd": _pairwise("free-form deformation by B-splines", free_form.register, "itk-elastix"),
+    "convexadam": _pairwise("discrete convex optimisation, then Adam", convex_adam.register, "convexAdam"),
 }  # fmt: skip
 
 
