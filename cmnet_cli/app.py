@@ -20,6 +20,7 @@ from cmnet_cli.options import (
     DEFAULT_RUN,
     Animation,
     AsJson,
+    BenchmarkOptions,
     CalibrationFile,
     ConfigFile,
     DatasetFolder,
@@ -388,6 +389,29 @@ def evaluate(
     loaded = load_config(EvaluateConfig, config)
     summary = command.evaluate(run, manifest, loaded, settings, _messages(verbosity), label_map=label_map)
     _exit_with(summary, verbosity, as_json=as_json)
+
+
+@app.command(rich_help_panel=MODELS)
+@expand_options
+def benchmark(
+    manifest: ManifestFile,
+    compared: BenchmarkOptions,
+    selection: SelectionOptions,
+    execution: ExecutionOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    out: OutFolder = DEFAULT_RUN,
+    model: ModelName = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods of motion estimation on a cohort with reference masks at ED and ES, by one protocol."""
+    from cmnet_cli.commands import benchmark as command
+
+    names = (compared.listed(compared.methods), compared.listed(compared.exclude))
+    request = command.BenchmarkRequest(*names, model or "default", compared.protocol, device)
+    settings = _execution_settings(selection, execution, engine)
+    _exit_with(command.benchmark(manifest, out, request, settings, _messages(verbosity)), verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)

@@ -22,6 +22,13 @@ class SaveMotion(StrEnum):
     NONE = "none"
 
 
+class Protocol(StrEnum):
+    """How ``cmnet benchmark`` compares propagated with reference masks."""
+
+    NATIVE = "native"
+    ACDC = "acdc"
+
+
 ConfigT = TypeVar("ConfigT")
 CONFIGS = Path(__file__).with_name("configs")
 
