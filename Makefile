@@ -52,9 +52,16 @@ $(VENV)/installed-test: $(BIN)/python pyproject.toml constraints.txt
 setup: $(VENV)/installed-test
 
 # An environment of its own: ANTsPy needs older versions of NumPy and SciPy than constraints.txt.
-baselines:
-	@$(PYTHON) -m venv .venv-baselines
-	.venv-baselines/bin/python -m pip install --quiet --disable-pip-version-check -e '.[baselines]'
+BASELINES := .venv-baselines
+$(BASELINES)/installed: $(BIN)/python pyproject.toml constraints.txt constraints-baselines.txt
+	@echo "Installing cmnet and all methods that it is compared with into $(BASELINES)"
+	@$(BIN)/python -m venv $(BASELINES)
+	@grep -vE '^(numpy|scipy)' constraints.txt > $(BASELINES)/constraints.txt
+	@$(BASELINES)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c $(BASELINES)/constraints.txt -c constraints-baselines.txt -e '.[baselines,test]'
+	@touch $@
+
+baselines: $(BASELINES)/installed
 
 lint: setup
 	$(BIN)/ruff check .
@@ -103,4 +110,4 @@ demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BASELINES) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
