@@ -8,8 +8,11 @@ from cmnet_core.methods.simpleitk_demons import from_simpleitk, to_simpleitk
 from cmnet_core.methods.thin_stacks import pad_slices
 from cmnet_core.types import Spacing
 
-OPTIONS = "-m NCC 4x4x1 -n 100x50x25 -s 1.7mm 0.7mm"
-"""Local cross-correlation in windows of 9 × 9 × 3 voxels; iterations of each level; smoothing of update and field."""
+OPTIONS = "-m NCC 4x4x1 -n 100x50x25 -s 1.7vox 0.7vox"
+"""Local cross-correlation in windows of 9 × 9 × 3 voxels; iterations of each level; smoothing of update and field.
+
+The smoothing is greedy's default. In mm it would not reach the next slice, and through-plane motion would be invented.
+"""
 
 
 def register(

@@ -38,19 +38,20 @@ class LccDemonsSettings:
         max_update_mm: Largest length of an update, which sets the weight of the similarity in its denominator.
         factors: In-plane subsampling of each level of the pyramid.
         iterations: Largest number of iterations of each level.
-        tolerance: Relative increase of the mean of ρ² over :data:`PATIENCE` iterations below which a level ends.
+        tolerance: A level ends when the largest mean of ρ² has increased by less than this fraction in the last
+            :data:`PATIENCE` iterations.
     """
 
-    window_mm: float = 6.0
+    window_mm: float = 8.0
     fluid_mm: float = 3.0
     elastic_mm: float = 1.5
-    max_update_mm: float = 1.5
+    max_update_mm: float = 4.0
     factors: tuple[int, ...] = (4, 2, 1)
-    iterations: tuple[int, ...] = (60, 40, 20)
+    iterations: tuple[int, ...] = (100, 60, 40)
     tolerance: float = 1e-4
 
 
-PATIENCE = 5
+PATIENCE = 10
 """Number of iterations over which convergence is judged."""
 
 DEFAULT = LccDemonsSettings()
@@ -154,8 +155,9 @@ class _Level:
             similarity.append(float((rho**2).mean()))
             if similarity[-1] >= max(similarity):
                 best = velocity
-            before = similarity[-1 - PATIENCE] if len(similarity) > PATIENCE else 0.0
-            if similarity[-1] - before < self.settings.tolerance * similarity[-1]:
+            # The first smoothing of a level can lower the similarity, so that single iterations are not compared.
+            before = max(similarity[:-PATIENCE], default=0.0)
+            if max(similarity) - before < self.settings.tolerance * before:
                 break
             velocity = smooth(velocity + update, self.spacing, self.settings.elastic_mm)
         return best, tuple(similarity)
