@@ -24,8 +24,8 @@ from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.run_folder import OpenRun, record_end, require_same_manifest, start_run
 from cmnet_cli.seals import recording
-from cmnet_cli.stages.benchmark import TRUTH, BenchmarkStage, benchmark_digest, has_truth, stage_name
-from cmnet_cli.stages.benchmark_evaluation import NAME, BenchmarkedCase, BenchmarkEvaluationStage
+from cmnet_cli.stages.benchmark.evaluation import NAME, BenchmarkedCase, BenchmarkEvaluationStage
+from cmnet_cli.stages.benchmark.motion import TRUTH, BenchmarkStage, benchmark_digest, has_truth, stage_name
 from cmnet_cli.tables.schema import write_table
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.inference.tracking import load_model
@@ -79,6 +79,8 @@ def benchmark(
     require_same_manifest(folder, cohort)
     methods = chosen_methods(request, cases)
     stages, problems = _stages(folder, methods, request)
+    for method, problem in problems.items():
+        messages.note(f"{method} is left out: {problem}")
     if settings.dry_run:
         plans = [plan_stage(stage, cases, folder, settings) for stage in stages]
         for stage, plan in zip(stages, plans, strict=True):

@@ -17,10 +17,12 @@ _OVERLAP_HEAD = (
     "method", "n", "LV DSC %", "myo DSC %", "RV DSC %", "LV HD95 mm", "myo HD95 mm", "RV HD95 mm", "failures",
 )  # fmt: skip
 _METHOD_HEAD = (
-    "method", "n", "failed", "folded voxels", "in the heart", "SDlogJ", "endpoint mm", "in the myocardium mm",
-    "Err error", "Ecc error", "CPU s/pair", "MB", "message",
+    "method", "n", "failed", "folds", "in the heart", "SDlogJ", "endpoint mm", "myo mm", "Err error", "Ecc error",
+    "CPU s", "MB",
 )  # fmt: skip
 _TEST_HEAD = ("reference", "structure", "metric", "methods", "n", "difference", "t-test", "Wilcoxon")
+REGULARITY = "Regularity, error against known motion, and cost of a frame pair"
+TESTS = "Differences between methods, p after Holm's correction"
 _POOLED = {"native": "pooled over both directions", "acdc": "mean of both directions"}
 
 
@@ -35,12 +37,12 @@ def sections(found: Benchmark) -> Iterator[Section]:
         body = [cells for row in found.methods if (cells := _overlap_cells(found, row["method"], comparison))]
         yield f"Comparison with the reference masks: {title}", _OVERLAP_HEAD, body
     yield (
-        "Regularity, error against known motion, and cost",
+        REGULARITY,
         _METHOD_HEAD,
         [_method_cells(row) for row in found.methods],
     )
     tests = [_test_cells(row) for row in found.tests if row["group"] == ALL]
-    yield "Differences between methods, p after Holm's correction", _TEST_HEAD, tests
+    yield TESTS, _TEST_HEAD, tests
 
 
 def print_benchmark(found: Benchmark, messages: Messages) -> None:
@@ -53,6 +55,8 @@ def print_benchmark(found: Benchmark, messages: Messages) -> None:
 def markdown(found: Benchmark) -> str:
     """Return all tables in Markdown."""
     lines = ["# Benchmark", "", f"Protocol: {found.protocol}.", ""]
+    missing = [f"* {row['method']}: {escape_markdown(row['message'])}" for row in found.methods if row["message"]]
+    lines += ["## Methods with missing results", "", *missing, ""] if missing else []
     for title, head, body in sections(found):
         rule = ["---"] * len(head)
         lines += [f"## {escape_markdown(title)}", "", *map(markdown_line, (head, rule, *body)), ""]
@@ -109,7 +113,7 @@ def _method_cells(row: Row) -> list[str]:
         "err_error_mean_pct": 1, "ecc_error_mean_pct": 1, "cpu_mean_s": 2, "peak_mean_mb": 0,
     }  # fmt: skip
     numbers = [_number(row[name], places) for name, places in decimals.items()]
-    return [row["method"], str(row["n"]), str(row["failed"]), *numbers, row["message"] or ""]
+    return [row["method"], str(row["n"]), str(row["failed"]), *numbers]
 
 
 def _test_cells(row: Row) -> list[str]:

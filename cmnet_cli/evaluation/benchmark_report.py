@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cmnet_cli.evaluation.benchmark_page import sections
+from cmnet_cli.evaluation.benchmark_page import TESTS, sections
 from cmnet_cli.evaluation.benchmark_summary import Benchmark
 from cmnet_cli.evaluation.summary import known
 from cmnet_cli.privacy.deidentify import open_deidentifier
@@ -15,7 +15,7 @@ from cmnet_cli.report.plot.figures import ValueGroup, strip_plot
 from cmnet_cli.report.plot.svg import CaptionedFigure
 from cmnet_cli.report.templating import open_templates
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.stages.benchmark_maps import ErrorMap
+from cmnet_cli.stages.benchmark.error_maps import ErrorMap
 from cmnet_cli.stages.evaluate import POOLED
 
 Row = dict[str, Any]
@@ -38,6 +38,7 @@ def render_benchmark(folder: RunFolder, found: Benchmark) -> str:
         found: The rows of the tables.
     """
     methods = [row["method"] for row in found.methods if row["n"]]
+    white = max((float(np.percentile(one.values.numpy(), 99)) for one in found.maps), default=0.0)
     text: str = (
         open_templates()
         .get_template("benchmark.html")
@@ -48,7 +49,9 @@ def render_benchmark(folder: RunFolder, found: Benchmark) -> str:
             missing=[row for row in found.methods if row["message"]],
             overlaps=list(_overlap_figures(found, methods)),
             motions=list(_motion_figures(found, methods)),
-            maps=list(_map_figures(found.maps)),
+            maps=list(_map_figures(found.maps, white)),
+            white=f"{white:.2g} {found.maps[0].unit}".rstrip() if found.maps else "",
+            long_table=TESTS,
             tables=list(sections(found)),
             provenance=read_provenance(folder, open_deidentifier(folder.share_key, share_safe=False)),
         )
@@ -57,9 +60,9 @@ def render_benchmark(folder: RunFolder, found: Benchmark) -> str:
 
 
 def _overlap_figures(found: Benchmark, methods: Sequence[str]) -> Iterator[CaptionedFigure]:
-    for metric, label in _OVERLAPS.items():
-        for structure, name in _STRUCTURES.items():
-            rows = [row for row in found.overlaps if (row["comparison"], row["structure"]) == (POOLED, structure)]
+    for structure, name in _STRUCTURES.items():
+        rows = [row for row in found.overlaps if (row["comparison"], row["structure"]) == (POOLED, structure)]
+        for metric, label in _OVERLAPS.items():
             groups = _groups(rows, metric, methods, structure)
             if groups:
                 yield CaptionedFigure(strip_plot(label, groups), f"{name.capitalize()}: {label}, both directions")
@@ -72,15 +75,13 @@ def _motion_figures(found: Benchmark, methods: Sequence[str]) -> Iterator[Captio
             yield CaptionedFigure(strip_plot(label, groups), caption)
 
 
-def _map_figures(maps: Sequence[ErrorMap]) -> Iterator[CaptionedFigure]:
-    """Yield the error maps, all with one grey scale from 0 to the largest 99th percentile."""
-    top = max((float(np.percentile(one.values.numpy(), 99)) for one in maps), default=0.0)
+def _map_figures(maps: Sequence[ErrorMap], white: float) -> Iterator[CaptionedFigure]:
+    """Yield the error maps, all with one grey scale from 0 to the error that is white."""
     for one in maps:
         height, width = one.values.shape
-        grey = np.rint(255.0 * (one.values.numpy() / max(top, 1e-6)).clip(0.0, 1.0)).astype(np.uint8)
+        grey = np.rint(255.0 * (one.values.numpy() / max(white, 1e-6)).clip(0.0, 1.0)).astype(np.uint8)
         drawing = svg.picture(width, height, [svg.image(grey)], text=f"Error map of {one.method}")
-        mean = f"{float(one.values.mean()):.2f} {one.unit}".rstrip()
-        yield CaptionedFigure(drawing, f"{one.method}: mean {mean}; white: {top:.2g} {one.unit}".rstrip())
+        yield CaptionedFigure(drawing, f"{one.method}: mean {float(one.values.mean()):.2g} {one.unit}".rstrip())
 
 
 def _groups(rows: Sequence[Row], column: str, methods: Sequence[str], kind: str) -> list[ValueGroup]:

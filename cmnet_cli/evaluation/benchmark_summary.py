@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from cmnet_cli.evaluation.summary import ALL, compare_methods, known, summarise_overlaps
-from cmnet_cli.stages.benchmark import TRUTH
-from cmnet_cli.stages.benchmark_maps import ErrorMap
+from cmnet_cli.stages.benchmark.error_maps import ErrorMap
+from cmnet_cli.stages.benchmark.motion import TRUTH
 
 Row = dict[str, Any]
 

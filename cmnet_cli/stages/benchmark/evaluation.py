@@ -10,8 +10,8 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import EvaluateConfig, Protocol
 from cmnet_cli.derivatives.tracking import advise_repair
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.stages.benchmark import BenchmarkedMotion, has_truth, read_benchmarked, read_truth
-from cmnet_cli.stages.benchmark_maps import ErrorMap, error_maps
+from cmnet_cli.stages.benchmark.error_maps import ErrorMap, error_maps
+from cmnet_cli.stages.benchmark.motion import BenchmarkedMotion, has_truth, read_benchmarked, read_truth
 from cmnet_cli.stages.evaluate import (
     ED_TO_ES,
     ES_TO_ED,

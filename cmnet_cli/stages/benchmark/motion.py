@@ -27,7 +27,7 @@ from cmnet_cli.runs.provenance import (
     remove_leftovers,
     write_sidecar,
 )
-from cmnet_cli.stages.motion_cost import measured
+from cmnet_cli.stages.benchmark.cost import measured
 from cmnet_cli.stages.read_images import labelled_phases, load_checked_cine, load_reference_masks, naming
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode, ImageError
