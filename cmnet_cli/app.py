@@ -382,7 +382,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Compare results with reference masks at ED and ES: Dice, surface distances, folding and clinical indices."""
-    from cmnet_cli.commands import evaluate as command
+    from cmnet_cli.commands.accuracy import evaluate as command
     from cmnet_cli.config import EvaluateConfig, load_config
 
     settings = _execution_settings(selection, execution, engine)
@@ -406,7 +406,7 @@ def benchmark(
     as_json: AsJson = False,
 ) -> None:
     """Compare methods of motion estimation on a cohort with reference masks at ED and ES, by one protocol."""
-    from cmnet_cli.commands import benchmark as command
+    from cmnet_cli.commands.accuracy import benchmark as command
 
     names = (compared.listed(compared.methods), compared.listed(compared.exclude))
     request = command.BenchmarkRequest(*names, model or "default", compared.protocol, device)

@@ -81,7 +81,7 @@ def _positions_mm(volume: Tensor, spacing: Spacing) -> tuple[Tensor, Tensor]:
 
 def _know(methods: dict[str, registry.MethodEntry], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(registry, "METHODS", methods)
-    patch.setattr("cmnet_cli.commands.benchmark.METHODS", methods)
+    patch.setattr("cmnet_cli.commands.accuracy.benchmark.METHODS", methods)
 
 
 def test_every_method_has_its_row_and_says_what_is_missing(run: Path) -> None:
