@@ -193,7 +193,7 @@ def test_comparison_does_not_depend_on_the_order_of_storage(
     """A method sees every heart in the same orientation, and its motion is stored on the grid of the image."""
 
     def down_and_left(fixed: Tensor, moving: Tensor, spacing: Spacing) -> Tensor:
-        return torch.tensor([0.0, 4.0, -2.0]).view(3, 1, 1, 1).expand(3, *fixed.shape)
+        return torch.tensor([0.0, 10.0, -4.0]).view(3, 1, 1, 1).expand(3, *fixed.shape)
 
     _know({**registry.METHODS, "shift": registry._pairwise("a shift", down_and_left)}, monkeypatch)
     cine, labels = beating_circles(frames=4, slices=2, size=80, spacing=Spacing(9.0, 2.0, 1.8))
