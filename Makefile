@@ -12,7 +12,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # where the environment forbids it, or each of the many processes would compile the sources again.
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help setup lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo clean
+.PHONY: help setup baselines lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make calibration   calibrate the intervals of the shipped weights in calibration-run, or continue; needs ../shared/data"
 	@echo "make weights       train the shipped weights from nothing into weights-run, or continue; needs ../shared/data or DATA=FOLDER"
 	@echo "make setup         the virtual environment with the test tools"
+	@echo "make baselines     a virtual environment of its own with the packages of all methods that cmnet is compared with"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -49,6 +50,18 @@ $(VENV)/installed-test: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 setup: $(VENV)/installed-test
+
+# An environment of its own: ANTsPy needs older versions of NumPy and SciPy than constraints.txt.
+BASELINES := .venv-baselines
+$(BASELINES)/installed: $(BIN)/python pyproject.toml constraints.txt constraints-baselines.txt
+	@echo "Installing cmnet and all methods that it is compared with into $(BASELINES)"
+	@$(BIN)/python -m venv $(BASELINES)
+	@grep -vE '^(numpy|scipy)' constraints.txt > $(BASELINES)/constraints.txt
+	@$(BASELINES)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c $(BASELINES)/constraints.txt -c constraints-baselines.txt -e '.[baselines,test]'
+	@touch $@
+
+baselines: $(BASELINES)/installed
 
 lint: setup
 	$(BIN)/ruff check .
@@ -97,4 +110,4 @@ demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BASELINES) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -20,6 +20,7 @@ from cmnet_cli.options import (
     DEFAULT_RUN,
     Animation,
     AsJson,
+    BenchmarkOptions,
     CalibrationFile,
     ConfigFile,
     DatasetFolder,
@@ -47,6 +48,7 @@ from cmnet_cli.options import (
     ManifestFile,
     MaskPattern,
     MaskScheme,
+    MethodName,
     ModelName,
     NewCalibration,
     NewFolder,
@@ -291,6 +293,7 @@ def infer(
     verbosity: PrivacyOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
+    method: MethodName = None,
     save_motion: KeepMotion = None,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -300,7 +303,7 @@ def infer(
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import InferConfig, load_config
 
-    infer_config = load_config(InferConfig, config, model=model, save_motion=save_motion)
+    infer_config = load_config(InferConfig, config, model=model, method=method, save_motion=save_motion)
     settings = _execution_settings(selection, execution, engine)
     summary = command.infer(
         manifest, out, infer_config, settings, _messages(verbosity), device=device, cells=images.cells()
@@ -379,13 +382,36 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Compare results with reference masks at ED and ES: Dice, surface distances, folding and clinical indices."""
-    from cmnet_cli.commands import evaluate as command
+    from cmnet_cli.commands.accuracy import evaluate as command
     from cmnet_cli.config import EvaluateConfig, load_config
 
     settings = _execution_settings(selection, execution, engine)
     loaded = load_config(EvaluateConfig, config)
     summary = command.evaluate(run, manifest, loaded, settings, _messages(verbosity), label_map=label_map)
     _exit_with(summary, verbosity, as_json=as_json)
+
+
+@app.command(rich_help_panel=MODELS)
+@expand_options
+def benchmark(
+    manifest: ManifestFile,
+    compared: BenchmarkOptions,
+    selection: SelectionOptions,
+    execution: ExecutionOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    out: OutFolder = DEFAULT_RUN,
+    model: ModelName = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods of motion estimation on a cohort with reference masks at ED and ES, by one protocol."""
+    from cmnet_cli.commands.accuracy import benchmark as command
+
+    names = (compared.listed(compared.methods), compared.listed(compared.exclude))
+    request = command.BenchmarkRequest(*names, model or "default", compared.protocol, device)
+    settings = _execution_settings(selection, execution, engine)
+    _exit_with(command.benchmark(manifest, out, request, settings, _messages(verbosity)), verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -446,6 +472,7 @@ def submit(
     verbosity: VerbosityOptions,
     out: OutFolder = DEFAULT_RUN,
     model: ModelName = None,
+    method: MethodName = None,
     save_motion: KeepMotion = None,
     device: Device = "auto",
     samples: Samples = None,
@@ -464,7 +491,7 @@ def submit(
         stage,
         config,
         indices_config,
-        infer_options={"model": model, "save_motion": save_motion},
+        infer_options={"model": model, "method": method, "save_motion": save_motion},
         indices_options={
             "reference": None if reference is None else str(reference),
             "calibration": None if calibration is None else str(calibration.absolute()),

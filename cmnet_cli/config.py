@@ -22,6 +22,13 @@ class SaveMotion(StrEnum):
     NONE = "none"
 
 
+class Protocol(StrEnum):
+    """How ``cmnet benchmark`` compares propagated with reference masks."""
+
+    NATIVE = "native"
+    ACDC = "acdc"
+
+
 ConfigT = TypeVar("ConfigT")
 CONFIGS = Path(__file__).with_name("configs")
 
@@ -45,11 +52,15 @@ class InferConfig:
 
     Attributes:
         model: The name of a shipped model, or the path of a safetensors file.
+        method: The method that estimates the motion; ``cmnet benchmark --help`` lists them. Methods other than
+            ``cardiomorphnet`` take the position of the heart, and label maps if they have none, from the model's
+            SegNet.
         save_motion: ``full`` stores the motion of every frame, ``ed2es`` the displacement field between ED and ES
             alone, ``none`` neither.
     """
 
     model: str = "default"
+    method: str = "cardiomorphnet"
     save_motion: SaveMotion = SaveMotion.FULL
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
-from cmnet_cli.config import SaveMotion
+from cmnet_cli.config import Protocol, SaveMotion
 from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
 from cmnet_cli.runs.provenance import OnStale
 from cmnet_core.labels import LabelScheme
@@ -148,6 +148,33 @@ ModelName = Annotated[
     str | None,
     _option(
         "--model", metavar="NAME|FILE", text="Shipped model, or path of a .safetensors file.", show_default="default"
+    ),
+]
+MethodName = Annotated[
+    str | None,
+    _option(
+        "--method",
+        metavar="NAME",
+        text="Method that estimates the motion, such as syn: docs/benchmark.md lists them.",
+        show_default="cardiomorphnet",
+    ),
+]
+MethodNames = Annotated[
+    str | None,
+    _option(
+        "--methods",
+        metavar="NAME,NAME",
+        text="Methods to compare, separated by commas: docs/benchmark.md lists them.",
+        show_default="all, and 'truth' where it is known",
+    ),
+]
+ExcludedMethods = Annotated[
+    str | None, _option("--exclude", metavar="NAME,NAME", text="Methods to leave out, such as the slowest: syn.")
+]
+ProtocolName = Annotated[
+    Protocol,
+    typer.Option(
+        help="native: the subject's own grid. acdc: that of published ACDC tables, 1.8 x 1.8 x 10 mm, nearest labels.",
     ),
 ]
 KnownModel = Annotated[str, typer.Argument(help="Shipped model, or path of a .safetensors file.")]
@@ -504,6 +531,20 @@ class EngineOptions:
     memory_limit: MemoryLimit = None
     subject_timeout: SubjectTimeout = None
     sbatch: SbatchOptions = None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkOptions:
+    """Which methods are compared, and how."""
+
+    methods: MethodNames = None
+    exclude: ExcludedMethods = None
+    protocol: ProtocolName = Protocol.NATIVE
+
+    @staticmethod
+    def listed(names: str | None) -> tuple[str, ...]:
+        """Return the names of a list that is separated by commas."""
+        return tuple(name.strip() for name in (names or "").split(",") if name.strip())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from cmnet_cli.tables.schema import TABLES
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode
+from cmnet_core.methods.registry import METHODS
 from cmnet_core.qc.flags import FLAGS
 from cmnet_core.training.stages import TrainingStage
 from docs import generate_architecture, generate_commands, generate_outputs
@@ -65,7 +66,8 @@ def test_paths_of_code_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=in_order)
 def test_quality_flags_and_error_codes_on_pages_exist(page: Path) -> None:
     named = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page.read_text(encoding="utf-8")))
-    assert named <= {*FLAGS, *map(str, ErrorCode), *map(str, TrainingStage), "cmnet-run", "lint-imports"}
+    methods = {*METHODS, *(entry.package for entry in METHODS.values())}
+    assert named <= {*FLAGS, *map(str, ErrorCode), *map(str, TrainingStage), *methods, "cmnet-run", "lint-imports"}
 
 
 def test_identifiers_of_the_glossary_exist() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.commands.evaluate import evaluate
+from cmnet_cli.commands.accuracy.evaluate import evaluate
 from cmnet_cli.commands.process import indices, infer
 from cmnet_cli.commands.report import report
 from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig

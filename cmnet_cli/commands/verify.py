@@ -225,7 +225,7 @@ def _compute_indices(folder: RunFolder, messages: Messages) -> None:
 
 
 def _evaluate(folder: RunFolder, messages: Messages) -> None:
-    from cmnet_cli.commands.evaluate import evaluate
+    from cmnet_cli.commands.accuracy.evaluate import evaluate
 
     record = read_record(folder)["commands"].get("evaluate", {})
     manifest = Path(record["manifest"]) if record.get("manifest") else None

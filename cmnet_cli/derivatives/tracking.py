@@ -4,7 +4,8 @@
 
 - ``desc-segnet_dseg.nii.gz``: the label maps of SegNet for all frames, on the subject's own grid;
 - ``desc-propagated_dseg.nii.gz``: the ED label map, propagated to all frames by the motion, on the same grid;
-- ``desc-motion_entropy.nii.gz``: the entropy of the motion's posterior for all frames, in nats, on the same grid;
+- ``desc-motion_entropy.nii.gz`` (if the method has a posterior): the entropy of the motion's posterior for all frames,
+  in nats, on the same grid;
 - ``desc-ed2es_motion.nii.gz`` (not with ``--save-motion none``): the displacement field fixed at ES and moving at ED;
 - ``motion.npz`` and ``posterior.npz`` (with ``--save-motion full``): the stationary velocity field of every frame, on
   the grid of the network, and the posterior from which intervals are sampled
@@ -28,14 +29,17 @@ from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_core.errors import CaseError, ErrorCode, ImageError
 from cmnet_core.imaging.preprocess import Window
-from cmnet_core.inference.composition import field_between
+from cmnet_core.inference.composition import Integration, StoredDisplacements, field_between
 from cmnet_core.io.atomic import replacing
 from cmnet_core.io.nifti import inspect, read_own, write_image
-from cmnet_core.models.build import AnyMotionSizes, motion_sizes_from_json
+from cmnet_core.models.build import motion_sizes_from_json
 from cmnet_core.types import MotionField, Spacing
 
 # Quantisation step of the stored velocities, in voxels of the network: far below the error of the motion.
 _QUANTUM = 1 / 128
+
+DEFAULT_METHOD, SEGNET = "cardiomorphnet", "segnet"
+"""Names of cmnet's own method and of its segmentation network in sidecars and tables."""
 
 RUN_AGAIN = "Run cmnet infer again with --save-motion full; cmnet verify lists damaged files."
 
@@ -49,33 +53,47 @@ class TrackingFacts:
         frame_ms: Time between two frames in ms, or None where it is unknown.
         ed: End-diastolic frame, from 0.
         es: End-systolic frame, from 0.
-        cycle_consistency_error_mm: Mean displacement in the heart after one whole cycle, in mm.
+        cycle_consistency_error_mm: Mean displacement in the heart after one whole cycle, in mm; None for a method that
+            registers every frame with ED.
         folded_voxels: For every frame, the number of voxels with det F <= 0 in its displacement field from ED.
         window: Position of the network's window in the subject's stack.
-        motion: Sizes of the motion network, which determine how velocity fields are integrated.
+        motion: Sizes of the motion network, which determine how velocity fields are integrated, or
+            ``StoredDisplacements`` for a method without velocities.
         flags: Quality flags.
+        method: Name of the method that estimated the motion.
+        masks: What segmented the frames: ``segnet``, or the name of the method if it has done so itself.
+        has_entropy: Whether the method has a posterior of the motion, the entropy of which is stored.
     """
 
     frames: int
     frame_ms: float | None
     ed: int
     es: int
-    cycle_consistency_error_mm: float
+    cycle_consistency_error_mm: float | None
     folded_voxels: tuple[int, ...]
     window: Window
-    motion: AnyMotionSizes
+    motion: Integration
     flags: tuple[str, ...]
+    method: str = DEFAULT_METHOD
+    masks: str = SEGNET
+    has_entropy: bool = True
 
 
 def facts_from_json(values: dict[str, Any]) -> TrackingFacts:
     """Return the facts of a sidecar; ``dataclasses.asdict`` is the inverse."""
     records = {
         "window": window_from_json(values["window"]),
-        "motion": motion_sizes_from_json(values["motion"]),
+        "motion": _integration_from_json(values["motion"]),
         "folded_voxels": tuple(values["folded_voxels"]),
         "flags": tuple(values["flags"]),
     }
     return TrackingFacts(**(values | records))
+
+
+def _integration_from_json(values: dict[str, Any]) -> Integration:
+    if values.get("kind") == StoredDisplacements().kind:
+        return StoredDisplacements()
+    return motion_sizes_from_json(values)
 
 
 def window_from_json(values: dict[str, Any]) -> Window:
@@ -128,7 +146,7 @@ class StoredTracking:
         facts: The facts of the sidecar.
         segmented: Label maps of SegNet.
         propagated: The ED label map, propagated by the motion.
-        entropy: Entropy of the motion's posterior in nats.
+        entropy: Entropy of the motion's posterior in nats; None for a method without a posterior.
         spacing: Voxel spacing.
         affine: As in :class:`CineSequence`.
         has_steps: Whether the motion of every frame was stored.
@@ -137,7 +155,7 @@ class StoredTracking:
     facts: TrackingFacts
     segmented: UInt8[Tensor, "t z y x"]
     propagated: UInt8[Tensor, "t z y x"]
-    entropy: Float[Tensor, "t z y x"]
+    entropy: Float[Tensor, "t z y x"] | None
     spacing: Spacing
     affine: Float64[Tensor, "4 4"]
     has_steps: bool
@@ -151,9 +169,10 @@ def open_tracking(folder: CaseFolder) -> StoredTracking:
     """
     facts = read_facts(folder)
     header = inspect(folder.segnet_labels)
-    segmented, propagated, entropy = (
-        torch.from_numpy(read_own(path)[0]) for path in (folder.segnet_labels, folder.propagated_labels, folder.entropy)
+    segmented, propagated = (
+        torch.from_numpy(read_own(path)[0]) for path in (folder.segnet_labels, folder.propagated_labels)
     )
+    entropy = torch.from_numpy(read_own(folder.entropy)[0]) if facts.has_entropy else None
     return StoredTracking(
         facts=facts,
         segmented=segmented,

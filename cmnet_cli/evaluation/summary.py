@@ -6,7 +6,8 @@ from itertools import combinations
 from statistics import fmean, median, stdev
 from typing import Any
 
-from cmnet_cli.stages.evaluate import AT_ED, AT_ES, ED_TO_ES, ES_TO_ED, POOLED, Evaluation
+from cmnet_cli.derivatives.tracking import DEFAULT_METHOD, SEGNET
+from cmnet_cli.stages.evaluate import AT_ED, AT_ES, ED_TO_ES, ES_TO_ED, NO_MOTION, POOLED, Evaluation
 from cmnet_cli.tables.columns.evaluation import EVALUATED
 from cmnet_core.stats.agreement import agreement, compare_paired, holm, within_subject
 
@@ -74,19 +75,24 @@ def summarise_agreement(rows: Sequence[Row]) -> Iterator[Row]:
 def subject_row(found: Evaluation) -> Row:
     """Return all metrics of a subject in one row."""
     row = dict(found.motion)
-    overlaps = {(item["method"], item["comparison"], item["structure"]): item for item in found.overlaps}
+    overlaps = {(_role(item["method"]), item["comparison"], item["structure"]): item for item in found.overlaps}
     for prefix, (method, comparison) in EVALUATED.items():
         for structure in ("lv", "myo", "rv"):
             item = overlaps[method, comparison, structure]
             row |= {f"{prefix}_{structure}_{metric}": item[metric] for metric in METRICS}
     single = {(method, comparison) for method, comparison in EVALUATED.values() if comparison != POOLED}
     row["failures"] = sum(
-        item["failure"] == EMPTY for item in found.overlaps if (item["method"], item["comparison"]) in single
+        item["failure"] == EMPTY for item in found.overlaps if (_role(item["method"]), item["comparison"]) in single
     )
     for item in found.folding:
         direction = item["comparison"].replace("-", "_")
         row |= {f"njd_{where}_{direction}": item.get(f"njd_{where}") for where in ("field", "heart")}
     return row
+
+
+def _role(method: str) -> str:
+    """Return the method under which :data:`EVALUATED` lists the motion, whichever method has estimated it."""
+    return method if method in (SEGNET, NO_MOTION) else DEFAULT_METHOD
 
 
 def summarise_subjects(rows: Sequence[Row]) -> Iterator[Row]:

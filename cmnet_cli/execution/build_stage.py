@@ -18,6 +18,7 @@ from cmnet_cli.stages.intervals import SamplingSettings
 from cmnet_cli.stages.preprocess import PreprocessStage
 from cmnet_core.function.reference_ranges import SHIPPED, read_reference
 from cmnet_core.inference.tracking import load_model
+from cmnet_core.methods.registry import method_digest
 from cmnet_core.uncertainty.calibration import read_calibration
 
 
@@ -26,13 +27,14 @@ def build_infer_stage(root: Path, config: InferConfig, device: str) -> InferStag
 
     Raises:
         CheckpointError: The weights cannot be used.
+        ManifestError: There is no such method, or its package is not installed.
     """
     # Loaded for the digest, and so that weights that cannot be used are reported before anything is written.
     model = load_model(config.model, torch.device("cpu"))
     if Path(config.model).is_file():
         # Workers may run in another folder.
         config = replace(config, model=str(Path(config.model).absolute()))
-    return InferStage(root, config, device, model.digest)
+    return InferStage(root, config, device, method_digest(config.method, model.digest))
 
 
 def reference_path(config: IndicesConfig) -> Path:

@@ -71,6 +71,10 @@ class CaseFolder:
         """The posterior of SegNet at ED and ES and of the motion of every step, in a compact format of cmnet."""
         return self._file("posterior.npz")
 
+    def benchmark_motion(self, method: str) -> Path:
+        """The motion between ED and ES in both directions by one method of a benchmark."""
+        return self._file(f"desc-benchmark-{method}_motion.npz")
+
     def sidecar(self, stage: str) -> Path:
         """The record that a stage has finished, written after all other files of the stage."""
         return self.folder / _sidecar_name(self.case_id, stage)
@@ -179,6 +183,21 @@ class RunFolder:
     def evaluation_lines(self) -> Path:
         """The evaluation as CSV, one line per subject."""
         return self.root / "tables" / "evaluation_subjects.csv"
+
+    @property
+    def benchmark_page(self) -> Path:
+        """The benchmark as Markdown tables."""
+        return self.root / "tables" / "benchmark.md"
+
+    @property
+    def benchmark_latex(self) -> Path:
+        """The main table of the benchmark in LaTeX."""
+        return self.root / "tables" / "benchmark.tex"
+
+    @property
+    def benchmark_report(self) -> Path:
+        """The benchmark as a page with plots."""
+        return self.root / "tables" / "benchmark.html"
 
     @property
     def comparison_page(self) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import EvaluateConfig
-from cmnet_cli.derivatives.tracking import StoredTracking, advise_repair, open_tracking, read_field
+from cmnet_cli.derivatives.tracking import SEGNET, StoredTracking, advise_repair, open_tracking, read_field
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.indices import identity_columns
 from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
@@ -32,6 +32,9 @@ from cmnet_core.types import LabelSequence, MotionField, Spacing
 
 NAME = "evaluate"
 ED_TO_ES, ES_TO_ED, POOLED, AT_ED, AT_ES = "ed-to-es", "es-to-ed", "pooled", "at-ed", "at-es"
+NO_MOTION = "no-motion"
+"""Name of the comparison without any motion, in the column ``method``."""
+
 _STRUCTURES = (Label.LV, Label.MYO, Label.RV)
 
 Row = dict[str, Any]
@@ -113,8 +116,8 @@ def evaluate_case(case: Case, run: RunFolder, config: EvaluateConfig) -> Evaluat
     return Evaluation(
         overlaps=tuple(described | row for row in _overlap_rows(stored, reference, to_es, to_ed)),
         folding=(
-            described | _folding_row(ED_TO_ES, to_es, reference.at_es, stored.facts.window, config),
-            described | _folding_row(ES_TO_ED, to_ed, reference.at_ed, stored.facts.window, config),
+            described | folding_row(ED_TO_ES, to_es, reference.at_es, stored.facts.window, config),
+            described | folding_row(ES_TO_ED, to_ed, reference.at_ed, stored.facts.window, config),
         ),
         agreement=tuple(described | row for row in _agreement_rows(stored, reference)),
         motion=described | _motion_row(stored, reference),
@@ -141,15 +144,15 @@ def _overlap_rows(
     at_ed, at_es = reference.at_ed, reference.at_es
     rows = []
     for method, es, ed in (
-        ("cardiomorphnet", propagate_labels(at_ed, to_es, window), propagate_labels(at_es, to_ed, window)),
-        ("no-motion", at_ed, at_es),
+        (stored.facts.method, propagate_labels(at_ed, to_es, window), propagate_labels(at_es, to_ed, window)),
+        (NO_MOTION, at_ed, at_es),
     ):
-        rows += _compare_pairs(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
+        rows += compare_pairs(method, {ED_TO_ES: (es, at_es), ES_TO_ED: (ed, at_ed)}, spacing)
     segmented = {AT_ED: (stored.segmented[reference.ed], at_ed), AT_ES: (stored.segmented[reference.es], at_es)}
-    return rows + _compare_pairs("segnet", segmented, spacing)
+    return rows + compare_pairs(SEGNET, segmented, spacing)
 
 
-def _compare_pairs(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
+def compare_pairs(method: str, pairs: Mapping[str, tuple[Map, Map]], spacing: Spacing) -> list[Row]:
     """Rows of each comparison and structure, and of both comparisons pooled.
 
     Args:
@@ -189,7 +192,16 @@ def _mean_distance(first: SurfaceDistance, second: SurfaceDistance) -> SurfaceDi
     return SurfaceDistance((first.hd95_mm + second.hd95_mm) / 2, (first.msd_mm + second.msd_mm) / 2)
 
 
-def _folding_row(comparison: str, field: MotionField, fixed: Map, window: Window, config: EvaluateConfig) -> Row:
+def folding_row(comparison: str, field: MotionField, fixed: Map, window: Window, config: EvaluateConfig) -> Row:
+    """Return the folded voxels of a field in the whole window and near the heart.
+
+    Args:
+        comparison: Name of the direction.
+        field: Displacement field on the window's grid.
+        fixed: Reference mask of the fixed frame, on the subject's own grid.
+        window: The window.
+        config: Settings of the evaluation.
+    """
     jacobian = jacobian_determinant(field)
     heart = dilated(extract_labels(fixed[None], window)[0] > 0, window.spacing, by_mm=config.heart_margin_mm)
     whole = folded_voxels(jacobian)
@@ -205,14 +217,16 @@ def _motion_row(stored: StoredTracking, reference: ReferenceMasks) -> Row:
 
     Label maps do not constrain motion away from the heart, so the posterior should be wide there.
     """
+    row: Row = {"cycle_consistency_error_mm": stored.facts.cycle_consistency_error_mm}
+    if stored.entropy is None:
+        return row | dict.fromkeys(("entropy_heart_nats", "entropy_background_nats", "entropy_auroc"))
     window, phases = stored.facts.window, [reference.ed, reference.es]
     # Motion is not estimated outside the image.
     within = extract(torch.ones((1, *window.source_shape)), window) > 0.999
     entropy = extract(stored.entropy[phases], window)
     heart = extract_labels(torch.stack([reference.at_ed, reference.at_es]), window) > 0
     inside, outside = entropy[heart & within], entropy[~heart & within]
-    return {
-        "cycle_consistency_error_mm": stored.facts.cycle_consistency_error_mm,
+    return row | {
         "entropy_heart_nats": float(inside.mean()) if len(inside) else None,
         "entropy_background_nats": float(outside.mean()) if len(outside) else None,
         "entropy_auroc": auroc(inside, outside),

@@ -257,13 +257,17 @@ def _frame_rows(case: Case, stored: StoredTracking, volumes: Volumes, propagated
             "time_ms": None if frame_ms is None else frame * frame_ms,
             **{f"{name}_ml": float(getattr(volumes, f"{name}_ml")[frame]) for name in _STRUCTURES},
             **{f"{name}_propagated_ml": float(getattr(propagated, f"{name}_ml")[frame]) for name in _STRUCTURES},
-            **_entropy_by_structure(stored.entropy[frame], stored.segmented[frame]),
+            **_entropy_by_structure(stored, frame),
         }
         for frame in range(stored.facts.frames)
     ]
 
 
-def _entropy_by_structure(entropy: Float[Tensor, "z y x"], labels: UInt8[Tensor, "z y x"]) -> Row:
+def _entropy_by_structure(stored: StoredTracking, frame: int) -> Row:
+    """Mean entropy in each structure and outside; no values for a method without a posterior."""
+    if stored.entropy is None:
+        return dict.fromkeys((*(f"entropy_{name}_nats" for name in _STRUCTURES), "entropy_outside_nats"))
+    entropy, labels = stored.entropy[frame], stored.segmented[frame]
     heart = labels.nonzero(as_tuple=True)
     label = labels[heart].long()
     total = torch.bincount(label, entropy[heart].double(), minlength=len(Label))
@@ -310,7 +314,7 @@ def _motion_row(case: Case, stored: StoredTracking, propagated: Volumes, frames:
     facts = stored.facts
     at_ed, at_es = float(propagated.myo_ml[facts.ed]), float(propagated.myo_ml[facts.es])
     outside = torch.tensor([row["entropy_outside_nats"] or 0.0 for row in frames])
-    entropy = _mean(stored.entropy[stored.segmented > 0])
+    entropy = None if stored.entropy is None else _mean(stored.entropy[stored.segmented > 0])
     change = 100 * (at_es - at_ed) / at_ed if at_ed else None
     motion_flags = check_motion(
         folded_voxels=facts.folded_voxels[facts.es],
@@ -329,7 +333,7 @@ def _motion_row(case: Case, stored: StoredTracking, propagated: Volumes, frames:
         "folded_voxels": facts.folded_voxels[facts.es],
         "cycle_consistency_error_mm": facts.cycle_consistency_error_mm,
         "entropy_heart_nats": entropy,
-        "entropy_outside_nats": float(outside.mean()),
+        "entropy_outside_nats": None if stored.entropy is None else float(outside.mean()),
         "qc_flags": [*facts.flags, *motion_flags, *(() if stored.has_steps else (QCFlag.MOTION_NOT_STORED,))],
     }
 

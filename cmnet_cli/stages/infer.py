@@ -14,7 +14,7 @@ import torch
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import InferConfig, PreprocessConfig, SaveMotion, digest_settings
 from cmnet_cli.derivatives.posterior import write_posterior
-from cmnet_cli.derivatives.tracking import TrackingFacts, write_entropy, write_velocities
+from cmnet_cli.derivatives.tracking import DEFAULT_METHOD, SEGNET, TrackingFacts, write_entropy, write_velocities
 from cmnet_cli.engines.devices import resolve_device
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import Expected, Sidecar, record_inputs, record_outputs, remove_leftovers, write_sidecar
@@ -22,8 +22,10 @@ from cmnet_cli.stages import preprocess
 from cmnet_cli.stages.read_images import load_checked_cine, naming
 from cmnet_core import __version__
 from cmnet_core.errors import CheckpointError, ErrorCode
-from cmnet_core.inference.tracking import Model, Tracking, load_model, track
+from cmnet_core.inference.tracking import Tracking, load_model
 from cmnet_core.io.nifti import write_labels, write_motion
+from cmnet_core.methods.interface import Method
+from cmnet_core.methods.registry import method_digest, open_method
 from cmnet_core.qc.image_checks import check_bands
 from cmnet_core.types import CineSequence
 
@@ -38,7 +40,8 @@ class InferStage:
         root: The run folder.
         config: Settings.
         device: Name of the device of the networks, which each worker resolves for itself.
-        model_digest: Digest of the weights; with it, pending cases are found without loading the weights.
+        model_digest: Digest of the weights and of the method; with it, pending cases are found without loading the
+            weights.
     """
 
     root: Path
@@ -50,20 +53,21 @@ class InferStage:
     def open(self) -> Callable[[Case], str]:
         """Load the networks, and return the function that infers a case."""
         model = load_model(self.config.model, torch.device(resolve_device(self.device)))
-        if model.digest != self.model_digest:
+        if method_digest(self.config.method, model.digest) != self.model_digest:
             raise CheckpointError(
                 f"The weights {self.config.model} on {platform.node()} are not those with which this command started.",
                 hint="Use the same file on every machine; start the command again if the weights were meant to change.",
                 code=ErrorCode.CHECKPOINT,
             )
-        return lambda case: infer_case(case, RunFolder(self.root).case(case.case_id), model=model, config=self.config)
+        method, run = open_method(self.config.method, model), RunFolder(self.root)
+        return lambda case: infer_case(case, run.case(case.case_id), method=method, stage=self)
 
     def expected(self, case: Case) -> Expected:
         """Return the inputs and digests that the sidecar of a case must have."""
         return Expected(case.image, _settings_digest(case, self.config), self.model_digest)
 
 
-def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferConfig) -> str:
+def infer_case(case: Case, folder: CaseFolder, *, method: Method, stage: InferStage) -> str:
     """Segment and track one case, and store the results.
 
     Returns:
@@ -75,7 +79,7 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
     inputs = record_inputs(case.image)
     cine = load_checked_cine(case)
     with naming(case.image[0]):
-        tracking = track(model, cine)
+        tracking = method.track(cine)
     bands = check_bands(cine.voxels[tracking.ed], tracking.segmentation.labels[tracking.ed], cine.spacing)
     tracking = replace(tracking, flags=(*tracking.flags, *bands))
     # Without its sidecar, the case is pending until all files are written.
@@ -89,16 +93,16 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
         inputs,
         preprocess.settings_digest(case, PreprocessConfig()),
     )
-    outputs = _store_tracking(folder, tracking, cine, config.save_motion)
+    outputs = _store_tracking(folder, tracking, cine, stage.config.save_motion)
     sidecar = Sidecar(
         stage=NAME,
         case_id=case.case_id,
         version=__version__,
-        settings_digest=_settings_digest(case, config),
-        model_digest=model.digest,
+        settings_digest=_settings_digest(case, stage.config),
+        model_digest=stage.model_digest,
         inputs=inputs,
         outputs=record_outputs(outputs),
-        facts=asdict(_facts_of(tracking, model)),
+        facts=asdict(_facts_of(tracking, stage.config.method)),
     )
     write_sidecar(folder.sidecar(NAME), sidecar)
     return case.case_id
@@ -108,21 +112,25 @@ def _store_tracking(folder: CaseFolder, tracking: Tracking, cine: CineSequence, 
     """Write the files of a tracked cine, remove those that are not wanted, and return the paths of those written."""
     write_labels(folder.segnet_labels, tracking.segmentation, frame_ms=cine.frame_ms)
     write_labels(folder.propagated_labels, tracking.propagated, frame_ms=cine.frame_ms)
-    write_entropy(folder.entropy, tracking.entropy, affine=cine.affine, frame_ms=cine.frame_ms)
-    written = [folder.segnet_labels, folder.propagated_labels, folder.entropy]
-    for earlier in (folder.ed2es_motion, folder.motion, folder.posterior):
+    written = [folder.segnet_labels, folder.propagated_labels]
+    for earlier in (folder.entropy, folder.ed2es_motion, folder.motion, folder.posterior):
         earlier.unlink(missing_ok=True)
+    if tracking.entropy is not None:
+        write_entropy(folder.entropy, tracking.entropy, affine=cine.affine, frame_ms=cine.frame_ms)
+        written.append(folder.entropy)
     if save_motion != SaveMotion.NONE:
         write_motion(folder.ed2es_motion, tracking.ed_to_es, affine=cine.affine)
         written.append(folder.ed2es_motion)
     if save_motion == SaveMotion.FULL:
         write_velocities(folder.motion, tracking.velocities)
+        written.append(folder.motion)
+    if save_motion == SaveMotion.FULL and tracking.posterior is not None:
         write_posterior(folder.posterior, tracking.posterior)
-        written += [folder.motion, folder.posterior]
+        written.append(folder.posterior)
     return written
 
 
-def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
+def _facts_of(tracking: Tracking, method: str) -> TrackingFacts:
     return TrackingFacts(
         frames=tracking.cine.frames,
         frame_ms=tracking.cine.frame_ms,
@@ -131,8 +139,11 @@ def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
         cycle_consistency_error_mm=tracking.cycle_consistency_error_mm,
         folded_voxels=tracking.folded_voxels,
         window=tracking.window,
-        motion=model.sizes,
+        motion=tracking.integration,
         flags=tracking.flags,
+        method=method,
+        masks=method if tracking.own_masks and method != DEFAULT_METHOD else SEGNET,
+        has_entropy=tracking.entropy is not None,
     )
 
 

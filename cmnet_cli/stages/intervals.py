@@ -24,7 +24,7 @@ from cmnet_core.flags import QCFlag
 from cmnet_core.function.volumes import ClinicalIndices, PumpIndices, pump_indices
 from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.imaging.crop import crop_around
-from cmnet_core.inference.composition import fields_to_ed
+from cmnet_core.inference.composition import StoredDisplacements, fields_to_ed
 from cmnet_core.io.orientation import StackOrientation, standard_orientation
 from cmnet_core.labels import Label
 from cmnet_core.mechanics.analysis import summarise_lines, summarise_strain
@@ -286,6 +286,7 @@ def _strains_by(
     if facts.motion.ed_referenced and facts.motion.integration_steps:
         operator = strain_operator(voxels, myocardium, spacing, size=size)
         return lambda velocities: operator.strains(velocities, ed=ed)
+    assert not isinstance(facts.motion, StoredDisplacements), "a posterior belongs to a network"
     sizes = replace(facts.motion, integration_steps=min(facts.motion.integration_steps, _SQUARINGS))
 
     def by_composed_fields(velocities: Float[Tensor, "t 3 z yh xh"]) -> WallStrains:

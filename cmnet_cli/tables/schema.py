@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.seals import is_whole_parquet, write_sealed_json, write_sealed_parquet
-from cmnet_cli.tables.columns import case, evaluation
+from cmnet_cli.tables.columns import benchmark, case, evaluation
 from cmnet_cli.tables.columns.column import Column, with_intervals
 from cmnet_cli.tables.columns.mechanics import BULLSEYE, EXPERIMENTAL, SEGMENTS
 from cmnet_core.errors import ErrorCode, ManifestError
@@ -60,6 +60,11 @@ DECLARED: Mapping[str, tuple[Column, ...]] = {
     "evaluation_tests": evaluation.EVALUATION_TESTS,
     "agreement_summary": evaluation.AGREEMENT_SUMMARY,
     "comparison": evaluation.COMPARISON,
+    "benchmark": evaluation.EVALUATION,
+    "benchmark_motions": benchmark.MOTIONS,
+    "benchmark_methods": benchmark.METHODS,
+    "benchmark_summary": evaluation.EVALUATION_SUMMARY,
+    "benchmark_tests": evaluation.EVALUATION_TESTS,
 }
 """Declared columns of every table, without the columns of intervals."""
 

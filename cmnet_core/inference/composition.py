@@ -7,6 +7,8 @@ since ED.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -23,6 +25,7 @@ from cmnet_core.registration.displacement import (
     compose_sequence,
     exponential,
     from_voxels,
+    invert,
     surely_unfolded,
     to_voxels,
     volume_change,
@@ -32,8 +35,38 @@ from cmnet_core.types import MotionField, Spacing
 _MAX_SMOOTHINGS = 50
 
 
+@dataclass(frozen=True, slots=True)
+class StoredDisplacements:
+    """The integration of displacement fields into ED that a method without velocities has estimated.
+
+    Attributes:
+        kind: Name of this representation in sidecars.
+    """
+
+    kind: Literal["displacements"] = "displacements"
+
+    @property
+    def output_level(self) -> int:
+        """Displacements are stored at half the in-plane resolution of the window."""
+        return 1
+
+    @property
+    def integration_steps(self) -> int:
+        """Displacements are not integrated."""
+        return 0
+
+    @property
+    def ed_referenced(self) -> bool:
+        """Every displacement points into ED."""
+        return True
+
+
+Integration: TypeAlias = AnyMotionSizes | StoredDisplacements
+"""How stored velocities become displacement fields: ``output_level``, ``integration_steps`` and ``ed_referenced``."""
+
+
 def fields_to_ed(
-    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: AnyMotionSizes
+    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: Integration
 ) -> tuple[MotionField, ...]:
     """Integrate every velocity to the field that is fixed at its frame and points into ED, on the window's grid.
 
@@ -41,13 +74,13 @@ def fields_to_ed(
         velocities: Velocities from the frame after ED on, in voxels of their own grid.
         spacing: Voxel spacing of the window in mm.
         ed: End-diastolic frame.
-        sizes: Sizes of the network that estimated the velocities.
+        sizes: Sizes of the network that estimated the velocities, or another description of their integration.
     """
     return tuple(iterate_fields_to_ed(velocities, spacing, ed=ed, sizes=sizes))
 
 
 def iterate_fields_to_ed(
-    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: AnyMotionSizes
+    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: Integration
 ) -> Iterator[MotionField]:
     """Yield the fields of :func:`fields_to_ed` one by one, so that a long cycle takes the memory of one field."""
     if not sizes.ed_referenced:
@@ -62,7 +95,7 @@ def field_between(
     spacing: Spacing,
     *,
     ed: int,
-    sizes: AnyMotionSizes,
+    sizes: Integration,
     moving: int,
     fixed: int,
 ) -> MotionField:
@@ -70,14 +103,15 @@ def field_between(
 
     If the network is ED-referenced, the motion from ED into a frame is the inverse, the integral of the negated
     velocity. A motion without folds can have an inverse that folds on the grid, where tissue expands over many voxels;
-    there the velocity is smoothed first as by :func:`without_folds`. Otherwise the field is composed of the steps of
+    there the velocity is smoothed first as by :func:`without_folds`. A displacement that is no integral is inverted
+    numerically. If the network is not ED-referenced, the field is composed of the steps of
     the cycle from ``moving`` to ``fixed``; equal frames stand for one whole cycle.
 
     Args:
         velocities: Velocities from the frame after ED on, in voxels of their own grid.
         spacing: Voxel spacing of the window in mm.
         ed: End-diastolic frame.
-        sizes: Sizes of the network that estimated the velocities.
+        sizes: Sizes of the network that estimated the velocities, or another description of their integration.
         moving: The frame into which the field points.
         fixed: The frame on whose grid the field is defined.
 
@@ -94,11 +128,13 @@ def field_between(
     to_ed = _field(of_frame[fixed], spacing, sizes, fixed=fixed, moving=ed)
     if moving == ed:
         return to_ed
+    if not sizes.integration_steps:
+        return compose(to_ed, invert(_field(of_frame[moving], spacing, sizes, fixed=moving, moving=ed)))
     inverse = _without_folds(-of_frame[moving], sizes, after=to_voxels(to_ed))
     return compose(to_ed, _field(inverse, spacing, sizes, fixed=ed, moving=moving))
 
 
-def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: AnyMotionSizes) -> Float[Tensor, "t 3 z yh xh"]:
+def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: Integration) -> Float[Tensor, "t 3 z yh xh"]:
     """Smooth velocities locally until their displacements have no folds on the window's grid.
 
     The exponential of a velocity has no folds, but its samples on a grid can have some where the velocity changes
@@ -106,13 +142,13 @@ def without_folds(velocities: Float[Tensor, "t 3 z yh xh"], *, sizes: AnyMotionS
 
     Args:
         velocities: Velocities in voxels of their own grid.
-        sizes: Sizes of the network that estimated the velocities.
+        sizes: Sizes of the network that estimated the velocities, or another description of their integration.
     """
     return torch.stack([_without_folds(velocity, sizes) for velocity in velocities])
 
 
 def _without_folds(
-    velocity: Float[Tensor, "3 z yh xh"], sizes: AnyMotionSizes, *, after: Float[Tensor, "1 3 z y x"] | None = None
+    velocity: Float[Tensor, "3 z yh xh"], sizes: Integration, *, after: Float[Tensor, "1 3 z y x"] | None = None
 ) -> Float[Tensor, "3 z yh xh"]:
     """Smooth a velocity until its displacement, or the composition with the one before it, has no folds."""
     if after is None and surely_unfolded(velocity, steps=sizes.integration_steps):
@@ -128,7 +164,7 @@ def _without_folds(
 
 
 def without_folds_on_subject_grid(
-    velocity: Float[Tensor, "3 z yh xh"], window: Window, *, sizes: AnyMotionSizes
+    velocity: Float[Tensor, "3 z yh xh"], window: Window, *, sizes: Integration
 ) -> Float[Tensor, "3 z yh xh"]:
     """Smooth a velocity locally until it has no folds on the subject's own grid, in neither direction.
 
@@ -167,7 +203,7 @@ def _frames_after(ed: int, count: int) -> list[int]:
 
 
 def _fields_to_previous(
-    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: AnyMotionSizes
+    velocities: Float[Tensor, "t 3 z yh xh"], spacing: Spacing, *, ed: int, sizes: Integration
 ) -> list[MotionField]:
     """Return fields that are each fixed at a frame and point into the previous frame."""
     fixed = _frames_after(ed, len(velocities))
@@ -176,7 +212,7 @@ def _fields_to_previous(
 
 
 def _field(
-    velocity: Float[Tensor, "3 z yh xh"], spacing: Spacing, sizes: AnyMotionSizes, *, fixed: int, moving: int
+    velocity: Float[Tensor, "3 z yh xh"], spacing: Spacing, sizes: Integration, *, fixed: int, moving: int
 ) -> MotionField:
     displacement = exponential(velocity[None], steps=sizes.integration_steps)
     upsampled = upsample_displacement(displacement, factor=2**sizes.output_level)[0]

@@ -14,6 +14,7 @@ from cmnet_core.function.volumes import find_phases, volumes_ml
 from cmnet_core.imaging import preprocess
 from cmnet_core.imaging.preprocess import Window
 from cmnet_core.inference.composition import (
+    Integration,
     fields_to_ed,
     iterate_fields_to_ed,
     without_folds,
@@ -96,15 +97,20 @@ class Tracking:
         propagated: SegNet's ED label map propagated to all frames by the motion, on the subject's own grid.
         velocities: Velocities of the frames from the one after ED on, ED last, on the motion's own grid and in its
             voxels; :mod:`cmnet_core.inference.composition` computes displacement fields from them.
+        integration: How these velocities become displacement fields.
         ed_to_es: The motion field on the subject's own grid that is fixed at ES and points into ED.
         entropy: Differential entropy of the motion's posterior in nats, in voxels of the motion's grid, on the
-            subject's own grid; frame t has the entropy of the motion of frame t.
-        posterior: The posteriors of the segmentation and of the motion, pooled for storage.
+            subject's own grid; frame t has the entropy of the motion of frame t. None without a posterior.
+        posterior: The posteriors of the segmentation and of the motion, pooled for storage; None for a method that has
+            no posterior of the motion.
         cycle_consistency_error_mm: Mean length in mm, in the heart, of the motion once round the cycle. With an
-            ED-referenced network it is the estimated motion of ED into itself.
+            ED-referenced network it is the estimated motion of ED into itself. None for a method that registers every
+            frame with ED.
         folded_voxels: Number of voxels of the window at which the motion of each frame into ED folds; that of ED is the
             motion once round the cycle.
         flags: Quality flags of the input and of the segmentation.
+        own_masks: Whether the method that estimated the motion has segmented the frames too; otherwise the label maps
+            of ``segmentation`` are those of another network.
     """
 
     cine: CineSequence
@@ -112,12 +118,14 @@ class Tracking:
     segmentation: LabelSequence
     propagated: LabelSequence
     velocities: Float[Tensor, "t 3 z yh xh"]
+    integration: Integration
     ed_to_es: MotionField
-    entropy: Float[Tensor, "t z y x"]
-    posterior: Posterior
-    cycle_consistency_error_mm: float
+    entropy: Float[Tensor, "t z y x"] | None
+    posterior: Posterior | None
+    cycle_consistency_error_mm: float | None
     folded_voxels: tuple[int, ...]
     flags: tuple[str, ...]
+    own_masks: bool = True
 
     @property
     def ed(self) -> int:
@@ -146,11 +154,19 @@ def track(model: Model, cine: CineSequence) -> Tracking:
     """
     orientation = standard_orientation(cine.affine, cine.flags)
     tracking = _track(model, orientation.orient_cine(cine))
-    return tracking if orientation == StackOrientation() else _restored(tracking, orientation, cine)
+    return restored(tracking, orientation, cine)
 
 
-def _restored(tracking: Tracking, orientation: StackOrientation, cine: CineSequence) -> Tracking:
-    """Bring the results for a cine in the standard orientation back to the grid on which the cine is stored."""
+def restored(tracking: Tracking, orientation: StackOrientation, cine: CineSequence) -> Tracking:
+    """Bring the results for a cine in the standard orientation back to the grid on which the cine is stored.
+
+    Args:
+        tracking: The results.
+        orientation: How the cine was brought to the standard orientation.
+        cine: The cine as it is stored.
+    """
+    if orientation == StackOrientation():
+        return tracking
     window = preprocess.oriented_back(tracking.window, orientation)
     field = tracking.ed_to_es
     segmentation, propagated = (
@@ -172,8 +188,8 @@ def _restored(tracking: Tracking, orientation: StackOrientation, cine: CineSeque
         ed_to_es=replace(
             field, displacement_mm=orientation.restore_vectors(field.displacement_mm, 0), spacing=cine.spacing
         ),
-        entropy=orientation.restore(tracking.entropy),
-        posterior=tracking.posterior.restored(orientation),
+        entropy=None if tracking.entropy is None else orientation.restore(tracking.entropy),
+        posterior=None if tracking.posterior is None else tracking.posterior.restored(orientation),
     )
 
 
@@ -184,7 +200,7 @@ def _track(model: Model, cine: CineSequence) -> Tracking:
     voxels = preprocess.extract(normalised.voxels, window)
     del normalised  # as large as the cine
     probabilities = segment(model.segnet, voxels)
-    ed, es = _phases(cine, probabilities, window.spacing)
+    ed, es = find_ed_and_es(cine, probabilities, window.spacing)
     order = [(ed + step) % cine.frames for step in range(cine.frames)]
     estimate = _estimate_motion(
         model, [voxels[t] for t in order], [probabilities[t] for t in order], window.spacing, ed
@@ -221,6 +237,7 @@ def _track(model: Model, cine: CineSequence) -> Tracking:
         segmentation=labels,
         propagated=replace(labels, labels=propagated),
         velocities=velocities,
+        integration=model.sizes,
         ed_to_es=ed_to_es,
         entropy=preprocess.restore(estimate.excess_entropy, window, outside=0.0).add_(PRIOR_ENTROPY),
         posterior=Posterior(phases, estimate.log_sd, estimate.factor),
@@ -230,7 +247,25 @@ def _track(model: Model, cine: CineSequence) -> Tracking:
     )
 
 
-def _phases(cine: CineSequence, probabilities: Float[Tensor, "t k z y x"], spacing: Spacing) -> tuple[int, int]:
+def estimate_velocities(
+    model: Model, cine: CineSequence, probabilities: Float[Tensor, "t k z y x"]
+) -> Float[Tensor, "t 3 z yh xh"]:
+    """Estimate the mean velocities of a cycle, without folds, from the frame after ED on; the last is that of ED.
+
+    Args:
+        model: Trained networks.
+        cine: Normalised intensities in the networks' window and in the standard orientation, with ED.
+        probabilities: SegNet's class probabilities in the same window.
+    """
+    assert cine.ed is not None, "the cycle starts at ED"
+    order = [(cine.ed + step) % cine.frames for step in range(cine.frames)]
+    estimate = _estimate_motion(
+        model, [cine.voxels[t] for t in order], [probabilities[t] for t in order], cine.spacing, cine.ed
+    )
+    return without_folds(estimate.velocities, sizes=model.sizes)
+
+
+def find_ed_and_es(cine: CineSequence, probabilities: Float[Tensor, "t k z y x"], spacing: Spacing) -> tuple[int, int]:
     """Return ED and ES as given; where they are not, the frames of SegNet's largest and smallest LV volume."""
     if cine.ed is not None and cine.es is not None:
         return cine.ed, cine.es

@@ -156,14 +156,14 @@ def _main_minima(lv_ml: Float[Tensor, " t"]) -> int:
 def check_motion(
     *,
     folded_voxels: int,
-    cycle_consistency_error_mm: float,
+    cycle_consistency_error_mm: float | None,
     entropy_heart_nats: float | None,
     myocardial_volume_change_pct: float | None,
 ) -> Iterator[QCFlag]:
     """Yield the flags about the motion as a whole."""
     if folded_voxels > 0:
         yield QCFlag.MOTION_FOLDS
-    if cycle_consistency_error_mm > flags.CYCLE_CONSISTENCY_MM:
+    if cycle_consistency_error_mm is not None and cycle_consistency_error_mm > flags.CYCLE_CONSISTENCY_MM:
         yield QCFlag.CYCLE_INCONSISTENT
     if entropy_heart_nats is not None and entropy_heart_nats > flags.ENTROPY_NATS:
         yield QCFlag.LOW_CONFIDENCE_MOTION

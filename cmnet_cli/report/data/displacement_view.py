@@ -24,13 +24,13 @@ class DisplacementView:
     Attributes:
         to_ed_mm: By slice of the network's window: displacement in mm from each position at each frame to the
             position of the same tissue at ED; NaN far from the heart. None where the velocity fields were not stored.
-        entropy: Entropy of the motion's posterior in nats, on its own grid.
+        entropy: Entropy of the motion's posterior in nats, on its own grid; None for a method without a posterior.
         entropy_affine: Affine of that grid, (z, y, x, 1) to mm.
     """
 
     to_ed_mm: Mapping[int, Float[np.ndarray, "t 3 y x"]] | None
-    entropy: Shaped[np.ndarray, "t z2 y2 x2"]
-    entropy_affine: Float64[np.ndarray, "4 4"]
+    entropy: Shaped[np.ndarray, "t z2 y2 x2"] | None
+    entropy_affine: Float64[np.ndarray, "4 4"] | None
 
 
 def read_displacement_view(
@@ -46,7 +46,7 @@ def read_displacement_view(
     Raises:
         ImageError: A file is missing or damaged.
     """
-    entropy, affine = read_own(folder.entropy)
+    entropy, affine = read_own(folder.entropy) if read_facts(folder).has_entropy else (None, None)
     return DisplacementView(_to_ed_mm(folder, heart, slices) if folder.motion.exists() else None, entropy, affine)
 
 

@@ -114,11 +114,12 @@ def _slice_view(
 ) -> SliceView:
     grid = slice_geometry.SliceGrid(images.affine, level.index, (grey.shape[1], grey.shape[2]))
     to_ed_mm = displacement.to_ed_mm[level.index] if displacement and displacement.to_ed_mm is not None else None
+    entropy, affine = (displacement.entropy, displacement.entropy_affine) if displacement else (None, None)
     return SliceView(
         name=level.name,
         grey=geometry.crop(grey),
         propagated=geometry.crop(grid.memberships(images.propagated, images.labels_affine)),
         segmented=geometry.crop(grid.memberships(images.segmented, images.labels_affine)),
         to_ed_mm=None if to_ed_mm is None else geometry.crop(geometry.orientation.vectors(to_ed_mm)),
-        entropy=geometry.crop(grid.values(displacement.entropy, displacement.entropy_affine)) if displacement else None,
+        entropy=None if entropy is None or affine is None else geometry.crop(grid.values(entropy, affine)),
     )

@@ -1,6 +1,6 @@
 """Text to cite: a paragraph for the methods section of a paper, built from what was applied to a subject."""
 
-from cmnet_cli.derivatives.tracking import TrackingFacts, read_facts
+from cmnet_cli.derivatives.tracking import DEFAULT_METHOD, SEGNET, TrackingFacts, read_facts
 from cmnet_cli.report.data.load_results import Row
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import Sidecar, read_sidecar
@@ -71,13 +71,29 @@ def method_sentences(facts: TrackingFacts) -> list[str]:
         facts: What infer recorded of the subject.
     """
     sizes = facts.motion
+    if facts.method != DEFAULT_METHOD:
+        return _compared_method(facts)
     segmentation = (
         "The left-ventricular cavity, the myocardium and the right-ventricular cavity were segmented in every frame by "
         "a convolutional network."
     )
     if isinstance(sizes, ShapeMotionSizes):
         return [segmentation, *_shape_motion_network(sizes)]
+    assert isinstance(sizes, MotionSizes), "cmnet's own method has a network of one of two architectures"
     return [segmentation, *_recurrent_motion_network(sizes)]
+
+
+def _compared_method(facts: TrackingFacts) -> list[str]:
+    """Describe a method other than cmnet's own by its name; its own publication describes it."""
+    segmented = (
+        f"by the method '{facts.masks}'" if facts.masks != SEGNET else "by a convolutional network, as for all methods"
+    )
+    return [
+        "The left-ventricular cavity, the myocardium and the right-ventricular cavity were segmented in every frame "
+        f"{segmented}.",
+        f"The motion of every frame into end-diastole was estimated by the method '{facts.method}' as a displacement "
+        "field.",
+    ]
 
 
 def _shape_motion_network(sizes: ShapeMotionSizes) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from cmnet_cli.tables.columns.case import GROUP, IDENTITY
 from cmnet_cli.tables.columns.column import Column
 
-_METHOD = Column("method", "text", "cardiomorphnet, segnet, or no-motion (the mask of the other phase, not warped)")
+_METHOD = Column("method", "text", "cardiomorphnet or another; segnet; no-motion: the other phase's mask")
 _COMPARISON_OF_MASKS = Column("comparison", "text", "ed-to-es, es-to-ed, at-ed, at-es, or pooled over both phases")
 _STRUCTURE = Column("structure", "text", "lv, myo or rv")
 _GROUP_OR_ALL = Column("group", "text", "Group of the manifest, or all")

@@ -1,0 +1,1 @@
+"""Commands that compare results with reference masks: evaluate for one method, benchmark for several."""
