@@ -361,11 +361,12 @@ def report(
     from cmnet_cli.report.export.formats import Formats
     from cmnet_cli.report.write import Request
 
+    messages = _messages(verbosity, run, share_safe=share_safe)
     if terminal:
-        command.show_report(run, _messages(verbosity), share_safe=share_safe)
+        command.show_report(run, messages, share_safe=share_safe)
     else:
         contents = Request(tuple(pages or ()), share_safe, Formats(figures, animation, pdf))
-        typer.echo(command.report(run, _messages(verbosity), contents))
+        typer.echo(messages.deidentifier.text(str(command.report(run, messages, contents))))
 
 
 @app.command(rich_help_panel=MAIN)
@@ -623,13 +624,13 @@ def models_verify() -> None:
     command.verify_models(Messages())
 
 
-def _messages(verbosity: VerbosityOptions, run: Path | None = None) -> "Messages":
+def _messages(verbosity: VerbosityOptions, run: Path | None = None, *, share_safe: bool = False) -> "Messages":
     """Return where a command prints; with --share-safe, pseudonyms are those of ``run`` if it has a key."""
     from cmnet_cli.console import Messages
     from cmnet_cli.privacy.deidentify import open_deidentifier
     from cmnet_cli.runs.paths import RunFolder
 
-    share_safe = isinstance(verbosity, PrivacyOptions) and verbosity.share_safe
+    share_safe = share_safe or (isinstance(verbosity, PrivacyOptions) and verbosity.share_safe)
     key = RunFolder(run).share_key if run is not None and share_safe else None
     deidentifier = open_deidentifier(key if key and key.exists() else None, share_safe=share_safe)
     return Messages(verbosity.quiet, verbosity.verbose, deidentifier)

@@ -22,10 +22,11 @@ class CommandGroup(TyperGroup):
         """
         # Typer has put its own hook in place before.
         sys.excepthook = report_defect
+        share_safe = "--share-safe" in ctx.args
         try:
             return super().invoke(ctx)
         except CmnetError as error:
-            _print_error(error)
+            _print_error(error, share_safe=share_safe)
             interrupted = isinstance(error, EngineError)
             raise typer.Exit(ExitCode.INTERRUPTED if interrupted else ExitCode.BAD_INPUT) from error
         except OSError as error:
@@ -34,7 +35,7 @@ class CommandGroup(TyperGroup):
             described = disk_error(error)
             if described is None:
                 raise
-            _print_error(described)
+            _print_error(described, share_safe=share_safe)
             interrupted = isinstance(described, EngineError)
             raise typer.Exit(ExitCode.INTERRUPTED if interrupted else ExitCode.BAD_INPUT) from error
         except KeyboardInterrupt as error:
@@ -42,10 +43,11 @@ class CommandGroup(TyperGroup):
             raise typer.Exit(ExitCode.INTERRUPTED) from error
 
 
-def _print_error(error: CmnetError) -> None:
+def _print_error(error: CmnetError, *, share_safe: bool) -> None:
     from cmnet_cli.console import Messages
+    from cmnet_cli.privacy.deidentify import open_deidentifier
 
-    Messages().error(error)
+    Messages(deidentifier=open_deidentifier(None, share_safe=share_safe)).error(error)
 
 
 def interrupt(*_: object) -> None:

@@ -244,13 +244,14 @@ def recording(folder: Path, names: Collection[str] | None = None) -> Iterator[No
     """Record the digests of the files that are written to a folder in the block.
 
     While the block runs, and after an interruption, the record states that files are being written: those that changed
-    since then have no digest and are not taken for damaged.
+    since then have no digest and are not taken for damaged. Files that are not written keep their digests, so that
+    their damage remains visible.
 
     Args:
         folder: The folder.
         names: Names of the files that are written; None for all files below the folder.
     """
-    known = read_digests(folder) or {}
+    known = _digests_before_interruption(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_sealed_json(folder / DIGESTS, {"files": known, "is_being_written": True})
     started_ns = (folder / DIGESTS).stat().st_mtime_ns
@@ -262,14 +263,22 @@ def recording(folder: Path, names: Collection[str] | None = None) -> Iterator[No
         for path in written
         if path.is_file() and path.name != DIGESTS and not path.name.startswith(TEMPORARY)
     }
-    if names is not None:
-        files |= {name: folder / name for name in known if name not in names}
     digests = {
-        # A file that was not written now keeps its digest, so that its damage remains visible.
         name: known[name] if name in known and _is_older(path, started_ns) else _record_of(path)
-        for name, path in sorted(files.items())
+        for name, path in files.items()
     }
-    write_sealed_json(folder / DIGESTS, {"files": digests})
+    others = {} if names is None else {name: record for name, record in known.items() if name not in names}
+    write_sealed_json(folder / DIGESTS, {"files": others | digests})
+
+
+def _digests_before_interruption(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the recorded digests without those of files that an interrupted command has written or removed."""
+    values = _read_digests(folder) or {"files": {}}
+    files: dict[str, dict[str, Any]] = values["files"]
+    if not values.get("is_being_written"):
+        return files
+    started_ns = (folder / DIGESTS).stat().st_mtime_ns
+    return {name: record for name, record in files.items() if _is_older(folder / name, started_ns)}
 
 
 def record_logs(folder: Path) -> None:

@@ -32,6 +32,8 @@ class QCFlag(StrEnum):
     FILES_UNREADABLE = "files-unreadable"
 
     # The image itself.
+    SLICES_EMPTY = "slices-empty"
+    INTENSITIES_INVERTED = "intensities-inverted"
     SLICES_COPIED = "slices-copied"
     SLICES_FAR_APART = "slices-far-apart"
     HEAVY_NOISE = "heavy-noise"

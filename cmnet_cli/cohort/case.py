@@ -247,11 +247,17 @@ class _RowReader:
                 f"Expected one path, or two as 'ED.nii.gz;ES.nii.gz', found '{self.cells.get('image', '')}'.",
                 "Give a 4-D NIfTI file, a folder or zip of DICOM files, or the two files of ED and ES.",
             )
+        elif len(set(parts)) < len(parts):
+            self._add_problem("image", "The images of ED and ES are the same file.", "Give the file of each frame.")
         return tuple(self.folder / part for part in parts)
 
     def _check_together(self, case: Case) -> None:
         if not self.cells.get("subject_id"):
-            self._add_problem("subject_id", "The cell is empty.", "Give the id of the subject in each row.")
+            self._add_problem(
+                "subject_id",
+                "The cell is empty or a missing value such as NA.",
+                "Give the id of the subject in each row.",
+            )
         for name, frame, mask in (("ed", case.ed, case.labels_ed), ("es", case.es, case.labels_es)):
             if mask and frame is None and name not in self.cells:
                 self._add_problem(
@@ -281,7 +287,7 @@ def _identifier(text: str) -> str:
 
 def _scheme(text: str) -> LabelScheme:
     if text not in list(LabelScheme):
-        raise _BadCellError(f"There is no label scheme '{text}'.", f"Choose one of {', '.join(LabelScheme)}.")
+        raise _BadCellError(f"Expected a label scheme, found '{text}'.", f"Choose one of {', '.join(LabelScheme)}.")
     return LabelScheme(text)
 
 

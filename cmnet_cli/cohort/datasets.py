@@ -4,15 +4,15 @@ Subjects are found by the names of files and in the small tables of a data set. 
 else determines the frame of a mask.
 """
 
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.case_id import without_prefix
+from cmnet_cli.cohort.dataset_folders import COPY_AGAIN, folders_without_image, walk_files, walk_folders
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.cohort.listing import LeftOut, Listing, checked, listing_of
 from cmnet_cli.cohort.table import FIRST_ROW, is_missing, read_table
@@ -28,8 +28,6 @@ _UKB = re.compile(
 )
 _UKB_SHORT_AXIS = "20209"
 _KEEP_ONE = "Keep one copy of each visit: a zip file and its unpacked folder count as two."
-_LINK, _FOLLOW_LINKS = "This link leads out of the folder.", "Give --follow-links if you trust it."
-_COPY_AGAIN = "Copy or download the subject again."
 _MOST_EXAMPLES = 2000
 _SHORT_AXIS = re.compile(r"sax|(?<![a-z])sa(?![a-z])", re.IGNORECASE)
 _NIFTI = re.compile(r".+\.nii(\.gz)?")
@@ -75,7 +73,7 @@ def from_mnms(folder: Path, *, follow_links: bool = False) -> Listing:
         ManifestError: There are no subjects.
     """
     left_out: list[LeftOut] = []
-    paths = _walk(folder, left_out, follow_links=follow_links)
+    paths = walk_files(folder, left_out, follow_links=follow_links)
     images = {match["subject"]: path for path in paths if (match := _MNMS.fullmatch(path.name))}
     information = _mnms_table(folder)
     found: list[Case | LeftOut] = []
@@ -84,7 +82,7 @@ def from_mnms(folder: Path, *, follow_links: bool = False) -> Listing:
         case = Case(row, subject, (path,), labels=masks, label_scheme=LabelScheme.MNMS)
         number, cells = information.get(subject, (row, {}))
         found.append(checked(case, cells, path=path, source=f"row {number} of the table, "))
-    left_out += _without_image(folder, images.items(), expected="<id>_sa.nii.gz")
+    left_out += folders_without_image(folder, images.items(), expected="<id>_sa.nii.gz")
     return _require_found(folder, listing_of(found, more=left_out), expected="<id>_sa.nii.gz")
 
 
@@ -100,7 +98,7 @@ def from_ukb(folder: Path, *, follow_links: bool = False) -> Listing:
     left_out: list[LeftOut] = []
     arrays: dict[tuple[str, str], dict[str, list[Path]]] = {}
     others: dict[tuple[str, str], Path] = {}
-    for path in _walk(folder, left_out, folders=True, follow_links=follow_links):
+    for path in walk_files(folder, left_out, folders=True, follow_links=follow_links):
         match = _UKB.fullmatch(path.name)
         if match and match["field"] == _UKB_SHORT_AXIS:
             arrays.setdefault((match["subject"], match["instance"]), {}).setdefault(match["array"], []).append(path)
@@ -133,11 +131,11 @@ def from_ukbb_cardiac(folder: Path, *, follow_links: bool = False) -> Listing:
     """
     left_out: list[LeftOut] = []
     images = re.compile(r"(sa|sa_ED|sa_ES)\.nii(\.gz)?")
-    paths = _walk(folder, left_out, follow_links=follow_links)
+    paths = walk_files(folder, left_out, follow_links=follow_links)
     subjects = sorted({path.parent for path in paths if images.fullmatch(path.name)})
     found = [_ukbb_cardiac_case(subject, row=row) for row, subject in enumerate(subjects, start=FIRST_ROW)]
     listed = ((subject.name, subject / "sa.nii.gz") for subject in subjects)
-    left_out += _without_image(folder, listed, expected="sa.nii.gz")
+    left_out += folders_without_image(folder, listed, expected="sa.nii.gz")
     return _require_found(folder, listing_of(found, more=left_out), expected="<id>/sa.nii.gz")
 
 
@@ -181,7 +179,7 @@ def from_nifti(
         for row, ((subject, session), path) in enumerate(images.items(), start=FIRST_ROW)
     ]
     named = ((name, path) for key, path in images.items() for name in key if name)
-    left_out += _without_image(folder, named, expected=pattern)
+    left_out += folders_without_image(folder, named, expected=pattern)
     return _require_found(folder, listing_of(found, more=left_out), expected=pattern)
 
 
@@ -191,7 +189,7 @@ def detect_layout(folder: Path, *, follow_links: bool = False) -> DatasetLayout:
     Raises:
         ManifestError: The files match no layout, or several.
     """
-    paths = _walk(folder, [], folders=True, follow_links=follow_links)
+    paths = walk_files(folder, [], folders=True, follow_links=follow_links)
     found = {layout for path in paths if (layout := _layout_of(path))}
     known = found - {DatasetLayout.NIFTI} or found
     if len(known) != 1:
@@ -218,95 +216,6 @@ def _layout_of(path: Path) -> DatasetLayout | None:
     return next((layout for layout, is_match in matches.items() if is_match()), None)
 
 
-def _walk(
-    folder: Path, left_out: list[LeftOut], *, folders: bool = False, follow_links: bool = False
-) -> Iterator[Path]:
-    """Yield all files below a folder in a fixed order, without a call of ``stat`` per file: biobanks are large.
-
-    Args:
-        folder: The folder of the data set.
-        left_out: Receives the folders that cannot be read, and the links that lead out of the folder.
-        folders: Whether to yield folders, too.
-        follow_links: Whether to follow links that lead out of the folder.
-    """
-    root = os.path.realpath(folder)
-    for inner, entries in _folders(folder, left_out, follow_links=follow_links):
-        for entry in entries:
-            if not follow_links and _leads_out(entry, root):
-                left_out.append(LeftOut(Path(inner, entry.name), _LINK, _FOLLOW_LINKS))
-            elif folders or not entry.is_dir(follow_symlinks=follow_links):
-                yield Path(inner, entry.name)
-
-
-def _folders(
-    folder: Path, left_out: list[LeftOut], *, follow_links: bool = False
-) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
-    """Yield every folder with its sorted entries; hidden ones are left out.
-
-    Args:
-        folder: The folder of the data set.
-        left_out: Receives the folders that cannot be read.
-        follow_links: Whether to follow links to folders.
-    """
-    pending, seen = [folder], set()
-    while pending:
-        inner = pending.pop()
-        if follow_links:
-            # Links may lead back to a folder above.
-            real = os.path.realpath(inner)
-            if real in seen:
-                continue
-            seen.add(real)
-        try:
-            with os.scandir(inner) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            if inner != folder:
-                reason = f"The folder cannot be read: {error.strerror}."
-                left_out.append(LeftOut(inner, reason, "Request permission to read it, or copy it again."))
-                continue
-            raise ManifestError(
-                f"{redact_ids(str(inner))}: the folder cannot be read: {error.strerror}.",
-                hint="Request permission to read it.",
-                code=ErrorCode.MANIFEST_UNREADABLE,
-            ) from error
-        yield inner, [entry for entry in entries if not entry.name.startswith(".")]
-        inside = [entry for entry in reversed(entries) if _is_inner_folder(entry, follow_links=follow_links)]
-        pending += [Path(entry.path) for entry in inside]
-
-
-def _is_inner_folder(entry: "os.DirEntry[str]", *, follow_links: bool = False) -> bool:
-    return entry.is_dir(follow_symlinks=follow_links) and not entry.name.startswith(".")
-
-
-def _leads_out(entry: "os.DirEntry[str]", root: str) -> bool:
-    return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root)
-
-
-def _without_image(folder: Path, images: Iterable[tuple[str, Path]], *, expected: str) -> list[LeftOut]:
-    """List the folders beside those of the subjects that hold no image.
-
-    The folders of subjects are those with the id of the subject, or its visit, in their names.
-
-    Args:
-        folder: The folder of the data set.
-        images: The id and the image of each subject, or its visit and the image.
-        expected: The name of an image.
-    """
-    used: set[Path] = set()
-    parents: set[Path] = set()
-    for name, path in images:
-        above = path.relative_to(folder).parents
-        used.update(folder / inner for inner in above)
-        parents.update((folder / inner).parent for inner in above if name in inner.name)
-    return [
-        LeftOut(Path(entry.path), f"The folder has no file like {expected}.", _COPY_AGAIN)
-        for parent in sorted(parents)
-        for entry in sorted(os.scandir(parent), key=lambda entry: entry.name)
-        if _is_inner_folder(entry) and Path(entry.path) not in used
-    ]
-
-
 def _require_found(folder: Path, listing: Listing, *, expected: str) -> Listing:
     if not listing.cases and not listing.left_out:
         hint = "Check the folder and the layout"
@@ -320,7 +229,7 @@ def _require_found(folder: Path, listing: Listing, *, expected: str) -> Listing:
 
 def _pattern_hint(folder: Path) -> str:
     """How to name the files of a folder by a pattern; the example is a NIfTI file, a short axis if one is named so."""
-    images = [path for path in islice(_walk(folder, []), _MOST_EXAMPLES) if _NIFTI.fullmatch(path.name)]
+    images = [path for path in islice(walk_files(folder, []), _MOST_EXAMPLES) if _NIFTI.fullmatch(path.name)]
     first = next((path for path in images if _SHORT_AXIS.search(path.name)), images[0] if images else None)
     example = "{subject_id}/sa.nii.gz"
     if first is not None:
@@ -334,7 +243,7 @@ def _pattern_hint(folder: Path) -> str:
 
 def _acdc_folders(folder: Path, unreadable: list[LeftOut], *, follow_links: bool) -> Iterator[Path]:
     """Yield the folders of patients, by their name or by ``Info.cfg``."""
-    for inner, entries in _folders(folder, unreadable, follow_links=follow_links):
+    for inner, entries in walk_folders(folder, unreadable, follow_links=follow_links):
         if inner != folder and inner.name.startswith("patient"):
             described = any(entry.name == "Info.cfg" for entry in entries)
             if described or re.fullmatch(r"patient\d+", inner.name):
@@ -347,15 +256,15 @@ def _acdc_case(patient: Path, row: int) -> Case | LeftOut:
         info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
         numbers = int(info["ED"]), int(info["ES"])
     except FileNotFoundError:
-        return LeftOut(patient, "Info.cfg is missing, which names the frames of ED and ES.", _COPY_AGAIN)
+        return LeftOut(patient, "Info.cfg is missing, which names the frames of ED and ES.", COPY_AGAIN)
     except (OSError, ValueError, LookupError):
-        return LeftOut(patient, "Info.cfg does not give ED and ES as numbers of frames.", _COPY_AGAIN)
+        return LeftOut(patient, "Info.cfg does not give ED and ES as numbers of frames.", COPY_AGAIN)
     frames = tuple(_existing(patient, f"{patient.name}_frame{number:02d}.nii") for number in numbers)
     masks = tuple(_existing(patient, f"{patient.name}_frame{number:02d}_gt.nii") for number in numbers)
     cine, problem = _acdc_cine(patient, frames=max(numbers))
     if cine is None and None in frames:
         reason = f"{problem}, and there are no files of the frames of ED and ES."
-        return LeftOut(patient, redact_ids(reason, (patient.name,)), _COPY_AGAIN)
+        return LeftOut(patient, redact_ids(reason, (patient.name,)), COPY_AGAIN)
     case = Case(
         row=row,
         subject_id=patient.name,
@@ -413,7 +322,7 @@ def _ukbb_cardiac_case(subject: Path, *, row: int) -> Case | LeftOut:
     ]
     pair = tuple(phase for phase in phases if phase)
     if cine is None and len(pair) < 2:
-        return LeftOut(subject, "Expected sa.nii.gz, or both sa_ED.nii.gz and sa_ES.nii.gz.", _COPY_AGAIN)
+        return LeftOut(subject, "Expected sa.nii.gz, or both sa_ED.nii.gz and sa_ES.nii.gz.", COPY_AGAIN)
     case = Case(row, without_prefix(subject.name, "sub-"), (cine,) if cine else pair)
     if cine is None:
         case = replace(case, ed=0, es=1, labels_ed=masks[0], labels_es=masks[1])
@@ -446,7 +355,7 @@ def _matching(
         )
     regex = _pattern_regex(pattern)
     found = {}
-    for path in _walk(folder, left_out, follow_links=follow_links):
+    for path in walk_files(folder, left_out, follow_links=follow_links):
         if match := regex.fullmatch(path.relative_to(folder).as_posix()):
             named = match.groupdict()
             found[named["subject"], named.get("session")] = path

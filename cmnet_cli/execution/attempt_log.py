@@ -19,7 +19,7 @@ from cmnet_cli.privacy.deidentify import Deidentifier, ids_in, open_deidentifier
 from cmnet_cli.runs.paths import RunFolder, traceback_name
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.timestamp import utc_now
-from cmnet_cli.seals import read_lines, remove_cut_line, sealed_line
+from cmnet_cli.seals import lacks_line_end, read_lines, remove_cut_line, sealed_line
 
 _SYNC_INTERVAL_S = 1.0
 _TIMED_STAGES = ("preprocess", "infer", "indices")
@@ -101,9 +101,11 @@ class AttemptLog:
         for file in (path, text_log):
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                if file.exists():
-                    remove_cut_line(file)
                 self._files.append(file.open("a", encoding="utf-8"))
+        remove_cut_line(path)
+        # The digest of a text log may have been recorded, so that nothing of it may be removed.
+        if text_log is not None and lacks_line_end(text_log):
+            self._files[1].write("\n")
         self._synced_at = time.monotonic()
 
     def append(self, attempt: Attempt) -> None:

@@ -47,6 +47,10 @@ _EID = re.compile(_IN_A_NAME.format(id=r"[1-9]\d{6}"))
 # An id of this length that contains a digit cannot be an ordinary word of a message.
 _UNMISTAKABLE = re.compile(r"(?=.*\d).{4,}")
 _CASE_IN_TEXT = re.compile(r"\bsub-[A-Za-z0-9-]+(?:_ses-[A-Za-z0-9-]+)?(?![A-Za-z0-9])")
+# The digest of a DICOM PatientID, which guesses can resolve, and the end of a StudyInstanceUID.
+_STUDY = re.compile(r"\b(?P<kind>patient|study) (?P<quote>'?)(?P<value>[0-9a-f]{8}|[\d.]*\d)(?P=quote)(?![\w-])")
+# The text of a cell in the manifest, as messages about it quote it.
+_CELL = re.compile(r"\bfound '.*?'(?=[.,;:\s]|\Z)", re.DOTALL)
 # Folders and files may have blanks in their names, within one sentence and up to a known ending or a colon.
 _LETTER = r"(?:<id>|(?!\. )[^/:;,'\"<>()\n])"
 _ENDING = r"\.(?:nii(?:\.gz)?|dcm|ima|zip|tar|gz|csv|tsv|parquet|json|jsonl|npz|safetensors|toml|html|md|txt|log|py)"
@@ -147,11 +151,15 @@ class Deidentifier:
         return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:digits]
 
     def text(self, text: str, ids: Collection[str] = ()) -> str:
-        """Return a message without ids, the name of this machine, and names of folders and of files of the user."""
+        """Return a message without ids, the name of this machine, cells, and names of folders and of files of the user.
+
+        Persons and studies of DICOM files are replaced by pseudonyms, which remain different for different ones.
+        """
         if not self.share_safe:
             return text
         text = _CASE_IN_TEXT.sub(lambda found: self._pseudonym_in_text(found[0]), text)
-        text = _PATH.sub(_hide_path, text)
+        text = _STUDY.sub(self._pseudonym_of_study, text)
+        text = _PATH.sub(_hide_path, _CELL.sub("found '<text>'", text))
         for host in {platform.node(), *self._hosts} - {""}:
             text = re.sub(rf"(?<![\w-]){re.escape(host)}(?![\w-])", self.host(host) or "", text)
         return redact_ids(text, ids)
@@ -189,6 +197,9 @@ class Deidentifier:
     def _pseudonym_in_text(self, found: str) -> str:
         # The text may already contain pseudonyms.
         return found if _PSEUDONYM.fullmatch(found) else self.pseudonym(found)
+
+    def _pseudonym_of_study(self, found: re.Match[str]) -> str:
+        return f"{found['kind']} {found['quote']}x{self._digest(found['value'], 6)}{found['quote']}"
 
 
 def _hide_path(found: re.Match[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from cmnet_cli.seals import read_sealed_json, write_sealed_json
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ImageError
+from cmnet_core.io.file_content import missing_file
 
 
 class OnStale(StrEnum):
@@ -122,7 +123,7 @@ def record_file(path: Path, *, name: str) -> FileRecord:
         # Such as a name that is too long for the file system.
         raise _unusable(f"The file {path} cannot be read: {error.strerror}.", ErrorCode.FILE_MISSING) from error
     if not exists:
-        raise _unusable(f"The file {path} does not exist.", ErrorCode.FILE_MISSING)
+        raise missing_file(path)
     if not is_readable:
         # Reading from a pipe or a device might never end.
         raise _unusable(f"{path} is a pipe or a device, expected a file or a folder.", ErrorCode.FILE_DAMAGED)

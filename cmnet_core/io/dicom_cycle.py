@@ -68,8 +68,8 @@ def align_phases(acquisitions: Sequence[Acquisition]) -> CommonCycle:
     frame_ms = _frame_ms(complete, frames)
     slices, flags = [], set()
     for acquisition in acquisitions:
-        brought, flag = _align_slice(acquisition, complete, frames=frames, frame_ms=frame_ms)
-        slices.append(brought)
+        aligned, flag = _align_slice(acquisition, complete, frames=frames, frame_ms=frame_ms)
+        slices.append(aligned)
         flags |= flag
     if _triggers_differ(complete, frame_ms):
         flags.add(QCFlag.TRIGGER_TIMES_DIFFER)
@@ -124,7 +124,7 @@ def _cycle_fractions(
     frames = len(complete[0].images)
     counts = (frames, len(triggers))
     count = min(counts, key=lambda n: abs(n * step - frames * frame_ms))
-    starts = [trigger / frame_ms for r in complete if (trigger := r.images[0].trigger_ms) is not None]
+    starts = [trigger / frame_ms for other in complete if (trigger := other.images[0].trigger_ms) is not None]
     cycle_fractions = (triggers / step - float(np.median(starts or [0.0]))) / count
     return np.asarray(cycle_fractions - np.floor(cycle_fractions[0] + 1e-3))
 
@@ -145,7 +145,7 @@ def _frame_ms(complete: Sequence[Acquisition], frames: int) -> float | None:
     """Time between two phases in ms; from the heart rate if there are no trigger times."""
     steps = [step for acquisition in complete if (step := _step_ms(acquisition)) is not None]
     if not steps:
-        steps = [image.cycle_ms / frames for r in complete for image in r.images if image.cycle_ms]
+        steps = [image.cycle_ms / frames for acquisition in complete for image in acquisition.images if image.cycle_ms]
     step = float(np.median(steps)) if steps else 0.0
     return step if _FRAME_MS[0] <= step <= _FRAME_MS[1] else None
 

@@ -10,7 +10,6 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
@@ -37,6 +36,7 @@ from pydicom.uid import (
 from cmnet_core.errors import ErrorCode, ImageError
 from cmnet_core.io.dicom_file import DAMAGE, Link, Member
 from cmnet_core.io.dicom_tags import PIXEL_GROUP, Tags, parse_header
+from cmnet_core.io.dicom_unusable import Unusable
 from cmnet_core.io.file_content import FileFormat, format_of, pointer_remedy
 
 _MAGIC_AT = 128
@@ -77,25 +77,6 @@ _CARDIAC_PHASE_TAGS = frozenset(
     )
 )
 """Attributes that a dimension index of an enhanced file may point to and that order its frames in time."""
-
-
-class Unusable(StrEnum):
-    """The reason why a file has no image of a cine."""
-
-    NOT_DICOM = "not DICOM"
-    NIFTI = "NIfTI files"
-    ZIP = "zip files within"
-    TAR = "tar archives"
-    POINTER = "pointers of git-annex or Git LFS without content"
-    LINK_OUTSIDE = "links that lead out of the folder"
-    LINK_BROKEN = "links without a target"
-    DEFLATED = "deflated"
-    COLOUR = "in colour"
-    NO_POSITION = "without image position or orientation"
-    NO_PIXEL_SPACING = "without pixel spacing"
-    PLAIN_MULTI_FRAME = "multi-frame without the position of each frame"
-    NO_IMAGE = "without an image"
-    DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cmnet_core.errors import ErrorCode, ImageError
 from cmnet_core.flags import QCFlag
 from cmnet_core.io.dicom_file import DAMAGE, Member, base_name, series_names
-from cmnet_core.io.dicom_image import ImageHeader, Unusable, read_headers
+from cmnet_core.io.dicom_image import ImageHeader, read_headers
+from cmnet_core.io.dicom_unusable import UNREADABLE, Unusable, no_images
 from cmnet_core.io.orientation import APEX_FROM_BASE_RAS, SHORT_AXIS_COSINE
 
 _SHORT_AXIS = re.compile(r"sax|short.?axis|(?<![a-z])(sa|kurz\w*achse)(?![a-z])", re.IGNORECASE)
@@ -110,9 +111,6 @@ def timed(images: Sequence[ImageHeader]) -> bool:
     return None not in times and (len(times) > 1 or len(images) == 1)
 
 
-# ── images ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[QCFlag]]:
     images: list[ImageHeader] = []
     unusable: Counter[Unusable] = Counter()
@@ -128,47 +126,19 @@ def _headers(members: Sequence[Member]) -> tuple[list[ImageHeader], set[QCFlag]]
             images += [_named(header, names) for header in headers]
     magnitude = [image for image in images if not _NOT_MAGNITUDE.intersection(image.image_type)]
     if not magnitude:
-        raise _no_images(len(members), len(images), unusable)
-    unreadable = sum(unusable[reason] for reason in _UNREADABLE)
+        raise no_images(len(members), len(images), unusable)
+    unreadable = sum(unusable[reason] for reason in UNREADABLE)
     flags = {QCFlag.FILES_UNREADABLE} if unreadable else set()
     # Reconstructions of another kind are derived from the cine; they are used only if there is nothing else.
     acquired = [image for image in magnitude if "DERIVED" not in image.image_type]
     images = acquired if _cine_slices(acquired) else magnitude
-    once = {(image.uid, image.frame, image.trigger_ms, image.instance, *image.position): image for image in images}
+    once: dict[tuple[object, ...], ImageHeader] = {}
+    for image in images:
+        key = (image.uid, image.frame, image.trigger_ms, image.instance, *image.position)
+        # A copy that was cut short is the smaller file.
+        if key not in once or image.member.size >= once[key].member.size:
+            once[key] = image
     return list(once.values()), flags | ({QCFlag.DUPLICATE_IMAGES} if len(once) < len(images) else set())
-
-
-_UNREADABLE = (Unusable.DAMAGED, Unusable.DEFLATED, Unusable.LINK_BROKEN, Unusable.POINTER)
-"""Reasons why a file that may belong to the series cannot be read."""
-
-_FETCH = "Fetch their content with 'datalad get', 'git annex get' or 'git lfs pull'."
-_REMEDIES = {
-    Unusable.TAR: "Unpack the tar archive, and give the folder.",
-    Unusable.LINK_OUTSIDE: "Give --follow-links, or 'yes' in the column follow_links, if you trust the links.",
-    Unusable.LINK_BROKEN: _FETCH,
-    Unusable.POINTER: _FETCH,
-    Unusable.NIFTI: "These are NIfTI files: name the 4-D file itself in the manifest, or use --layout nifti.",
-    Unusable.ZIP: "Unpack the inner zip files, or give the zip of one visit itself.",
-    Unusable.DEFLATED: "Decompress the files, for instance with 'dcmconv --write-xfer-little' of DCMTK.",
-    Unusable.COLOUR: "Export the original magnitude images instead of colour images.",
-    Unusable.NO_PIXEL_SPACING: "Export the series again with PixelSpacing, or as NIfTI with voxel sizes.",
-    Unusable.PLAIN_MULTI_FRAME: "Export single-frame or enhanced DICOM files, or convert the cine to NIfTI.",
-}
-
-
-def _no_images(files: int, images: int, unusable: Counter[Unusable]) -> ImageError:
-    """The error for files without a magnitude image, which states what was found instead."""
-    found = [f"{count} {reason}" for reason, count in unusable.most_common()]
-    if images:
-        found.insert(0, f"{images} images that are not magnitude images")
-    most = unusable.most_common(1)[0][0] if unusable and not images else None
-    usual = "Give the DICOM files of the short-axis cine, magnitude images, or convert it to NIfTI with dcm2niix."
-    return ImageError(
-        f"Expected DICOM magnitude images with a position in the patient, found {files} files: "
-        f"{', '.join(found) or 'none'}.",
-        hint=usual if most is None else _REMEDIES.get(most, usual),
-        code=ErrorCode.DICOM,
-    )
 
 
 def _of_study(images: Sequence[ImageHeader], study: str) -> list[ImageHeader]:
@@ -280,9 +250,6 @@ def _same_directions(a: ImageHeader, b: ImageHeader) -> bool:
     return bool(((a.orientation * b.orientation).sum(axis=1) > _PARALLEL_COSINE).all())
 
 
-# ── recordings ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _acquisitions(stack: Sequence[ImageHeader]) -> tuple[list[Acquisition], set[QCFlag]]:
     """Each slice of each series, in the order of its cycle; a slice repeated within a series gives two acquisitions."""
     across = towards_apex(stack[0])
@@ -325,7 +292,7 @@ def _split_repeats(images: Sequence[ImageHeader], usual: int) -> list[list[Image
         if (image.trigger_ms or 0.0) < (before.trigger_ms or 0.0):
             runs.append([])
         runs[-1].append(image)
-    whole = _COMPLETE * count <= max(len(run) for run in runs) * 1.0 <= count / _COMPLETE
+    whole = _COMPLETE * count <= max(len(run) for run in runs) <= count / _COMPLETE
     return runs if whole and min(len(run) for run in runs) > 1 else [ordered]
 
 
@@ -398,14 +365,14 @@ def _common_count(acquisitions: Sequence[Acquisition]) -> int:
 def _last_complete(acquisitions: Sequence[Acquisition], usual: int) -> tuple[list[Acquisition], set[QCFlag]]:
     """One acquisition per slice: the last complete one, or else the longest."""
 
-    def worth(acquisition: Acquisition) -> tuple[object, ...]:
+    def completeness(acquisition: Acquisition) -> tuple[object, ...]:
         count = len(acquisition.images)
         complete = count >= _COMPLETE * usual
         return complete, 0 if complete else count, acquisition.key
 
     kept: list[Acquisition] = []
     replaced: list[Acquisition] = []
-    for acquisition in sorted(acquisitions, key=worth, reverse=True):
+    for acquisition in sorted(acquisitions, key=completeness, reverse=True):
         again = any(_same_slice(acquisition, other) for other in kept)
         (replaced if again else kept).append(acquisition)
     repeated = {QCFlag.REPEATED_SLICES} if any(len(acquisition.images) > 1 for acquisition in replaced) else set()

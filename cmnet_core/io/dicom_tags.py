@@ -26,6 +26,10 @@ _META_GROUP, _TRANSFER_SYNTAX = 0x0002, Tag("TransferSyntaxUID")
 PIXEL_GROUP = 0x7FE0
 """Group of the pixel data, which follows the header."""
 
+_IMAGE_GROUP, _NUMBER_OF_FRAMES = 0x0028, int(Tag("NumberOfFrames"))
+# Tags are in ascending order. Behind this group are tags that are read only in files with a number of frames: their
+# functional groups. In other files private elements follow, which may have 100 kB and more.
+
 _MAX_ELEMENTS = 4096
 
 _TAGS = {
@@ -91,23 +95,26 @@ def parse_header(content: bytes, *, truncated: bool) -> tuple[Dataset, bool]:
         truncated: Whether it is only the beginning, which may end within an element.
 
     Returns:
-        The header, and whether it was read up to the pixel data.
+        The header, and whether all tags that are read, or else the pixel data, were reached.
 
     Raises:
         ValueError: Or another exception of ``DAMAGE``: the file is damaged.
     """
-    reached, elements = False, 0
+    reached, elements, has_frames = False, 0, False
 
-    def at_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
-        nonlocal reached, elements
-        reached, elements = tag.group == PIXEL_GROUP, elements + 1
+    def at_end(tag: BaseTag, _: str | None, __: int) -> bool:
+        nonlocal reached, elements, has_frames
+        # The comparisons and properties of pydicom's tags would take longer than the rest.
+        number, elements = tag.real, elements + 1
+        group, has_frames = number >> 16, has_frames or number == _NUMBER_OF_FRAMES
+        reached = group == PIXEL_GROUP or (group > _IMAGE_GROUP and not has_frames)
         if elements > _MAX_ELEMENTS:
             raise ValueError("the header does not end")
         return reached
 
     with pydicom.config.disable_value_validation():
         try:
-            found = _read_until(content, at_pixels)
+            found = _read_until(content, at_end)
         except DAMAGE:
             if truncated:
                 return Dataset(), False

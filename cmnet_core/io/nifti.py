@@ -69,7 +69,7 @@ def inspect_pair(ed: Path, es: Path) -> Header:
 
     Raises:
         ImageError: As for :func:`inspect`, or a file holds more than one volume.
-        GeometryError: Voxel sizes or affine make no sense, or the two grids differ.
+        GeometryError: Voxel sizes or affine are not valid, or the two grids differ.
     """
     headers = []
     for path in (ed, es):
@@ -137,7 +137,7 @@ def read_pair(ed: Path, es: Path) -> CineSequence:
 
     Raises:
         ImageError: A file is missing, damaged, not 3-D, or has voxels that are not finite.
-        GeometryError: Voxel sizes or affine make no sense, or the two grids differ.
+        GeometryError: Voxel sizes or affine are not valid, or the two grids differ.
     """
     header, ed_voxels = _read_volume(ed)
     es_header, es_voxels = _read_volume(es)

@@ -18,6 +18,11 @@ NOISE_FRACTION = 0.08
 percentile. In 25 subjects of ACDC it is at most 0.04; noise of 10 % of the largest intensity raises it to 0.10 or
 more."""
 
+INVERTED_FRACTION = 0.6
+"""Largest accepted median intensity, as a fraction of the range from the 1st to the 99th percentile. Most voxels of a
+field of view are air, lung and muscle, which are dark: in 357 images of ACDC and Children's Hospital Los Angeles the
+median is at most 0.31, so that it is 0.69 or more in their negatives."""
+
 BAND_FRACTION = 0.42
 """Smallest accepted brightness of a line through the LV relative to the lines beside it, as the median of its slices.
 In 25 subjects of ACDC it is 0.62 or more; a straight band that darkens by 85 % lowers it to 0.37 or less in 23 of
@@ -170,6 +175,17 @@ _READING = (
 )
 
 _IMAGE = (
+    Flag(
+        QCFlag.SLICES_EMPTY,
+        "a slice has one constant value in at least one frame",
+        "Volumes of these frames lack the slice, or its contours are extrapolated. Convert the image again.",
+    ),
+    Flag(
+        QCFlag.INTENSITIES_INVERTED,
+        f"the median intensity is above {100 * INVERTED_FRACTION:.0f} % of the range of intensities",
+        "The image is probably a negative, in which blood is dark: no value is reliable. Convert the image again, with "
+        "MONOCHROME1 inverted.",
+    ),
     Flag(
         QCFlag.SLICES_COPIED,
         "a slice equals the slice before, apart from rounding",

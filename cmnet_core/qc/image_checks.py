@@ -1,4 +1,4 @@
-"""Checks of a readable cine: empty, static, copied, saturated and shifted slices, noise, dark bands."""
+"""Checks of a readable cine: empty, static, copied, saturated and shifted slices, negatives, noise, dark bands."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmnet_core.flags import QCFlag
 from cmnet_core.labels import Label
-from cmnet_core.qc.flags import BAND_FRACTION, NOISE_FRACTION, SLICE_DISTANCE_MM
+from cmnet_core.qc.flags import BAND_FRACTION, INVERTED_FRACTION, NOISE_FRACTION, SLICE_DISTANCE_MM
 from cmnet_core.types import CineSequence, Spacing
 
 SATURATED_FRACTION, FEWEST_SATURATED = 0.05, 20
@@ -48,6 +48,9 @@ def image_flags(cine: CineSequence) -> Iterator[str]:
         yield f"Slice(s) {_listed(duplicates)} are copies of the previous slice."
     if cine.spacing.z >= SLICE_DISTANCE_MM:
         yield f"The distance between slices is {cine.spacing.z:.1f} mm."
+    median = _median_fraction(cine.voxels[0])
+    if median > INVERTED_FRACTION:
+        yield f"The image may be a negative: the median intensity is {100 * median:.0f} % of the range of intensities."
     noise = _noise_fraction(cine.voxels[0])
     if noise > NOISE_FRACTION:
         yield f"The noise has a standard deviation of {100 * noise:.0f} % of the range of intensities."
@@ -61,7 +64,11 @@ def image_flags(cine: CineSequence) -> Iterator[str]:
 
 
 def check_image(cine: CineSequence) -> Iterator[QCFlag]:
-    """Yield the flags about copied slices, the distance between slices, and noise."""
+    """Yield the flags about empty and copied slices, the distance between slices, negatives and noise."""
+    if _empty_slices(cine.voxels):
+        yield QCFlag.SLICES_EMPTY
+    if _median_fraction(cine.voxels[0]) > INVERTED_FRACTION:
+        yield QCFlag.INTENSITIES_INVERTED
     if _duplicated_slices(cine.voxels):
         yield QCFlag.SLICES_COPIED
     if cine.spacing.z >= SLICE_DISTANCE_MM:
@@ -109,6 +116,12 @@ def _darkest_line(image: Float[Tensor, "y x"], centre: tuple[float, float], spac
         sides = [np.max([bright[lines + sign * step] for step in _BESIDE_STEPS], axis=0) for sign in (-1, 1)]
         smallest = min(smallest, float((bright[lines] / np.maximum(np.minimum(*sides), 1e-9)).min()))
     return smallest
+
+
+def _median_fraction(volume: Float[Tensor, "z y x"]) -> float:
+    """Median intensity of a volume, as a fraction of the range from the 1st to the 99th percentile."""
+    low, median, high = np.percentile(volume.numpy(), [1, 50, 99])
+    return float((median - low) / (high - low)) if high > low else 0.0
 
 
 def _noise_fraction(volume: Float[Tensor, "z y x"]) -> float:

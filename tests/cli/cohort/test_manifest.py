@@ -103,12 +103,15 @@ def test_manifest_error_lists_all_problems(tmp_path: Path) -> None:
         "sex,a.nii,,,,,,,,1",
         "maskless,a.nii,,,ed.nii,,,,,",
         "both,a.nii,,all.nii,ed.nii,,0,,,",
+        "twice,a.nii;a.nii,,,,,,,,",
     ]
     with pytest.raises(ManifestError) as caught:
         read_manifest(table(tmp_path / "m.csv", "\n".join(rows)))
     assert caught.value.code is ErrorCode.MANIFEST_ROW
     places = [line.strip().split(":")[0] for line in caught.value.message.splitlines()[1:]]
-    columns = "subject_id subject_id subject_id subject_id image image ed ed es label_scheme height_cm sex ed labels"
+    columns = (
+        "subject_id subject_id subject_id subject_id image image ed ed es label_scheme height_cm sex ed labels image"
+    )
     assert places == [f"row {row}, {column}" for row, column in enumerate(columns.split(), start=3)]
 
 

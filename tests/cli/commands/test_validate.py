@@ -157,6 +157,8 @@ def questionable(kind: str) -> torch.Tensor:
         voxels[:, 3] = voxels[:, 3].clamp(max=505)
     elif kind == "moved":
         voxels[:, 3] = voxels[:, 3].roll(5, dims=1)
+    elif kind == "negative":
+        voxels = voxels.max() - voxels
     return voxels
 
 
@@ -168,6 +170,7 @@ def questionable(kind: str) -> torch.Tensor:
         ("still", "Slice(s) 3 are identical in every frame"),
         ("copied", "Slice(s) 3 are copies"),
         ("clipped", "In slice(s) 3 bright voxels"),
+        ("negative", "The image may be a negative"),
         ("moved", "shifted in-plane against their neighbours: 3 by 10 mm"),
     ],
 )

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from cmnet_cli.console import Messages
 from cmnet_cli.execution.integrity import check_integrity
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import record_command
-from cmnet_cli.seals import append_line, sealed_line, write_sealed_json
+from cmnet_cli.seals import append_line, differing_files, recording, sealed_line, write_sealed_json
 from cmnet_cli.slurm.submission import read_jobs
 from tests.cli.commanding import cmnet, column, finals, rows
 from tests.cli.execution.whole_run import commands_of, write_whole_run
@@ -85,6 +86,13 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def _flip_end_of_log(run: Path) -> None:
+    """Change the end of the last line of a log to which the repair appends."""
+    log = run / "logs/infer.log"
+    _flip(log, 8 * (log.stat().st_size - 1))
+    _cut(next(run.rglob("*_desc-infer.json")))
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "sidecar": lambda run: _cut(next(run.rglob("*_desc-infer.json"))),
     "sidecar-gone": lambda run: next(run.rglob("*_desc-infer.json")).unlink(),
@@ -104,6 +112,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "shared-page": lambda run: _cut(run / "share-safe/index.html"),
     "digests": lambda run: _cut(run / "report/digests.json"),
     "log": lambda run: _flip(run / "logs/infer.log", 3),
+    "end-of-log": _flip_end_of_log,
     "traceback": lambda run: _flip(next(run.glob("logs/*.txt")), 3),
     "slurm-log": lambda run: _flip(next(run.glob("logs/slurm/*.log")), 3),
     "figure": lambda run: _cut(next(run.glob("report/figures/*.svg"))),
@@ -245,6 +254,29 @@ def test_damage_never_stops_a_command_for_good(finished: Path, run: Path, tiny_m
     # The lines that the test has added have no seal.
     assert verify_run(run, Messages(quiet=True), repair=True).damaged == ()
     assert len(rows(run, "status")) == 2
+
+
+def test_page_that_is_missing_is_reported_after_another_command(finished: Path, run: Path) -> None:
+    (run / "tables" / "evaluation.md").unlink()
+    compare = ("compare", "-r", run, "--against", finished.parent / "fields.csv", "--on", "eid")
+    assert cmnet(*compare).exit_code == 0
+    ran = cmnet("verify", "-r", run)
+    assert (ran.exit_code, "evaluation.md" in ran.output) == (4, True)
+
+
+def test_what_an_interrupted_command_has_written_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with recording(tmp_path):
+        for name in ("first.html", "second.html"):
+            (tmp_path / name).write_text("before")
+    with suppress(KeyboardInterrupt), recording(tmp_path):
+        (tmp_path / "first.html").write_text("after")
+        raise KeyboardInterrupt
+    assert differing_files(tmp_path) == []
+    with recording(tmp_path):
+        (tmp_path / "second.html").write_text("after")
+    assert differing_files(tmp_path) == []
+    (tmp_path / "first.html").write_text("damaged")
+    assert differing_files(tmp_path) == ["first.html"]
 
 
 def test_altered_facts_are_not_taken_for_results(finished: Path, run: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def test_damaged_key_is_refused(tmp_path: Path, content: bytes) -> None:
         ("/data/Roe Jane/exam Roe: no images", ".../<name>: no images"),
         ("/data/<id>/<id>_sa.nii.gz: no", ".../<name>.nii.gz: no"),
         ("/r/tables/indices.parquet, /r/run.json", ".../indices.parquet, .../run.json"),
+        ("found 'O'Neil, Jane': no. Expected 'a;b', found '1'.", "found '<text>': no. Expected 'a;b', found '<text>'."),
         ("3 m/s and 1 / 2, /r/roe.csv", "3 m/s and 1 / 2, .../<name>.csv"),
     ],
 )
@@ -109,6 +111,18 @@ def test_group_reads_a_run_whatever_the_umask(tmp_path: Path) -> None:
         os.umask(before)
     hidden = [path for path in run.rglob("*") if not path.stat().st_mode & (0o010 if path.is_dir() else 0o040)]
     assert hidden == []
+
+
+def test_persons_and_studies_of_dicom_files_are_replaced() -> None:
+    safe = open_deidentifier(None, share_safe=True)
+    text = "2 persons: patient unknown, study 942740090153; patient df7e70e5, study 1.2.77. The patient may have moved."
+    shown = safe.text(text)
+    assert not any(value in shown for value in ("942740090153", "df7e70e5", "1.2.77"))
+    assert shown.startswith("2 persons: patient unknown, study x")
+    assert shown.endswith(". The patient may have moved.")
+    assert len(set(re.findall(r"study (x\w+)", shown))) == 2
+    assert safe.text(shown) == shown
+    assert "'1.2.9'" not in safe.text("Expected the study '1.2.9', found patient unknown.")
 
 
 def test_share_safe_text() -> None:

@@ -115,3 +115,7 @@ def test_error_names_a_missing_input(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"nowhere\.nii") as caught:
         record_inputs([tmp_path / "nowhere.nii"])
     assert caught.value.code == ErrorCode.FILE_MISSING
+    (tmp_path / "link.nii").symlink_to(".git/annex/objects/a.nii")
+    with pytest.raises(ImageError) as caught:
+        record_inputs([tmp_path / "link.nii"])
+    assert "datalad get" in caught.value.hint

@@ -188,11 +188,21 @@ def test_damage_anywhere_ends_in_a_documented_error(tmp_path: Path) -> None:
 
 
 def test_header_without_end_is_not_waited_for(tmp_path: Path) -> None:
-    """A megabyte of empty elements behind a whole header: passed over in no time."""
+    """A megabyte of empty elements in place of the pixels: the file is named in no time."""
     for number, image in enumerate(stack(slices=2, phases=3)):
         (tmp_path / f"{number}").write_bytes(dicom_bytes(image))
     whole = (tmp_path / "0").read_bytes()
     (tmp_path / "endless").write_bytes(whole[: whole.index(b"\xe0\x7f\x10\x00")] + b"\x29\0\x10\0LO\0\0" * 2**17)
     started = time.process_time()
-    assert dicom.inspect(tmp_path).flags == ("files-unreadable",)
+    with pytest.raises(CmnetError, match="Decoding endless failed"):
+        dicom.read_cine(tmp_path, frame_ms=None)
     assert time.process_time() - started < 2
+
+
+def test_of_two_copies_the_whole_one_is_read(tmp_path: Path) -> None:
+    for number, image in enumerate(stack(slices=2, phases=3)):
+        content = dicom_bytes(image)
+        (tmp_path / f"{number}").write_bytes(content)
+        (tmp_path / f"{number} (1)").write_bytes(content[:-20])
+    read = dicom.read_cine(tmp_path, frame_ms=None)
+    assert (read.flags, read.voxels.shape[:2]) == (("duplicate-images",), (3, 2))

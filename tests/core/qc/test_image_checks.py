@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmnet_core.labels import Label
-from cmnet_core.qc.image_checks import check_bands, check_image
+from cmnet_core.qc.image_checks import check_bands, check_image, image_flags
 from cmnet_core.types import CineSequence, Spacing
 
 SPACING = Spacing(10.0, 1.5, 1.5)
@@ -63,6 +63,20 @@ def test_heavy_noise_is_flagged(noise: float, flags: list[str]) -> None:
     volume, _ = heart(16, 18, 17, 14, 9)
     added = noise * volume.max() * torch.randn(volume.shape, generator=torch.Generator().manual_seed(1))
     assert list(check_image(cine((volume + added).abs()))) == flags
+
+
+def test_a_negative_is_flagged() -> None:
+    volume, _ = heart(16, 18, 17, 14, 9)
+    negative = cine(volume.max() - volume)
+    assert list(check_image(negative)) == ["intensities-inverted"]
+    assert [text.partition(":")[0] for text in image_flags(negative)] == ["The image may be a negative"]
+
+
+def test_a_slice_that_is_empty_in_one_frame_is_flagged() -> None:
+    volume, _ = heart(16, 18, 17, 14, 9)
+    incomplete = cine(volume)
+    incomplete.voxels[1, 2] = 0.0
+    assert list(check_image(incomplete)) == ["slices-empty"]
 
 
 @pytest.mark.parametrize("rounding", [0.0, 0.4])
