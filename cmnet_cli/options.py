@@ -116,6 +116,16 @@ SubjectColumn = Annotated[
     str, _option("--on", metavar="COLUMN", text="Column of that table that holds the subject_id of the manifest.")
 ]
 
+VerdictsFile = Annotated[
+    Path | None,
+    _option(
+        "--verdicts",
+        metavar="FILE",
+        text="Verdicts of readers that the worklist exported; they are kept in the run.",
+        show_default="verdicts.csv of the run",
+    ),
+]
+
 DicomStudy = Annotated[
     str | None,
     _option(

@@ -94,3 +94,4 @@ class QCFlag(StrEnum):
     NO_SAMPLES = "no-samples"
     INTERVALS_NOT_CALIBRATED = "intervals-not-calibrated"
     INTERVAL_UNINFORMATIVE = "interval-uninformative"
+    INTERVAL_WIDE = "interval-wide"

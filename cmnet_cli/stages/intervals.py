@@ -205,9 +205,15 @@ def _with_ends(
     """A row with both ends of its intervals; one that is too wide to be of use is null, with a flag."""
     quantities = calibration.quantities.get(table, {}) if calibration else without_calibration(spreads)
     cycle_ms = math.inf if case["frame_ms"] is None else case["frames"] * case["frame_ms"]
-    ends, uninformative = intervals(values, spreads, quantities, limits_of(table, cycle_ms=cycle_ms))
+    ends, too_wide = intervals(values, spreads, quantities, limits_of(table, cycle_ms=cycle_ms))
     whole = values | ends | (_scaled_ends(values, ends) if table == "indices" else {})
-    return _flagged(whole, QCFlag.INTERVAL_UNINFORMATIVE) if uninformative else whole
+    # What is too wide in a typical subject is a property of the quantity; else it is one of this subject.
+    reasons = {
+        QCFlag.INTERVAL_WIDE if quantities[name].is_informative else QCFlag.INTERVAL_UNINFORMATIVE for name in too_wide
+    }
+    for reason in sorted(reasons):
+        whole = _flagged(whole, reason)
+    return whole
 
 
 def limits_of(table: str, *, cycle_ms: float) -> dict[str, Limits]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from cmnet_core.flags import QCFlag
 from cmnet_core.function.volumes import ClinicalIndices, smooth_volume_curve
 from cmnet_core.labels import Label
-from cmnet_core.qc.flags import FLAGS, GROUPS, MINIMUM_PROMINENCE
+from cmnet_core.qc.flags import FLAGS, GROUPS
 from cmnet_core.qc.result_checks import (
     PhaseLabels,
     check_confidence,
@@ -22,6 +22,7 @@ from cmnet_core.qc.result_checks import (
     check_volume_curve,
     withhold_truncated,
 )
+from cmnet_core.qc.thresholds import MINIMUM_PROMINENCE
 
 RADII_ED = (9, 10, 9, 8, 6, 3, 0)
 RADII_ES = (0, 7, 6, 5, 4, 2, 0)
