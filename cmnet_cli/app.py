@@ -6,6 +6,7 @@ Modules that are slow to import are imported by the command that needs them, so 
 import dataclasses
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,7 +140,7 @@ def demo(
     frames: Frames = 20,
     seed: Seed = 1,
     model: ModelName = None,
-    workers: Workers = 0,
+    workers: Workers = 2,
     device: Device = "auto",
 ) -> None:
     """Run a whole analysis of phantoms, from images to the report, and print the indices beside the ground truth."""
@@ -224,6 +225,39 @@ def validate(
     raise typer.Exit(ExitCode.SUCCESS if usable else ExitCode.BAD_INPUT)
 
 
+@app.command("run", rich_help_panel=MAIN)
+@expand_options
+def run_all(
+    manifest: ManifestFile,
+    images: ImageOptions,
+    selection: SelectionOptions,
+    execution: ExecutionOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    out: OutFolder = DEFAULT_RUN,
+    model: ModelName = None,
+    save_motion: KeepMotion = None,
+    device: Device = "auto",
+    reference: ReferenceRanges = None,
+    calibration: CalibrationFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole analysis: infer, indices, evaluate where there are reference masks, and report. Resumable."""
+    from cmnet_cli.commands import analysis as command
+    from cmnet_cli.config import IndicesConfig, InferConfig, load_config
+
+    analysis = command.Analysis(
+        load_config(InferConfig, None, model=model, save_motion=save_motion),
+        load_config(IndicesConfig, None, reference=_text(reference), calibration=_text(calibration)),
+        device,
+    )
+    settings = _execution_settings(selection, execution, engine)
+    result = command.run(manifest, out, analysis, settings, _messages(verbosity), cells=images.cells())
+    if result.page and not as_json:
+        typer.echo(f"Report: {result.page.resolve()}")
+    _exit_with_all(result.summaries, verbosity, as_json=as_json)
+
+
 @app.command(rich_help_panel=MAIN)
 @expand_options
 def preprocess(
@@ -299,8 +333,8 @@ def indices(
     indices_config = load_config(
         IndicesConfig,
         config,
-        reference=None if reference is None else str(reference),
-        calibration=None if calibration is None else str(calibration.absolute()),
+        reference=_text(reference),
+        calibration=_text(calibration),
         samples=samples,
         seed=seed,
         experimental=experimental,
@@ -592,15 +626,26 @@ def _execution_settings(*options: Any) -> "ExecutionSettings":
     return ExecutionSettings(**given)
 
 
-def _exit_with(summary: "CommandSummary", verbosity: VerbosityOptions, *, as_json: bool = False) -> None:
-    """Print the summary of a command over a cohort, and exit with its code."""
+def _text(path: Path | None) -> str | None:
+    """Return an absolute path as configurations contain it."""
+    return None if path is None else str(path.absolute())
+
+
+def _exit_with_all(summaries: Sequence["CommandSummary"], verbosity: VerbosityOptions, *, as_json: bool) -> None:
+    """Print the summaries of several commands, and exit with the first code that is not that of success."""
     from cmnet_cli.execution.summary import print_summary, summary_as_json
 
-    if as_json:
-        typer.echo(summary_as_json(summary, _messages(verbosity, Path(summary.run)).deidentifier))
-    else:
-        print_summary(summary, _messages(verbosity))
-    raise typer.Exit(summary.exit_code)
+    for summary in summaries:
+        if as_json:
+            typer.echo(summary_as_json(summary, _messages(verbosity, Path(summary.run)).deidentifier))
+        else:
+            print_summary(summary, _messages(verbosity))
+    raise typer.Exit(next((summary.exit_code for summary in summaries if summary.exit_code), ExitCode.SUCCESS))
+
+
+def _exit_with(summary: "CommandSummary", verbosity: VerbosityOptions, *, as_json: bool = False) -> None:
+    """Print the summary of a command over a cohort, and exit with its code."""
+    _exit_with_all([summary], verbosity, as_json=as_json)
 
 
 def main() -> None:

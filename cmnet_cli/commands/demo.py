@@ -4,10 +4,9 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from cmnet_cli.commands.evaluate import evaluate
-from cmnet_cli.commands.process import indices, infer
-from cmnet_cli.commands.report import report
-from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, load_config
+from cmnet_cli.commands import analysis
+from cmnet_cli.commands.analysis import Analysis
+from cmnet_cli.config import IndicesConfig, InferConfig, load_config
 from cmnet_cli.console import Messages, progress
 from cmnet_cli.execution.plan import ExecutionSettings
 from cmnet_cli.execution.summary import CommandSummary
@@ -70,14 +69,12 @@ def demo(
     Raises:
         CheckpointError: The weights cannot be used.
     """
-    settings = ExecutionSettings(workers=workers)
-    summary = infer(manifest, run, load_config(InferConfig, None, model=model), settings, messages, device=device)
-    indices(run, IndicesConfig(), settings, messages)
-    evaluate(run, None, EvaluateConfig(), settings, Messages(quiet=True))
-    page = report(run, messages)
+    settings = Analysis(load_config(InferConfig, None, model=model), IndicesConfig(), device)
+    result = analysis.run(manifest, run, settings, ExecutionSettings(workers=workers), messages)
     print_beside_truth(run, SimulationFolder(manifest.parent).truth_table, messages)
-    messages.result(f"Report: {page.resolve()}")
-    return summary
+    if result.page:
+        messages.result(f"Report: {result.page.resolve()}")
+    return result.summaries[0]
 
 
 def print_beside_truth(run: Path, truth_table: Path, messages: Messages) -> None:

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +69,18 @@ def write_cohort(
         The path of the manifest, ``cohort.csv``.
     """
     folder = SimulationFolder(out)
-    written = []
-    for number in range(1, subjects + 1):
-        written.append(_write_subject(folder, number=number, frames=frames, seed=seed, defect_fraction=defect_fraction))
-        progress()
+    write = partial(_write_subject, folder, frames=frames, seed=seed, defect_fraction=defect_fraction)
+    # Most of the time is spent in torch on arrays too small for its own threads.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        futures = [pool.submit(write, number=number) for number in range(1, subjects + 1)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    written = [future.result() for future in futures]
     write_text(folder.truth_table, _as_csv([subject.true_indices for subject in written]))
     write_manifest(folder.manifest, [subject.case for subject in written])
     return folder.manifest

@@ -350,9 +350,10 @@ def _image(voxels: Tensor, affine: Tensor, *, frame_ms: float | None) -> Any:
 
 
 def _save(path: Path, image: Any) -> None:
-    # Without time stamp, the same voxels always give the same file.
+    # Without time stamp, the same voxels always give the same file. Noisy images are as small with level 4 as with the
+    # usual 6, in half the time.
     content: bytes = image.to_bytes()
-    write_bytes(path, gzip.compress(content, compresslevel=6, mtime=0) if path.suffix == ".gz" else content)
+    write_bytes(path, gzip.compress(content, compresslevel=4, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _lps_directions(affine: Float64[Tensor, "4 4"]) -> Float64[Tensor, "3 3"]:

@@ -81,19 +81,24 @@ class Scanner:
 
     def signal_and_labels(self, now: Instant) -> tuple[Float[Tensor, "z y x"], UInt8[Tensor, "z y x"]]:
         """Signal of all slices at an instant, averaged over the slice thickness, and the labels at their centres."""
-        without_twist = undo_descent_and_twist(self.beat, now, self.points)
+        image = self.static.clone()
+        labels = torch.zeros_like(image, dtype=torch.uint8)
+        # One slice at a time fits the processor's cache.
+        for z in range(len(image)):
+            image[z, self.moving], labels[z, self.moving] = self._slice(now, Points(*(p[z] for p in self.points)))
+        return image, labels
+
+    def _slice(self, now: Instant, points: Points) -> tuple[Float[Tensor, " n"], UInt8[Tensor, " n"]]:
+        """Signal and labels of the moving voxels of one slice, of whose thickness ``points`` are samples (k, n)."""
+        without_twist = undo_descent_and_twist(self.beat, now, points)
         wall = surfaces(self.beat.heart, without_twist)
         material = undo_contraction(self.beat, now, without_twist, wall)
         signal = self.volume.sample(self.spec.scan, *to_image(self.spec.scan, material))
         fraction = papillary_fraction(self.beat.heart, without_twist, cavity_mm(self.beat, now, without_twist, wall))
         fraction = fraction * (signal > self.spec.contrast.myocardium)
         signal = signal + fraction * (self.spec.contrast.myocardium - signal)
-        image = self.static.clone()
-        image[:, self.moving] = signal.mean(dim=1)
-        labels = torch.zeros_like(image, dtype=torch.uint8)
-        centre = self.points.s.shape[1] // 2
-        labels[:, self.moving] = labels_at(self.beat.heart, Points(*(p[:, centre] for p in material)))
-        return image, labels
+        centre = len(points.s) // 2
+        return signal.mean(dim=0), labels_at(self.beat.heart, Points(*(p[centre] for p in material)))
 
 
 def make_scanner(spec: PhantomSpec, beat: Beat, generator: torch.Generator) -> Scanner:

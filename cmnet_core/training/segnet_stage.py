@@ -68,6 +68,9 @@ class SegNetTraining:
         frozen_norm_fraction: Fraction of the epochs, at the end, in which BatchNorm uses its running statistics and
             leaves them as they are, as in inference. Before, the few stacks of a batch are normalised by their own
             statistics, which conceals their appearance from the network.
+        unaugmented_probability: Probability that a view is only shifted and loses slices, and keeps its orientation,
+            scale and intensities. With augmented views alone, unaugmented images are at the margin of what the network
+            has been trained on, and its volumes of them are biased.
         random_crop_probability: Probability that a view is centred anywhere in the image instead of near the heart.
         window: In-plane size (y, x) of a view, in voxels.
         spacing_mm: In-plane voxel spacing of a view, in mm.
@@ -82,6 +85,7 @@ class SegNetTraining:
     teacher_weight: float = 0.5
     supplement_fraction: float = 0.25
     frozen_norm_fraction: float = 0.4
+    unaugmented_probability: float = 0.0
     random_crop_probability: float = 0.06
     window: tuple[int, int] = (128, 128)
     spacing_mm: float = 1.5
@@ -207,16 +211,29 @@ def draw_segmentation_view(
         y, x = torch.rand(2, generator=generator).tolist()
         centre = (y * case.voxels.shape[2], x * case.voxels.shape[3])
     depth = int(case.voxels.shape[1])
-    view = augmentation.draw_view(centre, depth, settings.augmentation, generator)
+    unaugmented = float(torch.rand((), generator=generator)) < settings.unaugmented_probability
+    ranges = _only_shifted(settings.augmentation) if unaugmented else settings.augmentation
+    view = augmentation.draw_view(centre, depth, ranges, generator)
     keep = drop_end_slices(depth, settings.augmentation.missing_slice_probability, generator)
     image = augmentation.view_image(case.voxels[frame : frame + 1].float(), view, settings.window)[:, keep]
-    image = vary_appearance(image, settings.appearance, generator)
+    image = image if unaugmented else vary_appearance(image, settings.appearance, generator)
     corner = [case.centre[axis] - (case.targets.shape[3 + axis] - 1) / 2 for axis in range(2)]
     view_of_box = View(view.matrix, view.centre - torch.tensor(corner), view.reverse_slices)
     structures = augmentation.view_image(case.targets[frame].float(), view_of_box, settings.window)
     structures = structures[:, keep].movedim(0, 1)
     background = (1.0 - structures.sum(1, keepdim=True)).clamp(0.0, 1.0)
     return SegmentationView(image[0, :, None], torch.cat([background, structures], dim=1))
+
+
+def _only_shifted(ranges: AugmentationRanges) -> AugmentationRanges:
+    return AugmentationRanges(
+        rotation_deg=0.0,
+        random_orientation_probability=0.0,
+        scale=0.0,
+        shear=0.0,
+        shift_voxels=ranges.shift_voxels,
+        breath_hold_probability=0.0,
+    )
 
 
 def views_loss(model: SegNet, views: Sequence[SegmentationView], device: torch.device) -> Float[Tensor, ""]:

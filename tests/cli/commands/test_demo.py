@@ -24,3 +24,19 @@ def test_phantom_manifest_passes_validation(tmp_path: Path) -> None:
     assert str(manifest) in simulated.output
     checked = cmnet("validate", "-m", manifest, "--deep")
     assert (checked.exit_code, "1 subjects, no problems" in checked.output) == (0, True)
+
+
+def test_run_is_the_whole_analysis_and_continues(tmp_path: Path, tiny_model: Path) -> None:
+    cmnet("phantom", tmp_path / "phantoms", "--subjects", 2, "--frames", 2)
+    manifest, run = tmp_path / "phantoms" / "cohort.csv", tmp_path / "run"
+    planned = cmnet("run", "-m", manifest, "-o", run, "--model", tiny_model, "--dry-run")
+    assert (planned.exit_code, run.exists()) == (0, False), planned.output
+    for expected in ("infer: 2 done", "infer: 0 done, 2 done before"):
+        ran = cmnet("run", "-m", manifest, "-o", run, "--model", tiny_model)
+        assert ran.exit_code == 0, ran.output
+        assert expected in ran.output
+        assert "indices: 2 done" in ran.output
+        assert "evaluate: 2 done" in ran.output
+        assert "hours of one worker" in ran.output
+        assert f"Report: {run / 'report' / 'index.html'}" in ran.output
+    assert {row["case_id"] for row in rows(run, "evaluation_subjects")} == {"sub-phantom-001", "sub-phantom-002"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cmnet_core.errors import ManifestError
-from cmnet_core.imaging.augmentation import AugmentationRanges
+from cmnet_core.imaging.augmentation import AugmentationRanges, straight_view, view_image
 from cmnet_core.models.build import build_segnet
 from cmnet_core.models.layers import Stacks
 from cmnet_core.training.loop import EpochRecord, TrainingSample
@@ -69,6 +69,17 @@ def test_image_and_target_of_a_view_are_transformed_alike() -> None:
         expected = (view.target * brightness).sum(1, keepdim=True)
         inside = view.target[:, :1] < 0.5
         assert float((view.image - expected)[inside].abs().max()) < 0.02
+
+
+def test_an_unaugmented_view_shows_the_image_as_it_is() -> None:
+    case = beating_segmentation_case(cavities=(14.0,))
+    ranges = AugmentationRanges(shift_voxels=0.0, missing_slice_probability=0.0)
+    settings = replace(segnet_settings(1), augmentation=ranges, random_crop_probability=0.0)
+    settings = replace(settings, unaugmented_probability=1.0)
+    views = [draw_segmentation_view(case, 0, settings, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    straight = view_image(case.voxels[:1].float(), straight_view(case.centre, case.voxels.shape[1]), settings.window)
+    for view in views:
+        torch.testing.assert_close(view.image[:, 0], straight[0])
 
 
 def test_frozen_norms_keep_their_statistics() -> None:
