@@ -146,10 +146,14 @@ class Deidentifier:
     def _digest(self, text: str, digits: int) -> str:
         return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:digits]
 
-    @property
-    def run_name(self) -> str:
-        """A name of the run that reveals nothing, under which a browser stores what belongs to its report."""
-        return self._digest(f"run/{self.share_safe}", 12)
+    def run_name(self, root: Path) -> str:
+        """Return a name of a run under which a browser stores what belongs to its report.
+
+        It is the same in every report of the run; that of a share-safe report does not reveal the path.
+        """
+        if self.share_safe:
+            return self._digest("run", 12)
+        return hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:12]
 
     def text(self, text: str, ids: Collection[str] = ()) -> str:
         """Return a message without ids, the name of this machine, and names of folders and of files of the user."""

@@ -18,7 +18,7 @@ from cmnet_cli.report.subject.page import SubjectPage, make_subject_page
 from cmnet_cli.report.subject.review import list_places, make_review
 from cmnet_cli.report.templating import open_templates
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.runs.verdicts import read_verdicts, store_verdicts
+from cmnet_cli.runs.verdicts import Reading, read_verdicts, store_verdicts
 from cmnet_cli.seals import recording
 from cmnet_core.io.atomic import write_text
 
@@ -74,8 +74,10 @@ def write_report(
     readings = read_verdicts(folder, population.all_case_ids, request.verdicts)
     if request.verdicts is not None:
         store_verdicts(folder, readings)
-    # The key names the run in the browser's storage, too.
-    deidentifier = open_deidentifier(folder.share_key, share_safe=request.share_safe)
+    if request.share_safe:
+        # A reader's name and remark may identify a person.
+        readings = {case_id: Reading(reading.verdict) for case_id, reading in readings.items()}
+    deidentifier = open_deidentifier(folder.share_key if request.share_safe else None, share_safe=request.share_safe)
     index, worklist = folder.shared_report if request.share_safe else folder.report, make_worklist(population)
     chosen = choose_pages(worklist, request.pages or ((NONE,) if request.share_safe else ()))
     names = {row: f"{deidentifier.name(name)}.html" for row, name in enumerate(population.case_ids)}

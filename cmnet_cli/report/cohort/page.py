@@ -230,7 +230,7 @@ def _worklist(context: CohortContext, worklist: Worklist) -> dict[str, Any]:
         "excluded": context.counts.told(len(context.excluded)) if context.excluded else "",
         "excluded_links": [] if context.deidentifier.share_safe else context.links(context.excluded),
         "verdict_data": {
-            "store": context.deidentifier.run_name,
+            "store": context.deidentifier.run_name(population.folder.root),
             "size": population.size,
             "readings": {name(case_id): asdict(reading) for case_id, reading in shown.items()},
         },

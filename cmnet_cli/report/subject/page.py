@@ -132,7 +132,7 @@ def _review_values(run: RunResults, row: Row, review: Review) -> dict[str, Any]:
         "place": review.place,
         "quality": review.quality,
         "reading": reading,
-        "verdict_data": {"store": run.deidentifier.run_name, "name": name, "readings": readings},
+        "verdict_data": {"store": run.deidentifier.run_name(run.folder.root), "name": name, "readings": readings},
     }
 
 

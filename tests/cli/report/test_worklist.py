@@ -110,12 +110,13 @@ def test_verdicts_of_a_share_safe_report_are_read_by_pseudonym(tmp_path):
     name = open_deidentifier(folder.share_key, share_safe=True).name(IDS[2])
     page = folder.report_page(name, share_safe=True).read_text(encoding="utf-8")
     assert f'"name": "{name}"' in page
-    write_verdicts(folder, f"{name},exclude,,,")
-    assert read_verdicts(folder, IDS) == {IDS[2]: Reading(Verdict.EXCLUDE)}
+    write_verdicts(folder, f"{name},exclude,Dr Secret,,seen on 2019-03-02")
+    assert read_verdicts(folder, IDS)[IDS[2]].verdict is Verdict.EXCLUDE
     write_report(tmp_path, Request((IDS[2],), share_safe=True))
     index = folder.shared_report.read_text(encoding="utf-8")
     assert "10 or fewer" in index.split("excluded</strong>")[0]
-    assert IDS[2].removeprefix("sub-") not in index
+    page = folder.report_page(name, share_safe=True).read_text(encoding="utf-8")
+    assert [text for text in (IDS[2].removeprefix("sub-"), "Secret", "2019-03-02") if text in index + page] == []
 
 
 def test_verdicts_that_cannot_be_used_are_listed_together(tmp_path):
