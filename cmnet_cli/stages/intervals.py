@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,7 @@ from cmnet_core.uncertainty.calibration import (
     spread,
     without_calibration,
 )
+from cmnet_core.uncertainty.conformal import QuantityCalibration
 from cmnet_core.uncertainty.posterior import (
     POOLING_FACTOR,
     Posterior,
@@ -207,13 +208,23 @@ def _with_ends(
     cycle_ms = math.inf if case["frame_ms"] is None else case["frames"] * case["frame_ms"]
     ends, too_wide = intervals(values, spreads, quantities, limits_of(table, cycle_ms=cycle_ms))
     whole = values | ends | (_scaled_ends(values, ends) if table == "indices" else {})
-    # What is too wide in a typical subject is a property of the quantity; else it is one of this subject.
-    reasons = {
-        QCFlag.INTERVAL_WIDE if quantities[name].is_informative else QCFlag.INTERVAL_UNINFORMATIVE for name in too_wide
-    }
-    for reason in sorted(reasons):
+    for reason in width_flags(too_wide, quantities):
         whole = _flagged(whole, reason)
     return whole
+
+
+def width_flags(too_wide: Iterable[str], quantities: Mapping[str, QuantityCalibration]) -> list[QCFlag]:
+    """Return the flags of quantities whose interval is too wide to be reported.
+
+    What is too wide in a typical subject is a property of the quantity, else of this subject.
+
+    Args:
+        too_wide: The quantities.
+        quantities: Calibration of each quantity.
+    """
+    informative = {quantities[name].is_informative for name in too_wide}
+    flags = {True: QCFlag.INTERVAL_WIDE, False: QCFlag.INTERVAL_UNINFORMATIVE}
+    return [flags[kind] for kind in sorted(informative)]
 
 
 def limits_of(table: str, *, cycle_ms: float) -> dict[str, Limits]:

@@ -98,9 +98,9 @@ def test_implausible_ejection_fractions_and_stroke_volumes_are_flagged() -> None
     assert list(check_function(replace(NORMAL, rvef_pct=2.0))) == ["rvef-implausible"]
     assert list(check_function(replace(NORMAL, lvef_pct=91.0))) == ["lvef-implausible"]
     assert list(check_function(replace(NORMAL, rvsv_ml=40.0))) == ["stroke-volumes-differ"]
-    assert list(check_function(replace(NORMAL, lvsv_ml=100.0, rvsv_ml=86.0))) == []
-    assert list(check_function(replace(NORMAL, lvsv_ml=100.0, rvsv_ml=85.0))) == ["stroke-volumes-differ"]
-    assert list(check_function(replace(NORMAL, lvsv_ml=85.0, rvsv_ml=100.0))) == ["stroke-volumes-differ"]
+    assert list(check_function(replace(NORMAL, lvsv_ml=100.0, rvsv_ml=71.0))) == []
+    assert list(check_function(replace(NORMAL, lvsv_ml=100.0, rvsv_ml=70.0))) == ["stroke-volumes-differ"]
+    assert list(check_function(replace(NORMAL, lvsv_ml=70.0, rvsv_ml=100.0))) == ["stroke-volumes-differ"]
     assert list(check_function(replace(NORMAL, rvsv_ml=None, rvef_pct=None))) == []
 
 
