@@ -314,7 +314,7 @@ PagesOf = Annotated[
         "--pages",
         metavar="all|flagged|none|ID",
         text="Subjects that get a page of their own: all, those with quality flags, none, or one subject (repeatable).",
-        show_default="all; in a large cohort, flagged",
+        show_default="all; in a large cohort, the first of the worklist",
     ),
 ]
 ShareSafe = Annotated[
