@@ -82,6 +82,7 @@ from cmnet_cli.options import (
     TrainSettings,
     Variants,
     VerbosityOptions,
+    VerdictsFile,
     Workers,
     expand_options,
 )
@@ -324,6 +325,7 @@ def indices(
     reference: ReferenceRanges = None,
     calibration: CalibrationFile = None,
     experimental: Experimental = None,
+    verdicts: VerdictsFile = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -341,7 +343,8 @@ def indices(
         experimental=experimental,
     )
     settings = _execution_settings(selection, execution, engine)
-    _exit_with(command.indices(run, indices_config, settings, _messages(verbosity)), verbosity, as_json=as_json)
+    summary = command.indices(run, indices_config, settings, _messages(verbosity), verdicts=verdicts)
+    _exit_with(summary, verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)
@@ -351,6 +354,7 @@ def report(
     run: RunPath = DEFAULT_RUN,
     pages: PagesOf = None,
     share_safe: ShareSafe = False,
+    verdicts: VerdictsFile = None,
     terminal: Terminal = False,
     figures: Figures = None,
     animation: Animation = None,
@@ -363,9 +367,9 @@ def report(
 
     messages = _messages(verbosity, run, share_safe=share_safe)
     if terminal:
-        command.show_report(run, messages, share_safe=share_safe)
+        command.show_report(run, messages, share_safe=share_safe, verdicts=verdicts)
     else:
-        contents = Request(tuple(pages or ()), share_safe, Formats(figures, animation, pdf))
+        contents = Request(tuple(pages or ()), share_safe, Formats(figures, animation, pdf), verdicts)
         typer.echo(messages.deidentifier.text(str(command.report(run, messages, contents))))
 
 
@@ -449,12 +453,13 @@ def compare(
     verbosity: PrivacyOptions,
     run: RunPath = DEFAULT_RUN,
     on: SubjectColumn = "subject_id",
+    verdicts: VerdictsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the indices with another table, such as UK Biobank's fields: bias, limits of agreement, ICC, CCC."""
     from cmnet_cli.commands import compare as command
 
-    command.compare(run, against, _messages(verbosity), on=on, as_json=as_json)
+    command.compare(run, against, _messages(verbosity), on=on, as_json=as_json, verdicts=verdicts)
 
 
 @app.command(

@@ -116,6 +116,16 @@ SubjectColumn = Annotated[
     str, _option("--on", metavar="COLUMN", text="Column of that table that holds the subject_id of the manifest.")
 ]
 
+VerdictsFile = Annotated[
+    Path | None,
+    _option(
+        "--verdicts",
+        metavar="FILE",
+        text="Verdicts of readers that the worklist exported; they are kept in the run.",
+        show_default="verdicts.csv of the run",
+    ),
+]
+
 DicomStudy = Annotated[
     str | None,
     _option(
@@ -331,7 +341,7 @@ PagesOf = Annotated[
         "--pages",
         metavar="all|flagged|none|ID",
         text="Subjects that get a page of their own: all, those with quality flags, none, or one subject (repeatable).",
-        show_default="all; in a large cohort, flagged",
+        show_default="all; in a large cohort, the first of the worklist",
     ),
 ]
 ShareSafe = Annotated[

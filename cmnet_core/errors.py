@@ -17,6 +17,7 @@ class ErrorCode(StrEnum):
     CONFIG = "config"
     REFERENCE_RANGES = "reference-ranges"
     OUTSIDE_TABLE = "outside-table"
+    VERDICTS = "verdicts"
     RUN = "run"
     TOOL = "tool"
     CHECKPOINT = "checkpoint"

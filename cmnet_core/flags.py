@@ -64,6 +64,7 @@ class QCFlag(StrEnum):
     LVEF_IMPLAUSIBLE = "lvef-implausible"
     RVEF_IMPLAUSIBLE = "rvef-implausible"
     STROKE_VOLUMES_DIFFER = "stroke-volumes-differ"
+    STROKE_VOLUMES_DIFFER_WIDELY = "stroke-volumes-differ-widely"
     MULTIPLE_VOLUME_MINIMA = "multiple-volume-minima"
     ED_INCONSISTENT_WITH_VOLUMES = "ed-inconsistent-with-volumes"
     ES_INCONSISTENT_WITH_VOLUMES = "es-inconsistent-with-volumes"
@@ -96,3 +97,4 @@ class QCFlag(StrEnum):
     NO_SAMPLES = "no-samples"
     INTERVALS_NOT_CALIBRATED = "intervals-not-calibrated"
     INTERVAL_UNINFORMATIVE = "interval-uninformative"
+    INTERVAL_WIDE = "interval-wide"

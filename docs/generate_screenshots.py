@@ -24,7 +24,7 @@ _COLOURS = 255
 # Parts of the cohort page, in so many columns and at this fraction of their size.
 _VIEWS = (
     "header",
-    *(f"section:has(> #{part})" for part in ("distributions", "scatters", "contrasts", "bullseyes", "subjects")),
+    *(f"section:has(> #{part})" for part in ("worklist", "distributions", "scatters", "contrasts", "bullseyes")),
 )
 _MONTAGES = {1440: (2, 0.62), 390: (6, 0.75)}
 _GAP = 12

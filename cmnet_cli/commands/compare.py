@@ -11,6 +11,7 @@ from cmnet_cli.console import Messages
 from cmnet_cli.evaluation.page import AGREEMENT_HEAD, agreement_cells, escape_markdown, markdown_line
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import open_run
+from cmnet_cli.runs.verdicts import excluded, read_verdicts, store_verdicts
 from cmnet_cli.seals import recording
 from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, require_whole_tables, to_json, write_table
 from cmnet_core.errors import ErrorCode, ManifestError
@@ -39,7 +40,9 @@ class _Match:
     session: str | None
 
 
-def compare(run: Path, against: Path, messages: Messages, *, on: str, as_json: bool) -> list[Row]:
+def compare(
+    run: Path, against: Path, messages: Messages, *, on: str, as_json: bool, verdicts: Path | None = None
+) -> list[Row]:
     """Compare the indices of a run with another table, and print and store the agreement.
 
     Args:
@@ -49,15 +52,20 @@ def compare(run: Path, against: Path, messages: Messages, *, on: str, as_json: b
         messages: Where to print.
         on: The column of the other table that holds ``subject_id``.
         as_json: Print JSON only.
+        verdicts: Verdicts of readers to keep in the run; None for those that it has.
 
     Returns:
         The rows of the table comparison.
 
     Raises:
-        ManifestError: There are no indices, or the other table has no subject or no column in common with them.
+        ManifestError: There are no indices, the verdicts cannot be used, or the other table has no subject or no
+            column in common with the indices.
     """
-    folder = open_run(run).folder
-    estimates = _read_indices(folder)
+    opened = open_run(run)
+    folder = opened.folder
+    readings = read_verdicts(folder, opened.order, verdicts)
+    left_out = excluded(readings)
+    estimates = [row for row in _read_indices(folder) if row["case_id"] not in set(left_out)]
     table = _read_outside(against, on)
     matches = _match_columns(table.columns, on=on, path=against)
     references = _rows_by_subject(table, on, against)
@@ -67,15 +75,21 @@ def compare(run: Path, against: Path, messages: Messages, *, on: str, as_json: b
             f"{against}: none of its ids in '{on}' is a subject_id of the run",
             "Name the column of ids with --on. Ids are compared as text: 0012 is not 12.",
         )
+    if verdicts is not None:
+        store_verdicts(folder, readings)
     write_table(folder.table("comparison"), "comparison", rows)
     unmatched = _unmatched_lines(estimates, references)
+    named = [f"{len(left_out)} excluded by their verdict: {', '.join(left_out)}"] if left_out else []
     with recording(folder.comparison_page.parent, [folder.comparison_page.name]):
-        write_text(folder.comparison_page, "\n".join(_page(against, rows, unmatched)) + "\n")
+        write_text(folder.comparison_page, "\n".join(_page(against, rows, [*unmatched, *named])) + "\n")
     if as_json:
         messages.result(to_json(rows))
     else:
         messages.table(f"Run - {against.name}", _HEAD, [_cells(row) for row in rows])
-        for line in unmatched:
+        for line in [
+            *unmatched,
+            *(f"{len(left_out)} excluded: {folder.comparison_page.name} names them" for _ in named),
+        ]:
             messages.result(line)
         messages.result(f"Stored in {folder.table('comparison')} and {folder.comparison_page}")
     return rows

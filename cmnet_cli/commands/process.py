@@ -16,6 +16,7 @@ from cmnet_cli.execution.runner import open_execution, run_stage
 from cmnet_cli.execution.summary import CommandSummary, print_plan, summarise_dry_run, summarise_stage
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.run_folder import open_run, record_command, record_end, require_same_manifest, start_run
+from cmnet_cli.runs.verdicts import excluded, read_verdicts, store_verdicts
 from cmnet_cli.stages import indices as indices_stage
 from cmnet_cli.stages import infer as infer_stage
 from cmnet_cli.stages.indices import TABLES_OF_INDICES
@@ -108,7 +109,14 @@ def _run_stored_stage(
     return replace(summarise_stage(stage.name, folder, plan, result), unusable_rows=manifest.left_out)
 
 
-def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messages: Messages) -> CommandSummary:
+def indices(
+    run: Path,
+    config: IndicesConfig,
+    settings: ExecutionSettings,
+    messages: Messages,
+    *,
+    verdicts: Path | None = None,
+) -> CommandSummary:
     """Compute the tables of a run from what infer stored.
 
     Args:
@@ -116,12 +124,14 @@ def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messa
         config: The settings of the stage.
         settings: Which cases to run, and where.
         messages: The console.
+        verdicts: Verdicts of readers to keep in the run; None for those that it has.
 
     Raises:
-        ManifestError: There is no such run, or the reference ranges cannot be used.
+        ManifestError: There is no such run, or the reference ranges or the verdicts cannot be used.
     """
     opened = open_run(run.absolute())
     folder = opened.folder
+    readings = read_verdicts(folder, opened.order, verdicts)
     stage = build_indices_stage(folder.root, config)
     selected = select_cases(opened.cases, settings)
     if settings.dry_run:
@@ -129,6 +139,8 @@ def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messa
         print_plan(plan, messages, dry_run=True)
         return summarise_dry_run(indices_stage.NAME, folder, plan)
     with open_execution(folder, indices_stage.NAME, settings, messages) as context:
+        if verdicts is not None:
+            store_verdicts(folder, readings)
         parts, tables = remove_damaged(folder, TABLES_OF_INDICES)
         if parts or tables:
             names = ", ".join(str(path.relative_to(folder.root)) for path in (*parts, *tables))
@@ -146,7 +158,10 @@ def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messa
             extra=opened.extra,
             cases_per_part=_CASES_PER_PART,
         )
-        merge_parts(folder, opened.order, extra=opened.extra)
+        of_cases = {case_id: reading.verdict for case_id, reading in readings.items()}
+        merge_parts(folder, opened.order, extra=opened.extra, verdicts=of_cases)
         record_end(folder, indices_stage.NAME)
+    if excluded(readings):
+        messages.note(f"{len(excluded(readings))} excluded: {folder.verdicts.name} and the column verdict name them.")
     left_out = len(selected) - len(plan.to_run)
     return summarise_stage(indices_stage.NAME, folder, plan, result, left_out=left_out)

@@ -25,7 +25,8 @@ def report(run: Path, messages: Messages, request: Request = _DEFAULT) -> Path:
         The path of the cohort page.
 
     Raises:
-        ManifestError: The folder is not a run folder, has no results, or a requested format is not available.
+        ManifestError: The folder is not a run folder, has no results, the verdicts cannot be used, or a requested
+            format is not available.
     """
 
     def with_progress(subjects: Sequence[Item]) -> Iterator[Item]:
@@ -37,10 +38,10 @@ def report(run: Path, messages: Messages, request: Request = _DEFAULT) -> Path:
     return write_report(run, request, progress=with_progress)
 
 
-def show_report(run: Path, messages: Messages, *, share_safe: bool) -> None:
+def show_report(run: Path, messages: Messages, *, share_safe: bool, verdicts: Path | None = None) -> None:
     """Print a summary of a run, its failures and its mean curves.
 
     Raises:
-        ManifestError: The folder is not a run folder, or has no results.
+        ManifestError: The folder is not a run folder, has no results, or the verdicts cannot be used.
     """
-    show_population(run, messages, share_safe=share_safe)
+    show_population(run, messages, share_safe=share_safe, verdicts=verdicts)

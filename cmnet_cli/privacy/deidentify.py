@@ -150,6 +150,15 @@ class Deidentifier:
     def _digest(self, text: str, digits: int) -> str:
         return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:digits]
 
+    def run_name(self, root: Path) -> str:
+        """Return a name of a run under which a browser stores what belongs to its report.
+
+        It is the same in every report of the run; that of a share-safe report does not reveal the path.
+        """
+        if self.share_safe:
+            return self._digest("run", 12)
+        return hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:12]
+
     def text(self, text: str, ids: Collection[str] = ()) -> str:
         """Return a message without ids, the name of this machine, cells, and names of folders and of files of the user.
 

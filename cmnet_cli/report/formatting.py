@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cmnet_cli.tables.schema import DECLARED, Column
-from cmnet_core.qc.flags import FLAGS
+from cmnet_core.qc.flags import FLAGS, Severity
 
 _UNITS = {"m2": "m²", "mL/m2": "mL/m²", "g/m2": "g/m²", "1/mm2": "1/mm²"}
 
@@ -70,19 +70,43 @@ def _quantity(column: Column) -> Quantity:
     )
 
 
+def severity_of(flag: str) -> Severity:
+    """Return the severity of a flag; a subject with an unknown flag should be checked."""
+    return FLAGS[flag].severity if flag in FLAGS else Severity.CHECK
+
+
 def is_warning(flag: str) -> bool:
-    """Return whether a subject with this flag should be checked; an unknown flag counts as a warning."""
-    return flag not in FLAGS or not FLAGS[flag].remark
+    """Return whether a subject with this flag should be checked, or values of it not be used."""
+    return severity_of(flag) is not Severity.INFORMATION
+
+
+def by_severity(flags: Iterable[str]) -> list[str]:
+    """Sort flags, the most severe first; flags of one severity stay in their order."""
+    return sorted(flags, key=lambda flag: list(Severity).index(severity_of(flag)))
+
+
+def flag_condition(flag: str) -> str:
+    """Describe when a quality flag is raised; an unknown flag is returned as it is."""
+    if flag not in FLAGS:
+        return flag
+    raised = FLAGS[flag].raised
+    # A sentence that begins with the name of a column keeps its first letter.
+    begins_with_column = "_" in raised.split()[0]
+    return raised if begins_with_column else f"{raised[0].upper()}{raised[1:]}"
 
 
 def flag_text(flag: str) -> str:
     """Describe when a quality flag is raised and what to do; an unknown flag is returned as it is."""
-    if flag not in FLAGS:
-        return flag
-    known = FLAGS[flag]
-    # A sentence that begins with the name of a column keeps its first letter.
-    begins_with_column = "_" in known.raised.split()[0]
-    return f"{known.raised[0] if begins_with_column else known.raised[0].upper()}{known.raised[1:]}. {known.advice}"
+    return f"{flag_condition(flag)}. {FLAGS[flag].advice}" if flag in FLAGS else flag
+
+
+def missing_metadata_text(flags: Iterable[str]) -> str:
+    """Describe in one line the metadata whose absence raised some flags, and the effect; empty where all are given."""
+    missing = [FLAGS[flag] for flag in flags if flag in FLAGS and FLAGS[flag].missing]
+    if not missing:
+        return ""
+    effects = " ".join(flag.advice for flag in missing)
+    return f"Neither the manifest nor the header gives: {', '.join(flag.missing for flag in missing)}. {effects}"
 
 
 def format_number(value: float | None, *, decimals: int = 1) -> str:

@@ -12,10 +12,13 @@ from cmnet_cli.report.data.cohort_context import CohortContext
 from cmnet_cli.report.data.cohort_table import read_population
 from cmnet_cli.report.data.load_results import Row, RunResults, read_run_results
 from cmnet_cli.report.data.page_selection import NONE, choose_pages
+from cmnet_cli.report.data.worklist import make_worklist
 from cmnet_cli.report.export.formats import Formats, save_animation, save_figures, save_pdf
 from cmnet_cli.report.subject.page import SubjectPage, make_subject_page
+from cmnet_cli.report.subject.review import list_places, make_review
 from cmnet_cli.report.templating import open_templates
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.verdicts import Reading, read_verdicts, store_verdicts
 from cmnet_cli.seals import recording
 from cmnet_core.io.atomic import write_text
 
@@ -36,11 +39,13 @@ class Request:
         pages: Subjects that get a page: ``all``, ``flagged``, ``none`` or ids; empty for the default.
         share_safe: Whether the report may be shared outside the institution.
         formats: Files that are written beside the pages.
+        verdicts: Verdicts of readers to keep in the run; None for those that it has.
     """
 
     pages: tuple[str, ...] = ()
     share_safe: bool = False
     formats: Formats = _PAGES_ALONE
+    verdicts: Path | None = None
 
 
 _EVERYTHING = Request()
@@ -60,24 +65,35 @@ def write_report(
         The path of the cohort page.
 
     Raises:
-        ManifestError: This is no run folder, nothing has run in it, or a requested file cannot be made.
+        ManifestError: This is no run folder, nothing has run in it, the verdicts cannot be used, or a requested file
+            cannot be made.
     """
     request.formats.require_tools()
     folder = RunFolder(run)
     population = read_population(folder)
+    readings = read_verdicts(folder, population.all_case_ids, request.verdicts)
+    if request.verdicts is not None:
+        store_verdicts(folder, readings)
+    if request.share_safe:
+        # A reader's name and remark may identify a person.
+        readings = {case_id: Reading(reading.verdict) for case_id, reading in readings.items()}
     deidentifier = open_deidentifier(folder.share_key if request.share_safe else None, share_safe=request.share_safe)
-    index = folder.shared_report if request.share_safe else folder.report
-    chosen = choose_pages(population, request.pages or ((NONE,) if request.share_safe else ()))
+    index, worklist = folder.shared_report if request.share_safe else folder.report, make_worklist(population)
+    chosen = choose_pages(worklist, request.pages or ((NONE,) if request.share_safe else ()))
     names = {row: f"{deidentifier.name(name)}.html" for row, name in enumerate(population.case_ids)}
     kept = {} if request.share_safe else _pages_up_to_date(folder, names)
     pages = kept | {row: names[row] for row in chosen}
+    context = CohortContext(population, deidentifier, pages, readings)
+    places = list_places(worklist, pages)
     with recording(index.parent):
         _remove_pages(index, keep=set(pages.values()))
         templates, case_ids = open_templates(), [population.case_ids[row] for row in chosen]
-        for _, (results, row) in zip(progress(case_ids), _rows(folder, case_ids, deidentifier), strict=True):
-            page = folder.report_page(deidentifier.name(row["case_id"]), share_safe=request.share_safe)
-            _write_subject(templates, page, make_subject_page(templates, results, row), request.formats)
-        write_text(index, render_cohort(templates, CohortContext(population, deidentifier, pages)))
+        subjects = zip(progress(case_ids), chosen, _rows(folder, case_ids, deidentifier), strict=True)
+        for case_id, number, (results, row) in subjects:
+            page = folder.report_page(deidentifier.name(case_id), share_safe=request.share_safe)
+            review = make_review(worklist, number, places[number], readings.get(case_id))
+            _write_subject(templates, page, make_subject_page(templates, results, row, review), request.formats)
+        write_text(index, render_cohort(templates, context, worklist))
         if request.formats.pdf:
             save_pdf(index)
     return index

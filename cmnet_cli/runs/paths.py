@@ -219,6 +219,11 @@ class RunFolder:
         return (self.shared_report if share_safe else self.report).with_name(f"{name}.html")
 
     @property
+    def verdicts(self) -> Path:
+        """The verdicts of readers, which the worklist of the report exports."""
+        return self.root / "verdicts.csv"
+
+    @property
     def copies(self) -> Path:
         """Second copies of the small files that no command can make again."""
         return self.root / ".copies"

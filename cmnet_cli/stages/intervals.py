@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,7 @@ from cmnet_core.uncertainty.calibration import (
     spread,
     without_calibration,
 )
+from cmnet_core.uncertainty.conformal import QuantityCalibration
 from cmnet_core.uncertainty.posterior import (
     POOLING_FACTOR,
     Posterior,
@@ -205,9 +206,25 @@ def _with_ends(
     """A row with both ends of its intervals; one that is too wide to be of use is null, with a flag."""
     quantities = calibration.quantities.get(table, {}) if calibration else without_calibration(spreads)
     cycle_ms = math.inf if case["frame_ms"] is None else case["frames"] * case["frame_ms"]
-    ends, uninformative = intervals(values, spreads, quantities, limits_of(table, cycle_ms=cycle_ms))
+    ends, too_wide = intervals(values, spreads, quantities, limits_of(table, cycle_ms=cycle_ms))
     whole = values | ends | (_scaled_ends(values, ends) if table == "indices" else {})
-    return _flagged(whole, QCFlag.INTERVAL_UNINFORMATIVE) if uninformative else whole
+    for reason in width_flags(too_wide, quantities):
+        whole = _flagged(whole, reason)
+    return whole
+
+
+def width_flags(too_wide: Iterable[str], quantities: Mapping[str, QuantityCalibration]) -> list[QCFlag]:
+    """Return the flags of quantities whose interval is too wide to be reported.
+
+    What is too wide in a typical subject is a property of the quantity, else of this subject.
+
+    Args:
+        too_wide: The quantities.
+        quantities: Calibration of each quantity.
+    """
+    informative = {quantities[name].is_informative for name in too_wide}
+    flags = {True: QCFlag.INTERVAL_WIDE, False: QCFlag.INTERVAL_UNINFORMATIVE}
+    return [flags[kind] for kind in sorted(informative)]
 
 
 def limits_of(table: str, *, cycle_ms: float) -> dict[str, Limits]:

@@ -35,8 +35,8 @@ from cmnet_core.mechanics.analysis import (
 from cmnet_core.mechanics.lagrangian import MaterialMotion, follow_material
 from cmnet_core.mechanics.strain import Direction, WallVoxels
 from cmnet_core.mechanics.ukb_strain import UKBStrain, peak_of
-from cmnet_core.qc.flags import STRAIN_PCT
 from cmnet_core.qc.result_checks import check_strain
+from cmnet_core.qc.thresholds import STRAIN_PCT
 
 Row = dict[str, Any]
 

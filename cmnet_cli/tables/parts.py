@@ -93,13 +93,16 @@ class PartWriter:
         self._rows[table] = []
 
 
-def merge_parts(run: RunFolder, order: Mapping[str, int], *, extra: Sequence[str]) -> dict[str, int]:
+def merge_parts(
+    run: RunFolder, order: Mapping[str, int], *, extra: Sequence[str], verdicts: Mapping[str, str]
+) -> dict[str, int]:
     """Merge all parts into the tables of a run, and delete the parts.
 
     Args:
         run: The run folder.
         order: Position of every case in the cohort; rows of other cases are dropped.
         extra: Columns of the manifest that are copied into the table ``indices``.
+        verdicts: The column ``verdict`` of the table ``indices``, by case id.
 
     Returns:
         Number of rows of each merged table.
@@ -112,7 +115,7 @@ def merge_parts(run: RunFolder, order: Mapping[str, int], *, extra: Sequence[str
     for table in tables:
         sources = [part for part in parts if part.name.split(".")[-2] == table]
         schema = schema_of(table, extra=extra if table == "indices" else ())
-        counts[table] = _merge(run.table(table), sources, order, schema)
+        counts[table] = _merge(run.table(table), sources, order, schema, verdicts)
     for part in parts:
         part.unlink(missing_ok=True)
     for folder in folders:
@@ -162,7 +165,9 @@ class _Block:
     last: int
 
 
-def _merge(target: Path, sources: Sequence[Path], order: Mapping[str, int], schema: Any) -> int:
+def _merge(
+    target: Path, sources: Sequence[Path], order: Mapping[str, int], schema: Any, verdicts: Mapping[str, str]
+) -> int:
     files = [target, *sources] if target.exists() else list(sources)
     blocks = [
         block
@@ -174,10 +179,18 @@ def _merge(target: Path, sources: Sequence[Path], order: Mapping[str, int], sche
     with replacing(target) as partial:
         with open_parquet_writer(partial, schema) as writer:
             for merged in _grouped(_sweep(sorted(blocks, key=lambda block: block.first), order, schema)):
-                writer.write_table(merged)
+                writer.write_table(_with_verdicts(merged, verdicts))
                 written += merged.num_rows
         seal_parquet(partial)
     return written
+
+
+def _with_verdicts(table: Any, verdicts: Mapping[str, str]) -> Any:
+    number = table.schema.get_field_index("verdict")
+    if number < 0:
+        return table
+    column = pa.array([verdicts.get(case_id) for case_id in table["case_id"].to_pylist()], pa.string())
+    return table.set_column(number, table.schema.field(number), column)
 
 
 def _blocks_of(path: Path, priority: int, order: Mapping[str, int]) -> Iterator[_Block]:

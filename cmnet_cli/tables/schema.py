@@ -31,7 +31,7 @@ __all__ = [
     "write_table",
 ]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised whenever a column is added, removed or renamed; tables of another version are computed again."""
 
 _ARROW: Mapping[str, Any] = {

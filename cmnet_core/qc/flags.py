@@ -1,64 +1,50 @@
 """The registry of quality flags: when each is raised, with its threshold, what it means and what the user can do."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from cmnet_core.flags import QCFlag
+from cmnet_core.qc.thresholds import (
+    APEX_FRACTION,
+    BAND_FRACTION,
+    BASE_FRACTION,
+    CONFIDENT_PROBABILITY,
+    CURVE_FROM_FRAMES,
+    CYCLE_CONSISTENCY_MM,
+    EF_PCT,
+    ENTROPY_NATS,
+    FEWEST_SLICES,
+    FULL_LENGTH_SLICES,
+    INVERTED_FRACTION,
+    LOW_CONFIDENCE_FRACTION,
+    MINIMUM_PROMINENCE,
+    MYOCARDIAL_VOLUME_CHANGE_PCT,
+    NOISE_FRACTION,
+    PHASE_FRACTION,
+    SLICE_DISTANCE_MM,
+    STRAIN_PCT,
+    STROKE_DIFFERENCE_PCT,
+    WIDE_STROKE_DIFFERENCE_PCT,
+)
 
-EF_PCT = {"lv": (10.0, 85.0), "rv": (15.0, 85.0)}
-"""Ejection fractions (%) outside these ranges are more often errors of the contours than disease."""
 
-STROKE_DIFFERENCE_PCT = 15.0
-"""The stroke volumes of LV and RV may differ by less than this percentage of the larger one."""
+class Severity(StrEnum):
+    """How severe a quality flag is for the values that it concerns; the most severe first."""
 
-SLICE_DISTANCE_MM = 15.0
-"""From this distance between slices on, a ventricle is covered by few of them."""
+    DO_NOT_USE = "do not use"
+    CHECK = "check"
+    INFORMATION = "information"
 
-NOISE_FRACTION = 0.08
-"""Largest accepted standard deviation of the noise, as a fraction of the range of intensities from the 1st to the 99th
-percentile. In 25 subjects of ACDC it is at most 0.04; noise of 10 % of the largest intensity raises it to 0.10 or
-more."""
 
-INVERTED_FRACTION = 0.6
-"""Largest accepted median intensity, as a fraction of the range from the 1st to the 99th percentile. Most voxels of a
-field of view are air, lung and muscle, which are dark: in 357 images of ACDC and Children's Hospital Los Angeles the
-median is at most 0.31, so that it is 0.69 or more in their negatives."""
+SEVERITIES = {
+    Severity.DO_NOT_USE: "the values that the flag concerns are wrong, or null because they would be",
+    Severity.CHECK: "values may be wrong: inspect the subject before using them",
+    Severity.INFORMATION: "no sign of an error: how the values were obtained, or why one is null",
+}
+"""What each severity means."""
 
-BAND_FRACTION = 0.42
-"""Smallest accepted brightness of a line through the LV relative to the lines beside it, as the median of its slices.
-In 25 subjects of ACDC it is 0.62 or more; a straight band that darkens by 85 % lowers it to 0.37 or less in 23 of
-them, and is missed where it does not pass within 15 mm of the LV's centre."""
 
-MINIMUM_PROMINENCE, CURVE_FROM_FRAMES = 0.2, 10
-"""A minimum of the volume curve counts if its prominence exceeds this fraction of the curve's range, in cines of at
-least this many frames."""
-
-FEWEST_SLICES, FULL_LENGTH_SLICES = 2, 5
-"""With fewer slices of LV than the first number no volume is reported; with fewer than the second it is uncertain."""
-
-BASE_FRACTION, APEX_FRACTION = 0.9, 0.45
-"""Area of the LV cavity in the outermost slice as a fraction of the largest area: at ES in the first slice of the
-stack, at ED in the last slice with LV. In the masks of 25 subjects of ACDC the latter is at most 0.35."""
-
-PHASE_FRACTION = 0.15
-"""At an ED or ES given by the user, the LV volume may differ from the extreme by this fraction of the curve's range."""
-
-CYCLE_CONSISTENCY_MM = 5.0
-"""Largest accepted mean cycle-consistency error in the heart, in mm."""
-
-CONFIDENT_PROBABILITY, LOW_CONFIDENCE_FRACTION = 0.75, 0.25
-"""A voxel whose most probable class has a probability below the first number is of low confidence; up to this fraction
-of the heart's voxels may be."""
-
-ENTROPY_NATS = 1.0
-"""Largest accepted mean entropy of the motion's posterior in the heart, in nats. An isotropic Gaussian of this entropy
-has a standard deviation of exp((1 - 1.5 log(2 pi e)) / 3) = 0.34 voxels of 3 mm, about 1 mm in-plane."""
-
-MYOCARDIAL_VOLUME_CHANGE_PCT = 15.0
-"""Largest accepted change of the myocardial volume from ED to ES by the motion, in %. Myocardium loses a few per cent
-with the blood pressed out of its vessels (Yin et al., Am. J. Physiol. 271, 1996)."""
-
-STRAIN_PCT = {"gcs_green_wall": (-40.0, 5.0), "grs_green_wall": (-5.0, 100.0)}
-"""Global peak Green-Lagrange strains (%) outside these ranges are errors of the motion."""
+_DO_NOT_USE, _INFORMATION = Severity.DO_NOT_USE, Severity.INFORMATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +55,15 @@ class Flag:
         name: Its name in ``qc_flags``.
         raised: The condition under which it is raised, with its threshold.
         advice: What it means for the results, and what to do.
-        remark: True if nothing is wrong with the subject and the flag only says why a value is missing or limited.
+        severity: How severe it is.
+        missing: The metadata whose absence raises it; empty for another reason.
     """
 
     name: QCFlag
     raised: str
     advice: str
-    remark: bool = False
+    severity: Severity = Severity.CHECK
+    missing: str = ""
 
 
 _READING = (
@@ -93,6 +81,7 @@ _READING = (
         QCFlag.SPACING_UNUSUAL,
         "the in-plane voxel size is not 0.4 to 4 mm, or the slice distance not 2 to 20 mm",
         "No short-axis cine has such voxels: volumes, mass and lengths are as wrong as the header.",
+        severity=_DO_NOT_USE,
     ),
     Flag(
         QCFlag.UNIT_GUESSED,
@@ -103,23 +92,26 @@ _READING = (
         QCFlag.SFORM_QFORM_DIFFER,
         "the header's sform and qform place a corner of the image more than 0.5 mm apart, or the sform is unusable",
         "The sform was used, or the qform where the sform is unusable. Volumes are not affected.",
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.AXES_REORDERED,
         "the file does not store columns, rows and slices in this order, or stores time before them",
         "The axes were identified by their voxel sizes. Outputs are in the usual order, with a matching affine.",
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.ORIENTATION_MISSING,
         "the header has neither sform nor qform, or its affine is the identity",
         "The image was analysed as it is stored. If it is not stored as usually displayed, from base to apex and with "
         "the right ventricle on the left, volumes can change by some per cent: convert the DICOMs again.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.TIME_STEP_IMPLAUSIBLE,
         "the header has a time step that is not 5 to 500 ms a frame and 250 to 3,000 ms a cycle",
         "It was not used. Give frame_ms or heart_rate_bpm in the manifest.",
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.ORIENTATION_UNUSUAL,
@@ -130,16 +122,19 @@ _READING = (
         QCFlag.TRIGGER_TIMES_DIFFER,
         "slices were acquired at different heart rates",
         "Volumes add slices at the same fraction of the cycle; times in ms are those of an average cycle.",
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.PHASES_INTERPOLATED,
         "some slices have another number of frames than most",
         "Their frames were interpolated in time, at the same fraction of the cycle.",
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.PHASES_DROPPED,
         "some slices have frames beyond the end of the cycle",
         "The frames of the next heartbeat were left out.",
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.SLICES_DROPPED,
@@ -160,13 +155,15 @@ _READING = (
         QCFlag.SLICES_RESAMPLED,
         "some slices have another number of rows or columns, or another pixel size, than most",
         "They were resampled to the grid of the others: cropped, padded with 0 or interpolated in-plane.",
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.REPEATED_SLICES,
         "a slice was acquired more than once",
         "The last complete acquisition was used.",
+        severity=_INFORMATION,
     ),
-    Flag(QCFlag.DUPLICATE_IMAGES, "an image occurs twice", "Each was used once."),
+    Flag(QCFlag.DUPLICATE_IMAGES, "an image occurs twice", "Each was used once.", severity=_INFORMATION),
     Flag(
         QCFlag.FILES_UNREADABLE,
         "files of the series cannot be read",
@@ -185,11 +182,13 @@ _IMAGE = (
         f"the median intensity is above {100 * INVERTED_FRACTION:.0f} % of the range of intensities",
         "The image is probably a negative, in which blood is dark: no value is reliable. Convert the image again, with "
         "MONOCHROME1 inverted.",
+        severity=_DO_NOT_USE,
     ),
     Flag(
         QCFlag.SLICES_COPIED,
         "a slice equals the slice before, apart from rounding",
         "Volumes count it twice. Remove the copies and convert the image again.",
+        severity=_DO_NOT_USE,
     ),
     Flag(
         QCFlag.SLICES_FAR_APART,
@@ -215,6 +214,7 @@ _SEGMENTATION = (
             flag,
             f"the {structure} has no voxel at {phase}",
             f"Quantities that depend on it are null. Inspect the contours; check {phase} in the manifest.",
+            severity=_DO_NOT_USE,
         )
         for flag, structure, phase in (
             (QCFlag.LV_MISSING_AT_ED, "left ventricle", "ED"),
@@ -228,6 +228,7 @@ _SEGMENTATION = (
         QCFlag.TOO_FEW_SLICES,
         f"the LV is visible in fewer than {FEWEST_SLICES} slices at ED",
         "Volumes and all quantities derived from them are null: one slice has no volume.",
+        severity=_DO_NOT_USE,
     ),
     Flag(
         QCFlag.FEW_SLICES,
@@ -239,6 +240,7 @@ _SEGMENTATION = (
             flag,
             f"at ED or ES a slice without {name} is between slices with it",
             f"{name} volumes are null; the table frames has the segmented volumes. Inspect the contours.",
+            severity=_DO_NOT_USE,
         )
         for flag, name in ((QCFlag.LV_GAP_IN_STACK, "LV"), (QCFlag.RV_GAP_IN_STACK, "RV"))
     ),
@@ -247,6 +249,7 @@ _SEGMENTATION = (
             flag,
             f"at ED or ES the {structure} touches the border of the image, or of the networks' window",
             f"{name} volumes are null. Check that the whole heart is in the image.",
+            severity=_DO_NOT_USE,
         )
         for flag, name, structure in (
             (QCFlag.LV_CUT_AT_BORDER, "LV", "LV or its wall"),
@@ -267,6 +270,7 @@ _SEGMENTATION = (
         QCFlag.NO_LV_WALL,
         "at ED no slice shows an LV cavity with myocardium around at least half of it",
         "Strain, rotation and wall thickness are null. Inspect the contours.",
+        severity=_DO_NOT_USE,
     ),
     Flag(
         QCFlag.RV_INSERTION_NOT_FOUND,
@@ -293,11 +297,13 @@ _FUNCTION = (
         QCFlag.LV_DOES_NOT_CONTRACT,
         "LV ESV is not smaller than LV EDV",
         "Check ED and ES; inspect the contours.",
+        severity=_DO_NOT_USE,
     ),
     Flag(
         QCFlag.RV_DOES_NOT_CONTRACT,
         "RV ESV is not smaller than RV EDV",
         "Inspect the RV's basal slices at ES.",
+        severity=_DO_NOT_USE,
     ),
     *(
         Flag(
@@ -310,7 +316,15 @@ _FUNCTION = (
     Flag(
         QCFlag.STROKE_VOLUMES_DIFFER,
         f"the stroke volumes of LV and RV differ by {STROKE_DIFFERENCE_PCT:.0f} % of the larger one or more",
-        "Without valve regurgitation or a shunt they are equal: the contours of one ventricle may be wrong.",
+        "Without valve regurgitation or a shunt they are equal, but by the contours of readers they differ as much in a "
+        "third of healthy subjects.",
+        severity=_INFORMATION,
+    ),
+    Flag(
+        QCFlag.STROKE_VOLUMES_DIFFER_WIDELY,
+        f"the stroke volumes of LV and RV differ by {WIDE_STROKE_DIFFERENCE_PCT:.0f} % of the larger one or more",
+        "Without valve regurgitation or a shunt they are equal; readers of healthy subjects differ by less. Inspect "
+        "the RV's basal slices first.",
     ),
     Flag(
         QCFlag.MULTIPLE_VOLUME_MINIMA,
@@ -335,7 +349,7 @@ _FUNCTION = (
 _MOTION = (
     Flag(
         QCFlag.MOTION_FOLDS,
-        "det F <= 0 in a voxel of the motion from ED to ES",
+        "the motion from ED to ES has a voxel with det F <= 0",
         "No tissue moves like this. Do not use strain near the fold.",
     ),
     Flag(
@@ -362,6 +376,7 @@ _MOTION = (
             f"{low:g} to {high:g} % ({name.partition('_')[0].upper()})" for name, (low, high) in STRAIN_PCT.items()
         ),
         "Such strain is not physiological: inspect the motion, the basal slices first, before using strain.",
+        severity=_DO_NOT_USE,
     ),
 )
 
@@ -370,101 +385,129 @@ _REASONS = (
         QCFlag.NO_HEART_RATE,
         "neither the manifest nor the header has a heart rate",
         "Cardiac output is null.",
-        remark=True,
+        severity=_INFORMATION,
+        missing="heart rate",
     ),
     Flag(
-        QCFlag.NO_BODY_SIZE, "the manifest has no height or no weight", "Values indexed to BSA are null.", remark=True
+        QCFlag.NO_BODY_SIZE,
+        "the manifest has no height or no weight",
+        "Values indexed to BSA are null.",
+        severity=_INFORMATION,
+        missing="height or weight",
     ),
-    Flag(QCFlag.NO_SEX, "the manifest has no sex", "z-scores are null: reference ranges are by sex.", remark=True),
+    Flag(
+        QCFlag.NO_SEX,
+        "the manifest has no sex",
+        "z-scores are null: reference ranges are by sex.",
+        severity=_INFORMATION,
+        missing="sex",
+    ),
     Flag(
         QCFlag.AGE_OUTSIDE_REFERENCE,
         "the subject's age is outside the ages of the reference ranges, or unknown",
         "z-scores are given, but refer to people of another age.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.TOO_FEW_SLICES_FOR_SEGMENTS,
         "at ED fewer than 3 slices show the LV with its wall",
         "Basal, mid and apical level are undefined: levels, AHA segments, rotation and the bull's-eye are null.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
-        QCFlag.SEGMENT_MISSING_AT_ED, "an AHA segment has fewer than 5 voxels at ED", "It has no values.", remark=True
+        QCFlag.SEGMENT_MISSING_AT_ED,
+        "an AHA segment has fewer than 5 voxels at ED",
+        "It has no values.",
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.SEGMENT_MISSING_AT_ES,
         "an AHA segment has fewer than 5 voxels at ES, or no RV at ES defines the segments",
         "Its thickness at ES and its thickening are null.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.SEGMENT_DOES_NOT_CONTRACT,
         "a peak strain of an AHA segment has the sign of stretching",
         "The peak is given; its time is null.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.LEVEL_MISSING,
         "no slice of the basal or of the apical level has 12 voxels of wall",
         "Twist, torsion and the rotation of that level are null.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.NO_CLOSED_SLICE,
         "in no slice does the wall surround the cavity completely",
         "Line strain is null.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.WALL_STRETCHES,
         "a global strain has the sign of stretching, at its peak or at ES",
         "The value is given, its time to peak is null. Do not use it, and inspect the motion: a contracting wall does "
         "not stretch.",
+        severity=_DO_NOT_USE,
     ),
     Flag(
         QCFlag.FEW_SEGMENTS_WITH_TIMES,
         "fewer than 12 AHA segments have a time to peak circumferential strain",
         "Dyssynchrony is null.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.NO_FRAME_TIME,
         "neither the manifest nor the header has a frame time",
         "Times and rates are null.",
-        remark=True,
+        severity=_INFORMATION,
+        missing="frame time",
     ),
-    Flag(QCFlag.TOO_FEW_FRAMES, "the cycle has fewer than 10 frames", "Times and rates are null.", remark=True),
+    Flag(
+        QCFlag.TOO_FEW_FRAMES,
+        "the cycle has fewer than 10 frames",
+        "Times and rates are null.",
+        severity=_INFORMATION,
+    ),
     Flag(
         QCFlag.TWIST_NOT_CONSTRAINED_BY_MASKS,
         "rotation, twist and torsion are given",
         "Rotation moves no boundary that a mask shows. These values rest on image texture, on the regularisation of "
         "the motion and on what the networks learnt from simulated motion, not on this subject's contours.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.MOTION_NOT_STORED,
         "infer ran without --save-motion full",
         "Motion of single frames and strain are null.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.POSTERIOR_NOT_STORED,
         "infer ran without --save-motion full, or with an earlier version of cmnet",
         "Intervals are null. Run cmnet infer again.",
-        remark=True,
+        severity=_INFORMATION,
     ),
-    Flag(QCFlag.NO_SAMPLES, "indices ran with --samples 0", "Intervals are null.", remark=True),
+    Flag(QCFlag.NO_SAMPLES, "indices ran with --samples 0", "Intervals are null.", severity=_INFORMATION),
     Flag(
         QCFlag.INTERVALS_NOT_CALIBRATED,
         "the weights have no calibration",
         "Intervals express the networks' own uncertainty only and are too narrow. cmnet calibrate makes a calibration.",
-        remark=True,
+        severity=_INFORMATION,
     ),
     Flag(
         QCFlag.INTERVAL_UNINFORMATIVE,
-        "an interval is wider than half of the population's range, which the calibration states",
-        "The interval is null: the value is too uncertain to distinguish subjects. Do not use it by itself.",
-        remark=True,
+        "the interval of a quantity is wider than half of the population's range, as it is in a typical subject",
+        "The interval is null: by the calibration, the quantity is too uncertain to distinguish subjects. Do not use "
+        "it by itself.",
+        severity=_INFORMATION,
+    ),
+    Flag(
+        QCFlag.INTERVAL_WIDE,
+        "an interval is wider than half of the population's range, and in a typical subject it is not",
+        "The interval is null: the networks are less certain about this subject than about others. Inspect the "
+        "contours at ED and ES.",
     ),
 )
 

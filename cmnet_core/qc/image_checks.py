@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmnet_core.flags import QCFlag
 from cmnet_core.labels import Label
-from cmnet_core.qc.flags import BAND_FRACTION, INVERTED_FRACTION, NOISE_FRACTION, SLICE_DISTANCE_MM
+from cmnet_core.qc.thresholds import BAND_FRACTION, INVERTED_FRACTION, NOISE_FRACTION, SLICE_DISTANCE_MM
 from cmnet_core.types import CineSequence, Spacing
 
 SATURATED_FRACTION, FEWEST_SATURATED = 0.05, 20

@@ -1,6 +1,6 @@
 """Plausibility of results: quality flags from label maps, volumes, motion and strain.
 
-The thresholds and the documentation of each flag are in :mod:`cmnet_core.qc.flags`.
+The documentation of each flag is in :mod:`cmnet_core.qc.flags`, its threshold in :mod:`cmnet_core.qc.thresholds`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor
 from cmnet_core.flags import QCFlag
 from cmnet_core.function.volumes import ClinicalIndices, pump_indices, smooth_volume_curve
 from cmnet_core.labels import Label
-from cmnet_core.qc import flags
+from cmnet_core.qc import thresholds
 
 LabelMap = UInt8[Tensor, "z y x"]
 
@@ -76,9 +76,9 @@ def _cavity_areas(labels: LabelMap) -> Float[Tensor, " z"]:
 
 def _check_slices(at_ed: LabelMap) -> Iterator[QCFlag]:
     slices = int((_cavity_areas(at_ed) > 0).sum())
-    if 0 < slices < flags.FEWEST_SLICES:
+    if 0 < slices < thresholds.FEWEST_SLICES:
         yield QCFlag.TOO_FEW_SLICES
-    elif 0 < slices < flags.FULL_LENGTH_SLICES:
+    elif 0 < slices < thresholds.FULL_LENGTH_SLICES:
         yield QCFlag.FEW_SLICES
 
 
@@ -87,9 +87,9 @@ def _check_coverage(labels: PhaseLabels) -> Iterator[QCFlag]:
     visible = at_ed[at_ed > 0]
     # The base is the end of the ventricle with more cavity; with equal ends, as in a cylinder, the first end.
     base, apex = (0, -1) if len(visible) == 0 or visible[0] >= visible[-1] else (-1, 0)
-    if float(at_es.max()) > 0 and at_es[base] >= flags.BASE_FRACTION * at_es.max():
+    if float(at_es.max()) > 0 and at_es[base] >= thresholds.BASE_FRACTION * at_es.max():
         yield QCFlag.BASE_NOT_COVERED
-    if len(visible) and visible[apex] >= flags.APEX_FRACTION * visible.max():
+    if len(visible) and visible[apex] >= thresholds.APEX_FRACTION * visible.max():
         yield QCFlag.APEX_NOT_COVERED
 
 
@@ -109,12 +109,14 @@ def check_function(indices: ClinicalIndices) -> Iterator[QCFlag]:
         (QCFlag.LVEF_IMPLAUSIBLE, "lv", indices.lvef_pct),
         (QCFlag.RVEF_IMPLAUSIBLE, "rv", indices.rvef_pct),
     ):
-        low, high = flags.EF_PCT[name]
+        low, high = thresholds.EF_PCT[name]
         if value is not None and not low <= value <= high:
             yield flag
     difference_pct = pump_indices(indices).sv_difference_pct
-    if difference_pct is not None and abs(difference_pct) >= flags.STROKE_DIFFERENCE_PCT:
+    if difference_pct is not None and abs(difference_pct) >= thresholds.STROKE_DIFFERENCE_PCT:
         yield QCFlag.STROKE_VOLUMES_DIFFER
+    if difference_pct is not None and abs(difference_pct) >= thresholds.WIDE_STROKE_DIFFERENCE_PCT:
+        yield QCFlag.STROKE_VOLUMES_DIFFER_WIDELY
 
 
 def check_volume_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, given_es: int | None) -> Iterator[QCFlag]:
@@ -128,9 +130,9 @@ def check_volume_curve(lv_ml: Float[Tensor, " t"], *, given_ed: int | None, give
     range_ml = float(lv_ml.max() - lv_ml.min())
     if range_ml <= 0:
         return
-    if len(lv_ml) >= flags.CURVE_FROM_FRAMES and _main_minima(lv_ml) > 1:
+    if len(lv_ml) >= thresholds.CURVE_FROM_FRAMES and _main_minima(lv_ml) > 1:
         yield QCFlag.MULTIPLE_VOLUME_MINIMA
-    allowed_ml = flags.PHASE_FRACTION * range_ml
+    allowed_ml = thresholds.PHASE_FRACTION * range_ml
     if given_ed is not None and float(lv_ml.max() - lv_ml[given_ed]) > allowed_ml:
         yield QCFlag.ED_INCONSISTENT_WITH_VOLUMES
     if given_es is not None and float(lv_ml[given_es] - lv_ml.min()) > allowed_ml:
@@ -144,7 +146,7 @@ def _main_minima(lv_ml: Float[Tensor, " t"]) -> int:
     opened = np.roll(curve, -int(curve.argmax()))
     opened = np.append(opened, opened[0])
     # A fall by the prominence and then a rise by it enclose such a minimum. Importing scipy.signal would take a second.
-    prominence, minima, falling, turn = flags.MINIMUM_PROMINENCE * float(np.ptp(opened)), 0, True, opened[0]
+    prominence, minima, falling, turn = thresholds.MINIMUM_PROMINENCE * float(np.ptp(opened)), 0, True, opened[0]
     for volume in opened:
         turn = max(turn, volume) if falling else min(turn, volume)
         if abs(volume - turn) >= prominence:
@@ -163,12 +165,12 @@ def check_motion(
     """Yield the flags about the motion as a whole."""
     if folded_voxels > 0:
         yield QCFlag.MOTION_FOLDS
-    if cycle_consistency_error_mm is not None and cycle_consistency_error_mm > flags.CYCLE_CONSISTENCY_MM:
+    if cycle_consistency_error_mm is not None and cycle_consistency_error_mm > thresholds.CYCLE_CONSISTENCY_MM:
         yield QCFlag.CYCLE_INCONSISTENT
-    if entropy_heart_nats is not None and entropy_heart_nats > flags.ENTROPY_NATS:
+    if entropy_heart_nats is not None and entropy_heart_nats > thresholds.ENTROPY_NATS:
         yield QCFlag.LOW_CONFIDENCE_MOTION
     change_pct = myocardial_volume_change_pct
-    if change_pct is not None and abs(change_pct) > flags.MYOCARDIAL_VOLUME_CHANGE_PCT:
+    if change_pct is not None and abs(change_pct) > thresholds.MYOCARDIAL_VOLUME_CHANGE_PCT:
         yield QCFlag.MYOCARDIAL_VOLUME_CHANGES
 
 
@@ -176,9 +178,9 @@ def check_strain(peaks_pct: Mapping[str, float | None]) -> Iterator[QCFlag]:
     """Yield the flag about global peak strains.
 
     Args:
-        peaks_pct: Peak strain in %, by the names of :data:`cmnet_core.qc.flags.STRAIN_PCT`; None where undefined.
+        peaks_pct: Peak strain in %, by the names of :data:`cmnet_core.qc.thresholds.STRAIN_PCT`; None where undefined.
     """
-    defined = ((flags.STRAIN_PCT[name], peak) for name, peak in peaks_pct.items() if peak is not None)
+    defined = ((thresholds.STRAIN_PCT[name], peak) for name, peak in peaks_pct.items() if peak is not None)
     if any(not low <= peak <= high for (low, high), peak in defined):
         yield QCFlag.STRAIN_IMPLAUSIBLE
 
@@ -191,9 +193,9 @@ def check_confidence(probabilities: Float[Tensor, "n 4 z y x"]) -> Iterator[QCFl
     """
     best, label = probabilities.max(dim=1)
     heart = (label != Label.BACKGROUND).flatten(1)
-    uncertain = heart & (best < flags.CONFIDENT_PROBABILITY).flatten(1)
+    uncertain = heart & (best < thresholds.CONFIDENT_PROBABILITY).flatten(1)
     fraction = uncertain.sum(1) / heart.sum(1).clamp_min(1)
-    if bool((fraction > flags.LOW_CONFIDENCE_FRACTION).any()):
+    if bool((fraction > thresholds.LOW_CONFIDENCE_FRACTION).any()):
         yield QCFlag.LOW_CONFIDENCE_SEGMENTATION
 
 

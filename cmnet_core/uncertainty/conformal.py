@@ -113,6 +113,11 @@ class QuantityCalibration:
         """The half-width above which an interval is not reported."""
         return 0.5 * USABLE_FRACTION * self.population_range
 
+    @property
+    def is_informative(self) -> bool:
+        """Whether the interval of a typical subject is reported."""
+        return self.half_width(None) <= self.largest_half_width
+
 
 def calibrate(pairs: Sequence[CalibrationPair], *, population: str) -> QuantityCalibration | None:
     """Calibrate one quantity; None where there are too few subjects for the level :data:`LEVEL`.

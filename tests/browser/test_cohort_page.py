@@ -44,8 +44,8 @@ def test_a_scatter_point_links_to_its_subject(open_page, linked):
     points.last.click()
     assert page.url.endswith(target)
     assert page.locator("h1").inner_text() == target.removesuffix(".html")
-    page.get_by_role("link", name="All subjects").click()
-    assert page.url.endswith("index.html")
+    page.get_by_role("link", name="Worklist").click()
+    assert page.url.endswith("index.html#worklist")
 
 
 def test_the_subject_table_can_be_searched_and_sorted(open_page, cohort):

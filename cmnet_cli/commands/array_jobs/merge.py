@@ -14,6 +14,7 @@ from cmnet_cli.execution.summary import CommandSummary
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.run_folder import OpenRun, locked_run, open_run, record_command, record_end
 from cmnet_cli.runs.run_lock import RunLock
+from cmnet_cli.runs.verdicts import read_verdicts
 from cmnet_cli.slurm.shards import read_shard
 from cmnet_cli.slurm.submission import Submission, TaskEvent, add_event, read_events, read_submission
 from cmnet_cli.stages import indices, infer
@@ -39,7 +40,9 @@ def merge(run: Path, messages: Messages) -> CommandSummary:
             # The name of a part starts with the number of its shard.
             again = {int(part.name[:5]) for part in damaged if part.parent.name == name}
             _write_missing_parts(read_submission(folder.submission(name)), opened, lock, messages, again)
-        counts = merge_parts(folder, opened.order, extra=opened.extra)
+        readings = read_verdicts(folder, opened.order)
+        verdicts = {case_id: reading.verdict for case_id, reading in readings.items()}
+        counts = merge_parts(folder, opened.order, extra=opened.extra, verdicts=verdicts)
         if counts:
             record_end(folder, indices.NAME)
         states = {

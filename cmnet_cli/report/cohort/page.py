@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,25 @@ from cmnet_cli.report.cohort.distributions import (
 from cmnet_cli.report.cohort.group_bullseyes import group_bullseyes
 from cmnet_cli.report.cohort.scatters import marker_key, plotted_sample, scatter_plots
 from cmnet_cli.report.data.cohort_context import CohortContext, SubjectLink
-from cmnet_cli.report.data.cohort_table import UNASSIGNED, FloatArray, IntArray, Strata
+from cmnet_cli.report.data.cohort_table import SHARED_FRACTION, UNASSIGNED, FloatArray, IntArray, Strata
 from cmnet_cli.report.data.load_results import read_provenance
 from cmnet_cli.report.data.mean_curves import MOST_SUBJECTS, mean_curves, phases
 from cmnet_cli.report.data.qc_summary import count_states, failure_findings, flag_findings
 from cmnet_cli.report.data.throughput import host_times, stage_times
-from cmnet_cli.report.formatting import Quantity, Tile, format_number, is_warning, select_quantities
+from cmnet_cli.report.data.worklist import FEWEST_POINTS, Reason, Worklist
+from cmnet_cli.report.formatting import (
+    Quantity,
+    Tile,
+    format_number,
+    is_warning,
+    missing_metadata_text,
+    select_quantities,
+)
 from cmnet_cli.report.plot import cohort_figures
 from cmnet_cli.report.subject.index_table import read_ranges
+from cmnet_cli.runs.verdicts import Readings
 from cmnet_core.function.reference_ranges import ReferenceRange
+from cmnet_core.qc.flags import FLAGS
 
 _COLUMNS = (
     "lvedv_ml", "lvesv_ml", "lvsv_ml", "lvef_pct", "lvm_g", "rvedv_ml", "rvesv_ml", "rvsv_ml", "rvef_pct",
@@ -38,6 +48,9 @@ _TILES = ("lvef_pct", "gcs_line_midwall_peak_pct", "lvedv_ml", "lvm_g", "rvef_pc
 
 # Largest number of rows with which the page still opens at once; tables/indices.parquet holds all.
 MOST_ROWS = 1000
+
+# So many subjects of the worklist are listed.
+MOST_LISTED = 200
 
 # The size of the sample of one sex in the source of a reference range.
 _SAMPLE_SIZE = re.compile(r",? \d+ (wo)?men\b")
@@ -71,6 +84,16 @@ class CycleFigure:
 
 
 @dataclass(frozen=True, slots=True)
+class WorklistRow:
+    """A subject in the worklist."""
+
+    link: SubjectLink
+    score: str
+    reasons: tuple[Reason, ...]
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
 class SubjectRow:
     """A subject in the cohort's table."""
 
@@ -79,8 +102,14 @@ class SubjectRow:
     quality: str
 
 
-def render_cohort(pages: Environment, context: CohortContext) -> str:
-    """Return the cohort page."""
+def render_cohort(pages: Environment, context: CohortContext, worklist: Worklist) -> str:
+    """Return the cohort page.
+
+    Args:
+        pages: The templates.
+        context: The cohort.
+        worklist: Its subjects in the order in which they should be checked.
+    """
     states = count_states(context.population)
     total = sum(states.values())
     values = {
@@ -91,22 +120,27 @@ def render_cohort(pages: Environment, context: CohortContext) -> str:
         "provenance": read_provenance(context.population.folder, context.deidentifier),
     }
     if not values["hidden"]:
-        values |= _quality(context) | _figures(context) | _subject_table(context)
+        values |= _quality(context) | _figures(context.included)
+        values |= _worklist(context, worklist) | _subject_table(context, worklist)
     return pages.get_template("index.html").render(values)
 
 
 def _quality(context: CohortContext) -> dict[str, Any]:
     population = context.population
     flags = flag_findings(context)
+    shared = [flag for flag in flags if flag.code in population.shared]
     warned = int((population.warnings > 0).sum())
     return {
         "size": population.size,
         "page_count": len(context.pages),
-        "tiles": _tiles(context),
+        "tiles": _tiles(context.included),
         "warned": context.counts.told(warned) if population.size else "",
         "failures": failure_findings(context),
-        "flags": [flag for flag in flags if is_warning(flag.code)],
-        "remarks": [flag for flag in flags if not is_warning(flag.code)],
+        "of_data_set": [flag for flag in shared if flag.code not in FLAGS or not FLAGS[flag.code].missing],
+        "missing": missing_metadata_text(flag.code for flag in shared),
+        "shared_pct": round(100 * SHARED_FRACTION),
+        "flags": [flag for flag in flags if is_warning(flag.code) and flag.code not in population.shared],
+        "remarks": [flag for flag in flags if not is_warning(flag.code) and flag.code not in population.shared],
         "times": stage_times(context),
         "hosts": host_times(context),
     }
@@ -175,17 +209,54 @@ def _cycle_figures(context: CohortContext) -> list[CycleFigure]:
     return figures
 
 
-def _subject_table(context: CohortContext) -> dict[str, Any]:
-    """Return the table of subjects: those with a page, then those with most flags; share-safe only the former."""
+def _worklist(context: CohortContext, worklist: Worklist) -> dict[str, Any]:
+    """Return the first rows of the worklist, in a share-safe report of subjects with a page only, and the verdicts."""
+    population, readings, ids = context.population, context.readings, context.population.case_ids
+    scored = [row for row in worklist.order.tolist() if worklist.score[row] >= FEWEST_POINTS]
+    listed = [row for row in scored if row in context.pages] if context.deidentifier.share_safe else scored
+    chosen = listed[:MOST_LISTED]
+    rows = [
+        WorklistRow(
+            link, format_number(float(worklist.score[row])), tuple(worklist.reasons(row)), _verdict(readings, ids[row])
+        )
+        for row, link in zip(chosen, context.links(chosen), strict=True)
+    ]
+    name = context.deidentifier.name
+    shown = {} if context.deidentifier.share_safe and not context.pages else readings
+    return {
+        "worklist": rows,
+        "usual": context.counts.told(population.size - len(scored)),
+        "not_listed": len(scored) - len(rows),
+        "excluded": context.counts.told(len(context.excluded)) if context.excluded else "",
+        "excluded_links": [] if context.deidentifier.share_safe else context.links(context.excluded),
+        "verdict_data": {
+            "store": context.deidentifier.run_name(population.folder.root),
+            "size": population.size,
+            "readings": {name(case_id): asdict(reading) for case_id, reading in shown.items()},
+        },
+    }
+
+
+def _verdict(readings: Readings, case_id: str) -> str:
+    reading = readings.get(case_id)
+    return ", ".join(filter(None, (reading.verdict, reading.reader, reading.date))) if reading else ""
+
+
+def _subject_table(context: CohortContext, worklist: Worklist) -> dict[str, Any]:
+    """Return the table of subjects: those with a page, then the others, in the order of the worklist.
+
+    A share-safe report lists only the former.
+    """
     population = context.population
     columns = _known(context, _COLUMNS)
-    order = np.argsort(-population.warnings, kind="stable")
+    order = worklist.order
     has_page = np.isin(order, np.array(list(context.pages), dtype=np.int64))
     without_page = order[:0] if context.deidentifier.share_safe else order[~has_page]
     chosen = np.concatenate([order[has_page], without_page])[:MOST_ROWS]
     strata = [_stratum_names(context, population.strata(column), chosen) for column in ("sex", "group")]
     numbers = [_cells(population.numbers(quantity.column)[chosen]) for quantity in columns]
-    qualities = [f"{count} to check" if count else "" for count in population.warnings[chosen].tolist()]
+    flags = zip(population.unusable[chosen].tolist(), population.warnings[chosen].tolist(), strict=True)
+    qualities = ["do not use" if severe else f"{count} to check" if count else "" for severe, count in flags]
     lines = zip(context.links(chosen.tolist()), qualities, *strata, *numbers, strict=True)
     rows = [SubjectRow(link, tuple(cells), quality) for link, quality, *cells in lines]
     return {"columns": columns, "rows": rows, "hidden_rows": population.size - len(rows)}

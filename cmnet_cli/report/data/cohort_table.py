@@ -1,6 +1,6 @@
 """The tables of a run as columns, so that 100,000 subjects are read, counted and summed in seconds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,13 +11,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cmnet_cli.report.formatting import is_warning
+from cmnet_cli.report.formatting import by_severity, is_warning, severity_of
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import DECLARED, require_whole_tables
 from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.qc.flags import Severity
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+FEWEST_IN_COHORT = 10
+"""With fewer subjects, nothing is compared with the cohort."""
+
+SHARED_FRACTION = 0.9
+"""A flag that at least this fraction of the subjects has is a remark about the data set."""
 
 UNASSIGNED = -1
 """Stratum of a subject that belongs to none, and row number of a subject without indices."""
@@ -55,11 +62,25 @@ class FlaggedSubjects:
     flags: tuple[str, ...]
     subjects: tuple[IntArray, ...]
 
-    def warnings(self, subjects: int) -> IntArray:
-        """Count the warnings of each of so many subjects."""
+    def shared(self, subjects: int) -> frozenset[str]:
+        """Return the flags that nearly all of so many subjects share, apart from those of values not to be used.
+
+        What all subjects share does not distinguish them: it is a property of the data set or of the method.
+        """
+        if subjects < FEWEST_IN_COHORT:
+            return frozenset()
+        found = zip(self.flags, self.subjects, strict=True)
+        return frozenset(
+            flag
+            for flag, rows in found
+            if len(rows) >= SHARED_FRACTION * subjects and severity_of(flag) is not Severity.DO_NOT_USE
+        )
+
+    def count(self, subjects: int, flags: Collection[str]) -> IntArray:
+        """Count those of some flags that each of so many subjects has."""
         counts = np.zeros(subjects, np.int64)
         for flag, rows in zip(self.flags, self.subjects, strict=True):
-            if is_warning(flag):
+            if flag in flags:
                 counts[rows] += 1
         return counts
 
@@ -90,6 +111,11 @@ class Population:
         """Subject and visit, in the order of the cohort."""
         listed: list[str] = self.indices["case_id"].to_pylist()
         return listed
+
+    @property
+    def all_case_ids(self) -> list[str]:
+        """Subject and visit of all subjects, those without indices included."""
+        return list(dict.fromkeys([*self.case_ids, *self.status["case_id"].to_pylist()]))
 
     def has(self, column: str) -> bool:
         """Return whether the indices have a column with at least one value."""
@@ -125,9 +151,33 @@ class Population:
         return FlaggedSubjects(tuple(flags[code] for code in order), tuple(rows[code] for code in order))
 
     @cached_property
+    def shared(self) -> frozenset[str]:
+        """The flags that nearly all subjects share, apart from those of values that should not be used."""
+        return self.flagged.shared(self.size)
+
+    @cached_property
     def warnings(self) -> IntArray:
-        """Number of warnings of each subject."""
-        return self.flagged.warnings(self.size)
+        """Number of flags of each subject for which it should be checked; those that nearly all share do not count."""
+        own = {flag for flag in self.flagged.flags if is_warning(flag) and flag not in self.shared}
+        return self.flagged.count(self.size, own)
+
+    @cached_property
+    def unusable(self) -> IntArray:
+        """Number of flags of each subject by which some of its values should not be used."""
+        severe = {flag for flag in self.flagged.flags if severity_of(flag) is Severity.DO_NOT_USE}
+        return self.flagged.count(self.size, severe)
+
+    def flags_of(self, row: int) -> list[str]:
+        """Return the flags of a subject, the most severe first, each once."""
+        listed = [table["qc_flags"][row].as_py() or () for table in (self.indices, self.motion) if _has_flags(table)]
+        return by_severity(dict.fromkeys(flag for flags in listed for flag in flags))
+
+    def without(self, case_ids: Collection[str]) -> "Population":
+        """Return the population without some subjects, whose status remains."""
+        if not case_ids:
+            return self
+        kept = np.flatnonzero([case_id not in case_ids for case_id in self.case_ids])
+        return Population(self.folder, self.indices.take(kept), self.status, self.motion.take(kept))
 
     def rows_of(self, case_ids: Any) -> IntArray:
         """Return the row numbers of subjects in ``indices``; ``UNASSIGNED`` for a subject without indices."""
@@ -178,9 +228,13 @@ def as_numbers(column: Any) -> FloatArray:
     return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan).to_numpy(), dtype=np.float64)
 
 
+def _has_flags(table: Any) -> bool:
+    return "qc_flags" in table.column_names
+
+
 def _flags_with_rows(table: Any) -> tuple[IntArray, Any]:
     """Flatten the quality flags of a table; return the row number of each flag, and the flags."""
-    if "qc_flags" not in table.column_names:
+    if not _has_flags(table):
         return np.zeros(0, np.int64), pa.array([], pa.string())
     flags = table["qc_flags"].combine_chunks()
     rows = np.asarray(pc.list_parent_indices(flags).to_numpy(), dtype=np.int64)

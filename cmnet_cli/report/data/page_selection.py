@@ -2,31 +2,31 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from cmnet_cli.report.data.cohort_table import Population, most_flagged
+from cmnet_cli.report.data.cohort_table import Population
+from cmnet_cli.report.data.worklist import Worklist
 from cmnet_core.errors import ErrorCode, ManifestError
 
 ALL, FLAGGED, NONE = "all", "flagged", "none"
 
 DEFAULT_LIMIT = 500
-"""By default, all subjects of a cohort of up to this size get a page; in a larger one, so many with most flags."""
+"""By default, all subjects of a cohort of up to this size get a page; in a larger one, the first of the worklist."""
 
 
-def choose_pages(population: Population, requested: Sequence[str], *, limit: int = DEFAULT_LIMIT) -> list[int]:
+def choose_pages(worklist: Worklist, requested: Sequence[str], *, limit: int = DEFAULT_LIMIT) -> list[int]:
     """Return the row numbers of the subjects that get a page.
 
     Args:
-        population: All subjects.
+        worklist: All subjects.
         requested: ``all``, ``flagged``, ``none`` or ids, with or without ``sub-``; empty for the default.
         limit: The largest number of pages that are made by default.
 
     Raises:
         ManifestError: An id is not among the subjects with indices.
     """
-    flagged = most_flagged(population, np.flatnonzero(population.warnings))
+    population = worklist.population
     if not requested:
-        return list(range(population.size)) if population.size <= limit else flagged[:limit]
+        return list(range(population.size)) if population.size <= limit else worklist.order[:limit].tolist()
+    flagged = worklist.order[population.warnings[worklist.order] > 0].tolist()
     ids = [label for label in requested if label not in (ALL, FLAGGED, NONE)]
     by_id = [row for label in ids for row in _rows_of_subject(population, label)]
     if ALL in requested:

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 
 from cmnet_cli.report.data.cohort_context import CohortContext, SubjectLink
 from cmnet_cli.report.data.cohort_table import Population, most_flagged
-from cmnet_cli.report.formatting import is_warning
-from cmnet_core.qc.flags import FLAGS
+from cmnet_cli.report.formatting import is_warning, severity_of
+from cmnet_core.qc.flags import FLAGS, Severity
 
 # So many subjects are listed with a finding; the tables list all of them.
 MOST_LISTED = 20
@@ -25,6 +25,7 @@ class QCFinding:
         code: Error code or flag.
         meaning: When it is raised.
         advice: What to do.
+        severity: Severity of a flag; empty for a failure.
         count: Number of subjects, as the page states it.
         percentage: Percentage of all subjects as text; empty where it is suppressed.
         bar_pct: The same as a number, for the bar.
@@ -35,6 +36,7 @@ class QCFinding:
     code: str
     meaning: str
     advice: str
+    severity: str
     count: str
     percentage: str
     bar_pct: float
@@ -78,19 +80,20 @@ def _failure(context: CohortContext, failed: Any, row: dict[str, Any], total: in
         for case, row in zip(first.to_pylist(), rows, strict=True)
     ]
     subjects = _subjects(context, links, number=number, total=total)
-    return QCFinding(row["error_code"], "", context.deidentifier.text(row["hint"]), **subjects)
+    return QCFinding(row["error_code"], "", context.deidentifier.text(row["hint"]), "", **subjects)
 
 
 def flag_findings(context: CohortContext) -> list[QCFinding]:
-    """Return the quality flags, warnings first, the most frequent first."""
+    """Return the quality flags, the most severe first, the most frequent first."""
     population, flagged = context.population, context.population.flagged
     findings = []
     for flag, rows in zip(flagged.flags, flagged.subjects, strict=True):
-        first = most_flagged(population, rows)[:MOST_LISTED] if is_warning(flag) else []
+        of_subjects = is_warning(flag) and flag not in population.shared
+        first = most_flagged(population, rows)[:MOST_LISTED] if of_subjects else []
         meaning, advice = (FLAGS[flag].raised, FLAGS[flag].advice) if flag in FLAGS else ("", "")
         subjects = _subjects(context, context.links(first), number=len(rows), total=population.size)
-        findings.append(QCFinding(flag, f"{meaning[:1].upper()}{meaning[1:]}", advice, **subjects))
-    return sorted(findings, key=lambda finding: not is_warning(finding.code))
+        findings.append(QCFinding(flag, f"{meaning[:1].upper()}{meaning[1:]}", advice, severity_of(flag), **subjects))
+    return sorted(findings, key=lambda finding: list(Severity).index(severity_of(finding.code)))
 
 
 def _subjects(context: CohortContext, links: Sequence[SubjectLink], *, number: int, total: int) -> dict[str, Any]:

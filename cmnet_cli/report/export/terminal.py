@@ -13,12 +13,14 @@ from cmnet_cli.console import Messages
 from cmnet_cli.privacy.deidentify import open_deidentifier
 from cmnet_cli.report.cohort.distributions import main_quantities
 from cmnet_cli.report.data.cohort_context import CohortContext
-from cmnet_cli.report.data.cohort_table import FloatArray, most_flagged, read_population
+from cmnet_cli.report.data.cohort_table import FloatArray, read_population
 from cmnet_cli.report.data.mean_curves import mean_curves
 from cmnet_cli.report.data.qc_summary import QCFinding, count_states, failure_findings, flag_findings
+from cmnet_cli.report.data.worklist import FEWEST_POINTS, Worklist, make_worklist
 from cmnet_cli.report.formatting import Quantity, format_number, is_warning
 from cmnet_cli.report.plot.cohort_figures import value_axis
 from cmnet_cli.runs.paths import RunFolder
+from cmnet_cli.runs.verdicts import read_verdicts, store_verdicts
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MOST_LINES = 12
@@ -35,27 +37,35 @@ _CURVES = {
 }
 
 
-def show_population(run: Path, messages: Messages, *, share_safe: bool) -> None:
+def show_population(run: Path, messages: Messages, *, share_safe: bool, verdicts: Path | None) -> None:
     """Print a summary of the cohort page.
 
     Raises:
-        ManifestError: This is no run folder, or nothing has run in it.
+        ManifestError: This is no run folder, nothing has run in it, or the verdicts cannot be used.
     """
     folder = RunFolder(run)
     deidentifier = open_deidentifier(folder.share_key if share_safe else None, share_safe=share_safe)
-    context = CohortContext(read_population(folder), deidentifier, {})
+    population = read_population(folder)
+    readings = read_verdicts(folder, population.all_case_ids, verdicts)
+    if verdicts is not None:
+        store_verdicts(folder, readings)
+    context = CohortContext(population, deidentifier, {}, readings)
     states = count_states(context.population)
     if deidentifier.hides(sum(states.values())):
         messages.result("There are ten or fewer subjects: a share-safe report does not describe them.")
         return
     warned = int((context.population.warnings > 0).sum())
     counts = [f"{context.counts.told(number)} {state}" for state, number in states.items()]
-    messages.result(", ".join([*counts, f"{context.counts.told(warned)} to check"]))
+    left_out = [f"{context.counts.told(len(context.excluded))} excluded by a verdict"] if context.excluded else []
+    messages.result(", ".join([*counts, f"{context.counts.told(warned)} to check", *left_out]))
     _show_findings(messages, "Failures", failure_findings(context))
-    _show_findings(messages, "Quality flags", [flag for flag in flag_findings(context) if is_warning(flag.code)])
-    _show_indices(context, messages)
-    _show_curves(context, messages)
-    _show_flagged(context, messages)
+    warnings = [flag for flag in flag_findings(context) if is_warning(flag.code)]
+    shared = population.shared
+    _show_findings(messages, "Quality flags", [flag for flag in warnings if flag.code not in shared])
+    _show_findings(messages, "Flags of nearly all subjects", [flag for flag in warnings if flag.code in shared])
+    _show_indices(context.included, messages)
+    _show_curves(context.included, messages)
+    _show_worklist(context, messages)
 
 
 def sparkline(values: Sequence[float] | FloatArray) -> str:
@@ -130,18 +140,18 @@ def _show_curves(context: CohortContext, messages: Messages) -> None:
     _table(messages, "Mean over the cycle", ["<", ">subjects", ">range", "=curve"], lines)
 
 
-def _show_flagged(context: CohortContext, messages: Messages) -> None:
-    """Print the subjects with the most warnings, each with its warnings."""
-    population = context.population
-    first = most_flagged(population, np.flatnonzero(population.warnings))[:_MOST_LINES]
+def _show_worklist(context: CohortContext, messages: Messages) -> None:
+    """Print the first subjects of the worklist, each with its reasons."""
+    worklist = make_worklist(context.population)
+    first = [row for row in worklist.order.tolist() if worklist.score[row] >= FEWEST_POINTS][:_MOST_LINES]
     if not first or context.deidentifier.share_safe:
         return
-    lines = [[population.case_ids[row], ", ".join(_warnings_of(context, row))] for row in first]
-    _table(messages, "Subjects with most flags: check these first", ["=subject", "<flags"], lines)
-
-
-def _warnings_of(context: CohortContext, row: int) -> list[str]:
-    flagged = context.population.flagged
-    return [
-        flag for flag, rows in zip(flagged.flags, flagged.subjects, strict=True) if row in rows and is_warning(flag)
+    lines = [
+        [context.population.case_ids[row], format_number(float(worklist.score[row])), _reasons(worklist, row)]
+        for row in first
     ]
+    _table(messages, "Worklist: check these first", ["=subject", ">score", "<reasons"], lines)
+
+
+def _reasons(worklist: Worklist, row: int) -> str:
+    return "; ".join(reason.flag or reason.text for reason in worklist.reasons(row))

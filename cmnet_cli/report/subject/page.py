@@ -1,7 +1,7 @@
 """The page of one subject: quality, images, curves, segments and indices."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jinja2 import Environment
@@ -10,7 +10,7 @@ from cmnet_cli.report.data.displacement_view import DisplacementView, read_displ
 from cmnet_cli.report.data.load_results import Row, RunResults, read_subject_images, read_subject_provenance
 from cmnet_cli.report.data.slice_views import SliceView, ViewGeometry, build_slice_views, choose_view_geometry
 from cmnet_cli.report.export.formats import ExportFigure
-from cmnet_cli.report.formatting import Tile, flag_text, format_number, is_warning, select_quantities
+from cmnet_cli.report.formatting import Tile, flag_text, format_number, select_quantities
 from cmnet_cli.report.plot import colours
 from cmnet_cli.report.subject.bullseyes import subject_bullseyes
 from cmnet_cli.report.subject.citation import text_to_cite
@@ -24,6 +24,7 @@ from cmnet_cli.report.subject.cycle_charts import (
 )
 from cmnet_cli.report.subject.index_table import format_interval, index_table_rows, read_ranges, reference_source
 from cmnet_cli.report.subject.player import Player, draw_player
+from cmnet_cli.report.subject.review import Review
 from cmnet_cli.report.subject.still_images import StillImages, draw_stills
 from cmnet_cli.runs.paths import CaseFolder
 from cmnet_core.errors import CaseError
@@ -75,26 +76,29 @@ class SubjectPage:
     frame_ms: float | None
 
 
-def make_subject_page(pages: Environment, run: RunResults, row: Row) -> SubjectPage:
+def make_subject_page(pages: Environment, run: RunResults, row: Row, review: Review) -> SubjectPage:
     """Make the page of one subject.
 
     Args:
         pages: The templates.
         run: The table rows of the run.
         row: The subject's row of the indices.
+        review: What to check, the place in the worklist, and the verdict.
     """
     frames, segments = run.frames.get(row["case_id"], ()), run.segments.get(row["case_id"], ())
     pictures, charts, bullseyes = _read_pictures(run, row), _charts(frames, row), subject_bullseyes(segments)
     by_segment = segment_charts(frames, segments, row)
-    segment_flags = dict.fromkeys(flag for segment in segments for flag in segment["qc_flags"] or ())
+    known = {*subject_flags(run, row), *review.shared}
+    of_segments = dict.fromkeys(flag for segment in segments for flag in segment["qc_flags"] or ())
     html = pages.get_template("subject.html").render(
         **_text_values(run, row),
+        **_review_values(run, row, review),
         pictures=pictures,
         gradient=colours.gradient(),
         charts=charts,
         bullseyes=bullseyes,
         segment_charts=by_segment,
-        segment_flags=[flag_text(flag) for flag in segment_flags],
+        segment_flags=[flag_text(flag) for flag in of_segments if flag not in known],
     )
     figures = {chart.name: ExportFigure(chart.drawing, chart.title, chart.key) for chart in (*charts, *by_segment)}
     figures |= {plot.quantity.name: ExportFigure(plot.drawing, plot.quantity.title) for plot in bullseyes}
@@ -103,7 +107,7 @@ def make_subject_page(pages: Environment, run: RunResults, row: Row) -> SubjectP
 
 def _text_values(run: RunResults, row: Row) -> dict[str, Any]:
     """Return the values of the template that are text."""
-    flags, ranges, deidentifier = subject_flags(run, row), read_ranges(run.folder), run.deidentifier
+    ranges, deidentifier = read_ranges(run.folder), run.deidentifier
     description = [
         form.format(row[column])
         for column, form in _DESCRIPTION
@@ -113,12 +117,22 @@ def _text_values(run: RunResults, row: Row) -> dict[str, Any]:
         "case_id": deidentifier.name(row["case_id"]),
         "description": description,
         "headlines": _headlines(row),
-        "warnings": [flag_text(flag) for flag in flags if is_warning(flag)],
-        "remarks": [flag_text(flag) for flag in flags if not is_warning(flag)],
         "indices": index_table_rows(row, ranges),
         "reference": reference_source(row, ranges),
         "citation": deidentifier.text(text_to_cite(run.folder, row)),
         "provenance": (*read_subject_provenance(run.folder.case(row["case_id"])), *run.provenance),
+    }
+
+
+def _review_values(run: RunResults, row: Row, review: Review) -> dict[str, Any]:
+    """Return the values of the template about the review, and what the form of the verdict needs."""
+    name, reading = run.deidentifier.name(row["case_id"]), review.reading
+    readings = {name: asdict(reading)} if reading else {}
+    return {
+        "place": review.place,
+        "quality": review.quality,
+        "reading": reading,
+        "verdict_data": {"store": run.deidentifier.run_name(run.folder.root), "name": name, "readings": readings},
     }
 
 

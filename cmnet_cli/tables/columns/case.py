@@ -51,6 +51,8 @@ def _indexed(name: str, meaning: str, quantity: str, unit: str) -> Column:
 INDICES = (
     *IDENTITY,
     *_DEMOGRAPHICS,
+    Column("verdict", "text", "Verdict of a reader: accept, correct or exclude; null without one", "", "",
+           "verdicts.csv of the run"),
     Column("frames", "integer", "Number of frames in the cardiac cycle"),
     Column("frame_ms", "number", "Time between two frames", "ms", "as in the manifest, else as in the header"),
     Column("heart_rate_bpm", "number", "Heart rate", "1/min", "as in the manifest, else 60000 / (frames x frame_ms)"),

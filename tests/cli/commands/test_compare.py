@@ -134,3 +134,20 @@ def test_compare_needs_indices(run: Path) -> None:
     (run / "tables" / "indices.parquet").unlink()
     refused = cmnet("compare", "--run", run, "--against", run.parent / "cohort.csv")
     assert (refused.exit_code, "cmnet indices" in refused.output) == (3, True)
+
+
+def test_an_excluded_subject_is_left_out_and_named(run: Path) -> None:
+    verdicts = run.parent / "verdicts.csv"
+    verdicts.write_text("id,verdict\n9900003,exclude\n0012_ses-3,accept\n")
+    _against(run, "subject_id,lvef_pct\n0012,60\n9900003,10\n", "--verdicts", verdicts)
+    [row] = rows(run, "comparison")
+    assert (row["n"], row["bias"]) == (2, 0.0)
+    assert "1 excluded by their verdict: sub-9900003_ses-2" in (run / "tables" / "comparison.md").read_text()
+    # The verdicts are kept in the run, where indices finds them.
+    assert "1 excluded" in cmnet("indices", "--run", run).output
+    known = {row["case_id"]: row["verdict"] for row in rows(run, "indices")}
+    assert [known.get(f"sub-{name}") for name in ("9900003_ses-2", "0012_ses-3", "0012_ses-2")] == [
+        "exclude",
+        "accept",
+        None,
+    ]

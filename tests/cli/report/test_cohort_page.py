@@ -17,6 +17,7 @@ from cmnet_cli.report.data.cohort_table import UNASSIGNED, read_population
 from cmnet_cli.report.data.page_selection import choose_pages
 from cmnet_cli.report.data.qc_summary import failure_findings, flag_findings
 from cmnet_cli.report.data.strata import stratify
+from cmnet_cli.report.data.worklist import make_worklist
 from cmnet_cli.report.write import Request, write_report
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.tables.schema import write_table
@@ -115,20 +116,21 @@ def test_pages_are_made_for_the_requested_subjects(large):
     population = read_population(large)
     flagged = set(np.flatnonzero(population.warnings).tolist())
     name = population.case_ids[5]
-    assert set(choose_pages(population, ["flagged"])) == flagged
-    assert choose_pages(population, ["none"]) == []
-    assert choose_pages(population, ["all"]) == list(range(population.size))
-    assert choose_pages(population, [name.removeprefix("sub-")]) == choose_pages(population, [name]) == [5]
-    assert set(choose_pages(population, [name, "flagged"])) == flagged | {5}
-    assert choose_pages(population, [], limit=3) == choose_pages(population, ["flagged"])[:3]
-    assert len(choose_pages(population, [], limit=10_000)) == population.size
+    worklist = make_worklist(population)
+    assert set(choose_pages(worklist, ["flagged"])) == flagged
+    assert choose_pages(worklist, ["none"]) == []
+    assert choose_pages(worklist, ["all"]) == list(range(population.size))
+    assert choose_pages(worklist, [name.removeprefix("sub-")]) == choose_pages(worklist, [name]) == [5]
+    assert set(choose_pages(worklist, [name, "flagged"])) == flagged | {5}
+    assert choose_pages(worklist, [], limit=3) == worklist.order[:3].tolist()
+    assert len(choose_pages(worklist, [], limit=10_000)) == population.size
 
 
 def test_the_page_of_an_unknown_subject_is_refused_from_the_command_line(large):
     result = cmnet("report", "--run", large.root, "--pages", "9999999")
     assert result.exit_code == 3
     with pytest.raises(ManifestError) as caught:
-        choose_pages(read_population(large), ["9999999"])
+        choose_pages(make_worklist(read_population(large)), ["9999999"])
     assert caught.value.code is ErrorCode.RUN
 
 

@@ -139,7 +139,9 @@ def test_the_subject_page_shows_nine_images_with_contours(run, subject):
 
 def test_the_subject_page_describes_flags_and_missing_values(subject):
     assert "voxel sizes differ" in subject.text
-    assert "no height or no weight" in subject.text
+    assert (
+        "Neither the manifest nor the header gives: height or weight. Values indexed to BSA are null." in subject.text
+    )
     assert "new-flag" in subject.text
     assert "RV ejection fraction" not in subject.text
 

@@ -30,7 +30,7 @@ def _write(run: RunFolder, value: float, *positions: int, cases_per_part: int | 
 
 
 def _merged(run: RunFolder) -> list[tuple[int, float]]:
-    merge_parts(run, ORDER, extra=["clinic"])
+    merge_parts(run, ORDER, extra=["clinic"], verdicts={})
     frames = read_rows(run.table("frames"))
     assert [row["frame"] for row in frames] == [0, 1, 2] * (len(frames) // 3)
     found = [(ORDER[row["case_id"]], row["lvef_pct"]) for row in read_rows(run.table("indices"))]
@@ -58,7 +58,7 @@ def test_merge_of_overlapping_parts_with_an_older_table(
 def test_merge_drops_cases_outside_the_cohort(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     _write(run, 1.0, 0, 1)
-    merge_parts(run, {"sub-9900001": 0}, extra=[])
+    merge_parts(run, {"sub-9900001": 0}, extra=[], verdicts={})
     assert [row["case_id"] for row in read_rows(run.table("indices"))] == ["sub-9900001"]
 
 

@@ -62,7 +62,7 @@ def test_schema_metadata_has_unit_formula_and_ukb_field(tmp_path: Path) -> None:
     write_table(path, "indices", [])
     metadata = pq.read_schema(path).field("lvef_pct").metadata
     assert (metadata[b"unit"], metadata[b"ukb_field"]) == (b"%", b"24103")
-    assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == str(SCHEMA_VERSION).encode() == b"6"
+    assert pq.read_schema(path).metadata[b"cmnet_schema_version"] == str(SCHEMA_VERSION).encode() == b"7"
 
 
 def test_interval_columns_follow_their_quantity() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from cmnet_core.flags import QCFlag
 from cmnet_core.function.volumes import ClinicalIndices, smooth_volume_curve
 from cmnet_core.labels import Label
-from cmnet_core.qc.flags import FLAGS, GROUPS, MINIMUM_PROMINENCE
+from cmnet_core.qc.flags import FLAGS, GROUPS
 from cmnet_core.qc.result_checks import (
     PhaseLabels,
     check_confidence,
@@ -22,6 +22,7 @@ from cmnet_core.qc.result_checks import (
     check_volume_curve,
     withhold_truncated,
 )
+from cmnet_core.qc.thresholds import MINIMUM_PROMINENCE
 
 RADII_ED = (9, 10, 9, 8, 6, 3, 0)
 RADII_ES = (0, 7, 6, 5, 4, 2, 0)
@@ -96,10 +97,11 @@ def test_implausible_ejection_fractions_and_stroke_volumes_are_flagged() -> None
     assert list(check_function(NORMAL)) == []
     assert list(check_function(replace(NORMAL, rvef_pct=2.0))) == ["rvef-implausible"]
     assert list(check_function(replace(NORMAL, lvef_pct=91.0))) == ["lvef-implausible"]
-    assert list(check_function(replace(NORMAL, rvsv_ml=40.0))) == ["stroke-volumes-differ"]
-    assert list(check_function(replace(NORMAL, lvsv_ml=100.0, rvsv_ml=86.0))) == []
-    assert list(check_function(replace(NORMAL, lvsv_ml=100.0, rvsv_ml=85.0))) == ["stroke-volumes-differ"]
-    assert list(check_function(replace(NORMAL, lvsv_ml=85.0, rvsv_ml=100.0))) == ["stroke-volumes-differ"]
+    widely = ["stroke-volumes-differ", "stroke-volumes-differ-widely"]
+    cases = ((100, 86, []), (100, 85, widely[:1]), (85, 100, widely[:1]), (100, 70, widely), (70, 100, widely))
+    for lv, rv, expected in cases:
+        indices = replace(NORMAL, lvsv_ml=float(lv), rvsv_ml=float(rv))
+        assert list(check_function(indices)) == expected
     assert list(check_function(replace(NORMAL, rvsv_ml=None, rvef_pct=None))) == []
 
 
