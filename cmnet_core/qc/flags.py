@@ -316,8 +316,8 @@ _FUNCTION = (
     Flag(
         QCFlag.STROKE_VOLUMES_DIFFER,
         f"the stroke volumes of LV and RV differ by {STROKE_DIFFERENCE_PCT:.0f} % of the larger one or more",
-        "Without valve regurgitation or a shunt they are equal, but by the contours of readers they differ as much in a "
-        "third of healthy subjects.",
+        "Without valve regurgitation or a shunt they are equal, but by the contours of readers they differ as much in "
+        "a third of healthy subjects.",
         severity=_INFORMATION,
     ),
     Flag(
