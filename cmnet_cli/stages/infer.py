@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import InferConfig, PreprocessConfig, SaveMotion, digest_settings
@@ -74,10 +76,7 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
     """
     inputs = record_inputs(case.image)
     cine = load_checked_cine(case)
-    with naming(case.image[0]):
-        tracking = track(model, cine)
-    bands = check_bands(cine.voxels[tracking.ed], tracking.segmentation.labels[tracking.ed], cine.spacing)
-    tracking = replace(tracking, flags=(*tracking.flags, *bands))
+    tracking = track_case(case, cine, model)
     # Without its sidecar, the case is pending until all files are written.
     folder.sidecar(NAME).unlink(missing_ok=True)
     remove_leftovers(folder.folder)
@@ -98,10 +97,30 @@ def infer_case(case: Case, folder: CaseFolder, *, model: Model, config: InferCon
         model_digest=model.digest,
         inputs=inputs,
         outputs=record_outputs(outputs),
-        facts=asdict(_facts_of(tracking, model)),
+        facts=asdict(facts_of(tracking, model)),
     )
     write_sidecar(folder.sidecar(NAME), sidecar)
     return case.case_id
+
+
+def track_case(
+    case: Case, cine: CineSequence, model: Model, *, corrected: UInt8[Tensor, "t z y x"] | None = None
+) -> Tracking:
+    """Segment and track the cine of a case, with the flags of the checks that need its labels.
+
+    Args:
+        case: The case.
+        cine: Its cine.
+        model: The networks.
+        corrected: Label maps of all frames that take the place of SegNet's.
+
+    Raises:
+        CaseError: No heart is found in the cine; the message names the file.
+    """
+    with naming(case.image[0]):
+        tracking = track(model, cine, corrected=corrected)
+    bands = check_bands(cine.voxels[tracking.ed], tracking.segmentation.labels[tracking.ed], cine.spacing)
+    return replace(tracking, flags=(*tracking.flags, *bands))
 
 
 def _store_tracking(folder: CaseFolder, tracking: Tracking, cine: CineSequence, save_motion: SaveMotion) -> list[Path]:
@@ -122,7 +141,8 @@ def _store_tracking(folder: CaseFolder, tracking: Tracking, cine: CineSequence, 
     return written
 
 
-def _facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
+def facts_of(tracking: Tracking, model: Model) -> TrackingFacts:
+    """Return the facts about a tracked cine that later stages need."""
     return TrackingFacts(
         frames=tracking.cine.frames,
         frame_ms=tracking.cine.frame_ms,

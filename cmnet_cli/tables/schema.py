@@ -31,7 +31,7 @@ __all__ = [
     "write_table",
 ]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised whenever a column is added, removed or renamed; tables of another version are computed again."""
 
 _ARROW: Mapping[str, Any] = {
@@ -59,6 +59,8 @@ DECLARED: Mapping[str, tuple[Column, ...]] = {
     "evaluation_quantities": evaluation.EVALUATION_QUANTITIES,
     "evaluation_tests": evaluation.EVALUATION_TESTS,
     "agreement_summary": evaluation.AGREEMENT_SUMMARY,
+    "correction_overlaps": evaluation.CORRECTION_OVERLAPS,
+    "correction_indices": evaluation.CORRECTION_INDICES,
     "comparison": evaluation.COMPARISON,
 }
 """Declared columns of every table, without the columns of intervals."""
