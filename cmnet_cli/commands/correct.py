@@ -117,7 +117,10 @@ def correct(
     opened = open_run(run.absolute())
     folder = opened.folder
     selected = select_cases(opened.cases, settings)
-    found, unusable = ({}, []) if masks is None else find_masks(masks.absolute(), opened.cases)
+    found: Masks = {}
+    unusable: list[UnusableFile] = []
+    if masks is not None:
+        found, unusable = find_masks(masks.absolute(), opened.cases)
     if settings.engine == LOCAL:
         resolve_device(device)
     infer = build_infer_stage(folder.root, _infer_config(folder), device)
@@ -188,7 +191,7 @@ def find_masks(folder: Path, cases: Sequence[Case]) -> tuple[Masks, list[Unusabl
         )
     known = {case.case_id for case in cases}
     masks: Masks = {}
-    unusable = []
+    unusable: list[UnusableFile] = []
     for path in sorted(item for item in folder.rglob("*") if item.suffix.lower() in _IMAGE_SUFFIXES):
         image, named = _IMAGE_NAME.fullmatch(path.name), _MASK_NAME.fullmatch(path.name)
         if image and image["case"] in known:

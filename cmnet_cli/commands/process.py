@@ -124,7 +124,7 @@ def indices(run: Path, config: IndicesConfig, settings: ExecutionSettings, messa
     opened = open_run(run.absolute())
     folder = opened.folder
     stage = build_indices_stage(folder.root, config)
-    selected = select_cases(opened.cases, settings)
+    selected: Sequence[Case] = select_cases(opened.cases, settings)
     if settings.dry_run:
         plan = plan_after_stage(infer_stage.NAME, opened, selected)
         print_plan(plan, messages, dry_run=True)

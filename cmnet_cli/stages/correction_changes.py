@@ -75,11 +75,12 @@ def correction_changes(case: Case, run: RunFolder) -> CorrectionChanges:
             row |= {"dsc_pct": dice_pct(before, after, label), "automatic_ml": old, "corrected_ml": new}
             overlaps.append(identity | row)
     no_draws = SamplingSettings(0, 0)
-    rows = [indices_case(case, item, reference=(), draws=no_draws).indices for item in (folder, corrected_folder)]
-    pairs = [(name, *(row.get(name) for row in rows)) for name in _MEASURED]
+    old_row, new_row = (
+        indices_case(case, item, reference=(), draws=no_draws).indices for item in (folder, corrected_folder)
+    )
     indices = [
-        identity | {"index": name, "automatic": old, "corrected": new}
-        for name, old, new in pairs
-        if old is not None or new is not None
+        identity | {"index": name, "automatic": old_row.get(name), "corrected": new_row.get(name)}
+        for name in _MEASURED
+        if old_row.get(name) is not None or new_row.get(name) is not None
     ]
     return CorrectionChanges(tuple(overlaps), tuple(indices))

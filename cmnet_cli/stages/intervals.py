@@ -145,8 +145,8 @@ def add_intervals(
     corrected = isinstance(folder, CorrectionFolder)
     if not draws.samples or corrected or not folder.posterior.exists():
         # Intervals are calibrated by the errors of automatic results.
-        stored = QCFlag.MASKS_CORRECTED if corrected else QCFlag.POSTERIOR_NOT_STORED
-        reason = stored if draws.samples else QCFlag.NO_SAMPLES
+        without = QCFlag.MASKS_CORRECTED if corrected else QCFlag.POSTERIOR_NOT_STORED
+        reason = without if draws.samples else QCFlag.NO_SAMPLES
         return _flagged(row, reason), [_flagged(segment, reason) for segment in segments], NO_SPREADS
     posterior, case_id = read_posterior(folder.posterior), row["case_id"]
     if draws.spreads_only:

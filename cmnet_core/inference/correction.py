@@ -128,7 +128,7 @@ def _distance_to_end(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.fl
 
 
 def correct_probabilities(
-    probabilities: Float[Tensor, "t k z y x"], corrected: UInt8[Tensor, "t z y x"], window: Window
+    probabilities: Float[Tensor, "t k z yw xw"], corrected: UInt8[Tensor, "t z y x"], window: Window
 ) -> None:
     """Change SegNet's probabilities in place where corrected label maps differ from its own.
 
