@@ -18,6 +18,7 @@ from cmnet_cli.exits import CommandGroup, interrupt
 from cmnet_cli.malloc import reuse_freed_memory
 from cmnet_cli.options import (
     DEFAULT_RUN,
+    AllFrames,
     Animation,
     AsJson,
     BenchmarkOptions,
@@ -30,9 +31,11 @@ from cmnet_cli.options import (
     Device,
     DiskFolder,
     DrawSeed,
+    EditedMasks,
     EngineOptions,
     ExecutionOptions,
     Experimental,
+    ExportOptions,
     Figures,
     FollowLinks,
     Frames,
@@ -48,6 +51,7 @@ from cmnet_cli.options import (
     ManifestFile,
     MaskPattern,
     MaskScheme,
+    MasksToEdit,
     MethodName,
     ModelName,
     NewCalibration,
@@ -80,6 +84,7 @@ from cmnet_cli.options import (
     TensorBoard,
     Terminal,
     TrainSettings,
+    Undo,
     Variants,
     VerbosityOptions,
     VerdictsFile,
@@ -417,6 +422,56 @@ def benchmark(
     request = command.BenchmarkRequest(*names, model or "default", compared.protocol, device)
     settings = _execution_settings(selection, execution, engine)
     _exit_with(command.benchmark(manifest, out, request, settings, _messages(verbosity)), verbosity, as_json=as_json)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def export_masks(
+    selection: SelectionOptions,
+    execution: ExportOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    run: RunPath = DEFAULT_RUN,
+    out: MasksToEdit = Path("masks"),
+    all_frames: AllFrames = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export masks and images of single frames, to be edited in ITK-SNAP or 3D Slicer and given to cmnet correct.
+
+    Example: cmnet export-masks --participant-label 9900001 --out masks
+    """
+    from cmnet_cli.commands import correct as command
+
+    settings = _execution_settings(selection, execution, engine)
+    summary = command.export_masks(run, out, settings, _messages(verbosity, run), all_frames=all_frames)
+    _exit_with(summary, verbosity, as_json=as_json)
+
+
+@app.command(rich_help_panel=MAIN)
+@expand_options
+def correct(
+    selection: SelectionOptions,
+    execution: RecomputeOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    run: RunPath = DEFAULT_RUN,
+    masks: EditedMasks = None,
+    undo: Undo = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Take edited masks as given: motion, indices and page of their subjects are computed again, and marked.
+
+    Examples: cmnet correct --masks masks; cmnet correct --undo 9900001
+    """
+    from cmnet_cli.commands import correct as command
+
+    settings = _execution_settings(selection, execution, engine)
+    if undo:
+        summary = command.undo(run, undo, settings, _messages(verbosity, run))
+    else:
+        summary = command.correct(run, masks, settings, _messages(verbosity, run), device=device)
+    _exit_with(summary, verbosity, as_json=as_json)
 
 
 @app.command(rich_help_panel=MAIN)

@@ -333,6 +333,27 @@ TensorBoard = Annotated[
     bool, _flag("--tensorboard", text="Also log the metrics for TensorBoard; needs the package tensorboard.")
 ]
 
+# Corrections.
+
+MasksToEdit = Annotated[Path, _option("--out", "-o", metavar="FOLDER", text="Folder to write the masks to.")]
+AllFrames = Annotated[bool, _flag("--all-frames", text="Export every frame; by default, ED and ES.")]
+ReplaceEdited = Annotated[
+    bool, _flag("--force", text="Also replace masks in the folder that were edited.", panel=_EXECUTION)
+]
+EditedMasks = Annotated[
+    Path | None,
+    _option(
+        "--masks",
+        metavar="FOLDER",
+        text="Folder of edited masks, named as cmnet export-masks names them.",
+        show_default="none: interrupted or outdated corrections are completed",
+    ),
+]
+Undo = Annotated[
+    list[str] | None,
+    _option("--undo", metavar="ID", text="Take the correction of this subject back (repeatable)."),
+]
+
 # Reports.
 
 PagesOf = Annotated[
@@ -522,6 +543,15 @@ class ExecutionOptions:
     on_stale: WhenStale = OnStale.RERUN
     dry_run: DryRun = False
     group_readable: GroupReadable = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How files are exported."""
+
+    workers: Workers = 0
+    force: ReplaceEdited = False
+    dry_run: DryRun = False
 
 
 @dataclass(frozen=True, slots=True)

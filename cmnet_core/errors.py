@@ -33,6 +33,7 @@ class ErrorCode(StrEnum):
     LABEL_VALUES = "label-values"
     LABEL_GEOMETRY = "label-geometry"
     LABEL_CLASS = "label-class"
+    CORRECTION = "correction"
     HEART_NOT_FOUND = "heart-not-found"
     WORKER_DIED = "worker-died"
     OUT_OF_MEMORY = "out-of-memory"

@@ -58,6 +58,8 @@ class QCFlag(StrEnum):
     ORIENTATION_AMBIGUOUS = "orientation-ambiguous"
     LOW_CONFIDENCE_SEGMENTATION = "low-confidence-segmentation"
 
+    MASKS_CORRECTED = "masks-corrected"
+
     # Function.
     LV_DOES_NOT_CONTRACT = "lv-does-not-contract"
     RV_DOES_NOT_CONTRACT = "rv-does-not-contract"

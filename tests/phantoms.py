@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cmnet_core.io.nifti import write_image, write_labels
+from cmnet_cli.runs.paths import MaskFolder
+from cmnet_core.io.nifti import inspect, read_own, write_image, write_labels
 from cmnet_core.labels import Label
 from cmnet_core.types import CineSequence, LabelSequence, Spacing
 
@@ -76,3 +77,14 @@ def write_cohort(folder: Path, subjects: int, *, frames: int = 4, step_mm: float
     manifest = folder / "cohort.csv"
     manifest.write_text("\n".join(rows) + "\n")
     return manifest
+
+
+def write_edited_mask(folder: Path, subject: str = "9900001") -> Path:
+    """Write an edited mask of frame 0 of a subject of :func:`write_cohort`, with a smaller LV; the folder of masks."""
+    masks, _ = read_own(folder / f"{subject}_labels.nii.gz")
+    edited, lv = torch.from_numpy(masks[0].copy()), torch.from_numpy(masks[0] == int(Label.LV))
+    inside = lv & lv.roll(2, 1) & lv.roll(-2, 1) & lv.roll(2, 2) & lv.roll(-2, 2)
+    edited[lv & ~inside] = int(Label.MYO)
+    path = MaskFolder(folder / "masks").mask(f"sub-{subject}", 0)
+    write_image(path, edited, affine=inspect(folder / f"{subject}_labels.nii.gz").affine, frame_ms=None)
+    return folder / "masks"

@@ -9,13 +9,14 @@ from pathlib import Path
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import EvaluateConfig, IndicesConfig, InferConfig, PreprocessConfig, load_config
 from cmnet_cli.console import Messages
+from cmnet_cli.derivatives.correction import remove_correction, restore_edits
 from cmnet_cli.execution.build_stage import build_infer_stage
 from cmnet_cli.execution.integrity import Damage, Integrity, Remedy, cases_of, check_integrity, is_whole_copy
 from cmnet_cli.execution.plan import CasePlan, ExecutionSettings
 from cmnet_cli.execution.runner import open_execution, run_stage, write_status
 from cmnet_cli.privacy.deidentify import open_deidentifier
 from cmnet_cli.runs.paths import CohortStage, RunFolder, require_run
-from cmnet_cli.runs.provenance import State
+from cmnet_cli.runs.provenance import State, remove_path
 from cmnet_cli.runs.run_folder import locked_run, open_run, read_record, write_description
 from cmnet_cli.seals import (
     DIGESTS,
@@ -87,9 +88,9 @@ def _remove_leftovers(folder: RunFolder, messages: Messages) -> None:
     """Remove the temporary files of commands that were killed; those of running reports are younger."""
     with locked_run(folder, "verify --repair"):
         old = time.time() - _LEFTOVER_AGE_S
-        leftovers = [path for path in folder.root.rglob(".tmp-*") if path.is_file() and path.stat().st_mtime < old]
+        leftovers = [path for path in folder.root.rglob(".tmp-*") if path.stat().st_mtime < old]
         for path in leftovers:
-            path.unlink(missing_ok=True)
+            remove_path(path)
     if leftovers:
         messages.note(f"{len(leftovers)} temporary files of interrupted commands removed")
 
@@ -97,14 +98,20 @@ def _remove_leftovers(folder: RunFolder, messages: Messages) -> None:
 def _repair(folder: RunFolder, damage: Sequence[Damage], messages: Messages) -> None:
     """Make damaged files again: first what other steps read, last what is made from the results of others."""
     with locked_run(folder, "verify --repair"):
+        _restore_edits(folder, damage, messages)
         for item in damage:
-            _mend(folder, item)
+            if item.remedy != Remedy.CORRECT:
+                _mend(folder, item)
     by_remedy = {remedy: [item for item in damage if item.remedy == remedy] for remedy in Remedy}
     for remedy, stage in ((Remedy.PREPROCESS, CohortStage.PREPROCESS), (Remedy.INFER, CohortStage.INFER)):
         cases = tuple({item.case.case_id: item.case for item in by_remedy[remedy] if item.case}.values())
         if cases:
             with _print_failure(f"cmnet {stage}", messages):
                 _run_again(folder, stage, cases, messages)
+    inferred = [item.case.case_id for item in by_remedy[Remedy.INFER] if item.case]
+    if by_remedy[Remedy.CORRECT] or any(folder.case(case_id).correction.edited_labels for case_id in inferred):
+        with _print_failure("cmnet correct", messages):
+            _correct(folder, messages)
     if by_remedy[Remedy.INDICES]:
         with _print_failure("cmnet indices", messages):
             _compute_indices(folder, messages)
@@ -147,6 +154,26 @@ def _mend(folder: RunFolder, damage: Damage) -> None:
             give_up_submission(folder.submission(name))
     elif damage.remedy in (Remedy.INDICES, Remedy.EVALUATE, Remedy.REPORT):
         path.unlink(missing_ok=True)
+
+
+def _restore_edits(folder: RunFolder, damage: Sequence[Damage], messages: Messages) -> None:
+    """Restore the edited masks of damaged corrections; a correction of which none is left is removed."""
+    damaged: dict[str, list[Path]] = {}
+    for item in damage:
+        if item.remedy == Remedy.CORRECT and item.case is not None:
+            damaged.setdefault(item.case.case_id, []).append(item.path)
+    for case in cases_of(folder):
+        if case.case_id not in damaged:
+            continue
+        of_case = folder.case(case.case_id)
+        lost = restore_edits(of_case, damaged[case.case_id])
+        if lost:
+            frames = ", ".join(map(str, lost))
+            messages.note(
+                f"row {case.row}: the edited masks of frames {frames} are lost; give them to cmnet correct again."
+            )
+        if not of_case.correction.edited_labels:
+            remove_correction(of_case)
 
 
 def _restore(folder: RunFolder, path: Path) -> None:
@@ -214,6 +241,12 @@ def _states(folder: RunFolder, cases: Sequence[Case]) -> dict[str, tuple[State, 
     stage = CohortStage.INFER if CohortStage.INFER in recorded else CohortStage.PREPROCESS
     done = (case.case_id for case in cases if folder.is_done(case.case_id, stage))
     return dict.fromkeys(done, (State.DONE, ""))
+
+
+def _correct(folder: RunFolder, messages: Messages) -> None:
+    from cmnet_cli.commands.correct import correct
+
+    correct(folder.root, None, ExecutionSettings(), messages, device="auto")
 
 
 def _compute_indices(folder: RunFolder, messages: Messages) -> None:

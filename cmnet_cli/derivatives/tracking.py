@@ -202,7 +202,7 @@ def read_facts(folder: CaseFolder) -> TrackingFacts:
     Raises:
         ImageError: There is no sidecar, or another version of cmnet wrote it.
     """
-    sidecar = read_sidecar(folder.sidecar("infer"))
+    sidecar = read_sidecar(folder.tracking_sidecar)
     if sidecar is None:
         raise ImageError(
             f"Nothing is stored for {folder.case_id}: it has no sidecar of infer.",
@@ -210,7 +210,7 @@ def read_facts(folder: CaseFolder) -> TrackingFacts:
             code=ErrorCode.FILE_MISSING,
         )
     try:
-        return facts_from_json(sidecar.facts)
+        return facts_from_json({name: value for name, value in sidecar.facts.items() if name != "correction"})
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ImageError(
             f"Another version of cmnet stored {folder.case_id}: its sidecar of infer has another format.",

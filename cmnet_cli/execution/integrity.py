@@ -38,6 +38,7 @@ class Remedy(StrEnum):
     REWRITE = "written again"
     INFER = "made again by cmnet infer"
     PREPROCESS = "made again by cmnet preprocess"
+    CORRECT = "made again by cmnet correct"
     INDICES = "made again by cmnet indices"
     EVALUATE = "made again by cmnet evaluate"
     COMPARE = "made again by cmnet compare"
@@ -87,6 +88,9 @@ def check_integrity(folder: RunFolder) -> Integrity:
             checked, found = _check_case(folder, case, stage, is_done=stage in done.get(case.case_id, ()))
             sidecars += checked
             damage += found
+        checked, found = _check_correction(folder, case)
+        sidecars += checked
+        damage += found
     damage += [*_damaged_logs(folder), *_damaged_submissions(folder), *_damaged_pages(folder)]
     return Integrity(sidecars, tuple(damage))
 
@@ -184,6 +188,20 @@ def _check_case(run: RunFolder, case: Case, stage: CohortStage, *, is_done: bool
         return True, [Damage(path, "damaged", remedy, case)]
     files = (folder.folder / name for name in damaged_outputs(path, sidecar))
     return True, [Damage(file, _problem(file), remedy, case) for file in files]
+
+
+def _check_correction(run: RunFolder, case: Case) -> tuple[bool, list[Damage]]:
+    """Check the correction of a case; one that was interrupted has edited masks and no sidecar."""
+    folder = run.case(case.case_id).correction
+    path = folder.tracking_sidecar
+    if not path.exists():
+        is_interrupted = bool(folder.edited_labels)
+        return False, [Damage(path, "missing", Remedy.CORRECT, case)] if is_interrupted else []
+    sidecar = read_sidecar(path, sealed=True)
+    if sidecar is None or (sidecar.case_id, sidecar.stage) != (case.case_id, path.stem.rpartition("-")[2]):
+        return True, [Damage(path, "damaged", Remedy.CORRECT, case)]
+    files = (folder.folder / name for name in damaged_outputs(path, sidecar))
+    return True, [Damage(file, _problem(file), Remedy.CORRECT, case) for file in files]
 
 
 def _damaged_logs(folder: RunFolder) -> Iterator[Damage]:

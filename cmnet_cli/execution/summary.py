@@ -13,9 +13,19 @@ from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.privacy.deidentify import Deidentifier
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import State
+from cmnet_core.errors import ErrorCode
 
 # The console lists at most this many failures; the status table has all of them.
 _MOST_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableFile:
+    """A file that was given and belongs to no case, with the reason and what the user can do."""
+
+    path: str
+    message: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,8 @@ class CommandSummary:
         left_out: Number of cases that an earlier stage has not finished.
         planned: Number of cases that would run; only in a dry run.
         unusable_rows: Problems of the rows of the manifest that cannot be used.
+        unusable_files: Files that belong to no case.
+        unchanged: Number of cases for which there was nothing to do.
     """
 
     command: str
@@ -43,11 +55,14 @@ class CommandSummary:
     left_out: int = 0
     planned: int = 0
     unusable_rows: tuple[Problem, ...] = ()
+    unusable_files: tuple[UnusableFile, ...] = ()
+    unchanged: int = 0
 
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of the command."""
-        return ExitCode.SOME_FAILED if self.failed or self.left_out or self.unusable_rows else ExitCode.SUCCESS
+        left_out = self.failed or self.left_out or self.unusable_rows or self.unusable_files
+        return ExitCode.SOME_FAILED if left_out else ExitCode.SUCCESS
 
 
 def summarise_stage(
@@ -85,6 +100,7 @@ def print_plan(plan: CasePlan, messages: Messages, *, dry_run: bool) -> None:
 def print_summary(summary: CommandSummary, messages: Messages) -> None:
     """Print the counts, and each failure with its hint."""
     before = f", {summary.already_done} done before" if summary.already_done else ""
+    before += f", {summary.unchanged} unchanged" if summary.unchanged else ""
     skipped = f", {summary.skipped} stale and left as they are" if summary.skipped else ""
     messages.note(
         f"{summary.command}: {summary.done} done{before}{skipped}, {len(summary.failed)} failed, in {summary.run}"
@@ -94,6 +110,12 @@ def print_summary(summary: CommandSummary, messages: Messages) -> None:
             f"{summary.left_out} left out", "Infer has not finished for them.", "Run cmnet infer again first."
         )
     print_unusable_rows(summary.unusable_rows, messages)
+    for file in summary.unusable_files[:_MOST_LISTED]:
+        messages.failure(f"file ({ErrorCode.CORRECTION})", f"{file.path}: {file.message}", file.hint)
+    if len(summary.unusable_files) > _MOST_LISTED:
+        messages.failure(
+            f"and {len(summary.unusable_files) - _MOST_LISTED} more files", "", "The same applies to them."
+        )
     for failed in summary.failed[:_MOST_LISTED]:
         messages.failure(f"row {failed.row} ({failed.error_code})", failed.message, failed.hint)
     if len(summary.failed) > _MOST_LISTED:
@@ -122,5 +144,11 @@ def summary_as_json(summary: CommandSummary, deidentifier: Deidentifier) -> str:
     failed = [deidentifier.row(dataclasses.asdict(one)) for one in summary.failed]
     unusable = [deidentifier.row(dataclasses.asdict(one)) for one in summary.unusable_rows]
     values = dataclasses.asdict(summary)
-    values |= {"failed": failed, "unusable_rows": unusable, "run": deidentifier.text(summary.run)}
+    files = [deidentifier.row(dataclasses.asdict(one)) for one in summary.unusable_files]
+    values |= {
+        "failed": failed,
+        "unusable_files": files,
+        "unusable_rows": unusable,
+        "run": deidentifier.text(summary.run),
+    }
     return json.dumps(values, indent=2)

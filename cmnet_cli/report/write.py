@@ -99,6 +99,35 @@ def write_report(
     return index
 
 
+def is_up_to_date(folder: RunFolder) -> bool:
+    """Whether there is a report that was written after the tables."""
+    tables = [folder.table(name).stat().st_mtime for name in _TABLES if folder.table(name).exists()]
+    return folder.report.exists() and folder.report.stat().st_mtime > max(tables, default=0.0)
+
+
+def update_report(
+    run: Path, changed: Collection[str], *, progress: Callable[[Sequence[str]], Iterable[str]] = iter
+) -> Path:
+    """Write the cohort page and the pages of some subjects; the other pages remain as they are.
+
+    Args:
+        run: A run folder whose report was up to date before the rows of these subjects changed.
+        changed: Ids of the subjects whose rows changed.
+        progress: Wraps the subjects while their pages are made.
+
+    Returns:
+        The path of the cohort page.
+    """
+    folder = RunFolder(run)
+    own = {folder.report_page(name).name for name in changed}
+    for page in folder.report.parent.glob("sub-*.html"):
+        if page.name not in own:
+            # By its time it would count as older than the tables, whose rows of its subject are the same as before.
+            page.touch()
+    _remove_pages(folder.report, keep={page.name for page in folder.report.parent.glob("sub-*.html")} - own)
+    return write_report(run, Request(tuple(sorted(changed)) or (NONE,)), progress=progress)
+
+
 def _write_subject(templates: Environment, path: Path, page: SubjectPage, formats: Formats) -> None:
     write_text(path, page.html)
     save_figures(templates, path, page.figures, formats.figures)

@@ -79,6 +79,86 @@ class CaseFolder:
         """The record that a stage has finished, written after all other files of the stage."""
         return self.folder / _sidecar_name(self.case_id, stage)
 
+    @property
+    def tracking_sidecar(self) -> Path:
+        """The sidecar with the facts of the tracking."""
+        return self.sidecar("infer")
+
+    @property
+    def correction(self) -> "CorrectionFolder":
+        """The files of a correction, which take the place of the automatic results once its sidecar is written."""
+        return CorrectionFolder(self.folder / "corrected", self.case_id)
+
+    @property
+    def current(self) -> "CaseFolder":
+        """The results that count: those of a correction that is complete, otherwise the automatic ones."""
+        return self.correction if self.correction.tracking_sidecar.exists() else self
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectionFolder(CaseFolder):
+    """The files of a correction of one case, in a folder within that of the case."""
+
+    @property
+    def preproc_cine(self) -> Path:
+        """The input window of the networks, which a correction does not change."""
+        return CaseFolder(self.folder.parent, self.case_id).preproc_cine
+
+    @property
+    def segnet_labels(self) -> Path:
+        """The label maps of all frames: those of edited frames as given, the others corrected accordingly."""
+        return self._file("desc-corrected_dseg.nii.gz")
+
+    @property
+    def tracking_sidecar(self) -> Path:
+        """The sidecar of the correction."""
+        return self.sidecar("correct")
+
+    @property
+    def edited_labels(self) -> dict[int, Path]:
+        """The edited label maps as they were given, by frame."""
+        ending = len("_dseg.nii.gz")
+        found = sorted(self.folder.glob(f"{self.case_id}_desc-edited_frame-*_dseg.nii.gz"))
+        return {int(path.name[:-ending].rpartition("-")[2]): path for path in found}
+
+    def edited(self, frame: int) -> Path:
+        """The edited label map of a frame as it was given."""
+        return self._file(f"desc-edited_frame-{frame:03d}_dseg.nii.gz")
+
+    @property
+    def removed(self) -> Path:
+        """The name under which the folder is removed, so that it disappears at once."""
+        return self.folder.with_name(".tmp-corrected")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFolder:
+    """The files of ``cmnet export-masks``, which are edited and given to ``cmnet correct``.
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    def mask(self, case_id: str, frame: int) -> Path:
+        """The label map of a frame."""
+        return self.root / case_id / f"{case_id}_frame-{frame:03d}_dseg.nii.gz"
+
+    def image(self, case_id: str, frame: int) -> Path:
+        """The image of a frame."""
+        return self.root / case_id / f"{case_id}_frame-{frame:03d}_cine.nii.gz"
+
+    @property
+    def itksnap_labels(self) -> Path:
+        """The label descriptions of ITK-SNAP."""
+        return self.root / "labels_itksnap.txt"
+
+    @property
+    def slicer_colours(self) -> Path:
+        """The colour table of 3D Slicer."""
+        return self.root / "labels_slicer.ctbl"
+
 
 @dataclass(frozen=True, slots=True)
 class SubmissionFolder:

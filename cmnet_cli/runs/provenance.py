@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -153,6 +154,14 @@ def record_outputs(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that a killed process left in the folder of a case, which only this process writes to."""
     for path in folder.glob(".tmp-*"):
+        remove_path(path)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with all that it contains."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         path.unlink(missing_ok=True)
 
 

@@ -10,9 +10,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
+from cmnet_cli.derivatives.correction import current_results, read_correction
 from cmnet_cli.derivatives.heart_motion import HeartMotion, read_heart_motion
 from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, advise_repair, open_tracking
-from cmnet_cli.runs.paths import CaseFolder, RunFolder
+from cmnet_cli.runs.paths import CaseFolder, CorrectionFolder, RunFolder
 from cmnet_cli.stages.intervals import SamplingSettings, Spreads, add_intervals
 from cmnet_cli.stages.mechanics import wall_rows
 from cmnet_cli.stages.volume_rates import divided, volume_rate_columns
@@ -118,7 +119,7 @@ class IndicesStage:
             with advise_repair(run):
                 return indices_case(
                     case,
-                    run.case(case.case_id),
+                    current_results(run.case(case.case_id)),
                     reference=self.reference,
                     draws=self.draws,
                     experimental=self.experimental,
@@ -139,7 +140,7 @@ def indices_case(
 
     Args:
         case: The case.
-        folder: What infer stored of it.
+        folder: What infer or correct stored of it.
         reference: Reference ranges.
         draws: Number and seed of the posterior samples, and the calibration.
         experimental: Whether strain that is not measured reliably is reported.
@@ -158,6 +159,7 @@ def indices_case(
     wall = wall_rows(labels, motion, facts, stored.affine, {*facts.flags, *function_flags})
 
     indices = _compared(_indices_row(case, facts, volumes, function, function_flags), reference)
+    indices = _marked(indices, folder)
     indices |= wall.indices | {"qc_flags": [*indices["qc_flags"], *wall.flags]}
     indices, segments, spreads = add_intervals(indices, wall.segments, folder, stored, labels[0], wall.voxels, draws)
 
@@ -231,6 +233,19 @@ def _compared(row: Row, reference: tuple[ReferenceRange, ...]) -> Row:
     comparison = compare_with_reference(values, reference, sex=row["sex"], age_years=row["age_years"])
     flags = [*row["qc_flags"], *comparison.flags]
     return {**row, **comparison.z, "reference_flags": list(comparison.outside), "qc_flags": flags}
+
+
+def _marked(row: Row, folder: CaseFolder) -> Row:
+    """The row with digest and date of the edited masks, if its masks were corrected."""
+    correction = read_correction(folder) if isinstance(folder, CorrectionFolder) else None
+    if correction is None:
+        return row
+    return row | {
+        "corrected_frames": " ".join(map(str, correction.frames)),
+        "corrected_mask_date": correction.mask_date,
+        "corrected_mask_sha256": correction.mask_sha256,
+        "qc_flags": [*row["qc_flags"], QCFlag.MASKS_CORRECTED],
+    }
 
 
 def _heart_rate(case: Case, facts: TrackingFacts) -> float | None:

@@ -78,10 +78,7 @@ def infer_case(case: Case, folder: CaseFolder, *, method: Method, stage: InferSt
     """
     inputs = record_inputs(case.image)
     cine = load_checked_cine(case)
-    with naming(case.image[0]):
-        tracking = method.track(cine)
-    bands = check_bands(cine.voxels[tracking.ed], tracking.segmentation.labels[tracking.ed], cine.spacing)
-    tracking = replace(tracking, flags=(*tracking.flags, *bands))
+    tracking = track_case(case, cine, method.track)
     # Without its sidecar, the case is pending until all files are written.
     folder.sidecar(NAME).unlink(missing_ok=True)
     remove_leftovers(folder.folder)
@@ -102,10 +99,27 @@ def infer_case(case: Case, folder: CaseFolder, *, method: Method, stage: InferSt
         model_digest=stage.model_digest,
         inputs=inputs,
         outputs=record_outputs(outputs),
-        facts=asdict(_facts_of(tracking, stage.config.method)),
+        facts=asdict(facts_of(tracking, stage.config.method)),
     )
     write_sidecar(folder.sidecar(NAME), sidecar)
     return case.case_id
+
+
+def track_case(case: Case, cine: CineSequence, track: Callable[[CineSequence], Tracking]) -> Tracking:
+    """Segment and track the cine of a case, with the flags of the checks that need its labels.
+
+    Args:
+        case: The case.
+        cine: Its cine.
+        track: Segments and tracks a cine.
+
+    Raises:
+        CaseError: No heart is found in the cine; the message names the file.
+    """
+    with naming(case.image[0]):
+        tracking = track(cine)
+    bands = check_bands(cine.voxels[tracking.ed], tracking.segmentation.labels[tracking.ed], cine.spacing)
+    return replace(tracking, flags=(*tracking.flags, *bands))
 
 
 def _store_tracking(folder: CaseFolder, tracking: Tracking, cine: CineSequence, save_motion: SaveMotion) -> list[Path]:
@@ -130,7 +144,8 @@ def _store_tracking(folder: CaseFolder, tracking: Tracking, cine: CineSequence, 
     return written
 
 
-def _facts_of(tracking: Tracking, method: str) -> TrackingFacts:
+def facts_of(tracking: Tracking, method: str) -> TrackingFacts:
+    """Return the facts about a tracked cine that later stages need."""
     return TrackingFacts(
         frames=tracking.cine.frames,
         frame_ms=tracking.cine.frame_ms,

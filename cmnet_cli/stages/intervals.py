@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cmnet_cli.derivatives.posterior import read_posterior
 from cmnet_cli.derivatives.tracking import StoredTracking, TrackingFacts, read_velocities
-from cmnet_cli.runs.paths import CaseFolder
+from cmnet_cli.runs.paths import CaseFolder, CorrectionFolder
 from cmnet_cli.runs.provenance import read_sidecar
 from cmnet_cli.stages.mechanics import global_strain_columns, segment_strain_columns
 from cmnet_cli.tables.columns.column import LOWER, UPPER, Interval
@@ -143,8 +143,11 @@ def add_intervals(
     Raises:
         CaseError: The stored posterior is damaged, or the calibration belongs to other weights.
     """
-    if not draws.samples or not folder.posterior.exists():
-        reason = QCFlag.POSTERIOR_NOT_STORED if draws.samples else QCFlag.NO_SAMPLES
+    corrected = isinstance(folder, CorrectionFolder)
+    if not draws.samples or corrected or not folder.posterior.exists():
+        # Intervals are calibrated by the errors of automatic results.
+        without = QCFlag.MASKS_CORRECTED if corrected else QCFlag.POSTERIOR_NOT_STORED
+        reason = without if draws.samples else QCFlag.NO_SAMPLES
         return _flagged(row, reason), [_flagged(segment, reason) for segment in segments], NO_SPREADS
     posterior, case_id = read_posterior(folder.posterior), row["case_id"]
     if draws.spreads_only:

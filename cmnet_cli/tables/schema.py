@@ -59,6 +59,8 @@ DECLARED: Mapping[str, tuple[Column, ...]] = {
     "evaluation_quantities": evaluation.EVALUATION_QUANTITIES,
     "evaluation_tests": evaluation.EVALUATION_TESTS,
     "agreement_summary": evaluation.AGREEMENT_SUMMARY,
+    "correction_overlaps": evaluation.CORRECTION_OVERLAPS,
+    "correction_indices": evaluation.CORRECTION_INDICES,
     "comparison": evaluation.COMPARISON,
     "benchmark": evaluation.EVALUATION,
     "benchmark_motions": benchmark.MOTIONS,

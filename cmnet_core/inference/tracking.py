@@ -20,6 +20,7 @@ from cmnet_core.inference.composition import (
     without_folds,
     without_folds_on_subject_grid,
 )
+from cmnet_core.inference.correction import correct_probabilities
 from cmnet_core.inference.segmentation import find_window, segment
 from cmnet_core.inference.shape_motion import estimate_posteriors
 from cmnet_core.io.orientation import StackOrientation, standard_orientation
@@ -140,7 +141,7 @@ class Tracking:
         return self.cine.es
 
 
-def track(model: Model, cine: CineSequence) -> Tracking:
+def track(model: Model, cine: CineSequence, *, corrected: UInt8[Tensor, "t z y x"] | None = None) -> Tracking:
     """Locate the heart, segment every frame and estimate the motion over the cycle, on the subject's own grid.
 
     The networks see the stack in the standard orientation, so that its results do not depend on how it is stored.
@@ -148,13 +149,14 @@ def track(model: Model, cine: CineSequence) -> Tracking:
     Args:
         model: Trained networks.
         cine: A cine on the subject's own grid; where ED or ES is None it is determined by SegNet's LV volume.
+        corrected: Label maps of all frames that take the place of SegNet's, from which the motion is estimated.
 
     Raises:
         ImageError: The images have no contrast, or show no heart.
     """
     orientation = standard_orientation(cine.affine, cine.flags)
-    tracking = _track(model, orientation.orient_cine(cine))
-    return restored(tracking, orientation, cine)
+    given = None if corrected is None else orientation.orient(corrected)
+    return restored(_track(model, orientation.orient_cine(cine), given), orientation, cine)
 
 
 def restored(tracking: Tracking, orientation: StackOrientation, cine: CineSequence) -> Tracking:
@@ -193,13 +195,16 @@ def restored(tracking: Tracking, orientation: StackOrientation, cine: CineSequen
     )
 
 
-def _track(model: Model, cine: CineSequence) -> Tracking:
+def _track(model: Model, cine: CineSequence, corrected: UInt8[Tensor, "t z y x"] | None) -> Tracking:
     """Track a cine in the standard orientation."""
     normalised = replace(cine, voxels=preprocess.normalise(cine.voxels))
     window = find_window(model.segnet, normalised, spacing_mm=model.card.spacing_mm, size=model.card.window)
     voxels = preprocess.extract(normalised.voxels, window)
     del normalised  # as large as the cine
     probabilities = segment(model.segnet, voxels)
+    maps = preprocess.restore_labels(probabilities, window) if corrected is None else corrected
+    if corrected is not None:
+        correct_probabilities(probabilities, corrected, window)
     ed, es = find_ed_and_es(cine, probabilities, window.spacing)
     order = [(ed + step) % cine.frames for step in range(cine.frames)]
     estimate = _estimate_motion(
@@ -211,9 +216,7 @@ def _track(model: Model, cine: CineSequence) -> Tracking:
         velocities[-1] = 0.0
         at_es = (es - ed) % cine.frames - 1
         velocities[at_es] = without_folds_on_subject_grid(velocities[at_es], window, sizes=model.sizes)
-    labels = LabelSequence(
-        preprocess.restore_labels(probabilities, window), tuple(range(cine.frames)), cine.spacing, cine.affine
-    )
+    labels = LabelSequence(maps, tuple(range(cine.frames)), cine.spacing, cine.affine)
     phases = probabilities[[ed, es]]
     del probabilities  # larger than the cine
     propagated, folds = torch.empty_like(labels.labels), [0] * cine.frames

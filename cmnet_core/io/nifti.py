@@ -14,7 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float64, Shaped, UInt8
 from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, GeometryError, ImageError, LabelError
@@ -206,6 +206,20 @@ def read_label_cine(
     return LabelSequence(labels=maps[frames], frames=tuple(frames), spacing=cine.spacing, affine=cine.affine)
 
 
+def read_label_map(path: Path, *, image: Header) -> UInt8[Tensor, "z y x"]:
+    """Read a 3-D label map with the values of cmnet.
+
+    Args:
+        path: The label map.
+        image: Description of an image on the grid that the label map must have.
+
+    Raises:
+        LabelError: Unknown values, or another grid.
+        ImageError: The file is missing, damaged or not 3-D.
+    """
+    return _read_label_maps(path, values=LabelValues(LabelScheme.CMNET), cine=image, frames=1)[0]
+
+
 def write_image(
     path: Path, voxels: Shaped[Tensor, "*t z y x"], *, affine: Float64[Tensor, "4 4"], frame_ms: float | None
 ) -> None:
@@ -316,7 +330,9 @@ def _read_volume(path: Path) -> tuple[Header, Tensor]:
         return header, voxels
 
 
-def _read_label_maps(path: Path, *, values: LabelValues, cine: CineSequence, frames: int) -> Tensor:
+def _read_label_maps(
+    path: Path, *, values: LabelValues, cine: Header | CineSequence, frames: int
+) -> UInt8[Tensor, "n z y x"]:
     """Label maps (n, z, y, x) in cmnet's convention, on the grid of the cine."""
     with open_nifti(path) as file:
         raw = raw_header(file, path)

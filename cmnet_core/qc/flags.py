@@ -290,6 +290,13 @@ _SEGMENTATION = (
         f"probability of {CONFIDENT_PROBABILITY:g} or more",
         "The image may be outside the training distribution. Inspect the contours before using any value.",
     ),
+    Flag(
+        QCFlag.MASKS_CORRECTED,
+        "masks of this subject were edited and given to `cmnet correct`",
+        "The columns `corrected_*` state frames, date and digest. There are no intervals: they are calibrated for "
+        "automatic results.",
+        severity=_INFORMATION,
+    ),
 )
 
 _FUNCTION = (

@@ -7,10 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.csv_safety import guard
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.config import EvaluateConfig
 from cmnet_cli.console import Messages
+from cmnet_cli.evaluation.corrections import write_corrections
 from cmnet_cli.evaluation.masks import cases_with_masks
 from cmnet_cli.evaluation.page import Summaries, markdown, print_summaries
 from cmnet_cli.evaluation.summary import (
@@ -25,6 +27,7 @@ from cmnet_cli.execution.runner import open_execution, run_stage
 from cmnet_cli.execution.summary import CommandSummary, summarise_dry_run, summarise_stage
 from cmnet_cli.runs.run_folder import OpenRun, open_run, record_command, record_end
 from cmnet_cli.seals import recording
+from cmnet_cli.stages.correction_changes import CorrectionChanges, CorrectionChangesStage
 from cmnet_cli.stages.evaluate import EvaluateStage, Evaluation
 from cmnet_cli.tables.schema import TABLES, write_table
 from cmnet_core.io.atomic import write_text
@@ -59,21 +62,34 @@ def evaluate(
     masks = read_manifest(manifest.absolute() if manifest else opened.folder.cohort, cells=cells)
     cases = masks.cases
     selected = select_cases(cases, settings)
-    plan = plan_after_stage("infer", opened, cases_with_masks(selected, messages, "evaluate"))
+    corrected = plan_after_stage("infer", opened, [case for case in selected if _is_corrected(case, opened)])
+    no_masks = not any(case.has_masks for case in selected)
+    # What corrections changed can be stated without reference masks.
+    labelled = [] if no_masks and corrected.to_run else cases_with_masks(selected, messages, "evaluate")
+    plan = plan_after_stage("infer", opened, labelled)
     left_out = len(plan.states) - len(plan.to_run)
     if settings.dry_run:
         return summarise_dry_run("evaluate", opened.folder, plan)
     found: list[Evaluation] = []
+    changes: list[CorrectionChanges] = []
     with open_execution(opened.folder, "evaluate", settings, messages) as context:
         record_command(
             opened.folder, "evaluate", settings=asdict(config), manifest=str(manifest.absolute()) if manifest else ""
         )
         result = run_stage(EvaluateStage(opened.folder.root, config), plan, opened, context, on_receipt=found.append)
+        if corrected.to_run:
+            stage = CorrectionChangesStage(opened.folder.root)
+            result.failed += run_stage(stage, corrected, opened, context, on_receipt=changes.append).failed
+        write_corrections(opened.folder, changes, messages)
         if found:
             write_evaluation(opened, found, messages)
             record_end(opened.folder, "evaluate")
     summary = summarise_stage("evaluate", opened.folder, plan, result, left_out=left_out)
     return replace(summary, unusable_rows=masks.left_out)
+
+
+def _is_corrected(case: Case, opened: OpenRun) -> bool:
+    return opened.folder.case(case.case_id).correction.tracking_sidecar.exists()
 
 
 def write_evaluation(opened: OpenRun, found: Sequence[Evaluation], messages: Messages) -> None:

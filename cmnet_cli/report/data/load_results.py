@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float64, Shaped, UInt8
 
+from cmnet_cli.derivatives.correction import read_correction
 from cmnet_cli.privacy.deidentify import Deidentifier
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import read_sidecar
@@ -120,10 +121,21 @@ def read_subject_provenance(folder: CaseFolder) -> tuple[ProvenanceEntry, ...]:
     sidecar = read_sidecar(folder.sidecar("infer"))
     if sidecar is None:
         return ()
+    correction = read_correction(folder)
+    corrected = (
+        ()
+        if correction is None
+        else (
+            ProvenanceEntry("corrected frames", " ".join(map(str, correction.frames))),
+            ProvenanceEntry("corrected mask date", correction.mask_date),
+            ProvenanceEntry("corrected mask digest", correction.mask_sha256),
+        )
+    )
     return (
         ProvenanceEntry("subject version", f"cmnet {sidecar.version}"),
         ProvenanceEntry("subject model digest", sidecar.model_digest),
         ProvenanceEntry("subject settings digest", sidecar.settings_digest),
+        *corrected,
     )
 
 

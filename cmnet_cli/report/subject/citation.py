@@ -38,6 +38,7 @@ def text_to_cite(folder: RunFolder, row: Row) -> str:
         f"Short-axis cine MRI of {row['frames']} frames was analysed with cmnet {version}"
         f"{_weights(sidecar, commands.get('infer', {}))}.",
         *_networks(case),
+        *_correction(row),
         "Volumes are sums of voxel volumes, with papillary muscles included in the blood pool; myocardial mass is the "
         "myocardial volume at end-diastole times 1.05 g/mL.",
         *_strain(sidecar, row),
@@ -55,6 +56,16 @@ def _weights(sidecar: Sidecar | None, infer: dict[str, object]) -> str:
     if model and infer.get("model_digest") == sidecar.model_digest:
         return f" and the network weights '{model}' ({digest})"
     return f" and network weights with the digest {digest}"
+
+
+def _correction(row: Row) -> list[str]:
+    frames = row.get("corrected_frames")
+    if not frames:
+        return []
+    return [
+        f"Masks of {len(frames.split())} frame(s) were edited by hand; the difference was propagated to the other "
+        "frames, and the motion was estimated again."
+    ]
 
 
 def _networks(case: CaseFolder) -> list[str]:

@@ -172,7 +172,7 @@ def _charts(frames: Sequence[Row], row: Row) -> list[Chart]:
 
 
 def _read_pictures(run: RunResults, row: Row) -> SubjectPictures:
-    folder, ed, es = run.folder.case(row["case_id"]), int(row["ed_frame"]), int(row["es_frame"])
+    folder, ed, es = run.folder.case(row["case_id"]).current, int(row["ed_frame"]), int(row["es_frame"])
     try:
         images = read_subject_images(folder)
     except CaseError as error:

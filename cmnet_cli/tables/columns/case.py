@@ -44,6 +44,13 @@ def _ventricle(name: str, fields: tuple[str, str, str, str]) -> Iterator[Column]
                  f"100 x {lower}sv_ml / {lower}edv_ml", "", ef, Interval.UNBOUNDED)  # fmt: skip
 
 
+CORRECTION = (
+    Column("corrected_frames", "text", "Frames whose masks were edited, from 0; null where the masks are automatic"),
+    Column("corrected_mask_date", "text", "When the latest of these masks was edited, UTC"),
+    Column("corrected_mask_sha256", "text", "SHA-256 digest of these masks"),
+)
+
+
 def _indexed(name: str, meaning: str, quantity: str, unit: str) -> Column:
     return Column(name, "number", f"{meaning} index", unit, f"{quantity} / bsa_m2", scaled_from=quantity)
 
@@ -87,6 +94,7 @@ INDICES = (
            "100 x lvsv_ml / ((lvedv_ml + lvesv_ml) / 2 + lvm_g / 1.05)", "Mewton et al. 2013", "", Interval.UNBOUNDED),
     *MECHANICS,
     *Z_SCORES,
+    *CORRECTION,
     Column("qc_flags", "text_list", "Quality flags, and the reason of each value that is null"),
 )  # fmt: skip
 """One row per case."""

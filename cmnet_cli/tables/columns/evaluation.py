@@ -55,6 +55,25 @@ AGREEMENT = (
 )
 """One row per case and index."""
 
+CORRECTION_OVERLAPS = (
+    *IDENTITY,
+    Column("frame", "integer", "Frame, from 0"),
+    Column("edited", "integer", "1 where the mask of this frame was edited, 0 where the correction was propagated"),
+    _STRUCTURE,
+    Column("dsc_pct", "number", "Dice similarity coefficient of automatic and corrected masks", "%", _DICE),
+    Column("automatic_ml", "number", "Volume by the automatic masks", "mL"),
+    Column("corrected_ml", "number", "Volume by the corrected masks", "mL"),
+)
+"""One row per corrected case, frame and structure."""
+
+CORRECTION_INDICES = (
+    *IDENTITY,
+    Column("index", "text", "A measured column of the table indices"),
+    Column("automatic", "number", "Index from the automatic results", _UNIT_OF_INDEX, "as the index"),
+    Column("corrected", "number", "Index from the corrected results", _UNIT_OF_INDEX, "as the index"),
+)
+"""One row per corrected case and index."""
+
 _MEAN, _SD, _MEDIAN = "mean over subjects", "SD over subjects, n - 1", "median over subjects"
 
 EVALUATION_SUMMARY = (

@@ -98,6 +98,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "sidecar-gone": lambda run: next(run.rglob("*_desc-infer.json")).unlink(),
     "labels": lambda run: _flip(next(run.rglob("*segnet_dseg.nii.gz")), 900),
     "window": lambda run: _flip(next(run.rglob("*preproc_cine.nii.gz")), 900),
+    "edited-mask": lambda run: _flip(next(run.rglob("*desc-edited_frame-000_dseg.nii.gz")), 900),
     "table": lambda run: _cut(run / "tables/frames.parquet"),
     "table-gone": lambda run: (run / "tables/indices.parquet").unlink(),
     "status": lambda run: _flip(run / "tables/status.parquet", 800),

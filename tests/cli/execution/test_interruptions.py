@@ -22,7 +22,7 @@ from cmnet_cli.tables.schema import DECLARED
 from tests.cli.commanding import cmnet, column, finals
 from tests.cli.execution.faults import KILLED, run_with_fault
 from tests.cli.slurm.fake_slurm import install_fake_slurm
-from tests.phantoms import write_cohort
+from tests.phantoms import write_cohort, write_edited_mask
 from tests.tables import require_equal_tables
 
 FAULTS = int(os.environ.get("CMNET_FAULTS", "0"))
@@ -31,8 +31,8 @@ _KINDS = (None, errno.EIO, None, errno.ENOSPC, None, errno.ESTALE, None, errno.E
 _ALWAYS = {"preprocess": 6, "verify-preprocess": 4}
 """Faults of the commands that are tried without ``CMNET_FAULTS``."""
 _FRACTIONS = {
-    **{"preprocess": 0.15, "verify-preprocess": 0.15, "infer": 0.15, "indices": 0.15, "evaluate": 0.1},
-    **{"report": 0.05, "share-safe": 0.05, "verify": 0.1, "merge": 0.1},
+    **{"preprocess": 0.15, "verify-preprocess": 0.15, "infer": 0.1, "indices": 0.1, "evaluate": 0.1},
+    **{"report": 0.05, "share-safe": 0.05, "verify": 0.1, "merge": 0.1, "correct": 0.06, "undo": 0.04},
 }
 """Fractions of the commands in the faults of ``CMNET_FAULTS``."""
 
@@ -43,6 +43,8 @@ _STEPS_BEFORE = {
     "evaluate": ("infer", "indices"),
     "report": ("infer", "indices"),
     "share-safe": ("infer", "indices"),
+    "correct": ("infer", "indices", "report"),
+    "undo": ("infer", "indices", "report", "correct"),
     "verify": ("infer", "indices", "evaluate", "report", "share-safe"),
 }
 """The commands that make the run on which a command is tried."""
@@ -59,6 +61,7 @@ class Runs:
     def __init__(self, folder: Path, tiny_model: Path) -> None:
         self._folder = folder
         self._manifest = write_cohort(folder, 2, frames=2)
+        self._masks = write_edited_mask(folder)
         self._model = tiny_model
         self._made: dict[str, Path] = {}
 
@@ -72,6 +75,8 @@ class Runs:
             "report": ("report", "-r", run),
             "share-safe": ("report", "-r", run, "--share-safe"),
             "merge": ("merge", "-r", run),
+            "correct": ("correct", "-r", run, "--masks", self._masks),
+            "undo": ("correct", "-r", run, "--undo", "9900001"),
         }.get(command, ("verify", "-r", run, "--repair"))
 
     def before(self, command: str) -> Path:
@@ -132,7 +137,7 @@ def _names(run: Path) -> set[Path]:
 
 def _proofs(run: Path, command: str) -> dict[str, int]:
     """Return when the sidecars were written that prove a command to be finished for a subject."""
-    stage = "preprocess" if command == "preprocess" else "infer"
+    stage = {"preprocess": "preprocess", "correct": "correct"}.get(command, "infer")
     return {path.name: path.stat().st_mtime_ns for path in run.rglob(f"*_desc-{stage}.json")}
 
 
@@ -168,7 +173,7 @@ def _finish(runs: Runs, command: str, run: Path) -> None:
         # A subject that failed during the repair is reported as failed, and done by the command that made the run.
         for step in _STEPS_BEFORE[command]:
             assert cmnet(*runs.arguments(step, run)).exit_code == 0
-    if command in ("report", "share-safe"):
+    if command in ("report", "share-safe", "correct", "undo"):
         # Reports may run at the same time, so that the files of one that was killed are removed when they are old.
         for leftover in run.rglob(".tmp-*"):
             os.utime(leftover, (0, 0))

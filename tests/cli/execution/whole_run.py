@@ -9,7 +9,7 @@ from cmnet_cli.commands.array_jobs import task
 from cmnet_cli.engines.serial import SerialEngine
 from tests.cli.commanding import cmnet
 from tests.cli.slurm.fake_slurm import install_fake_slurm
-from tests.phantoms import write_cohort
+from tests.phantoms import write_cohort, write_edited_mask
 
 
 def write_whole_run(folder: Path, model: Path) -> Path:
@@ -23,6 +23,7 @@ def write_whole_run(folder: Path, model: Path) -> Path:
         The run folder.
     """
     manifest, run = write_cohort(folder, 2, frames=2), folder / "run"
+    write_edited_mask(folder)
     (folder / "9900002.nii.gz").write_bytes(b"no image")
     (folder / "fields.csv").write_text("eid,p24103_i2\n9900001,50\n")
     with pytest.MonkeyPatch.context() as patched:
@@ -42,6 +43,7 @@ def commands_of(folder: Path, run: Path, model: Path) -> list[tuple[tuple[object
     return [
         (("infer", "-m", folder / "cohort.csv", "-o", run, "--model", model), 4),
         (("indices", "-r", run, "--samples", 2), 4),
+        (("correct", "-r", run, "--masks", folder / "masks"), 0),
         (("evaluate", "-r", run), 4),
         (("compare", "-r", run, "--against", folder / "fields.csv", "--on", "eid"), 0),
         (("report", "-r", run, "--figures", "svg"), 0),
