@@ -1,17 +1,19 @@
 """cmnet train --method: weights with a card, a resume, the recipe of all methods, and options that do not fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands import baseline_recipe, recipe
 from cmnet_cli.commands.baseline_recipe import RECIPE, train_baselines
 from cmnet_cli.commands.train import TrainConfig
 from cmnet_cli.config import load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.exit_code import ExitCode
+from cmnet_cli.runs.paths import SimulationFolder
 from cmnet_core.models.baselines.build import BASELINES
 from cmnet_core.models.baselines.checkpoint import load_baseline
 from tests.cli.commanding import cmnet
@@ -71,17 +73,25 @@ def test_recipe_has_a_file_for_every_method_with_the_same_data() -> None:
     assert len({(config.training_data, config.baseline.augmentation) for config in settings.values()}) == 1
 
 
+def _copy_as_simulated(source: Path, out: Path, messages: Messages, **settings: int) -> None:
+    """Take the place of the simulation, which takes seconds per case and has its own tests."""
+    assert settings["frames"] > 2
+    cases = [replace(case, subject_id=f"{case.subject_id}-sim1") for case in read_manifest(source).cases]
+    out.mkdir(parents=True)
+    write_manifest(SimulationFolder(out).manifest, cases)
+
+
 def test_recipe_trains_on_patients_and_cines_simulated_from_them_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = read_manifest(write_cohort(tmp_path, 2, frames=2)).cases
-    split = dict(zip(cases, ("validation", "train"), strict=True))
 
     def acdc(data: Path) -> list[Case]:
-        return [baseline_recipe.replace(case, extra={"split": name}) for case, name in split.items()]
+        splits = ("validation", "train")
+        return [replace(case, extra={"split": split}) for case, split in zip(cases, splits, strict=True)]
 
     monkeypatch.setitem(recipe.DATA_SETS, "acdc", acdc)
-    monkeypatch.setattr(baseline_recipe, "SIMULATED_FRAMES", 4)
+    monkeypatch.setattr(baseline_recipe, "simulate", _copy_as_simulated)
     steps, out = tmp_path / "recipe", tmp_path / "out"
     steps.mkdir()
     (steps / "tlrn.toml").write_text(SETTINGS)
