@@ -15,17 +15,18 @@ from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands.recipe import DATA_SETS
 from cmnet_cli.commands.simulate import simulate
 from cmnet_cli.commands.train import TrainConfig, TrainingRun
-from cmnet_cli.commands.train_baseline import train_method
+from cmnet_cli.commands.train_baseline import Data, train_method
 from cmnet_cli.config import load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import BaselineRecipeFolder
+from cmnet_cli.training.data import load_motion_data
 from cmnet_core.errors import CmnetError
 from cmnet_core.io import atomic
 from cmnet_core.models.baselines.checkpoint import BASELINE_WEIGHTS
 
 RECIPE = BASELINE_WEIGHTS / "recipe"
 
-SIMULATED_EVERY, SIMULATED_FRAMES, SIMULATED_SEED = 4, 8, 5
+SIMULATED_EVERY, SIMULATED_FRAMES, SIMULATED_SEED = 8, 8, 5
 """Cines are simulated from every n-th training patient, with this number of frames, from this seed."""
 
 
@@ -36,12 +37,12 @@ def train_baselines(
 
     Args:
         recipe: Folder with one TOML file per method, which is named by the method and has the settings of
-            ``cmnet train --config``.
+            ``cmnet train --config``; all have the same voxel spacing.
         data: Folder of the data sets, as docs/data.md describes it.
         out: Folder to write to; every method has a run folder in it, and ``weights`` has the results.
         messages: Where to print.
         device: Name of the device, as on the command line.
-        only: Names of the methods to train; empty for all.
+        only: Names of the methods to train, in their order; empty for all.
 
     Returns:
         The weights of the methods.
@@ -52,21 +53,24 @@ def train_baselines(
     """
     folder = BaselineRecipeFolder(out)
     manifest = _write_manifest(data, folder, messages)
-    trained = []
-    for path in sorted(recipe.glob("*.toml")):
-        method = path.stem
-        if only and method not in only:
-            continue
+    methods = only or sorted(path.stem for path in recipe.glob("*.toml"))
+    settings = {method: load_config(TrainConfig, recipe / f"{method}.toml") for method in methods}
+    loaded: Data | None = None
+    for method, config in settings.items():
         weights = folder.weights(method)
-        if not weights.exists():
-            messages.note(method)
-            run = folder.run(method)
-            training = TrainingRun(manifest, run.root, None, resume=True, messages=messages, device=device)
-            train_method(method, load_config(TrainConfig, path), training)
-            weights.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_bytes(weights, run.weights(method).read_bytes())
-        trained.append(weights)
-    return trained
+        if weights.exists():
+            continue
+        # The cases are loaded once, since all methods are trained on the same ones.
+        loaded = loaded or load_motion_data(
+            read_manifest(manifest).cases, 0, spacing_mm=config.baseline.spacing_mm, messages=messages
+        )
+        messages.note(method)
+        run = folder.run(method)
+        training = TrainingRun(manifest, run.root, None, resume=True, messages=messages, device=device)
+        train_method(method, config, training, loaded)
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(weights, run.weights(method).read_bytes())
+    return [folder.weights(method) for method in settings]
 
 
 def _write_manifest(data: Path, folder: BaselineRecipeFolder, messages: Messages) -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 
@@ -19,7 +20,7 @@ from cmnet_cli.execution.summary import print_unusable_rows
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.runs.provenance import sha256_of
 from cmnet_cli.runs.run_folder import record_command
-from cmnet_cli.training.data import load_motion_data
+from cmnet_cli.training.data import TrainingData, load_motion_data
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.models.baselines.build import BASELINES
@@ -27,6 +28,7 @@ from cmnet_core.models.baselines.checkpoint import BaselineCard, save_baseline
 from cmnet_core.training import processes
 from cmnet_core.training.baseline_stage import METRICS, train_baseline
 from cmnet_core.training.stages import TrainingStage
+from cmnet_core.training.training_case import TrainingCase
 
 
 def train_stage_or_method(
@@ -52,13 +54,17 @@ def train_stage_or_method(
     )
 
 
-def train_method(method: str, config: TrainConfig, training: TrainingRun) -> int:
+Data: TypeAlias = TrainingData[TrainingCase, TrainingCase]
+
+
+def train_method(method: str, config: TrainConfig, training: TrainingRun, data: Data | None = None) -> int:
     """Train a method, together with the other processes of torchrun if there are any.
 
     Args:
         method: Name of the method.
         config: Settings; the table ``baseline`` is that of all methods.
         training: The input and the output.
+        data: The cases of the manifest, where they have been loaded before.
 
     Returns:
         The number of subjects that could not be used.
@@ -72,7 +78,7 @@ def train_method(method: str, config: TrainConfig, training: TrainingRun) -> int
     with processes.process_group(device):
         if processes.rank() > 0:
             training = replace(training, messages=Messages(quiet=True))
-        return _train_in_this_process(method, config, training, device)
+        return _train_in_this_process(method, config, training, device, data)
 
 
 def _require_usable(method: str, config: TrainConfig, training: TrainingRun) -> None:
@@ -97,11 +103,13 @@ def _require_usable(method: str, config: TrainConfig, training: TrainingRun) -> 
         )
 
 
-def _train_in_this_process(method: str, config: TrainConfig, training: TrainingRun, device: torch.device) -> int:
+def _train_in_this_process(
+    method: str, config: TrainConfig, training: TrainingRun, device: torch.device, data: Data | None
+) -> int:
     run, settings = RunFolder(training.out), config.baseline
     manifest = read_manifest(training.manifest)
     print_unusable_rows(manifest.left_out, training.messages)
-    data = load_motion_data(
+    data = data or load_motion_data(
         manifest.cases, config.validate_every, spacing_mm=settings.spacing_mm, messages=training.messages
     )
     plain = dataclasses.asdict(settings)

@@ -20,8 +20,8 @@ from cmnet_core.types import CineSequence, MotionField
 class LearnedMethod:
     """A learned method.
 
-    The moving frame of a pair is the first of a sequence that goes once round the cycle, so that a network which goes
-    through the frames sees all of them.
+    The moving frame of a pair is the first of a sequence. A network that goes through the frames is given the whole
+    cycle from there on; one that registers two frames only those that are requested.
 
     Attributes:
         network: The network of the method.
@@ -33,28 +33,34 @@ class LearnedMethod:
 
     @torch.no_grad()
     def estimate(self, cine: CineSequence, pairs: Sequence[FramePair]) -> MotionEstimate:
-        """Estimate the motion of whole cycles from each of the moving frames on."""
+        """Estimate the motion of sequences from each of the moving frames on."""
         fields: dict[FramePair, MotionField] = {}
-        by_moving: defaultdict[int, list[FramePair]] = defaultdict(list)
+        by_moving: defaultdict[int, list[int]] = defaultdict(list)
         for pair in pairs:
-            by_moving[pair.moving].append(pair)
+            by_moving[pair.moving].append(pair.fixed)
         probabilities: Tensor | None = None
-        for moving, group in by_moving.items():
-            order = [(moving + step) % cine.frames for step in range(cine.frames)]
-            found = self.network(cine.voxels[order].to(self.model.device))
-            for pair in group:
-                displacement = found.displacements[(pair.fixed - moving) % cine.frames - 1].cpu()
-                fields[pair] = from_voxels(displacement, cine.spacing, fixed=pair.fixed, moving=moving)
+        computed = 0
+        for moving, requested in by_moving.items():
+            others = requested if self.network.pairwise else _frames_after(moving, cine.frames)
+            found = self.network(cine.voxels[[moving, *others]].to(self.model.device))
+            computed += len(others)
+            for fixed in requested:
+                displacement = found.displacements[others.index(fixed)].cpu()
+                field = from_voxels(displacement, cine.spacing, fixed=fixed, moving=moving)
+                fields[FramePair(fixed, moving)] = field
             if found.probabilities is not None and probabilities is None:
                 # By frame of the cine, with the classes before the slices.
                 probabilities = found.probabilities.roll(moving, dims=0).movedim(2, 1).cpu()
-        return MotionEstimate(
-            {pair: fields[pair] for pair in pairs}, probabilities, computed=len(by_moving) * (cine.frames - 1)
-        )
+        return MotionEstimate({pair: fields[pair] for pair in pairs}, probabilities, computed=computed)
 
     def track(self, cine: CineSequence) -> Tracking:
         """Estimate the motion of every frame into ED."""
         return track_displacements(self.estimate, self.model, cine)
+
+
+def _frames_after(frame: int, count: int) -> list[int]:
+    """Return the other frames of a cycle in their order."""
+    return [(frame + step) % count for step in range(1, count)]
 
 
 def open_learned(name: str, model: Model) -> LearnedMethod:

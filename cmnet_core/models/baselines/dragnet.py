@@ -38,6 +38,9 @@ HIDDEN = (32, 16)
 POOLED = 8
 """Size along y and x of the features from which Z is estimated."""
 
+INITIAL_LOG_VARIANCE = -3.2
+"""Log variance of the motion before training: a standard deviation of 0.2 voxels."""
+
 MAX_LOG_VARIANCE = 8.0
 """Bound of the absolute log variances."""
 
@@ -106,8 +109,6 @@ class DragNet(Baseline):
         self.decoder = nn.ModuleList([SliceConv(2 * FEATURES, FEATURES), SliceConv(FEATURES, 16), SliceConv(16, 16)])
         self.head = SliceConv(16, 5)
         shrink_last_layer(self.head)
-        # The motion's standard deviation begins at 0.2 voxels.
-        self.head.conv.bias.data[2] = -3.2  # type: ignore[index]
 
     def _steps(self, voxels: Float[Tensor, "t z y x"], generator: torch.Generator | None) -> Iterator[_Step]:
         """Go through the frames; the first one only begins the state. Without a generator Z is its mean."""
@@ -117,7 +118,7 @@ class DragNet(Baseline):
             features = leaky_relu(conv(features))
         y, x = features.shape[2:]
         states = [(features.new_zeros(depth, width, y, x, dtype=torch.float32),) * 2 for width in HIDDEN]
-        frames = features.split(depth)
+        frames = torch.split(features, depth)
         for number, image in enumerate(frames):
             state = states[-1][0].to(image.dtype)
             posterior, prior = self.posterior(torch.cat([image, state], dim=1)), self.prior(state)
@@ -137,6 +138,7 @@ class DragNet(Baseline):
         for conv in others:
             slices = leaky_relu(conv(slices))
         mean, log_variance, factor = self.head(slices).float().split([2, 1, 2], dim=1)
+        log_variance = log_variance + INITIAL_LOG_VARIANCE
         return InPlanePosterior(mean, log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE), factor)
 
     def forward(self, voxels: Float[Tensor, "t z y x"]) -> SequenceMotion:

@@ -41,7 +41,13 @@ class SequenceMotion:
 
 
 class Baseline(nn.Module, ABC):
-    """A learned method: its network, and the loss by which its article trains it."""
+    """A learned method: its network, and the loss by which its article trains it.
+
+    Attributes:
+        pairwise: Whether the motion of a frame depends on that frame and the first one alone.
+    """
+
+    pairwise = False
 
     @abstractmethod
     def forward(self, voxels: Float[Tensor, "t z y x"]) -> SequenceMotion:

@@ -80,7 +80,9 @@ class SegMorph(Baseline):
         """Go through the frames. Without a generator Z is the mean of its posterior."""
         depth = voxels.shape[1]
         stacks = Stacks((depth,))
-        levels = [level.split(depth) for level in self.encoder(as_slices(voxels), Stacks((len(voxels) * depth,)))]
+        levels = [
+            torch.split(level, depth) for level in self.encoder(as_slices(voxels), Stacks((len(voxels) * depth,)))
+        ]
         y, x = levels[-1][0].shape[2:]
         state = (levels[-1][0].new_zeros(depth, HIDDEN, y, x, dtype=torch.float32),) * 2
         before: list[Tensor] = []

@@ -27,6 +27,8 @@ class VoxelMorph(Baseline):
         integration_steps: Number of squarings of the velocity; with 0 the output is the displacement.
     """
 
+    pairwise = True
+
     def __init__(self, integration_steps: int) -> None:
         super().__init__()
         self.integration_steps = integration_steps
