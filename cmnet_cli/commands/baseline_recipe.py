@@ -26,7 +26,7 @@ from cmnet_core.models.baselines.checkpoint import BASELINE_WEIGHTS
 
 RECIPE = BASELINE_WEIGHTS / "recipe"
 
-SIMULATED_EVERY, SIMULATED_FRAMES, SIMULATED_SEED = 8, 8, 5
+SIMULATED_EVERY, SIMULATED_FRAMES, SIMULATED_SEED = 16, 8, 5
 """Cines are simulated from every n-th training patient, with this number of frames, from this seed."""
 
 
