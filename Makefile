@@ -12,7 +12,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # where the environment forbids it, or each of the many processes would compile the sources again.
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help setup baselines lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo clean
+.PHONY: help setup baselines baseline-weights lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make calibration   calibrate the intervals of the shipped weights in calibration-run, or continue; needs ../shared/data"
 	@echo "make weights       train the shipped weights from nothing into weights-run, or continue; needs ../shared/data or DATA=FOLDER"
 	@echo "make setup         the virtual environment with the test tools"
+	@echo "make baseline-weights  train the learned methods that cmnet is compared with into baselines-run, or continue"
 	@echo "make baselines     a virtual environment of its own with the packages of all methods that cmnet is compared with"
 
 $(BIN)/python:
@@ -105,6 +106,9 @@ calibration: setup
 weights: setup
 	$(BIN)/python -m cmnet_cli.commands.recipe --data $(or $(DATA),../shared/data) --out weights-run
 	$(BIN)/python benchmarks/accuracy.py --model weights-run/default.safetensors --data $(or $(DATA),../shared/data)
+
+baseline-weights: setup
+	$(ONE_THREAD) $(BIN)/python -m cmnet_cli.commands.baseline_recipe --data $(or $(DATA),../shared/data) --out baselines-run
 
 demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo

@@ -83,6 +83,7 @@ from cmnet_cli.options import (
     TeacherWeights,
     TensorBoard,
     Terminal,
+    TrainedMethod,
     TrainSettings,
     Undo,
     Variants,
@@ -589,9 +590,10 @@ def task(run: RunPath, submission: SubmissionName, shard: ShardNumber) -> None:
 @app.command(rich_help_panel=MODELS)
 @expand_options
 def train(
-    stage: StageOption,
     manifest: ManifestFile,
     verbosity: VerbosityOptions,
+    stage: StageOption = None,
+    method: TrainedMethod = None,
     out: OutFolder = DEFAULT_RUN,
     init: InitWeights = None,
     teacher: TeacherWeights = None,
@@ -603,11 +605,13 @@ def train(
 ) -> None:
     """Train SegNet on reference masks, then a motion network on masks and on motion that is known.
 
+    --method trains a method that cmnet is compared with instead of a stage of cmnet's own.
     The folder --out receives the weights, the metrics of every epoch (logs/train-STAGE.parquet) and, every few
     minutes, the state from which --resume continues. On several GPUs, run:
     torchrun --nproc-per-node N -m cmnet_cli train ...
     """
     from cmnet_cli.commands import train as command
+    from cmnet_cli.commands import train_baseline
     from cmnet_cli.config import find_config, load_config
 
     settings = load_config(command.TrainConfig, find_config(config))
@@ -622,7 +626,7 @@ def train(
         teacher=tuple(teacher or ()),
         tensorboard=tensorboard,
     )
-    left_out = command.train(stage, settings, training)
+    left_out = train_baseline.train_stage_or_method(stage, method, settings, training)
     raise typer.Exit(ExitCode.SOME_FAILED if left_out else ExitCode.SUCCESS)
 
 

@@ -280,10 +280,18 @@ Variants = Annotated[
 # Training.
 
 StageOption = Annotated[
-    TrainingStage,
+    TrainingStage | None,
     typer.Option(
         help="What to train: SegNet first; then CardioMorphNet (motion), or the shape motion network by "
         "through-plane, rotation, shape-motion and motion-posterior."
+    ),
+]
+TrainedMethod = Annotated[
+    str | None,
+    _option(
+        "--method",
+        metavar="NAME",
+        text="Train a method that cmnet is compared with, in place of --stage: docs/benchmark.md lists them.",
     ),
 ]
 TrainSettings = Annotated[

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -28,6 +28,7 @@ from cmnet_core.models.checkpoint import Checkpoint, ModelCard, find_weights, lo
 from cmnet_core.models.segnet import SegNet, SegNetEnsemble
 from cmnet_core.models.shape_motion_net import ShapeMotionNet
 from cmnet_core.training import motion_stage, processes, segnet_stage
+from cmnet_core.training.baseline_stage import BaselineTraining
 from cmnet_core.training.loop import Decay, EpochRecord, Schedule, TrainingMonitor, best_epoch
 from cmnet_core.training.motion_settings import MotionTraining
 from cmnet_core.training.motion_stage import train_motion
@@ -93,6 +94,7 @@ class TrainConfig:
         rotation: Settings of its second stage.
         shape_motion: Settings of its third stage, and its sizes in all stages.
         motion_posterior: Settings of its fourth stage.
+        baseline: Settings of the training of a method that cmnet is compared with.
     """
 
     name: str = "mine"
@@ -107,6 +109,7 @@ class TrainConfig:
     rotation: RotationTraining = field(default_factory=RotationTraining)
     shape_motion: ShapeMotionTraining = field(default_factory=ShapeMotionTraining)
     motion_posterior: MotionPosteriorTraining = field(default_factory=MotionPosteriorTraining)
+    baseline: BaselineTraining = field(default_factory=BaselineTraining)
 
     def of(self, stage: TrainingStage) -> StageSettings:
         """Return the settings of a stage."""
@@ -153,14 +156,15 @@ def train(stage: TrainingStage, config: TrainConfig, training: TrainingRun) -> i
         CheckpointError: The weights to start from have another architecture, or the state to resume belongs to another
             training.
     """
-    device = _device(training.device)
+    device = training_device(training.device)
     with processes.process_group(device):
         if processes.rank() > 0:
             training = replace(training, messages=Messages(quiet=True))
         return _train_in_this_process(stage, config, training, device)
 
 
-def _device(name: str) -> torch.device:
+def training_device(name: str) -> torch.device:
+    """Return the device of this process, which is one of torchrun's if that started it."""
     device = torch.device(resolve_device(name))
     if processes.launched_by_torchrun() and device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -400,10 +404,52 @@ def _train(
     training: TrainingRun,
     device: torch.device,
 ) -> None:
+    networks, metrics = run_logged(
+        stage,
+        config.of(stage).schedule,
+        prepared.train,
+        identity=_identity(stage, config, start) | prepared.identity,
+        checkpoint_minutes=config.checkpoint_minutes,
+        training=training,
+        device=device,
+    )
+    if processes.rank() == 0:
+        path = RunFolder(training.out).weights(stage)
+        save_checkpoint(path, segnet=networks[0], motion=networks[1], card=_card(stage, config, start, metrics))
+        training.messages.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
+
+
+ResultT = TypeVar("ResultT")
+
+
+def run_logged(
+    name: str,
+    schedule: Schedule,
+    train: Callable[[TrainingMonitor], ResultT],
+    *,
+    identity: dict[str, str],
+    checkpoint_minutes: float,
+    training: TrainingRun,
+    device: torch.device,
+) -> tuple[ResultT, dict[str, float]]:
+    """Train with a log of every epoch, and return what was trained and the metrics of its epoch.
+
+    Args:
+        name: Name of the stage or of the method, which files are named by.
+        schedule: Duration and learning rate.
+        train: Trains, and returns the networks.
+        identity: What a resumed training must share with its start.
+        checkpoint_minutes: Interval at which the state is saved within an epoch.
+        training: Folder, messages, and whether to resume.
+        device: Device of the training.
+
+    Raises:
+        EngineError: The memory does not suffice.
+        CheckpointError: The state to resume belongs to another training.
+    """
     run = RunFolder(training.out)
-    schedule = config.of(stage).schedule
-    logs = _open_logs(stage, training)
-    with live_table(training.messages, f"train {stage}", total=schedule.epochs) as table:
+    logs = _open_logs(name, training)
+    with live_table(training.messages, f"train {name}", total=schedule.epochs) as table:
 
         def on_epoch(record: EpochRecord) -> None:
             for log in logs:
@@ -411,16 +457,16 @@ def _train(
             print_epoch(record, table)
 
         monitor = TrainingMonitor(
-            run.training_state(stage),
+            run.training_state(name),
             training.resume,
             lambda number, of: table.advance(number / of),
             on_epoch,
-            save_interval_s=60 * config.checkpoint_minutes,
-            identity=_identity(stage, config, start) | prepared.identity,
+            save_interval_s=60 * checkpoint_minutes,
+            identity=identity,
             device=device,
         )
         try:
-            networks = prepared.train(monitor)
+            trained = train(monitor)
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise EngineError(
                 f"The memory does not suffice for this training: {error}",
@@ -428,21 +474,19 @@ def _train(
                 "memory. Smaller batches or motion.gradient_checkpointing need less, and are another training.",
                 code=ErrorCode.OUT_OF_MEMORY,
             ) from error
-    if processes.rank() == 0:
-        path = run.weights(stage)
-        history = read_progress(monitor.state).history
-        metrics = history[best_epoch(history, schedule.monitored)] if history else {}
-        save_checkpoint(path, segnet=networks[0], motion=networks[1], card=_card(stage, config, start, metrics))
-        training.messages.result(f"{path} (sha256 {sha256_of(path)[:12]}…)")
+    if processes.rank():
+        return trained, {}
+    history = read_progress(monitor.state).history
+    return trained, history[best_epoch(history, schedule.monitored)] if history else {}
 
 
-def _open_logs(stage: TrainingStage, training: TrainingRun) -> list[TrainingLog | TensorBoardLog]:
+def _open_logs(name: str, training: TrainingRun) -> list[TrainingLog | TensorBoardLog]:
     """Open the logs of the metrics; only the first of several processes writes them."""
     if processes.rank():
         return []
     run = RunFolder(training.out)
-    log = TrainingLog(run.training_log(stage), resume=training.resume)
-    return [log, TensorBoardLog(run.tensorboard(stage))] if training.tensorboard else [log]
+    log = TrainingLog(run.training_log(name), resume=training.resume)
+    return [log, TensorBoardLog(run.tensorboard(name))] if training.tensorboard else [log]
 
 
 def _identity(stage: TrainingStage, config: TrainConfig, start: Checkpoint | None) -> dict[str, str]:
@@ -450,17 +494,18 @@ def _identity(stage: TrainingStage, config: TrainConfig, start: Checkpoint | Non
     settings = dataclasses.asdict(config.of(stage))
     if stage == TrainingStage.THROUGH_PLANE:
         settings["sizes"] = dataclasses.asdict(config.shape_motion.sizes)
-    return {f"{stage}.{name}": value for name, value in _flat(settings)} | {
+    return {f"{stage}.{name}": value for name, value in flat_settings(settings)} | {
         "weights to start from": start.digest[:12] if start else "none",
         "motion to start from": "given" if start and start.motion else "none",
         "processes": str(processes.world_size()),
     }
 
 
-def _flat(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def flat_settings(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Return nested settings as pairs of a name with dots and a text."""
     for name, value in settings.items():
         if isinstance(value, dict):
-            yield from ((f"{name}.{inner}", text) for inner, text in _flat(value))
+            yield from ((f"{name}.{inner}", text) for inner, text in flat_settings(value))
         else:
             yield name, str(value)
 

@@ -486,6 +486,40 @@ class RecipeFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class BaselineRecipeFolder:
+    """A folder in which the methods that cmnet is compared with are trained.
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    def run(self, method: str) -> "RunFolder":
+        """The run folder of the training of a method."""
+        return RunFolder(self.root / method)
+
+    def weights(self, method: str) -> Path:
+        """The weights of a method."""
+        return self.root / "weights" / f"{method}.safetensors"
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest of all methods."""
+        return self.root / "manifests" / "training.csv"
+
+    @property
+    def simulation_source(self) -> Path:
+        """The manifest of the cases from which cines are simulated."""
+        return self.root / "manifests" / "simulated-from.csv"
+
+    @property
+    def simulation(self) -> "SimulationFolder":
+        """The simulated cines."""
+        return SimulationFolder(self.root / "simulated")
+
+
+@dataclass(frozen=True, slots=True)
 class SimulationFolder:
     """A folder of simulated cines with known motion, which ``cmnet phantom`` writes.
 

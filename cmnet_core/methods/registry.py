@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.inference.tracking import Model
 from cmnet_core.methods import convex_adam, free_form, greedy, ilk, lcc_demons, no_motion, simpleitk_demons, syn
 from cmnet_core.methods.cardiomorphnet import CardioMorphNetMethod
 from cmnet_core.methods.interface import Method
+from cmnet_core.methods.learned import open_learned
 from cmnet_core.methods.pairwise import PairwiseRegistration, Register
+from cmnet_core.models.baselines.checkpoint import baseline_weights, digest_of, missing_weights
 
 CARDIOMORPHNET, NO_MOTION = "cardiomorphnet", "none"
 
@@ -24,15 +27,21 @@ class MethodEntry:
         summary: What the method is, in a few words.
         create: Creates the method from the networks of cmnet.
         package: The package of an extra that it needs; empty for none.
+        weights: The weights of a learned method; None for other methods.
     """
 
     summary: str
     create: Callable[[Model], Method]
     package: str = ""
+    weights: Path | None = None
 
 
 def _pairwise(summary: str, register: Register, package: str = "") -> MethodEntry:
     return MethodEntry(summary, partial(PairwiseRegistration, register), package)
+
+
+def _learned(summary: str, name: str) -> MethodEntry:
+    return MethodEntry(summary, partial(open_learned, name), weights=baseline_weights(name))
 
 
 METHODS: Mapping[str, MethodEntry] = {
@@ -47,6 +56,13 @@ METHODS: Mapping[str, MethodEntry] = {
     "greedy": _pairwise("greedy diffeomorphic registration", greedy.register, "picsl-greedy"),
     "ffd": _pairwise("free-form deformation by B-splines", free_form.register, "itk-elastix"),
     "convexadam": _pairwise("discrete convex optimisation, then Adam", convex_adam.register, "convexAdam"),
+    "voxelmorph": _learned("after VoxelMorph: displacement by a U-Net", "voxelmorph"),
+    "voxelmorph-diffeomorphic": _learned("after VoxelMorph: velocity by a U-Net", "voxelmorph-diffeomorphic"),
+    "dragnet": _learned("after DragNet: recurrent latent variable, Gaussian posterior of the motion", "dragnet"),
+    "tlrn": _learned("after TLRN: velocities with temporal residual blocks", "tlrn"),
+    "jms": _learned("after JMS: joint motion and segmentation with a recurrent unit", "jms"),
+    "tcsf": _learned("after TCSF: segmentation and tracking in space and time", "tcsf"),
+    "segmorph": _learned("after SegMorph: recurrent latent variable, motion and segmentation", "segmorph"),
 }  # fmt: skip
 
 
@@ -55,6 +71,7 @@ def find_method(name: str) -> MethodEntry:
 
     Raises:
         ManifestError: There is no such method, or its package is not installed.
+        CheckpointError: The package does not have its weights.
     """
     if name not in METHODS:
         raise ManifestError(
@@ -67,6 +84,8 @@ def find_method(name: str) -> MethodEntry:
             hint=f"Install it with: pip install 'cmnet[baselines]'   or: pip install {entry.package}",
             code=ErrorCode.TOOL,
         )
+    if entry.weights and not entry.weights.is_file():
+        raise missing_weights(name, entry.weights)
     return entry
 
 
@@ -79,12 +98,13 @@ def open_method(name: str, model: Model) -> Method:
 
     Raises:
         ManifestError: There is no such method, or its package is not installed.
+        CheckpointError: The package does not have its weights, or they are damaged.
     """
     return find_method(name).create(model)
 
 
 def method_digest(name: str, model_digest: str) -> str:
-    """Return a digest of what the results of a method depend on: the weights, and the version of its package.
+    """Return a digest of what the results of a method depend on: all weights, and the version of its package.
 
     Args:
         name: A key of :data:`METHODS`.
@@ -92,11 +112,13 @@ def method_digest(name: str, model_digest: str) -> str:
 
     Raises:
         ManifestError: There is no such method, or its package is not installed.
+        CheckpointError: The package does not have its weights.
     """
     entry = find_method(name)
     if name == CARDIOMORPHNET:
         return model_digest
-    facts = f"{name} {entry.package} {_version(entry.package)} {model_digest}"
+    own = digest_of(entry.weights) if entry.weights else ""
+    facts = f"{name} {entry.package} {_version(entry.package)} {own} {model_digest}"
     return hashlib.sha256(facts.encode()).hexdigest()
 
 

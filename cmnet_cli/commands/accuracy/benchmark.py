@@ -27,7 +27,7 @@ from cmnet_cli.seals import recording
 from cmnet_cli.stages.benchmark.evaluation import NAME, BenchmarkedCase, BenchmarkEvaluationStage
 from cmnet_cli.stages.benchmark.motion import TRUTH, BenchmarkStage, benchmark_digest, has_truth, stage_name
 from cmnet_cli.tables.schema import write_table
-from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.errors import CheckpointError, ErrorCode, ManifestError
 from cmnet_core.inference.tracking import load_model
 from cmnet_core.io.atomic import write_text
 from cmnet_core.methods.registry import METHODS
@@ -123,7 +123,7 @@ def _stages(
     for method in methods:
         try:
             digest = benchmark_digest(method, model_digest)
-        except ManifestError as error:
+        except (ManifestError, CheckpointError) as error:
             problems[method] = str(error)
         else:
             stages.append(BenchmarkStage(folder.root, method, model, request.device, digest))

@@ -1,0 +1,72 @@
+"""The learned methods behind the common interface: frames, direction, millimetres, and weights that are missing."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cmnet_core.errors import CheckpointError
+from cmnet_core.methods import registry
+from cmnet_core.methods.interface import FramePair
+from cmnet_core.methods.learned import LearnedMethod
+from cmnet_core.methods.registry import METHODS, find_method, method_digest
+from cmnet_core.models.baselines.build import BASELINES
+from cmnet_core.models.baselines.interface import Baseline, FrameSequence, SequenceMotion
+from cmnet_core.types import Spacing
+from tests.core.methods.models import tiny
+from tests.phantoms import beating_circles
+
+SPACING = Spacing(10.0, 1.5, 1.5)
+
+
+class _Brightness(Baseline):
+    """A network whose motion in voxels is the difference of the mean brightness of a frame and of the first one."""
+
+    def forward(self, voxels: Float[Tensor, "t z y x"]) -> SequenceMotion:
+        mean = voxels.mean((1, 2, 3))
+        shape = (len(voxels) - 1, 3, *voxels.shape[1:])
+        motion = (mean[1:] - mean[0]).view(-1, 1, 1, 1, 1).expand(shape)
+        classes = mean.view(-1, 1, 1, 1, 1).expand(len(voxels), voxels.shape[1], 4, *voxels.shape[2:])
+        return SequenceMotion(motion, classes)
+
+    def loss(self, sequence: FrameSequence, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("pairwise", [False, True])
+def test_sequence_begins_at_the_moving_frame_and_motion_is_in_millimetres(*, pairwise: bool) -> None:
+    cine, _ = beating_circles(frames=4, slices=2, size=32, spacing=SPACING)
+    brightness = torch.tensor([0.1, 0.2, 0.4, 0.8])
+    cine = dataclasses.replace(cine, voxels=brightness.view(4, 1, 1, 1).expand(4, 2, 32, 32), ed=0, es=2)
+    pairs = [FramePair(fixed=2, moving=0), FramePair(fixed=0, moving=2), FramePair(fixed=1, moving=0)]
+    network = _Brightness()
+    network.pairwise = pairwise
+    estimated = LearnedMethod(network, tiny()).estimate(cine, pairs)
+    assert [(field.fixed, field.moving) for field in estimated.fields.values()] == pairs
+    for pair, field in estimated.fields.items():
+        voxels = float(brightness[pair.fixed] - brightness[pair.moving])
+        expected = voxels * torch.tensor(SPACING.zyx).view(3, 1, 1, 1).expand(3, 2, 32, 32)
+        assert torch.allclose(field.displacement_mm, expected, atol=1e-5)
+    assert estimated.computed == (3 if pairwise else 6)
+    if not pairwise:
+        assert estimated.probabilities is not None
+        assert estimated.probabilities.shape == (4, 4, 2, 32, 32)
+        assert torch.allclose(estimated.probabilities[:, 0, 0, 0, 0], brightness)
+
+
+def test_every_learned_method_is_registered_and_depends_on_its_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert set(BASELINES) == {name for name, entry in METHODS.items() if entry.weights}
+    path = tmp_path / "tlrn.safetensors"
+    monkeypatch.setattr(registry, "METHODS", {"tlrn": dataclasses.replace(METHODS["tlrn"], weights=path)})
+    with pytest.raises(CheckpointError, match="cmnet train --method tlrn"):
+        find_method("tlrn")
+    digests = set()
+    for content in (b"1", b"2"):
+        path.write_bytes(content)
+        digests.add(method_digest("tlrn", "abc"))
+    assert len(digests) == 2
