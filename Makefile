@@ -104,11 +104,11 @@ calibration: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage --work calibration-run
 
 weights: setup
-	$(BIN)/python -m cmnet_cli.commands.recipe --data $(or $(DATA),../shared/data) --out weights-run
+	$(BIN)/python -m cmnet_cli.commands.training.recipe --data $(or $(DATA),../shared/data) --out weights-run
 	$(BIN)/python benchmarks/accuracy.py --model weights-run/default.safetensors --data $(or $(DATA),../shared/data)
 
 baseline-weights: setup
-	$(ONE_THREAD) $(BIN)/python -m cmnet_cli.commands.baseline_recipe --data $(or $(DATA),../shared/data) --out baselines-run
+	$(ONE_THREAD) $(BIN)/python -m cmnet_cli.commands.training.baseline_recipe --data $(or $(DATA),../shared/data) --out baselines-run
 
 demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo

@@ -610,8 +610,8 @@ def train(
     minutes, the state from which --resume continues. On several GPUs, run:
     torchrun --nproc-per-node N -m cmnet_cli train ...
     """
-    from cmnet_cli.commands import train as command
-    from cmnet_cli.commands import train_baseline
+    from cmnet_cli.commands.training import train as command
+    from cmnet_cli.commands.training import train_baseline
     from cmnet_cli.config import find_config, load_config
 
     settings = load_config(command.TrainConfig, find_config(config))

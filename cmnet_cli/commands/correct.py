@@ -23,13 +23,14 @@ from cmnet_cli.report.write import is_up_to_date, update_report, write_report
 from cmnet_cli.runs.paths import MaskFolder, RunFolder
 from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.run_folder import OpenRun, open_run, read_record
+from cmnet_cli.runs.verdicts import Verdict, read_verdicts
 from cmnet_cli.seals import is_whole_parquet
 from cmnet_cli.stages import correct as correct_stage
 from cmnet_cli.stages.correct import Corrected, CorrectStage, read_edits
 from cmnet_cli.stages.export_masks import Exported, ExportMasksStage, itksnap_labels, slicer_colours
 from cmnet_cli.stages.infer import NAME as INFER
 from cmnet_cli.tables.parts import list_parts
-from cmnet_cli.tables.schema import has_this_schema, require_whole_tables
+from cmnet_cli.tables.schema import has_this_schema
 from cmnet_core.errors import CaseError, ErrorCode, ManifestError
 from cmnet_core.io.atomic import write_text
 
@@ -38,7 +39,6 @@ Masks = dict[str, dict[int, Path]]
 _MASK_NAME = re.compile(r"(?P<case>sub-.+)_frame-(?P<frame>\d+)_dseg\.nii(\.gz)?")
 _IMAGE_NAME = re.compile(r"(?P<case>sub-.+)_frame-\d+_cine\.nii\.gz")
 _IMAGE_SUFFIXES = frozenset({".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".dcm", ".vtk"})
-_VERDICT, _TO_CORRECT = "verdict", "correct"
 _NAMING = "Name masks as cmnet export-masks does: sub-ID_frame-NNN_dseg.nii.gz, with frames from 0, as NIfTI."
 
 
@@ -82,12 +82,8 @@ def _chosen(opened: OpenRun, settings: ExecutionSettings) -> Sequence[Case]:
     """Return the subjects that the user names, or those with the verdict ``correct``."""
     if settings.participant_label or settings.pilot:
         return select_cases(opened.cases, settings)
-    require_whole_tables(opened.folder, ["indices"])
-    table = opened.folder.table("indices")
-    wanted: set[str] = set()
-    if table.exists() and _VERDICT in pq.read_schema(table).names:
-        rows = pq.read_table(table, columns=["case_id", _VERDICT]).to_pylist()
-        wanted = {row["case_id"] for row in rows if row[_VERDICT] == _TO_CORRECT}
+    readings = read_verdicts(opened.folder, opened.order)
+    wanted = {case_id for case_id, reading in readings.items() if reading.verdict == Verdict.CORRECT}
     if not wanted:
         raise ManifestError(
             "No subject was chosen, and none has the verdict 'correct'.",

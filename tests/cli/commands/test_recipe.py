@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.commands import recipe
-from cmnet_cli.commands.recipe import RECIPE, RecipeStep, run_recipe
+from cmnet_cli.commands.training import recipe
+from cmnet_cli.commands.training.recipe import RECIPE, RecipeStep, run_recipe
 from cmnet_cli.config import load_config
 from cmnet_cli.console import Messages
 from cmnet_core.errors import ManifestError

@@ -1,7 +1,7 @@
 """The recipe of the shipped weights: every network is trained from nothing, step by step.
 
-``python -m cmnet_cli.commands.recipe --data ../shared/data --out weights-run`` runs all steps, each of which is a file
-in ``cmnet_core/weights/recipe``; the same command continues an interrupted recipe. The weights of the last step are
+``python -m cmnet_cli.commands.training.recipe --data ../shared/data --out weights-run`` runs all steps. Each is a file in
+``cmnet_core/weights/recipe``, and the same command continues an interrupted recipe. The weights of the last step are
 what is shipped.
 """
 
@@ -16,7 +16,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.datasets import from_acdc
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands.demo import simulate_phantoms
-from cmnet_cli.commands.train import TrainConfig, TrainingRun, train
+from cmnet_cli.commands.training.train import TrainConfig, TrainingRun, train
 from cmnet_cli.config import load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import RecipeFolder

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.commands.train import (
+from cmnet_cli.commands.training.train import (
     TrainConfig,
     TrainingRun,
     flat_settings,
@@ -40,7 +40,8 @@ def train_stage_or_method(
         The number of subjects that could not be used.
 
     Raises:
-        ManifestError: Both or neither is given, or see :func:`train_method` and :func:`cmnet_cli.commands.train.train`.
+        ManifestError: Both or neither is given, or see :func:`train_method` and
+            :func:`cmnet_cli.commands.training.train.train`.
         CheckpointError: See there.
     """
     if stage is not None and method is None:

@@ -1,8 +1,8 @@
 """The training of all methods that cmnet is compared with, on the same data.
 
-``python -m cmnet_cli.commands.baseline_recipe --data ../shared/data --out baselines-run`` trains every method for which
-``cmnet_core/weights/baselines/recipe`` has a file; the same command continues after an interruption. The weights are
-those of the package, and the validation patients of ACDC are seen by no training.
+``python -m cmnet_cli.commands.training.baseline_recipe --data ../shared/data --out baselines-run`` trains every method
+for which ``cmnet_core/weights/baselines/recipe`` has a file; the same command continues after an interruption. The
+weights are those of the package, and the validation patients of ACDC are seen by no training.
 """
 
 import argparse
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
-from cmnet_cli.commands.recipe import DATA_SETS
 from cmnet_cli.commands.simulate import simulate
-from cmnet_cli.commands.train import TrainConfig, TrainingRun
-from cmnet_cli.commands.train_baseline import Data, train_method
+from cmnet_cli.commands.training.recipe import DATA_SETS
+from cmnet_cli.commands.training.train import TrainConfig, TrainingRun
+from cmnet_cli.commands.training.train_baseline import Data, train_method
 from cmnet_cli.config import load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import BaselineRecipeFolder
