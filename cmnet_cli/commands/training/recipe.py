@@ -1,7 +1,7 @@
 """The recipe of the shipped weights: every network is trained from nothing, step by step.
 
-``python -m cmnet_cli.commands.training.recipe --data ../shared/data --out weights-run`` runs all steps. Each is a file in
-``cmnet_core/weights/recipe``, and the same command continues an interrupted recipe. The weights of the last step are
+``python -m cmnet_cli.commands.training.recipe --data ../shared/data --out weights-run`` runs all steps. Each is a file
+in ``cmnet_core/weights/recipe``, and the same command continues an interrupted recipe. The weights of the last step are
 what is shipped.
 """
 
