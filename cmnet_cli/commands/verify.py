@@ -1,9 +1,10 @@
 """The command verify: it checks the digest of every file of a run and, with --repair, makes damaged files again."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cmnet_cli.cohort.case import Case
@@ -112,17 +113,18 @@ def _repair(folder: RunFolder, damage: Sequence[Damage], messages: Messages) -> 
     if by_remedy[Remedy.CORRECT] or any(folder.case(case_id).correction.edited_labels for case_id in inferred):
         with _print_failure("cmnet correct", messages):
             _correct(folder, messages)
-    if by_remedy[Remedy.INDICES]:
-        with _print_failure("cmnet indices", messages):
-            _compute_indices(folder, messages)
-    if by_remedy[Remedy.EVALUATE]:
-        with _print_failure("cmnet evaluate", messages):
-            _evaluate(folder, messages)
-    if by_remedy[Remedy.REPORT]:
-        with _print_failure("cmnet report", messages):
-            _report(folder, by_remedy[Remedy.REPORT], messages)
-    if by_remedy[Remedy.COMPARE]:
-        messages.note("The comparison is made again by the same command cmnet compare.")
+    tables: tuple[tuple[Remedy, Callable[[], None]], ...] = (
+        (Remedy.INDICES, partial(_compute_indices, folder, messages)),
+        (Remedy.EVALUATE, partial(_evaluate, folder, messages)),
+        (Remedy.REPORT, partial(_report, folder, by_remedy[Remedy.REPORT], messages)),
+    )
+    for remedy, make_again in tables:
+        if by_remedy[remedy]:
+            with _print_failure(f"cmnet {remedy.name.lower()}", messages):
+                make_again()
+    for remedy in (Remedy.BENCHMARK, Remedy.COMPARE):
+        if by_remedy[remedy]:
+            messages.note(f"The comparison is made again by the same command cmnet {remedy.name.lower()}.")
 
 
 @contextmanager
@@ -152,7 +154,7 @@ def _mend(folder: RunFolder, damage: Damage) -> None:
         name = path.relative_to(folder.root).parts[1]
         if name in folder.submissions and not count_active_tasks(folder, name):
             give_up_submission(folder.submission(name))
-    elif damage.remedy in (Remedy.INDICES, Remedy.EVALUATE, Remedy.REPORT):
+    elif damage.remedy in (Remedy.INDICES, Remedy.EVALUATE, Remedy.BENCHMARK, Remedy.REPORT):
         path.unlink(missing_ok=True)
 
 

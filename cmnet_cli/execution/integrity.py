@@ -1,7 +1,7 @@
 """The integrity of a run: every file that is missing or damaged, and what makes each of them again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Remedy(StrEnum):
     CORRECT = "made again by cmnet correct"
     INDICES = "made again by cmnet indices"
     EVALUATE = "made again by cmnet evaluate"
+    BENCHMARK = "made again by cmnet benchmark"
     COMPARE = "made again by cmnet compare"
     REPORT = "made again by cmnet report"
     LINES = "read without its damaged lines"
@@ -142,15 +143,20 @@ def _remedy_of_table(name: str) -> Remedy:
         return Remedy.INDICES
     if name == "comparison":
         return Remedy.COMPARE
+    if name.startswith("benchmark"):
+        return Remedy.BENCHMARK
     return Remedy.REWRITE if name == "status" else Remedy.EVALUATE
 
 
 def _damaged_tables(folder: RunFolder) -> Iterator[Damage]:
     commands = read_record(folder)["commands"]
-    evaluated = {name for name in DECLARED if _remedy_of_table(name) == Remedy.EVALUATE}
     # A command that was interrupted has not written all of its tables; the same command writes them.
-    required = set(TABLES_OF_INDICES) if commands.get("indices", {}).get("ended") else set()
-    required |= evaluated if commands.get("evaluate", {}).get("ended") else set()
+    ended = {
+        remedy
+        for remedy in (Remedy.INDICES, Remedy.EVALUATE, Remedy.BENCHMARK)
+        if commands.get(remedy.name.lower(), {}).get("ended")
+    }
+    required = {name for name in DECLARED if _remedy_of_table(name) in ended}
     for name in DECLARED:
         path = folder.table(name)
         if (path.exists() or name in required) and not is_whole_parquet(path):
@@ -226,10 +232,8 @@ def _damaged_by_digests(folder: Path, remedies: Mapping[str, Remedy]) -> Iterato
 
 def _damaged_pages(folder: RunFolder) -> Iterator[Damage]:
     for damage in _damaged_by_digests(folder.evaluation_page.parent, {}):
-        is_comparison = damage.path == folder.comparison_page
         is_record = damage.path.name == DIGESTS
-        remedy = damage.remedy if is_record else Remedy.COMPARE if is_comparison else Remedy.EVALUATE
-        yield Damage(damage.path, damage.problem, remedy)
+        yield replace(damage, remedy=damage.remedy if is_record else _remedy_of_table(damage.path.stem))
     for index in (folder.report, folder.shared_report):
         for damage in _damaged_by_digests(index.parent, {}):
             yield Damage(damage.path, damage.problem, Remedy.REPORT)

@@ -56,7 +56,7 @@ def _edit(folder: Path, frame: int, change: Callable[[NDArray[Any]], NDArray[Any
 
 def test_masks_of_the_subjects_to_correct_are_exported(folder: Path) -> None:
     out = folder / "more"
-    assert "none has the verdict" in _run("export-masks", "-r", folder / "run", "-o", out, code=2)
+    assert "none has the verdict" in _run("export-masks", "-r", folder / "run", "-o", out, code=3)
     (folder / "run" / "verdicts.csv").write_text(f"id,verdict,reader,date,remark\n{OTHER},correct,AB,,\n")
     _run("export-masks", "-r", folder / "run", "-o", out)
     assert {path.name[: len(OTHER)] for path in out.glob("sub-*/*_dseg.nii.gz")} == {OTHER}
@@ -90,6 +90,8 @@ TABLES = ("indices", "frames", "segments", "motion", "bullseye")
 
 def test_correction_changes_one_subject_and_is_taken_back(folder: Path) -> None:
     run = folder / "run"
+    # Pages contain a digest of the path of their run, which is copied here.
+    _run("report", "-r", run, "--pages", "all")
     before, rows_before = _digests(run), {(t, c): _row(run, c, t) for t in TABLES for c in (EDITED, OTHER)}
     mask = _edit(folder, 0, _larger_lv)
     output = _run("correct", "-r", run, "--masks", folder / "masks")
