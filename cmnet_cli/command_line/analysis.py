@@ -1,0 +1,250 @@
+"""The commands that analyse a cohort: run and its stages, and the correction of masks."""
+
+from pathlib import Path
+
+import typer
+
+from cmnet_cli.command_line.root import (
+    MAIN,
+    absolute_text,
+    execution_settings,
+    exit_with,
+    exit_with_all,
+    open_messages,
+)
+from cmnet_cli.options import (
+    DEFAULT_RUN,
+    AllFrames,
+    Animation,
+    AsJson,
+    CalibrationFile,
+    ConfigFile,
+    Device,
+    DrawSeed,
+    EditedMasks,
+    EngineOptions,
+    ExecutionOptions,
+    Experimental,
+    ExportOptions,
+    Figures,
+    ImageOptions,
+    KeepMotion,
+    ManifestFile,
+    MasksToEdit,
+    MethodName,
+    ModelName,
+    OutFolder,
+    PagesOf,
+    Pdf,
+    PrivacyOptions,
+    RecomputeOptions,
+    ReferenceRanges,
+    RunPath,
+    Samples,
+    SelectionOptions,
+    ShareSafe,
+    Terminal,
+    Undo,
+    VerbosityOptions,
+    VerdictsFile,
+    expand_options,
+)
+
+part = typer.Typer()
+"""The commands of this part; :mod:`cmnet_cli.app` adds them to the command line."""
+
+
+@part.command("run", rich_help_panel=MAIN)
+@expand_options
+def run_all(
+    manifest: ManifestFile,
+    images: ImageOptions,
+    selection: SelectionOptions,
+    execution: ExecutionOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    out: OutFolder = DEFAULT_RUN,
+    model: ModelName = None,
+    save_motion: KeepMotion = None,
+    device: Device = "auto",
+    reference: ReferenceRanges = None,
+    calibration: CalibrationFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole analysis: infer, indices, evaluate where there are reference masks, and report. Resumable."""
+    from cmnet_cli.commands import analysis as command
+    from cmnet_cli.config import IndicesConfig, InferConfig, load_config
+
+    analysis = command.Analysis(
+        load_config(InferConfig, None, model=model, save_motion=save_motion),
+        load_config(IndicesConfig, None, reference=absolute_text(reference), calibration=absolute_text(calibration)),
+        device,
+    )
+    settings = execution_settings(selection, execution, engine)
+    result = command.run(manifest, out, analysis, settings, open_messages(verbosity), cells=images.cells())
+    if result.page and not as_json:
+        typer.echo(f"Report: {result.page.resolve()}")
+    exit_with_all(result.summaries, verbosity, as_json=as_json)
+
+
+@part.command(rich_help_panel=MAIN)
+@expand_options
+def preprocess(
+    manifest: ManifestFile,
+    images: ImageOptions,
+    selection: SelectionOptions,
+    execution: ExecutionOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    out: OutFolder = DEFAULT_RUN,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Crop and resample every cine to the window around the heart that the networks take. Part of cmnet infer."""
+    from cmnet_cli.commands import process as command
+    from cmnet_cli.config import PreprocessConfig, load_config
+
+    settings = execution_settings(selection, execution, engine)
+    loaded = load_config(PreprocessConfig, config)
+    summary = command.preprocess(manifest, out, loaded, settings, open_messages(verbosity), cells=images.cells())
+    exit_with(summary, verbosity, as_json=as_json)
+
+
+@part.command(rich_help_panel=MAIN)
+@expand_options
+def infer(
+    manifest: ManifestFile,
+    images: ImageOptions,
+    selection: SelectionOptions,
+    execution: ExecutionOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    out: OutFolder = DEFAULT_RUN,
+    model: ModelName = None,
+    method: MethodName = None,
+    save_motion: KeepMotion = None,
+    device: Device = "auto",
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Segment every cine and estimate its motion: label maps, displacement fields and their uncertainty."""
+    from cmnet_cli.commands import process as command
+    from cmnet_cli.config import InferConfig, load_config
+
+    infer_config = load_config(InferConfig, config, model=model, method=method, save_motion=save_motion)
+    settings = execution_settings(selection, execution, engine)
+    summary = command.infer(
+        manifest, out, infer_config, settings, open_messages(verbosity), device=device, cells=images.cells()
+    )
+    exit_with(summary, verbosity, as_json=as_json)
+
+
+@part.command(rich_help_panel=MAIN)
+@expand_options
+def indices(
+    selection: SelectionOptions,
+    execution: RecomputeOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    run: RunPath = DEFAULT_RUN,
+    samples: Samples = None,
+    seed: DrawSeed = None,
+    reference: ReferenceRanges = None,
+    calibration: CalibrationFile = None,
+    experimental: Experimental = None,
+    verdicts: VerdictsFile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute volumes, ejection fractions, strain and further indices from the results that cmnet infer stored."""
+    from cmnet_cli.commands import process as command
+    from cmnet_cli.config import IndicesConfig, load_config
+
+    indices_config = load_config(
+        IndicesConfig,
+        config,
+        reference=absolute_text(reference),
+        calibration=absolute_text(calibration),
+        samples=samples,
+        seed=seed,
+        experimental=experimental,
+    )
+    settings = execution_settings(selection, execution, engine)
+    summary = command.indices(run, indices_config, settings, open_messages(verbosity), verdicts=verdicts)
+    exit_with(summary, verbosity, as_json=as_json)
+
+
+@part.command(rich_help_panel=MAIN)
+@expand_options
+def report(
+    verbosity: VerbosityOptions,
+    run: RunPath = DEFAULT_RUN,
+    pages: PagesOf = None,
+    share_safe: ShareSafe = False,
+    verdicts: VerdictsFile = None,
+    terminal: Terminal = False,
+    figures: Figures = None,
+    animation: Animation = None,
+    pdf: Pdf = False,
+) -> None:
+    """Write HTML pages, one of the cohort and one per subject, which open without an internet connection."""
+    from cmnet_cli.commands import report as command
+    from cmnet_cli.report.export.formats import Formats
+    from cmnet_cli.report.write import Request
+
+    messages = open_messages(verbosity, run, share_safe=share_safe)
+    if terminal:
+        command.show_report(run, messages, share_safe=share_safe, verdicts=verdicts)
+    else:
+        contents = Request(tuple(pages or ()), share_safe, Formats(figures, animation, pdf), verdicts)
+        typer.echo(messages.deidentifier.text(str(command.report(run, messages, contents))))
+
+
+@part.command(rich_help_panel=MAIN)
+@expand_options
+def export_masks(
+    selection: SelectionOptions,
+    execution: ExportOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    run: RunPath = DEFAULT_RUN,
+    out: MasksToEdit = Path("masks"),
+    all_frames: AllFrames = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export masks and images of single frames, to be edited in ITK-SNAP or 3D Slicer and given to cmnet correct.
+
+    Example: cmnet export-masks --participant-label 9900001 --out masks
+    """
+    from cmnet_cli.commands import correct as command
+
+    settings = execution_settings(selection, execution, engine)
+    summary = command.export_masks(run, out, settings, open_messages(verbosity, run), all_frames=all_frames)
+    exit_with(summary, verbosity, as_json=as_json)
+
+
+@part.command(rich_help_panel=MAIN)
+@expand_options
+def correct(
+    selection: SelectionOptions,
+    execution: RecomputeOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    run: RunPath = DEFAULT_RUN,
+    masks: EditedMasks = None,
+    undo: Undo = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Take edited masks as given: motion, indices and page of their subjects are computed again, and marked.
+
+    Examples: cmnet correct --masks masks; cmnet correct --undo 9900001
+    """
+    from cmnet_cli.commands import correct as command
+
+    settings = execution_settings(selection, execution, engine)
+    if undo:
+        summary = command.undo(run, undo, settings, open_messages(verbosity, run))
+    else:
+        summary = command.correct(run, masks, settings, open_messages(verbosity, run), device=device)
+    exit_with(summary, verbosity, as_json=as_json)
