@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cmnet_cli.command_line.root import CLUSTER, execution_settings, exit_with, open_messages
+from cmnet_cli.command_line.root import CLUSTER, absolute_text, execution_settings, exit_with, open_messages
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -73,8 +73,8 @@ def submit(
         indices_config,
         infer_options={"model": model, "method": method, "save_motion": save_motion},
         indices_options={
-            "reference": None if reference is None else str(reference),
-            "calibration": None if calibration is None else str(calibration.absolute()),
+            "reference": absolute_text(reference),
+            "calibration": absolute_text(calibration),
             "samples": samples,
             "seed": seed,
             "experimental": experimental,

@@ -85,7 +85,7 @@ def test_array_tasks_run_the_same_stages_as_the_local_commands(
     shutil.copy(WEIGHTS / "default.calibration.json", "own.json")
     preprocess = _toml(tmp_path / "preprocess.toml", PreprocessConfig, size=64, spacing_mm=2.0)
     model = str(tiny_model)
-    infer = _toml(tmp_path / "infer.toml", InferConfig, model=model, save_motion="ed2es")
+    infer = _toml(tmp_path / "infer.toml", InferConfig, model=model, method="lcc-demons", save_motion="ed2es")
     indices = _toml(
         *(tmp_path / "indices.toml", IndicesConfig),
         **{"reference": "ranges.csv", "calibration": "own.json", "samples": 7, "seed": 5, "experimental": True},
