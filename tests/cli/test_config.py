@@ -30,7 +30,7 @@ def test_integer_is_accepted_for_a_float_setting(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('modle = "x"', "Did you mean 'model'?"),
-        ("colour = 3", "Known keys: model, save_motion."),
+        ("colour = 3", "Known keys: model, method, save_motion."),
         ("model = 3", "must be of type str"),
         ('save_motion = "some"', "one of full, ed2es, none"),
         ("model = ", "cannot be read"),

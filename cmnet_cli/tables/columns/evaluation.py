@@ -61,8 +61,8 @@ CORRECTION_OVERLAPS = (
     Column("edited", "integer", "1 where the mask of this frame was edited, 0 where the correction was propagated"),
     _STRUCTURE,
     Column("dsc_pct", "number", "Dice similarity coefficient of automatic and corrected masks", "%", _DICE),
-    Column("automatic_ml", "number", "Volume by the automatic masks", "mL"),
-    Column("corrected_ml", "number", "Volume by the corrected masks", "mL"),
+    Column("automatic_ml", "number", "Volume by the automatic masks", "mL", "voxels x voxel volume"),
+    Column("corrected_ml", "number", "Volume by the corrected masks", "mL", "voxels x voxel volume"),
 )
 """One row per corrected case, frame and structure."""
 

@@ -72,10 +72,10 @@ class ShapeMotionLossWeights:
     incompressibility: float = 4.0
     wall_volume: float = 3.0
     through_plane: float = 1.0
-    bending_reference: float = 50.0
+    bending_reference: float = 30.0
     outside: float = 2e-4
     early_iterations: float = 0.5
-    reference: float = 2.5
+    reference: float = 3.5
     beyond_labels: float = 0.15
 
 

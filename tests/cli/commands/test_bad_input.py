@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -126,7 +127,7 @@ def test_defect_fails_one_subject_and_stores_its_traceback(
         raise ZeroDivisionError("nothing foresaw this")
 
     manifest, run = write_cohort(tmp_path, 1, frames=2), tmp_path / "run"
-    monkeypatch.setattr(infer, "track", divide_by_zero)
+    monkeypatch.setattr(infer, "open_method", lambda *_: SimpleNamespace(track=divide_by_zero))
     ran = cmnet("infer", "-m", manifest, "-o", run, "--model", tiny_model)
     assert (ran.exit_code, "row 2 (defect)" in ran.output) == (4, True)
     assert "nothing foresaw this" in traceback_of(run, "9900001")
