@@ -139,7 +139,10 @@ def _read_line(line: bytes) -> tuple[dict[str, Any] | None, bool]:
         values = json.loads(body)
     except (ValueError, RecursionError):
         return None, False
-    return (values if isinstance(values, dict) else None), sealed
+    # A seal that is no seal any more is damage, while lines of cmnet 0.1.0 have none.
+    if not isinstance(values, dict) or (not sealed and _SEAL in values):
+        return None, False
+    return values, sealed
 
 
 def open_parquet_writer(path: Path, schema: Any) -> Any:

@@ -154,7 +154,7 @@ def _mend(folder: RunFolder, damage: Damage) -> None:
         name = path.relative_to(folder.root).parts[1]
         if name in folder.submissions and not count_active_tasks(folder, name):
             give_up_submission(folder.submission(name))
-    elif damage.remedy in (Remedy.INDICES, Remedy.EVALUATE, Remedy.BENCHMARK, Remedy.REPORT):
+    elif damage.remedy in (Remedy.INDICES, Remedy.EVALUATE, Remedy.BENCHMARK, Remedy.COMPARE, Remedy.REPORT):
         path.unlink(missing_ok=True)
 
 

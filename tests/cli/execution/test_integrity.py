@@ -93,6 +93,13 @@ def _flip_end_of_log(run: Path) -> None:
     _cut(next(run.rglob("*_desc-infer.json")))
 
 
+def _damage_seal(path: Path) -> None:
+    """Make a digit of the last line's seal a character that no digest contains."""
+    content = path.read_bytes()
+    place = content.rindex(b'"sha256": "') + len(b'"sha256": "')
+    path.write_bytes(content[:place] + b"x" + content[place + 1 :])
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "sidecar": lambda run: _cut(next(run.rglob("*_desc-infer.json"))),
     "sidecar-gone": lambda run: next(run.rglob("*_desc-infer.json")).unlink(),
@@ -105,6 +112,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "evaluation": lambda run: _flip(run / "tables/evaluation_subjects.csv", 80),
     "ledger": lambda run: _cut(run / "logs/outcomes.jsonl"),
     "ledger-encoding": lambda run: _flip(run / "logs/outcomes.jsonl", 87),
+    "seal-of-event": lambda run: _damage_seal(next(run.glob("slurm/*/events/*.jsonl"))),
     "record": lambda run: (run / "run.json").write_text('{"commands": []}'),
     "cohort": lambda run: _cut(run / "cohort.parquet"),
     "key": lambda run: (run / ".share-key").write_bytes(b""),
