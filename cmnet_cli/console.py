@@ -109,8 +109,11 @@ class Messages:
             self.notes.print(indent(self._safe(text), "    "), markup=False)
 
     def _safe(self, text: str) -> str:
-        """Return a text without control characters, which names of files can contain, and without ids if required."""
-        return self.deidentifier.text(_CONTROLS.sub("?", text))
+        """Return a text without the characters that cannot be printed, and without ids if required.
+
+        Names of files can contain control characters, and damaged files halves of characters (surrogates).
+        """
+        return self.deidentifier.text(_CONTROLS.sub("?", text).encode("utf-8", "replace").decode())
 
 
 class Ticker(Protocol):

@@ -19,6 +19,10 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FORBIDDEN_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 _NUMBER_AS_ID = re.compile(r"\d+\.0*|\d[.,]?\d*[eE]\+?\d+")  # 9900001.0, 9.90E+06
 _SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+"""Limits of usual file systems in bytes."""
+
+_TOO_LONG = ("No file can have a name this long.", "Correct the path.")
 _RANGES = {
     "frame_ms": (1.0, 1000.0),
     "heart_rate_bpm": (20.0, 300.0),
@@ -26,6 +30,11 @@ _RANGES = {
     "height_cm": (30.0, 250.0),
     "weight_kg": (1.0, 400.0),
 }
+
+
+def _is_too_long(path: str) -> bool:
+    names = [len(name.encode("utf-8", "replace")) for name in Path(path).parts]
+    return max(names, default=0) > _LONGEST_NAME or sum(names) > _LONGEST_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +246,9 @@ class _RowReader:
 
     def _path(self, column: str) -> Path | None:
         text = self.cells.get(column)
+        if text and _is_too_long(text):
+            self._add_problem(column, *_TOO_LONG)
+            return None
         return self.folder / text if text else None
 
     def _image(self) -> tuple[Path, ...]:
@@ -247,6 +259,8 @@ class _RowReader:
                 f"Expected one path, or two as 'ED.nii.gz;ES.nii.gz', found '{self.cells.get('image', '')}'.",
                 "Give a 4-D NIfTI file, a folder or zip of DICOM files, or the two files of ED and ES.",
             )
+        elif any(_is_too_long(part) for part in parts):
+            self._add_problem("image", *_TOO_LONG)
         elif len(set(parts)) < len(parts):
             self._add_problem("image", "The images of ED and ES are the same file.", "Give the file of each frame.")
         return tuple(self.folder / part for part in parts)

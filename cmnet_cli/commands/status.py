@@ -13,8 +13,10 @@ from cmnet_cli.console import Messages
 from cmnet_cli.execution.attempt_log import status_rows
 from cmnet_cli.runs.paths import CohortStage, RunFolder, require_run
 from cmnet_cli.runs.provenance import State
+from cmnet_cli.seals import is_whole_parquet
 from cmnet_cli.slurm.array_tasks import TaskState, task_states
 from cmnet_cli.tables.schema import to_json
+from cmnet_core.errors import ErrorCode, ManifestError
 
 _MOST_LISTED = 20
 _TASK_STATES = frozenset(str(state) for state in TaskState) - {str(state) for state in State}
@@ -67,7 +69,17 @@ def _print_status(rows: list[dict[str, Any]], messages: Messages) -> None:
 
 
 def _read_identities(path: Path) -> list[_CaseIdentity]:
-    """Read the ids of all cases of a manifest that cmnet wrote."""
+    """Read the ids of all cases of a manifest that cmnet wrote.
+
+    Raises:
+        ManifestError: The manifest is damaged.
+    """
+    if not is_whole_parquet(path):
+        raise ManifestError(
+            f"{path} is damaged, or cmnet 0.1.0 wrote it.",
+            hint="cmnet verify --repair restores it from its second copy.",
+            code=ErrorCode.RUN,
+        )
     columns = [name for name in ("subject_id", "session") if name in pq.read_schema(path).names]
     table = pq.read_table(path, columns=columns)
     subjects = table["subject_id"].to_pylist()

@@ -123,7 +123,7 @@ def _size_of(path: Path) -> int:
             return path.stat().st_size
         with os.scandir(path) as entries:
             return sum(entry.stat(follow_symlinks=False).st_size for entry in islice(entries, _MOST_ENTRIES))
-    except OSError:
+    except (OSError, ValueError):  # the latter for a name that no file can have
         return 0
 
 

@@ -181,6 +181,9 @@ def _read_card(path: Path, header: dict[str, Any]) -> ModelCard:
     unknown = set(header) - {entry.name for entry in fields(ModelCard)}
     if unknown:
         raise _unusable(path, f"has unknown entries on its model card: {sorted(unknown)}")
+    metrics = header.get("metrics", {})
+    if not isinstance(metrics, dict) or not all(isinstance(value, int | float) for value in metrics.values()):
+        raise _unusable(path, "has metrics on its model card that are not numbers")
     _require_plausible(path, [header.get("segnet"), header.get("motion"), header.get("window")])
     try:
         header["segnet"] = SegNetSizes(**_tuples(header["segnet"]))

@@ -86,4 +86,5 @@ def _write_missing_parts(
 
 
 def _ended_early(last: dict[str, object]) -> bool:
-    return last["event"] == TaskEvent.STARTED or (last["event"] == TaskEvent.FINISHED and bool(last["reason"]))
+    event = last.get("event")
+    return event == TaskEvent.STARTED or (event == TaskEvent.FINISHED and bool(last.get("reason")))

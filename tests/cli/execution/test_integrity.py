@@ -178,6 +178,15 @@ def test_damaged_run_leaves_no_traceback(finished: Path, tmp_path: Path, kind: s
         assert ran.exit_code in (0, 3, 4), (seed, arguments, ran.output)
 
 
+def test_status_names_a_damaged_list_of_a_task(run: Path) -> None:
+    # The task has not finished, so that its list is read.
+    for path in run.glob("slurm/*/events/*.jsonl"):
+        path.unlink()
+    _cut(next(run.glob("slurm/*/shards/*.parquet")))
+    ran = cmnet("status", "-r", run)
+    assert (ran.exit_code, "verify --repair" in ran.output) == (3, True), ran.output
+
+
 @pytest.mark.parametrize("files", [["slurm/00001/shards/00000.parquet"], ["submission.json", "jobs.json"]])
 def test_submission_that_cannot_be_repaired_is_given_up(run: Path, files: list[str]) -> None:
     for path in [path for name in files for path in run.rglob(name)]:
