@@ -33,8 +33,10 @@ _RANGES = {
 
 
 def _is_too_long(path: str) -> bool:
-    names = [len(name.encode("utf-8", "replace")) for name in Path(path).parts]
-    return max(names, default=0) > _LONGEST_NAME or sum(names) > _LONGEST_PATH
+    length = len(path.encode("utf-8", "replace"))
+    return length > _LONGEST_PATH or any(
+        len(name.encode("utf-8", "replace")) > _LONGEST_NAME for name in Path(path).parts
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,3 +288,13 @@ def test_manifest_ids_with_the_prefixes_of_bids_are_those_without(tmp_path: Path
 def test_manifest_id_that_a_table_program_made_a_number(tmp_path: Path, cell: str) -> None:
     _, (problem,) = check_manifest(table(tmp_path / "m.csv", f"subject_id,image\n{cell},a.nii\n"))
     assert problem.hint == "A table program made a number of this id: store the column as text."
+
+
+@pytest.mark.parametrize("column", ["image", "labels"])
+@pytest.mark.parametrize("path", ["x" * 256, "a/" * 2100])
+def test_path_that_no_file_can_have_is_named(tmp_path: Path, column: str, path: str) -> None:
+    manifest = tmp_path / "m.csv"
+    cells = {"subject_id": "1", "image": "a.nii", "labels": "b.nii", "label_scheme": "acdc"} | {column: path}
+    manifest.write_text(f"{','.join(cells)}\n{','.join(cells.values())}\n2,a.nii,,\n")
+    [problem] = read_manifest(manifest).left_out
+    assert (problem.column, problem.message) == (column, "No file can have a name this long.")
