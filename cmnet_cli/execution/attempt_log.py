@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from io import FileIO
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from cmnet_cli.engines.base import Outcome
 from cmnet_cli.privacy.deidentify import Deidentifier, ids_in, open_deidentifier, redact_ids
@@ -97,23 +98,22 @@ class AttemptLog:
 
     def __init__(self, path: Path, text_log: Path | None, deidentifier: Deidentifier) -> None:
         self.deidentifier = deidentifier
-        self._files: list[TextIO] = []
+        self._files: list[FileIO] = []
         for file in (path, text_log):
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                self._files.append(file.open("a", encoding="utf-8"))
+                self._files.append(file.open("ab", buffering=0))
         remove_cut_line(path)
         # The digest of a text log may have been recorded, so that nothing of it may be removed.
         if text_log is not None and lacks_line_end(text_log):
-            self._files[1].write("\n")
+            self._files[1].write(b"\n")
         self._synced_at = time.monotonic()
 
     def append(self, attempt: Attempt) -> None:
         """Write an attempt, as JSON and as a plain line."""
         lines = (sealed_line(dataclasses.asdict(attempt)), f"{attempt.at} {attempt.pseudonym}: {attempt.summary}")
         for file, line in zip(self._files, lines, strict=False):
-            file.write(line + "\n")
-            file.flush()
+            _append_whole(file, f"{line}\n".encode())
         if time.monotonic() - self._synced_at > _SYNC_INTERVAL_S:
             self._sync()
 
@@ -127,6 +127,18 @@ class AttemptLog:
         for file in self._files:
             os.fsync(file.fileno())
         self._synced_at = time.monotonic()
+
+
+def _append_whole(file: FileIO, content: bytes) -> None:
+    """Append to a file, or leave it as it was: a part of a line would damage the line after it as well."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        written = 0
+        while written < len(content):
+            written += file.write(content[written:]) or 0
+    except OSError:
+        os.ftruncate(file.fileno(), size)
+        raise
 
 
 def read_attempts(paths: Iterable[Path]) -> list[Attempt]:
