@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cmnet_cli.runs.paths import SubmissionFolder
+from cmnet_cli.runs.provenance import OnStale
 from cmnet_cli.runs.timestamp import utc_now
 from cmnet_cli.seals import append_line, read_lines, read_sealed_json, sealed_line, write_sealed_json
 from cmnet_core.errors import ErrorCode, ManifestError
@@ -73,7 +74,7 @@ class Submission:
     indices: dict[str, Any]
     reference: FrozenFile | None
     device: str
-    on_stale: str
+    on_stale: OnStale
     workers: int
     memory_limit: str | None
     subject_timeout: float | None
@@ -127,9 +128,10 @@ def read_submission(folder: SubmissionFolder) -> Submission:
             "shards": tuple(_record(Shard, item) for item in values["shards"]),
             "reference": _record(FrozenFile, values["reference"]) if values["reference"] else None,
             "extra": tuple(values["extra"]),
+            "on_stale": OnStale(values["on_stale"]),
         }
         return Submission(**values)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise _of_another_version(folder.record) from error
 
 

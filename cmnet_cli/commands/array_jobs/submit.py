@@ -235,7 +235,7 @@ def _freeze(
         else {},
         reference=reference,
         device=request.device,
-        on_stale=str(settings.on_stale),
+        on_stale=settings.on_stale,
         workers=workers,
         memory_limit=settings.memory_limit,
         subject_timeout=settings.subject_timeout,

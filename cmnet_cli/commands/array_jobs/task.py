@@ -19,7 +19,6 @@ from cmnet_cli.execution.runner import ExecutionContext, StageResult, run_stage
 from cmnet_cli.execution.summary import print_plan
 from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.runs.paths import RunFolder
-from cmnet_cli.runs.provenance import OnStale
 from cmnet_cli.runs.run_folder import OpenRun
 from cmnet_cli.runs.run_lock import RUN_LOCK, LockOwner, RunLock, acquire_lock, lock_owner
 from cmnet_cli.slurm import sbatch
@@ -66,7 +65,7 @@ def run_task(run: Path, name: str, shard: int, messages: Messages) -> ExitCode:
         context = ExecutionContext(engine, lock, attempt_log, None, messages, is_task=True, stop=stop)
         plan, result = CasePlan((), {}), StageResult()
         if stage is not None:
-            settings = ExecutionSettings(on_stale=OnStale(submission.on_stale))
+            settings = ExecutionSettings(on_stale=submission.on_stale)
             plan = plan_stage(stage, opened.cases, folder, settings)
             print_plan(plan, messages, dry_run=False)
             result = run_stage(stage, plan, opened, context)

@@ -218,6 +218,7 @@ def test_records_of_another_version_leave_no_traceback(run: Path) -> None:
     before = {path: path.read_bytes() for path in (submitted.record, submitted.jobs)}
     for path, changes in (
         (submitted.record, {"on_stale": {}, "new": 1}),
+        (submitted.record, {"on_stale": 0}),
         (submitted.record, {"shards": [{"number": "0", "cases": 1, "sha256": ""}]}),
         (submitted.jobs, {"jobs": [{"job_id": 7}]}),
         (submitted.jobs, {"jobs": [json.loads(before[submitted.jobs])["jobs"][0] | {"tasks": "2"}]}),
