@@ -3,8 +3,9 @@
 A lock ``NAME`` is a series of files ``NAME.1``, ``NAME.2``, … whose suffix is called its generation. The process that
 created the file of the latest generation owns the lock.
 
-* To acquire a free lock whose latest generation is *n*, a process creates ``NAME.<n+1>`` with ``O_EXCL``. The file
-  system lets exactly one of several processes succeed. The new owner then deletes the older files. Since the latest
+* To acquire a free lock whose latest generation is *n*, a process writes a draft and links it to ``NAME.<n+1>``. The
+  file system lets exactly one of several processes succeed, and nobody, killed processes included, ever leaves a lock
+  that does not state its owner. The new owner then deletes the older files. Since the latest
   file is never deleted, a generation is never reused, and a process with outdated knowledge of the lock cannot acquire
   a generation that another process has acquired and released since.
 * The owner renews the lock: a thread touches its file every ``RENEW_INTERVAL_S``. If the file is gone, another process
@@ -15,6 +16,7 @@ created the file of the latest generation owns the lock.
   file system.
 """
 
+import errno
 import json
 import os
 import platform
@@ -42,6 +44,8 @@ STALE_AFTER_S = 120.0
 
 _RETRY_INTERVAL_S = 2.0
 _RELEASED_MTIME = 1.0  # in seconds since 1970: no renewal sets this time
+_DRAFT_SUFFIX = ".draft"
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +168,7 @@ def _try_to_acquire(path: Path, command: str) -> RunLock | LockOwner:
     this_process = LockOwner(command, platform.node(), os.getpid(), _process_identity(os.getpid()), utc_now())
     next_file = _lock_file(path, generation + 1)
     try:
-        with next_file.open("x", encoding="utf-8") as file:
-            json.dump(asdict(this_process), file)
+        _create(next_file, json.dumps(asdict(this_process)))
     except FileExistsError:
         # Another process was faster; if it has released the lock already, the caller simply tries again.
         return _read_lock(path)[1] or this_process
@@ -178,7 +181,42 @@ def _try_to_acquire(path: Path, command: str) -> RunLock | LockOwner:
     for older in generations:
         if older <= generation:
             _lock_file(path, older).unlink(missing_ok=True)
+    for draft in path.parent.glob(f"{path.name}.*{_DRAFT_SUFFIX}"):
+        # Of a process that was killed, or of one that finds this generation acquired.
+        draft.unlink(missing_ok=True)
     return RunLock(next_file)
+
+
+def _create(path: Path, content: str) -> None:
+    """Create a file with its content in one step.
+
+    Raises:
+        FileExistsError: There is such a file, or another process has acquired the lock meanwhile.
+    """
+    draft = path.with_name(f"{path.name}-{platform.node()}-{os.getpid()}-{threading.get_ident()}{_DRAFT_SUFFIX}")
+    try:
+        draft.write_text(content, encoding="utf-8")
+        try:
+            os.link(draft, path)
+        except (FileExistsError, FileNotFoundError) as error:
+            # A network file system may repeat a call whose answer was lost, and find the link that it has made.
+            if _number_of_links(draft) != 2:
+                raise FileExistsError(f"{path} has another owner.") from error
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            with path.open("x", encoding="utf-8") as file:
+                file.write(content)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _number_of_links(path: Path) -> int:
+    """Return how many names a file has; 0 where another process has removed it."""
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0
 
 
 def _read_lock(path: Path) -> tuple[int, LockOwner | None]:
@@ -195,8 +233,8 @@ def _read_lock(path: Path) -> tuple[int, LockOwner | None]:
     if renewed_at == _RELEASED_MTIME:
         return generation, None
     content = read_json(latest)
-    # An empty file was created a moment ago, or its process was killed before it wrote it: then only its age counts.
-    # A file that is no description of an owner is treated likewise.
+    # Of a file that does not describe an owner, as where there are no hard links and its process was killed before it
+    # wrote it, only the age counts.
     owner = _owner_of(content) or LockOwner("cmnet", "an unknown machine", 0, "", "just now")
     return generation, None if _is_stale(owner, path.parent, renewed_at) else owner
 

@@ -1,7 +1,9 @@
 """A lock has one owner at a time, and the lock of a dead owner is free."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +64,35 @@ def test_lock_of_a_killed_process_on_this_machine_is_free(tmp_path: Path) -> Non
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert (tmp_path / "run.1").exists()
     _acquire(tmp_path / "run").release()
+
+
+@pytest.mark.parametrize("moment", ["before the link", "after it"])
+def test_process_killed_while_it_acquires_the_lock_leaves_it_free_at_once(tmp_path: Path, moment: str) -> None:
+    code = f"""if True:
+        import os, signal
+        from pathlib import Path
+        from cmnet_cli.runs import run_lock
+        if {moment!r} == "before the link":
+            run_lock.os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            link = run_lock.os.link
+            run_lock.os.link = lambda *paths: (link(*paths), os.kill(os.getpid(), signal.SIGKILL))
+        run_lock.acquire_lock(
+            Path({str(tmp_path / "run")!r}), "killed", find_conflict=lambda: None, on_conflict=print)"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert any(path.suffix == ".draft" for path in tmp_path.iterdir())
+    lock = _acquire(tmp_path / "run")
+    assert len(list(tmp_path.iterdir())) == 1
+    lock.release()
+
+
+def test_lock_is_acquired_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(run_lock.os, "link", refuse)
+    test_released_lock_is_free_and_its_generation_is_not_reused(tmp_path)
 
 
 def test_suspended_owner_on_another_machine_loses_the_lock_and_notices(
