@@ -1,4 +1,4 @@
-# make setup | lint | check | test | bench | accuracy | strain | calibration | weights | demo      PYTHON=python3.12 selects another Python
+# make setup | lint | check | test | docs | package | bench | accuracy | strain | calibration | weights | demo      PYTHON=python3.12 selects another Python
 PYTHON ?= python3
 WORKERS ?= 2
 SLURM ?= required
@@ -12,7 +12,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # where the environment forbids it, or each of the many processes would compile the sources again.
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help setup baselines baseline-weights lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo clean
+.PHONY: help setup baselines baseline-weights lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo docs package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,8 @@ help:
 	@echo "make test-browser  tests of the report in a real Chromium, which must be installed; npm installs axe-core"
 	@echo "make check         lint, type checks and import rules, without tests"
 	@echo "make lint          ruff only"
+	@echo "make docs          the documentation as a site in site/; a warning is an error"
+	@echo "make package       wheel and source distribution in dist/, and a smoke test of the wheel in an environment of its own"
 	@echo "make bench         CPU time, memory and operations of each stage, beside demons; CINE=FILE adds a subject"
 	@echo "make accuracy      accuracy on ACDC, with floor and goal; needs ../shared/data or DATA=FOLDER, SIMULATED=MANIFEST"
 	@echo "make strain        strain of random phantoms through their ground-truth motion, against the closed form"
@@ -47,7 +49,7 @@ $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(SOURCES)
 
 $(VENV)/installed-test: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing cmnet and its test tools into $(VENV)"
-	@$(PIP) install -c constraints.txt -e '.[test]'
+	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
 setup: $(VENV)/installed-test
@@ -59,7 +61,7 @@ $(BASELINES)/installed: $(BIN)/python pyproject.toml constraints.txt constraints
 	@$(BIN)/python -m venv $(BASELINES)
 	@grep -vE '^(numpy|scipy)' constraints.txt > $(BASELINES)/constraints.txt
 	@$(BASELINES)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -c $(BASELINES)/constraints.txt -c constraints-baselines.txt -e '.[baselines,test]'
+	  -c $(BASELINES)/constraints.txt -c constraints-baselines.txt -e '.[baselines,dev]'
 	@touch $@
 
 baselines: $(BASELINES)/installed
@@ -88,6 +90,10 @@ $(AXE): $(VENV)/installed-test
 test-browser: setup $(AXE)
 	$(TESTING) CMNET_BROWSER=required $(BIN)/python -m pytest tests/browser --durations 10
 
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 bench: setup
 	$(TESTING) $(BIN)/python -m benchmarks.speed --json bench.json $(if $(CINE),--cine $(CINE))
 
@@ -114,4 +120,4 @@ demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo
 
 clean:
-	rm -rf $(VENV) $(BASELINES) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BASELINES) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -12,6 +12,7 @@ from tests.phantoms import write_heart
 from tests.tiny_model import write_tiny_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+REFERENCE = Path(__file__).parents[1] / "docs" / "api.md"
 NAMES = [name for name in cmnet_core.__all__ if name != "__version__"]
 
 
@@ -26,6 +27,8 @@ def test_public_name_is_available_and_documented(name: str) -> None:
     assert getattr(cmnet_core, name).__doc__
     assert name in dir(cmnet_core)
     assert f"`{name}`" in PAGE.read_text(encoding="utf-8")
+    module = getattr(cmnet_core, name).__module__
+    assert f"\n::: {module}.{name}\n" in REFERENCE.read_text(encoding="utf-8")
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
