@@ -44,7 +44,7 @@ $(BIN)/python:
 # A stamp is newer than its sources, so that an installation is not repeated.
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(SOURCES)
 	@echo "Installing cmnet into $(VENV)"
-	@$(PIP) install -c constraints.txt .
+	@$(PIP) install -c constraints.txt '.[jpeg]'
 	@touch $@
 
 $(VENV)/installed-test: $(BIN)/python pyproject.toml constraints.txt
@@ -93,6 +93,12 @@ test-browser: setup $(AXE)
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
+
+package: setup
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . > /dev/null
+	@tests/package/smoke_test.sh dist/*.whl $(BIN)/python
+	@ls -s --block-size=kB dist
 
 bench: setup
 	$(TESTING) $(BIN)/python -m benchmarks.speed --json bench.json $(if $(CINE),--cine $(CINE))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_partial
+from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -28,6 +29,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
     RLELossless,
@@ -45,6 +47,7 @@ _MAX_HEADER_BYTES = 16 * 2**20  # of the longest enhanced header
 _MAX_SIDE = 4096
 _MAX_FRAMES = 20_000
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_DECODERS = {"gdcm", "pylibjpeg"}
 _JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
 
 _PIXEL_TAGS: list[BaseTag | int] = [
@@ -233,7 +236,7 @@ def _is_behind_pixels(tag: BaseTag, _: str | None, __: int) -> bool:
 
 
 def _check_packing(dataset: Dataset, frames: Sequence[int]) -> None:
-    """Require that the stream declares the size of the header: decoders allocate what the stream declares."""
+    """Require a decoder, and that the stream declares the size of the header: decoders allocate what it declares."""
     syntax = _transfer_syntax(dataset)
     if max(dataset.Rows, dataset.Columns) > _MAX_SIDE or int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise ValueError("this is not a greyscale image of a plausible size")
@@ -241,6 +244,13 @@ def _check_packing(dataset: Dataset, frames: Sequence[int]) -> None:
         return
     if syntax not in _JPEG:
         raise ValueError(f"no decoder for {syntax.name}")
+    # Pillow, which is always installed, decodes some images of other kinds of JPEG, and fails at those of 16 bits.
+    if syntax != JPEGBaseline8Bit and not _DECODERS & set(get_decoder(syntax).available_plugins):
+        raise ImageError(
+            f"The images are compressed ({syntax.name}), and no decoder is installed.",
+            hint="pip install 'cmnet[jpeg]', or convert them to uncompressed DICOM or to NIfTI.",
+            code=ErrorCode.TOOL,
+        )
     for frame in frames:
         stream = get_frame(dataset.PixelData, frame, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
         if _stream_shape(stream) != (dataset.Rows, dataset.Columns):

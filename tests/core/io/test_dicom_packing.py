@@ -15,15 +15,19 @@ import SimpleITK
 from PIL import Image as Picture
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLosslessSV1,
     RLELossless,
 )
 
-from cmnet_core.errors import CmnetError, ErrorCode
+from cmnet_core.errors import CmnetError, ErrorCode, ImageError
 from cmnet_core.io import dicom, dicom_file
 from cmnet_core.io.dicom_file import open_members
 from cmnet_core.io.dicom_image import read_headers, read_pixels
@@ -109,6 +113,20 @@ def decoded(folder: Path, content: bytes) -> np.ndarray:
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_values_are_the_same_however_they_are_packed(tmp_path: Path, packing: str) -> None:
     np.testing.assert_array_equal(decoded(tmp_path, PACKINGS[packing](tmp_path)), VALUES.astype(np.float32))
+
+
+@pytest.mark.parametrize(("compressor", "syntax"), [("JPEG", JPEGLosslessSV1), ("JPEG2000", JPEG2000Lossless)])
+def test_decoder_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressor: str, syntax: UID
+) -> None:
+    content = by_gdcm(compressor)(tmp_path)
+    decoder = get_decoder(syntax)
+    installed = {name: function for name, function in decoder._available.items() if name == "pillow"}
+    monkeypatch.setattr(decoder, "_available", installed)
+    with pytest.raises(ImageError, match="compressed") as raised:
+        decoded(tmp_path, content)
+    assert raised.value.code == ErrorCode.TOOL
+    assert "cmnet[jpeg]" in str(raised.value.hint)
 
 
 def test_lossy_jpeg_is_read(tmp_path: Path) -> None:
