@@ -48,8 +48,12 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Write formulas as MathML."""
-    return _FORMULA.sub(
-        lambda found: convert(html.unescape(found[2]).strip(), display="block" if found[1] == "div" else "inline"),
-        content,
-    )
+    """Write formulas as MathML; those of a line of their own scroll on a narrow screen."""
+    return _FORMULA.sub(_as_mathml, content)
+
+
+def _as_mathml(found: re.Match[str]) -> str:
+    latex = html.unescape(found[2]).strip()
+    if found[1] == "div":
+        return f'<div class="formula">{convert(latex, display="block")}</div>'
+    return convert(latex, display="inline")
