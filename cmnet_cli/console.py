@@ -16,14 +16,17 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from cmnet_cli.privacy.deidentify import Deidentifier, open_deidentifier, redact_ids
+from cmnet_cli.time_left import TimeLeft
 from cmnet_core.errors import CmnetError
 
 # Control characters, with which escape sequences start, and characters that reverse the direction of text.
@@ -119,8 +122,12 @@ class Messages:
 class Ticker(Protocol):
     """The progress of a long job."""
 
-    def tick(self, *, failed: bool) -> None:
-        """Count one more item as done."""
+    def begin(self) -> None:
+        """Count one more item as begun; needed only where several are processed at the same time."""
+        ...
+
+    def tick(self, *, failed: bool, size: float = 0.0, seconds: float = 0.0) -> None:
+        """Count one more item as done, of this size, which took some seconds."""
         ...
 
     def advance(self, fraction: float) -> None:
@@ -128,74 +135,98 @@ class Ticker(Protocol):
         ...
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration in words, as exact as an estimate is."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class _RemainingColumn(ProgressColumn):
+    """The remaining time. Rich's own column takes all items for alike, and only those of the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields["time_left"].seconds(task.completed % 1)
+        known = left is not None and not task.finished
+        return Text(f"{format_duration(left)} remaining" if known else "", style="progress.remaining")
+
+
 class _ProgressBar:
-    def __init__(self, progress: Progress, title: str, total: int) -> None:
+    def __init__(self, progress: Progress, title: str, time_left: TimeLeft, total: int) -> None:
         self._progress = progress
-        self._task = progress.add_task(title, total=total, failed="", rate="")
+        self._time_left = time_left
+        self._task = progress.add_task(title, total=total, failed="", rate="", time_left=time_left)
         self._failed = 0
-        self._done = 0
-        self._started = time.monotonic()
+
+    def begin(self) -> None:
+        self._time_left.begin()
 
     def advance(self, fraction: float) -> None:
-        self._progress.update(self._task, completed=self._done + fraction)
+        self._progress.update(self._task, completed=self._time_left.done + fraction)
 
-    def tick(self, *, failed: bool) -> None:
+    def tick(self, *, failed: bool, size: float = 0.0, seconds: float = 0.0) -> None:
         self._failed += failed
-        self._done += 1
+        self._time_left.tick(size, seconds)
         failed_text = f"[red]{self._failed} failed[/]" if self._failed else ""
-        rate = f"{60 * self._done / (time.monotonic() - self._started):.1f}/min"
-        self._progress.update(self._task, completed=self._done, failed=failed_text, rate=rate)
+        rate = f"{self._time_left.per_minute:.1f}/min"
+        self._progress.update(self._task, completed=self._time_left.done, failed=failed_text, rate=rate)
 
 
 class _PlainProgress:
-    def __init__(self, messages: Messages, title: str, total: int) -> None:
+    def __init__(self, messages: Messages, title: str, time_left: TimeLeft, total: int) -> None:
         self._messages, self._title, self._total = messages, title, total
+        self._time_left = time_left
         self._failed = 0
-        self._done = 0
-        self._started = self._printed = time.monotonic()
+        self._printed = time.monotonic()
+
+    def begin(self) -> None:
+        self._time_left.begin()
 
     def advance(self, fraction: float) -> None:
         pass
 
-    def tick(self, *, failed: bool) -> None:
+    def tick(self, *, failed: bool, size: float = 0.0, seconds: float = 0.0) -> None:
         self._failed += failed
-        self._done += 1
-        now = time.monotonic()
-        if now - self._printed < _LINE_INTERVAL_S and self._done < self._total:
+        self._time_left.tick(size, seconds)
+        done, now = self._time_left.done, time.monotonic()
+        if now - self._printed < _LINE_INTERVAL_S and done < self._total:
             return
         self._printed = now
-        spent = now - self._started
-        left = spent / self._done * (self._total - self._done)
         self._messages.note(
-            f"{self._title}: {self._done} of {self._total}, {self._failed} failed, "
-            f"{60 * self._done / max(spent, 1e-9):.1f}/min, {left:.0f} s remaining"
+            f"{self._title}: {done} of {self._total}, {self._failed} failed, {self._time_left.per_minute:.1f}/min, "
+            f"{format_duration(self._time_left.seconds() or 0.0)} remaining"
         )
 
 
 class _NoProgress:
+    def begin(self) -> None:
+        pass
+
     def advance(self, fraction: float) -> None:
         pass
 
-    def tick(self, *, failed: bool) -> None:
-        del failed
+    def tick(self, *, failed: bool, size: float = 0.0, seconds: float = 0.0) -> None:
+        pass
 
 
 @contextmanager
-def progress(messages: Messages, title: str, *, total: int) -> Iterator[Ticker]:
+def progress(messages: Messages, title: str, *, total: int, sizes: Sequence[float] | None = None) -> Iterator[Ticker]:
     """Show the progress of a long job: a bar on a terminal, plain lines elsewhere, nothing if quiet.
 
     Args:
         messages: Where to print.
         title: Name of the job.
         total: Number of items.
+        sizes: Sizes of the items in any unit, from which the remaining time is estimated; None if they are alike.
     """
     if messages.quiet:
         yield _NoProgress()
     elif not messages.notes.is_terminal:
-        yield _PlainProgress(messages, title, total)
+        yield _PlainProgress(messages, title, TimeLeft(total, sizes), total)
     else:
         with Progress(*_COLUMNS, console=messages.notes) as bar:
-            yield _ProgressBar(bar, title, total)
+            yield _ProgressBar(bar, title, TimeLeft(total, sizes), total)
 
 
 class LiveTable(Protocol):
@@ -213,7 +244,7 @@ class LiveTable(Protocol):
 class _TerminalTable:
     def __init__(self, live: Live, bar: Progress, title: str, total: int) -> None:
         self._live, self._progress = live, bar
-        self._bar = _ProgressBar(bar, title, total)
+        self._bar = _ProgressBar(bar, title, TimeLeft(total), total)
         self._rows: list[Mapping[str, str]] = []
 
     def advance(self, fraction: float) -> None:
@@ -236,7 +267,7 @@ class _TerminalTable:
 class _PlainTable:
     def __init__(self, messages: Messages, title: str, total: int) -> None:
         self._messages = messages
-        self._ticker = _PlainProgress(messages, title, total)
+        self._ticker = _PlainProgress(messages, title, TimeLeft(total), total)
 
     def advance(self, fraction: float) -> None:
         pass
@@ -281,7 +312,6 @@ _COLUMNS = (
     MofNCompleteColumn(),
     TextColumn("{task.fields[rate]}"),
     TimeElapsedColumn(),
-    TextColumn("remaining"),
-    TimeRemainingColumn(),
+    _RemainingColumn(),
     TextColumn("{task.fields[failed]}"),
 )

@@ -116,14 +116,22 @@ class EngineSpec:
         return _TIME_LIMIT_S + _TIME_LIMIT_S_PER_MB * size / 1e6
 
 
+def size_of_file(path: Path) -> int:
+    """Return the size of a file in bytes; 0 for a folder, and where it cannot be read."""
+    try:
+        return 0 if path.is_dir() else path.stat().st_size
+    except (OSError, ValueError):  # the latter for a name that no file can have
+        return 0
+
+
 def _size_of(path: Path) -> int:
     """Return the size of a file, or of the files in a folder, in bytes; 0 where it cannot be read."""
     try:
         if not path.is_dir():
-            return path.stat().st_size
+            return size_of_file(path)
         with os.scandir(path) as entries:
             return sum(entry.stat(follow_symlinks=False).st_size for entry in islice(entries, _MOST_ENTRIES))
-    except (OSError, ValueError):  # the latter for a name that no file can have
+    except (OSError, ValueError):
         return 0
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.console import Messages, progress
-from cmnet_cli.engines.base import Engine, EngineSpec, Failure, Outcome, Stage
+from cmnet_cli.console import Messages, Ticker, progress
+from cmnet_cli.engines.base import Engine, EngineSpec, Failure, Outcome, Stage, size_of_file
 from cmnet_cli.engines.devices import CPU, gpus_for_workers
 from cmnet_cli.engines.select import open_engine
 from cmnet_cli.execution.attempt_log import AttemptLog, attempt_of, read_attempts, status_rows
@@ -138,12 +138,13 @@ def run_stage(
             code=ErrorCode.ENGINE,
         )
     result, rows = StageResult(), {case.case_id: case.row for case in plan.to_run}
+    sizes = {case.case_id: sum(map(size_of_file, case.image)) for case in plan.to_run}
     deidentifier = open_deidentifier(folder.share_key, share_safe=False)
     attempt_log = AttemptLog(context.attempt_log, context.text_log, deidentifier)
     try:
         _log_proven_cases(stage.name, plan, folder, attempt_log)
-        with progress(context.messages, stage.name, total=len(plan.to_run)) as ticker:
-            for outcome in context.engine.map(stage, _until_stopped(plan.to_run, context)):
+        with progress(context.messages, stage.name, total=len(plan.to_run), sizes=list(sizes.values())) as ticker:
+            for outcome in context.engine.map(stage, _until_stopped(plan.to_run, context, ticker)):
                 # Stored before the attempt is logged, so that what the log lists as done can be found.
                 if on_receipt is not None and outcome.receipt is not None:
                     on_receipt(outcome.receipt)
@@ -152,7 +153,8 @@ def run_stage(
                     result.done.append(outcome.case_id)
                 else:
                     result.failed.append(FailedCase.of(outcome.case_id, rows[outcome.case_id], outcome.failure))
-                ticker.tick(failed=outcome.failure is not None)
+                failed, size = outcome.failure is not None, sizes[outcome.case_id]
+                ticker.tick(failed=failed, size=size, seconds=outcome.seconds)
     finally:
         attempt_log.close()
         if not context.is_task:
@@ -160,11 +162,12 @@ def run_stage(
     return result
 
 
-def _until_stopped(cases: Iterable[Case], context: ExecutionContext) -> Iterator[Case]:
+def _until_stopped(cases: Iterable[Case], context: ExecutionContext, ticker: Ticker) -> Iterator[Case]:
     for case in cases:
         context.lock.require_owned()
         if context.stop.is_set():
             return
+        ticker.begin()
         yield case
 
 
