@@ -5,13 +5,13 @@ import traceback
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from cmnet_cli.exit_code import ExitCode
+from cmnet_cli.help_page import Group
 from cmnet_core.errors import CmnetError, EngineError
 
 
-class CommandGroup(TyperGroup):
+class CommandGroup(Group):
     """Commands whose deliberate errors end in a message and an exit code; other errors keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:

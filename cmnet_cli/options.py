@@ -11,15 +11,11 @@ import typer
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.config import Protocol, SaveMotion
+from cmnet_cli.help_page import EXECUTION, MESSAGES, SUBJECTS
 from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
 from cmnet_cli.runs.provenance import OnStale
 from cmnet_core.labels import LabelScheme
 from cmnet_core.training.stages import TrainingStage
-
-# The panels of a command's help page.
-_SUBJECTS = "Subjects"
-_EXECUTION = "Execution"
-_OUTPUT = "Messages"
 
 DEFAULT_RUN = Path("cmnet-run")
 
@@ -30,8 +26,8 @@ def _option(*names: str, metavar: str, text: str, panel: str | None = None, **mo
 
 
 def _flag(*names: str, text: str, panel: str | None = None) -> Any:
-    """Declare an option without a value; by default, Typer's help shows a flag as if it took one."""
-    return typer.Option(*names, metavar=" ", help=text, rich_help_panel=panel)
+    """Declare an option without a value."""
+    return typer.Option(*names, help=text, rich_help_panel=panel)
 
 
 # Input and output.
@@ -60,12 +56,14 @@ NewManifest = Annotated[
 ]
 OutFolder = Annotated[Path, _option("--out", "-o", metavar="FOLDER", text="Run folder to write the results to.")]
 RunPath = Annotated[Path, _option("--run", "-r", metavar="FOLDER", text="Run folder that cmnet infer wrote.")]
-NewFolder = Annotated[Path, typer.Argument(help="Folder to write to.")]
+NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")]
 Repair = Annotated[
     bool,
     _flag("--repair", text="Make damaged files again: from copies, from the images or from stored results."),
 ]
-DiskFolder = Annotated[Path, typer.Argument(help="Folder on the disk whose free space is printed.", exists=True)]
+DiskFolder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Folder on the disk whose free space is printed.", exists=True)
+]
 ConfigFile = Annotated[
     Path | None, _option("--config", metavar="FILE", text="Settings in a TOML file. An unknown key is an error.")
 ]
@@ -80,7 +78,7 @@ IndicesConfigFile = Annotated[
 
 # Data sets on disk.
 
-DatasetFolder = Annotated[Path, typer.Argument(help="Folder that holds the data set.")]
+DatasetFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that holds the data set.")]
 LayoutOption = Annotated[
     DatasetLayout, typer.Option(help="Layout of the data set; auto detects it from the names of the files.")
 ]
@@ -133,7 +131,7 @@ DicomStudy = Annotated[
         metavar="DIGEST|UID",
         text="Of DICOM files of several persons or studies, the one to read: the digest of the patient or the end of "
         "the StudyInstanceUID, as the error lists them.",
-        panel=_SUBJECTS,
+        panel=SUBJECTS,
         show_default="the column dicom_study",
     ),
 ]
@@ -187,14 +185,14 @@ ProtocolName = Annotated[
         help="native: the subject's own grid. acdc: that of published ACDC tables, 1.8 x 1.8 x 10 mm, nearest labels.",
     ),
 ]
-KnownModel = Annotated[str, typer.Argument(help="Shipped model, or path of a .safetensors file.")]
+KnownModel = Annotated[str, typer.Argument(metavar="NAME", help="Shipped model, or path of a .safetensors file.")]
 Device = Annotated[
     str,
     _option(
         "--device",
         metavar="NAME",
         text="Device of the networks: auto (a GPU if there is one), cpu, cuda or cuda:1.",
-        panel=_EXECUTION,
+        panel=EXECUTION,
     ),
 ]
 KeepMotion = Annotated[
@@ -346,7 +344,7 @@ TensorBoard = Annotated[
 MasksToEdit = Annotated[Path, _option("--out", "-o", metavar="FOLDER", text="Folder to write the masks to.")]
 AllFrames = Annotated[bool, _flag("--all-frames", text="Export every frame; by default, ED and ES.")]
 ReplaceEdited = Annotated[
-    bool, _flag("--force", text="Also replace masks in the folder that were edited.", panel=_EXECUTION)
+    bool, _flag("--force", text="Also replace masks in the folder that were edited.", panel=EXECUTION)
 ]
 EditedMasks = Annotated[
     Path | None,
@@ -399,7 +397,7 @@ ParticipantLabel = Annotated[
         "--participant-label",
         metavar="ID",
         text="Process only this subject, given with or without 'sub-' (repeatable).",
-        panel=_SUBJECTS,
+        panel=SUBJECTS,
     ),
 ]
 Pilot = Annotated[
@@ -408,7 +406,7 @@ Pilot = Annotated[
         "--pilot",
         metavar="N",
         text="Process only the first N subjects, as a test of the set-up.",
-        panel=_SUBJECTS,
+        panel=SUBJECTS,
         min=1,
     ),
 ]
@@ -421,7 +419,7 @@ Workers = Annotated[
         "--workers",
         metavar="N",
         text="Number of worker processes; 0 processes all subjects in the main process.",
-        panel=_EXECUTION,
+        panel=EXECUTION,
         min=0,
     ),
 ]
@@ -431,7 +429,7 @@ EngineName = Annotated[
         "--engine",
         metavar="NAME",
         text="Where workers run: local, slurm, or the address or scheduler file of a running Dask cluster.",
-        panel=_EXECUTION,
+        panel=EXECUTION,
     ),
 ]
 MemoryLimit = Annotated[
@@ -440,7 +438,7 @@ MemoryLimit = Annotated[
         "--memory-limit",
         metavar="SIZE",
         text="Memory limit per worker, such as 8GB.",
-        panel=_EXECUTION,
+        panel=EXECUTION,
         show_default="equal parts of the memory",
     ),
 ]
@@ -450,7 +448,7 @@ SubjectTimeout = Annotated[
         "--subject-timeout",
         metavar="SECONDS",
         text="Stop processing a subject after this time and count it as failed; 0 for no limit.",
-        panel=_EXECUTION,
+        panel=EXECUTION,
         min=0,
         show_default="an hour and a minute per MB of its image",
     ),
@@ -461,20 +459,20 @@ SbatchOptions = Annotated[
         "--sbatch",
         metavar="OPTION",
         text="With --engine slurm: option for sbatch, such as --sbatch=--time=02:00:00 (repeatable).",
-        panel=_EXECUTION,
+        panel=EXECUTION,
     ),
 ]
 TaskWorkers = Annotated[
-    int, _option("--workers", metavar="N", text="Number of worker processes per task.", panel=_EXECUTION, min=1)
+    int, _option("--workers", metavar="N", text="Number of worker processes per task.", panel=EXECUTION, min=1)
 ]
-Chunk = Annotated[int, _option("--chunk", metavar="N", text="Number of subjects per task.", panel=_EXECUTION, min=1)]
+Chunk = Annotated[int, _option("--chunk", metavar="N", text="Number of subjects per task.", panel=EXECUTION, min=1)]
 MaxParallel = Annotated[
     int | None,
     _option(
         "--max-parallel",
         metavar="N",
         text="Maximum number of tasks that run at the same time.",
-        panel=_EXECUTION,
+        panel=EXECUTION,
         show_default="no limit",
         min=1,
     ),
@@ -484,20 +482,20 @@ WhenStale = Annotated[
     typer.Option(
         help="Subjects whose results were computed with other inputs, settings or weights: rerun or skip them, or stop "
         "with an error.",
-        rich_help_panel=_EXECUTION,
+        rich_help_panel=EXECUTION,
     ),
 ]
-Force = Annotated[bool, _flag("--force", text="Also process subjects whose results are up to date.", panel=_EXECUTION)]
+Force = Annotated[bool, _flag("--force", text="Also process subjects whose results are up to date.", panel=EXECUTION)]
 GroupReadable = Annotated[
     bool,
     _flag(
         "--group-readable",
         text="Let the group of the run folder read it; by default, only you can.",
-        panel=_EXECUTION,
+        panel=EXECUTION,
     ),
 ]
 DryRun = Annotated[
-    bool, _flag("--dry-run", text="List what would be processed, without processing it.", panel=_EXECUTION)
+    bool, _flag("--dry-run", text="List what would be processed, without processing it.", panel=EXECUTION)
 ]
 SubmissionName = Annotated[str, _option("--submission", metavar="NAME", text="Submission that the task belongs to.")]
 ShardNumber = Annotated[
@@ -506,14 +504,14 @@ ShardNumber = Annotated[
 
 # Messages.
 
-AsJson = Annotated[bool, _flag("--json", text="Print the result as JSON.", panel=_OUTPUT)]
-Quiet = Annotated[bool, _flag("--quiet", "-q", text="Print errors only.", panel=_OUTPUT)]
+AsJson = Annotated[bool, _flag("--json", text="Print the result as JSON.", panel=MESSAGES)]
+Quiet = Annotated[bool, _flag("--quiet", "-q", text="Print errors only.", panel=MESSAGES)]
 Verbose = Annotated[
-    bool, _flag("--verbose", "-v", text="Print a line per subject, and the tracebacks of errors.", panel=_OUTPUT)
+    bool, _flag("--verbose", "-v", text="Print a line per subject, and the tracebacks of errors.", panel=MESSAGES)
 ]
 ShareSafeMessages = Annotated[
     bool,
-    _flag("--share-safe", text="Replace ids, paths and host names in what is printed.", panel=_OUTPUT),
+    _flag("--share-safe", text="Replace ids, paths and host names in what is printed.", panel=MESSAGES),
 ]
 
 

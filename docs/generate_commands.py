@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from cmnet_cli.app import app
+from cmnet_cli.help_page import split_examples
 
 PAGE = Path(__file__).with_name("commands.md")
 _HEAD = """# Commands
@@ -43,7 +44,10 @@ def _section(full: str, command: Any) -> Iterator[str]:
     arguments = [item for item in command.params if item.param_type_name == "argument"]
     options = [item for item in command.params if item.param_type_name == "option" and item.name != "help"]
     yield f"## {' '.join([full, *(_shown_argument(item) for item in arguments)])}\n"
-    yield f"{command.help}\n"
+    description, examples = split_examples(command.help)
+    yield f"{description}\n"
+    if examples:
+        yield "\n".join(["```", *examples, "```", ""])
     if arguments or options:
         yield "| option | meaning | default |\n|---|---|---|"
         yield from (f"| {_shown_argument(item)} | {item.help} | {_default(item)} |" for item in arguments)

@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from cmnet_cli.command_line.root import MAIN, execution_settings, exit_with, open_messages
+from cmnet_cli.help_page import Command
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -30,7 +31,7 @@ part = typer.Typer()
 """The commands of this part; :mod:`cmnet_cli.app` adds them to the command line."""
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Compare results with reference masks.")
 @expand_options
 def evaluate(
     selection: SelectionOptions,
@@ -43,7 +44,12 @@ def evaluate(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare results with reference masks at ED and ES: Dice, surface distances, folding and clinical indices."""
+    """Compare results with reference masks at ED and ES: Dice, surface distances, folding and clinical indices.
+
+    Examples:
+        cmnet evaluate --run run
+        cmnet evaluate --run run --manifest masks.csv --label-map 500=1,200=2,600=3
+    """
     from cmnet_cli.commands.accuracy import evaluate as command
     from cmnet_cli.config import EvaluateConfig, load_config
 
@@ -53,7 +59,7 @@ def evaluate(
     exit_with(summary, verbosity, as_json=as_json)
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Calibrate the intervals on subjects with masks.")
 @expand_options
 def calibrate(
     selection: SelectionOptions,
@@ -68,7 +74,11 @@ def calibrate(
     seed: DrawSeed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Calibrate the 95 % intervals on subjects with reference masks, for cmnet indices --calibration."""
+    """Calibrate the 95 % intervals on subjects with reference masks, for cmnet indices --calibration.
+
+    Examples:
+        cmnet calibrate --run run --manifest masks.csv --out calibration.json
+    """
     from cmnet_cli.commands import calibrate as command
     from cmnet_cli.config import IndicesConfig, load_config
     from cmnet_cli.stages.intervals import SamplingSettings
@@ -80,7 +90,7 @@ def calibrate(
     exit_with(summary, verbosity, as_json=as_json)
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Compare the indices with another table.")
 @expand_options
 def compare(
     against: OutsideTable,
@@ -90,7 +100,11 @@ def compare(
     verdicts: VerdictsFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the indices with another table, such as UK Biobank's fields: bias, limits of agreement, ICC, CCC."""
+    """Compare the indices with another table, such as UK Biobank's fields: bias, limits of agreement, ICC, CCC.
+
+    Examples:
+        cmnet compare --run run --against ukb-fields.csv --on eid
+    """
     from cmnet_cli.commands import compare as command
 
     command.compare(run, against, open_messages(verbosity), on=on, as_json=as_json, verdicts=verdicts)

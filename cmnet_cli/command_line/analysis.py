@@ -12,6 +12,7 @@ from cmnet_cli.command_line.root import (
     exit_with_all,
     open_messages,
 )
+from cmnet_cli.help_page import Command
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AllFrames,
@@ -54,7 +55,7 @@ part = typer.Typer()
 """The commands of this part; :mod:`cmnet_cli.app` adds them to the command line."""
 
 
-@part.command("run", rich_help_panel=MAIN)
+@part.command("run", cls=Command, rich_help_panel=MAIN, short_help="Run the whole analysis, from images to the report.")
 @expand_options
 def run_all(
     manifest: ManifestFile,
@@ -71,7 +72,12 @@ def run_all(
     calibration: CalibrationFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the whole analysis: infer, indices, evaluate where there are reference masks, and report. Resumable."""
+    """Run the whole analysis: infer, indices, evaluate where there are reference masks, and report. Resumable.
+
+    Examples:
+        cmnet run --manifest cohort.csv --out run --workers 4
+        cmnet run --manifest cohort.csv --out run --pilot 10
+    """
     from cmnet_cli.commands import analysis as command
     from cmnet_cli.config import IndicesConfig, InferConfig, load_config
 
@@ -87,7 +93,7 @@ def run_all(
     exit_with_all(result.summaries, verbosity, as_json=as_json)
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Crop and resample the cines. Part of infer.")
 @expand_options
 def preprocess(
     manifest: ManifestFile,
@@ -100,7 +106,11 @@ def preprocess(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Crop and resample every cine to the window around the heart that the networks take. Part of cmnet infer."""
+    """Crop and resample every cine to the window around the heart that the networks take. Part of cmnet infer.
+
+    Examples:
+        cmnet preprocess --manifest cohort.csv --out run --workers 4
+    """
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import PreprocessConfig, load_config
 
@@ -110,7 +120,7 @@ def preprocess(
     exit_with(summary, verbosity, as_json=as_json)
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Segment the cines and estimate their motion.")
 @expand_options
 def infer(
     manifest: ManifestFile,
@@ -127,7 +137,12 @@ def infer(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment every cine and estimate its motion: label maps, displacement fields and their uncertainty."""
+    """Segment every cine and estimate its motion: label maps, displacement fields and their uncertainty.
+
+    Examples:
+        cmnet infer --manifest cohort.csv --out run --workers 4
+        cmnet infer --manifest cohort.csv --out run --participant-label 9900001
+    """
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import InferConfig, load_config
 
@@ -139,7 +154,7 @@ def infer(
     exit_with(summary, verbosity, as_json=as_json)
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Compute volumes, strain and further indices.")
 @expand_options
 def indices(
     selection: SelectionOptions,
@@ -156,7 +171,12 @@ def indices(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute volumes, ejection fractions, strain and further indices from the results that cmnet infer stored."""
+    """Compute volumes, ejection fractions, strain and further indices from the results that cmnet infer stored.
+
+    Examples:
+        cmnet indices --run run --workers 4
+        cmnet indices --run run --reference ranges.csv --verdicts verdicts.csv
+    """
     from cmnet_cli.commands import process as command
     from cmnet_cli.config import IndicesConfig, load_config
 
@@ -174,7 +194,7 @@ def indices(
     exit_with(summary, verbosity, as_json=as_json)
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Write HTML pages of the cohort and its subjects.")
 @expand_options
 def report(
     verbosity: VerbosityOptions,
@@ -187,7 +207,13 @@ def report(
     animation: Animation = None,
     pdf: Pdf = False,
 ) -> None:
-    """Write HTML pages, one of the cohort and one per subject, which open without an internet connection."""
+    """Write HTML pages, one of the cohort and one per subject, which open without an internet connection.
+
+    Examples:
+        cmnet report --run run
+        cmnet report --run run --pages flagged --share-safe
+        cmnet report --run run --terminal
+    """
     from cmnet_cli.commands import report as command
     from cmnet_cli.report.export.formats import Formats
     from cmnet_cli.report.write import Request
@@ -200,7 +226,7 @@ def report(
         typer.echo(messages.deidentifier.text(str(command.report(run, messages, contents))))
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Export masks, to be edited and given to correct.")
 @expand_options
 def export_masks(
     selection: SelectionOptions,
@@ -214,7 +240,8 @@ def export_masks(
 ) -> None:
     """Export masks and images of single frames, to be edited in ITK-SNAP or 3D Slicer and given to cmnet correct.
 
-    Example: cmnet export-masks --participant-label 9900001 --out masks
+    Examples:
+        cmnet export-masks --run run --participant-label 9900001 --out masks
     """
     from cmnet_cli.commands import correct as command
 
@@ -223,7 +250,7 @@ def export_masks(
     exit_with(summary, verbosity, as_json=as_json)
 
 
-@part.command(rich_help_panel=MAIN)
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Take edited masks as given, or undo that.")
 @expand_options
 def correct(
     selection: SelectionOptions,
@@ -238,7 +265,9 @@ def correct(
 ) -> None:
     """Take edited masks as given: motion, indices and page of their subjects are computed again, and marked.
 
-    Examples: cmnet correct --masks masks; cmnet correct --undo 9900001
+    Examples:
+        cmnet correct --run run --masks masks
+        cmnet correct --run run --undo 9900001
     """
     from cmnet_cli.commands import correct as command
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cmnet_cli.command_line.root import CLUSTER, absolute_text, execution_settings, exit_with, open_messages
+from cmnet_cli.help_page import Command
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -37,14 +38,17 @@ part = typer.Typer()
 
 
 @part.command(
+    cls=Command,
     rich_help_panel=CLUSTER,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    short_help="Submit a cohort to SLURM as an array job.",
 )
 @expand_options
 def submit(
     context: typer.Context,
     stage: Annotated[
-        CohortStage, typer.Argument(help="Stage to run: preprocess, infer (followed by indices) or indices.")
+        CohortStage,
+        typer.Argument(metavar="STAGE", help="Stage to run: preprocess, infer (followed by indices) or indices."),
     ],
     manifest: ManifestFile,
     selection: SelectionOptions,
@@ -63,7 +67,12 @@ def submit(
     config: ConfigFile = None,
     indices_config: IndicesConfigFile = None,
 ) -> None:
-    """Submit a cohort to SLURM as an array job and a job that merges its results. Other options go to sbatch."""
+    """Submit a cohort to SLURM as an array job and a job that merges its results. Other options go to sbatch.
+
+    Examples:
+        cmnet submit infer --manifest cohort.csv --out run --dry-run
+        cmnet submit infer -m cohort.csv -o run --chunk 100 --time=02:00:00
+    """
     from cmnet_cli.commands.array_jobs import submit as command
     from cmnet_cli.slurm.sbatch import read_sbatch_options
 
@@ -87,18 +96,26 @@ def submit(
     command.submit(request, execution_settings(selection, execution), open_messages(verbosity))
 
 
-@part.command(rich_help_panel=CLUSTER)
+@part.command(cls=Command, rich_help_panel=CLUSTER, short_help="Merge the results of array tasks into the tables.")
 @expand_options
 def merge(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJson = False) -> None:
-    """Merge the results of array tasks into the tables of the run. The jobs of cmnet submit end with it."""
+    """Merge the results of array tasks into the tables of the run. The jobs of cmnet submit end with it.
+
+    Examples:
+        cmnet merge --run run
+    """
     from cmnet_cli.commands.array_jobs import merge as command
 
     exit_with(command.merge(run, open_messages(verbosity)), verbosity, as_json=as_json)
 
 
-@part.command(hidden=True)
+@part.command(cls=Command, hidden=True, short_help="Process one shard of a submission.")
 def task(run: RunPath, submission: SubmissionName, shard: ShardNumber) -> None:
-    """Process one shard of a submission. The batch script of cmnet submit calls this command."""
+    """Process one shard of a submission. The batch script of cmnet submit calls this command.
+
+    Examples:
+        cmnet task --run run --submission 00001 --shard 0
+    """
     from cmnet_cli.commands.array_jobs import task as command
     from cmnet_cli.console import Messages
 

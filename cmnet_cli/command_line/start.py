@@ -5,6 +5,7 @@ import typer
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.command_line.root import START, exit_with, open_messages
 from cmnet_cli.exit_code import ExitCode
+from cmnet_cli.help_page import Command
 from cmnet_cli.options import (
     AsJson,
     DatasetFolder,
@@ -39,7 +40,7 @@ part = typer.Typer()
 """The commands of this part; :mod:`cmnet_cli.app` adds them to the command line."""
 
 
-@part.command(rich_help_panel=START)
+@part.command(cls=Command, rich_help_panel=START, short_help="Analyse phantoms from images to the report.")
 @expand_options
 def demo(
     out: NewFolder,
@@ -51,7 +52,12 @@ def demo(
     workers: Workers = 2,
     device: Device = "auto",
 ) -> None:
-    """Run a whole analysis of phantoms, from images to the report, and print the indices beside the ground truth."""
+    """Run a whole analysis of phantoms, from images to the report, and print the indices beside the ground truth.
+
+    Examples:
+        cmnet demo demo
+        cmnet demo demo --subjects 1 --frames 10 --workers 0
+    """
     from cmnet_cli.commands import demo as command
 
     manifest = command.simulate_phantoms(
@@ -61,7 +67,7 @@ def demo(
     raise typer.Exit(summary.exit_code)
 
 
-@part.command(rich_help_panel=START)
+@part.command(cls=Command, rich_help_panel=START, short_help="Simulate cines whose motion is known.")
 @expand_options
 def phantom(
     out: NewFolder,
@@ -73,7 +79,12 @@ def phantom(
     source: SourceManifest = None,
     variants: Variants = 1,
 ) -> None:
-    """Simulate cines whose motion is known: of phantoms or, with --from, of the subjects of a labelled data set."""
+    """Simulate cines whose motion is known: of phantoms or, with --from, of the subjects of a labelled data set.
+
+    Examples:
+        cmnet phantom phantoms --subjects 20 --frames 25
+        cmnet phantom simulated --from cohort.csv --variants 2
+    """
     messages = open_messages(verbosity)
     if source is not None:
         from cmnet_cli.commands.simulate import simulate
@@ -86,7 +97,7 @@ def phantom(
     )
 
 
-@part.command(rich_help_panel=START)
+@part.command(cls=Command, rich_help_panel=START, short_help="List the subjects of a data set in a manifest.")
 def manifest(
     folder: DatasetFolder,
     out: NewManifest,
@@ -98,7 +109,13 @@ def manifest(
     label_map: LabelMap = None,
     follow_links: FollowLinks = False,
 ) -> None:
-    """List the subjects of a data set on disk in a manifest, the table from which all other commands start."""
+    """List the subjects of a data set on disk in a manifest, the table from which all other commands start.
+
+    Examples:
+        cmnet manifest /data/ukb --out cohort.csv
+        cmnet manifest /data/acdc --layout acdc --out cohort.csv
+        cmnet manifest scans --pattern '{subject_id}/sax.nii.gz' --out cohort.csv
+    """
     from cmnet_cli.commands import manifest as command
     from cmnet_cli.console import Messages
 
@@ -114,7 +131,7 @@ def manifest(
     raise typer.Exit(ExitCode.SUCCESS if complete else ExitCode.SOME_FAILED)
 
 
-@part.command(rich_help_panel=START)
+@part.command(cls=Command, rich_help_panel=START, short_help="Check a manifest and the files that it names.")
 @expand_options
 def validate(
     manifest: ManifestFile,
@@ -125,7 +142,12 @@ def validate(
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check every row of a manifest and the header of every file that it names, and list all problems."""
+    """Check every row of a manifest and the header of every file that it names, and list all problems.
+
+    Examples:
+        cmnet validate --manifest cohort.csv
+        cmnet validate --manifest cohort.csv --deep --workers 8 --json
+    """
     from cmnet_cli.commands import validate as command
 
     cells = images.cells(label_map=label_map)

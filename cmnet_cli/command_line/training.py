@@ -4,6 +4,7 @@ import typer
 
 from cmnet_cli.command_line.root import MODELS, execution_settings, exit_with, open_messages
 from cmnet_cli.exit_code import ExitCode
+from cmnet_cli.help_page import Command, Group
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -33,10 +34,10 @@ part = typer.Typer()
 """The commands of this part; :mod:`cmnet_cli.app` adds them to the command line."""
 
 
-models = typer.Typer(help="List, describe and verify trained models.", no_args_is_help=True)
+models = typer.Typer(cls=Group, help="List, describe and verify trained models.", no_args_is_help=True)
 
 
-@part.command(rich_help_panel=MODELS)
+@part.command(cls=Command, rich_help_panel=MODELS, short_help="Compare methods of motion estimation.")
 @expand_options
 def benchmark(
     manifest: ManifestFile,
@@ -50,7 +51,11 @@ def benchmark(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Compare methods of motion estimation on a cohort with reference masks at ED and ES, by one protocol."""
+    """Compare methods of motion estimation on a cohort with reference masks at ED and ES, by one protocol.
+
+    Examples:
+        cmnet benchmark --manifest cohort.csv --out run --methods cardiomorphnet,syn
+    """
     from cmnet_cli.commands.accuracy import benchmark as command
 
     names = (compared.listed(compared.methods), compared.listed(compared.exclude))
@@ -59,7 +64,7 @@ def benchmark(
     exit_with(command.benchmark(manifest, out, request, settings, open_messages(verbosity)), verbosity, as_json=as_json)
 
 
-@part.command(rich_help_panel=MODELS)
+@part.command(cls=Command, rich_help_panel=MODELS, short_help="Train the networks.")
 @expand_options
 def train(
     manifest: ManifestFile,
@@ -81,6 +86,10 @@ def train(
     The folder --out receives the weights, the metrics of every epoch (logs/train-STAGE.parquet) and, every few
     minutes, the state from which --resume continues. On several GPUs, run:
     torchrun --nproc-per-node N -m cmnet_cli train ...
+
+    Examples:
+        cmnet train --stage segnet --manifest cohort.csv --out weights
+        cmnet train --stage motion --manifest cohort.csv --out weights --resume
     """
     from cmnet_cli.commands.training import train as command
     from cmnet_cli.commands.training import train_baseline
@@ -105,27 +114,39 @@ def train(
 part.add_typer(models, name="models", rich_help_panel=MODELS)
 
 
-@models.command("list")
+@models.command("list", cls=Command, short_help="List the shipped models.")
 def models_list() -> None:
-    """List the models that are part of cmnet."""
+    """List the models that are part of cmnet.
+
+    Examples:
+        cmnet models list
+    """
     from cmnet_cli.commands import models as command
     from cmnet_cli.console import Messages
 
     command.list_models(Messages())
 
 
-@models.command("info")
+@models.command("info", cls=Command, short_help="Describe a model.")
 def models_info(name: KnownModel, as_json: AsJson = False) -> None:
-    """Show what a model was trained on, with which settings, its metrics and its terms of use."""
+    """Show what a model was trained on, with which settings, its metrics and its terms of use.
+
+    Examples:
+        cmnet models info default
+    """
     from cmnet_cli.commands import models as command
     from cmnet_cli.console import Messages
 
     command.show_model(name, Messages(), as_json=as_json)
 
 
-@models.command("verify")
+@models.command("verify", cls=Command, short_help="Load every shipped model.")
 def models_verify() -> None:
-    """Load every shipped model and print its checksum."""
+    """Load every shipped model and print its checksum.
+
+    Examples:
+        cmnet models verify
+    """
     from cmnet_cli.commands import models as command
     from cmnet_cli.console import Messages
 
