@@ -12,7 +12,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # where the environment forbids it, or each of the many processes would compile the sources again.
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help setup baselines baseline-weights lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo docs package clean
+.PHONY: help setup baselines baseline-weights paper-weights lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo docs package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make weights       train the shipped weights from nothing into weights-run, or continue; needs ../shared/data or DATA=FOLDER"
 	@echo "make setup         the virtual environment with the test tools"
 	@echo "make baseline-weights  train the learned methods that cmnet is compared with into baselines-run, or continue"
+	@echo "make paper-weights  train CardioMorphNet as published (--model paper) into paper-run, or continue"
 	@echo "make baselines     a virtual environment of its own with the packages of all methods that cmnet is compared with"
 
 $(BIN)/python:
@@ -121,6 +122,10 @@ weights: setup
 
 baseline-weights: setup
 	$(ONE_THREAD) $(BIN)/python -m cmnet_cli.commands.training.baseline_recipe --data $(or $(DATA),../shared/data) --out baselines-run
+
+paper-weights: setup
+	$(BIN)/python -m cmnet_cli.commands.training.recipe --data $(or $(DATA),../shared/data) --out paper-run \
+	  --recipe cmnet_core/weights/recipe-paper
 
 demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo

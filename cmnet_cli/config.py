@@ -116,12 +116,15 @@ def find_config(source: str | None) -> Path | None:
     )
 
 
-def load_config(kind: type[ConfigT], path: Path | None, **given: object) -> ConfigT:
+def load_config(
+    kind: type[ConfigT], path: Path | None, *, defaults: ConfigT | None = None, **given: object
+) -> ConfigT:
     """Read the settings of a command: its defaults, then the TOML file, then the options of the command line.
 
     Args:
         kind: The dataclass of the command's settings.
         path: A TOML file, or None for the defaults; a table of the file fills a nested dataclass.
+        defaults: Settings that take the place of the defaults, or None.
         **given: Settings from the command line; None means that the option was not given.
 
     Raises:
@@ -130,7 +133,7 @@ def load_config(kind: type[ConfigT], path: Path | None, **given: object) -> Conf
     import msgspec  # here, because `cmnet --help` reads no settings
 
     changes = _read_toml(path) | {name: value for name, value in given.items() if value is not None}
-    values = _merged(dataclasses.asdict(kind()), changes, path)  # type: ignore[call-overload]
+    values = _merged(dataclasses.asdict(defaults or kind()), changes, path)  # type: ignore[call-overload]
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:

@@ -479,10 +479,13 @@ class RecipeFolder:
         """The digests of the steps with which the folder was started."""
         return self.root / "recipe.sha256"
 
-    @property
-    def weights(self) -> Path:
-        """The weights of the last step."""
-        return self.root / "default.safetensors"
+    def masks(self, name: str) -> Path:
+        """The folder of reference masks that are derived from those of a data set."""
+        return self.root / "masks" / name
+
+    def weights(self, name: str) -> Path:
+        """The weights of the last step, under the name of their model."""
+        return self.root / f"{name}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)

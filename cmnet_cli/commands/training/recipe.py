@@ -1,8 +1,8 @@
-"""The recipe of the shipped weights: every network is trained from nothing, step by step.
+"""The recipes of the shipped weights: every network is trained from nothing, step by step.
 
 ``python -m cmnet_cli.commands.training.recipe --data ../shared/data --out weights-run`` runs all steps. Each is a file
 in ``cmnet_core/weights/recipe``, and the same command continues an interrupted recipe. The weights of the last step are
-what is shipped.
+what is shipped. With ``--recipe cmnet_core/weights/recipe-paper`` it is CardioMorphNet as published.
 """
 
 import argparse
@@ -16,8 +16,9 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.datasets import from_acdc
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands.demo import simulate_phantoms
+from cmnet_cli.commands.training.slice_cines import SliceCine, find_slice_cines, with_reference_masks
 from cmnet_cli.commands.training.train import TrainConfig, TrainingRun, train
-from cmnet_cli.config import load_config
+from cmnet_cli.config import find_config, load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import RecipeFolder
 from cmnet_core.errors import CmnetError, ErrorCode, ManifestError
@@ -58,6 +59,8 @@ class RecipeStep:
             network starts from a step with SegNet.
         left_out: Ids of subjects that are not taken.
         phantoms: The phantoms, where ``data`` names them.
+        settings: Name of shipped settings (``cmnet train --config NAME``) that ``train`` changes; empty for the
+            defaults.
         train: Settings of the training, as ``cmnet train --config`` takes them.
     """
 
@@ -68,7 +71,21 @@ class RecipeStep:
     init: str = ""
     left_out: tuple[str, ...] = ()
     phantoms: PhantomCohort = field(default_factory=PhantomCohort)
+    settings: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_step(path: Path) -> RecipeStep:
+    """Read one step of a recipe.
+
+    Raises:
+        ManifestError: The file cannot be read, has an unknown key or value, or names settings that are not shipped.
+    """
+    step = load_config(RecipeStep, path)
+    if not step.settings:
+        return step
+    shipped = load_config(TrainConfig, find_config(step.settings))
+    return load_config(RecipeStep, path, defaults=RecipeStep(train=shipped))
 
 
 def run_recipe(recipe: Path, *, data: Path, out: Path, messages: Messages, device: str = "auto") -> Path:
@@ -88,11 +105,11 @@ def run_recipe(recipe: Path, *, data: Path, out: Path, messages: Messages, devic
         ManifestError: Data of a step are missing, or ``out`` belongs to another recipe; nothing was trained.
         CmnetError: A training cannot continue.
     """
-    steps = {path.stem: load_config(RecipeStep, path) for path in sorted(recipe.glob("*.toml"))}
+    steps = {path.stem: load_step(path) for path in sorted(recipe.glob("*.toml"))}
     folder = RecipeFolder(out)
     _require_data(steps, data)
     _require_same_recipe(recipe, folder)
-    weights = folder.weights
+    shipped = weights = folder.weights(list(steps.values())[-1].train.name)
     for name, step in steps.items():
         manifest = _write_step_manifest(name, step, data=data, folder=folder, messages=messages)
         for member in range(1, step.members + 1):
@@ -110,8 +127,8 @@ def run_recipe(recipe: Path, *, data: Path, out: Path, messages: Messages, devic
                     teacher=tuple(map(str, _weights(step.teacher, steps, folder))) if step.teacher else (),
                 )
                 train(step.stage, _with_seed_of(step, member), training)
-    atomic.write_bytes(folder.weights, weights.read_bytes())
-    return folder.weights
+    atomic.write_bytes(shipped, weights.read_bytes())
+    return shipped
 
 
 def _weights(name: str, steps: dict[str, RecipeStep], folder: RecipeFolder) -> list[Path]:
@@ -176,7 +193,11 @@ def _write_step_manifest(name: str, step: RecipeStep, *, data: Path, folder: Rec
     """Write the manifest of a step: its data sets one after the other, each with the name of its collection."""
     cases: list[Case] = []
     for source in step.data:
-        found = DATA_SETS[source](data) if source != "phantoms" else _phantoms(step.phantoms, folder, messages)
+        found = DATA_SETS[source](data)
+        if source == "phantoms":
+            found = _phantoms(step.phantoms, folder, messages)
+        elif source == "acdc-cycles":
+            found = _acdc_cycles(data, folder)
         for case in found:
             if case.subject_id not in step.left_out:
                 extra = {"collection": source, "split": case.extra.get("split", "train")}
@@ -215,6 +236,16 @@ def _acdc_cine(data: Path) -> list[Case]:
     )
 
 
+def _acdc_cycles(data: Path, folder: RecipeFolder) -> list[Case]:
+    """Return the cines of single slices of training patients of ACDC, with masks that are written to the folder."""
+    return [with_reference_masks(cine, folder.masks("acdc-cycles")) for cine in _slice_cines(data)]
+
+
+def _slice_cines(data: Path) -> list[SliceCine]:
+    training = [case for case in _acdc(data) if case.extra["split"] == "train"]
+    return find_slice_cines(data / "acdc-cycles", training)
+
+
 def _chla(data: Path) -> list[Case]:
     """Return the pairs of images of CHLA, each with the masks of one blood pool."""
     table = data / "chla" / "cohort.csv"
@@ -243,11 +274,12 @@ def _found(folder: Path, cases: list[Case], expected: str) -> list[Case]:
 DATA_SETS: dict[str, Callable[[Path], Sequence[Case]]] = {
     "acdc": _acdc,
     "acdc-cine": _acdc_cine,
+    "acdc-cycles": lambda data: [cine.patient for cine in _slice_cines(data)],
     "chla": _chla,
     "sunnybrook": _sunnybrook,
     "phantoms": lambda data: (),
 }
-"""The data sets that a step can name; phantoms are simulated."""
+"""The data sets that a step can name; phantoms are simulated, and masks of single slices are written."""
 
 
 def main() -> None:
