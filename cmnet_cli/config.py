@@ -22,6 +22,18 @@ class SaveMotion(StrEnum):
     NONE = "none"
 
 
+class SimulatedMotion(StrEnum):
+    """The class of motion of simulated cines.
+
+    ``velocity`` is the exponential of a stationary velocity between the masks of ED and ES, with twist and descent of
+    the base; ``cylinder`` is contraction, twist and descent in closed form around the long axis, which is no such
+    exponential.
+    """
+
+    VELOCITY = "velocity"
+    CYLINDER = "cylinder"
+
+
 class Protocol(StrEnum):
     """How ``cmnet benchmark`` compares propagated with reference masks."""
 
@@ -116,9 +128,7 @@ def find_config(source: str | None) -> Path | None:
     )
 
 
-def load_config(
-    kind: type[ConfigT], path: Path | None, *, defaults: ConfigT | None = None, **given: object
-) -> ConfigT:
+def load_config(kind: type[ConfigT], path: Path | None, *, defaults: ConfigT | None = None, **given: object) -> ConfigT:
     """Read the settings of a command: its defaults, then the TOML file, then the options of the command line.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
-from cmnet_cli.config import Protocol, SaveMotion
+from cmnet_cli.config import Protocol, SaveMotion, SimulatedMotion
 from cmnet_cli.help_page import EXECUTION, MESSAGES, SUBJECTS
 from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
 from cmnet_cli.runs.provenance import OnStale
@@ -272,6 +272,15 @@ Variants = Annotated[
     int,
     _option(
         "--variants", metavar="K", text="With --from: cines per subject, each with another torsion and noise.", min=1
+    ),
+]
+MotionClass = Annotated[
+    SimulatedMotion,
+    _option(
+        "--motion",
+        metavar="CLASS",
+        text="With --from: velocity warps the ED mask onto that of ES by a stationary velocity; cylinder contracts the "
+        "heart around its long axis in closed form, with new noise in every frame.",
     ),
 ]
 

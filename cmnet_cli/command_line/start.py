@@ -4,6 +4,7 @@ import typer
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.command_line.root import START, exit_with, open_messages
+from cmnet_cli.config import SimulatedMotion
 from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.help_page import Command
 from cmnet_cli.options import (
@@ -23,6 +24,7 @@ from cmnet_cli.options import (
     MaskPattern,
     MaskScheme,
     ModelName,
+    MotionClass,
     NewFolder,
     NewManifest,
     PrivacyOptions,
@@ -78,6 +80,7 @@ def phantom(
     defect_fraction: DefectFraction = 0.25,
     source: SourceManifest = None,
     variants: Variants = 1,
+    motion: MotionClass = SimulatedMotion.VELOCITY,
 ) -> None:
     """Simulate cines whose motion is known: of phantoms or, with --from, of the subjects of a labelled data set.
 
@@ -89,7 +92,8 @@ def phantom(
     if source is not None:
         from cmnet_cli.commands.simulate import simulate
 
-        exit_with(simulate(source, out, messages, frames=frames, variants=variants, seed=seed), verbosity)
+        done = simulate(source, out, messages, frames=frames, variants=variants, seed=seed, motion=motion)
+        exit_with(done, verbosity)
     from cmnet_cli.commands.demo import simulate_phantoms
 
     typer.echo(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cmnet_cli.cohort.manifest import Case, read_manifest, write_manifest
+from cmnet_cli.config import SimulatedMotion
 from cmnet_cli.console import Messages, progress
 from cmnet_cli.engines.select import map_cases
 from cmnet_cli.execution.runner import FailedCase
@@ -18,7 +19,16 @@ _TERMS = (
 )
 
 
-def simulate(source: Path, out: Path, messages: Messages, *, frames: int, variants: int, seed: int) -> CommandSummary:
+def simulate(
+    source: Path,
+    out: Path,
+    messages: Messages,
+    *,
+    frames: int,
+    variants: int,
+    seed: int,
+    motion: SimulatedMotion = SimulatedMotion.VELOCITY,
+) -> CommandSummary:
     """Simulate cines with known motion of every labelled case of a manifest; cines that exist are kept.
 
     Args:
@@ -28,6 +38,7 @@ def simulate(source: Path, out: Path, messages: Messages, *, frames: int, varian
         frames: Frames per cardiac cycle.
         variants: Number of cines per case.
         seed: Random seed.
+        motion: Class of the motion.
 
     Raises:
         ManifestError: The manifest cannot be used, or the folder cannot be written.
@@ -35,7 +46,7 @@ def simulate(source: Path, out: Path, messages: Messages, *, frames: int, varian
     manifest = read_manifest(source)
     cases = manifest.cases
     folder = SimulationFolder(out.resolve())
-    stage = SimulateStage(folder.root, frames, variants, seed)
+    stage = SimulateStage(folder.root, frames, variants, seed, motion)
     _write_description(folder, source)
     simulated: list[Case] = []
     failed: list[FailedCase] = []

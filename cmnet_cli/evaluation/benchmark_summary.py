@@ -8,6 +8,7 @@ from typing import Any
 from cmnet_cli.evaluation.summary import ALL, compare_methods, known, summarise_overlaps
 from cmnet_cli.stages.benchmark.error_maps import ErrorMap
 from cmnet_cli.stages.benchmark.motion import TRUTH
+from cmnet_cli.stages.benchmark.volume_curves import VolumeCurve
 
 Row = dict[str, Any]
 
@@ -37,6 +38,7 @@ class Benchmark:
         tests: Paired tests between methods.
         protocol: Protocol of the comparison with the masks.
         maps: Error maps of one case.
+        curves: LV volume of the same case over the cycle by each method.
     """
 
     overlaps: Sequence[Row]
@@ -46,6 +48,7 @@ class Benchmark:
     tests: Sequence[Row]
     protocol: str
     maps: Sequence[ErrorMap] = ()
+    curves: Sequence[VolumeCurve] = ()
 
 
 def summarise_benchmark(

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
+from cmnet_cli.config import SimulatedMotion
 from cmnet_cli.derivatives.ground_truth_motion import write_ground_truth_motion
 from cmnet_cli.runs.paths import SimulatedCaseFolder, SimulationFolder, ground_truth_motion_path
 from cmnet_cli.runs.provenance import record_inputs
@@ -20,7 +21,8 @@ from cmnet_core.function.volumes import clinical_indices, volumes_ml
 from cmnet_core.io.atomic import read_json, write_json
 from cmnet_core.io.nifti import write_image, write_labels
 from cmnet_core.labels import LabelScheme
-from cmnet_core.simulation.cine import SimulatedCine, fit_motion, simulate_cine
+from cmnet_core.simulation.cine import SimulatedCine, fit_motion, require_ventricle, simulate_cine
+from cmnet_core.simulation.cylinder_cine import simulate_cylinder_cine
 from cmnet_core.simulation.ground_truth import wall_strain
 from cmnet_core.training.training_case import TrainingCase
 from cmnet_core.types import LabelSequence, Spacing
@@ -49,12 +51,14 @@ class SimulateStage:
         frames: Frames per cardiac cycle.
         variants: Number of cines per case, which differ in the motion that masks do not determine, and in noise.
         seed: Random seed.
+        motion: Class of the motion.
     """
 
     out: Path
     frames: int
     variants: int
     seed: int
+    motion: SimulatedMotion = SimulatedMotion.VELOCITY
     name: str = "phantom"
 
     def open(self) -> Callable[[Case], list[Case]]:
@@ -85,10 +89,16 @@ class SimulateStage:
         source = load_training_case(case, spacing_mm=SPACING_MM)
         ed_mask, es_mask, ed_image = _crop_around_heart(source)
         with naming(case.image[0]):
-            velocity = fit_motion(ed_mask, es_mask, source.spacing)
+            require_ventricle(ed_mask, es_mask)
+            fitted = self.motion == SimulatedMotion.VELOCITY
+            velocity = fit_motion(ed_mask, es_mask, source.spacing) if fitted else None
         for variant, (folder, record) in enumerate(provenance.items(), 1):
             generator = torch.Generator().manual_seed(_seed_of(self.seed, case.case_id, variant))
-            cine = simulate_cine(ed_image, ed_mask, velocity, source.spacing, frames=self.frames, generator=generator)
+            spacing, frames = source.spacing, self.frames
+            if velocity is None:
+                cine = simulate_cylinder_cine(ed_image, ed_mask, es_mask, spacing, frames=frames, generator=generator)
+            else:
+                cine = simulate_cine(ed_image, ed_mask, velocity, spacing, frames=frames, generator=generator)
             _write(folder, cine, source.spacing, record)
 
     def _provenance(self, case: Case, variant: int) -> dict[str, Any]:
@@ -100,7 +110,7 @@ class SimulateStage:
             "frames": self.frames,
             "seed": self.seed,
             "variant": variant,
-        }
+        } | ({} if self.motion == SimulatedMotion.VELOCITY else {"motion": str(self.motion)})
 
     def _folder(self, case: Case, variant: int) -> SimulatedCaseFolder:
         return SimulationFolder(self.out).case(_renamed(case, variant).case_id)

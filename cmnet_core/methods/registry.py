@@ -8,15 +8,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cmnet_core.errors import ErrorCode, ManifestError
-from cmnet_core.inference.tracking import Model
+from cmnet_core.inference.tracking import Model, load_model
 from cmnet_core.methods import convex_adam, free_form, greedy, ilk, lcc_demons, no_motion, simpleitk_demons, syn
 from cmnet_core.methods.cardiomorphnet import CardioMorphNetMethod
 from cmnet_core.methods.interface import Method
 from cmnet_core.methods.learned import open_learned
 from cmnet_core.methods.pairwise import PairwiseRegistration, Register
 from cmnet_core.models.baselines.checkpoint import baseline_weights, digest_of, missing_weights
+from cmnet_core.models.checkpoint import WEIGHTS
 
-CARDIOMORPHNET, NO_MOTION = "cardiomorphnet", "none"
+CARDIOMORPHNET, PUBLISHED, NO_MOTION = "cardiomorphnet", "cardiomorphnet-paper", "none"
+
+PUBLISHED_WEIGHTS = WEIGHTS / "paper.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,14 @@ def _learned(summary: str, name: str) -> MethodEntry:
     return MethodEntry(summary, partial(open_learned, name), weights=baseline_weights(name))
 
 
+def _published(model: Model) -> Method:
+    """Return CardioMorphNet as published with its own SegNet; the given networks only tell the device."""
+    return CardioMorphNetMethod(load_model(PUBLISHED_WEIGHTS, model.device))
+
+
 METHODS: Mapping[str, MethodEntry] = {
     CARDIOMORPHNET: MethodEntry("the networks of --model: segmentation, motion and uncertainty", CardioMorphNetMethod),
+    PUBLISHED: MethodEntry("CardioMorphNet as published: --model paper", _published, weights=PUBLISHED_WEIGHTS),
     NO_MOTION: _pairwise("no motion: the least that a method must exceed", no_motion.register),
     "lcc-demons": _pairwise("symmetric log-demons by local correlation", lcc_demons.register),
     "demons-diffeomorphic": _pairwise("diffeomorphic demons", simpleitk_demons.register_diffeomorphic, "SimpleITK"),

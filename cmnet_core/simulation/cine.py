@@ -89,6 +89,20 @@ def fit_motion(
     Raises:
         LabelError: A mask contains no left ventricle.
     """
+    require_ventricle(ed, es)
+    source, target = (functional.one_hot(mask.long(), len(Label)).movedim(-1, 1).float() for mask in (ed, es))
+    velocity = register_masks(source, target, spacing, settings or MaskRegistrationSettings())
+    # Two masks do not determine through-plane motion, which the longitudinal displacement of the base adds.
+    in_plane = velocity.movedim(1, 0)
+    return torch.cat([torch.zeros_like(in_plane[:1]), in_plane])
+
+
+def require_ventricle(ed: UInt8[Tensor, "z y x"], es: UInt8[Tensor, "z y x"]) -> None:
+    """Require that both masks contain a left ventricle.
+
+    Raises:
+        LabelError: One contains none.
+    """
     for name, mask in (("ED", ed), ("ES", es)):
         if not bool((mask == Label.LV).any()):
             raise LabelError(
@@ -96,11 +110,6 @@ def fit_motion(
                 hint="Check the mask and the label_scheme, or leave the subject out.",
                 code=ErrorCode.LABEL_VALUES,
             )
-    source, target = (functional.one_hot(mask.long(), len(Label)).movedim(-1, 1).float() for mask in (ed, es))
-    velocity = register_masks(source, target, spacing, settings or MaskRegistrationSettings())
-    # Two masks do not determine through-plane motion, which the longitudinal displacement of the base adds.
-    in_plane = velocity.movedim(1, 0)
-    return torch.cat([torch.zeros_like(in_plane[:1]), in_plane])
 
 
 def draw_tangential_motion(generator: torch.Generator, *, length_mm: float) -> TangentialMotion:
@@ -165,7 +174,7 @@ def simulate_cine(
     tangential = draw_tangential_motion(generator, length_mm=abs(axis.apex - axis.base) * spacing.z)
     course, es = volume_course(frames)
     ed_image, one_hot = image[None, None], functional.one_hot(mask.long(), len(Label)).movedim(-1, 0)[None].float()
-    noise = 0.5 * _noise_sd(image)
+    noise = 0.5 * noise_sd(image)
     voxels, labels, fields = [], [], []
     for frame, contraction in enumerate(course):
         # The heart untwists before it fills: after ES the twist decreases faster than the contraction.
@@ -275,7 +284,7 @@ def _decay_outside(
     return torch.exp(-0.5 * (distance.clamp_min(0.0) / OUTSIDE_MM * 1.5).square())
 
 
-def _noise_sd(image: Float[Tensor, "z y x"]) -> float:
+def noise_sd(image: Float[Tensor, "z y x"]) -> float:
     """Estimate the standard deviation of an image's noise by the median absolute diagonal difference."""
     difference = image[:, 1:, 1:] + image[:, :-1, :-1] - image[:, 1:, :-1] - image[:, :-1, 1:]
     return float(difference.abs().median()) / 0.6745 / 2.0

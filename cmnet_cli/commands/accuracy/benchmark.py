@@ -25,7 +25,8 @@ from cmnet_cli.runs.provenance import State
 from cmnet_cli.runs.run_folder import OpenRun, record_end, require_same_manifest, start_run
 from cmnet_cli.seals import recording
 from cmnet_cli.stages.benchmark.evaluation import NAME, BenchmarkedCase, BenchmarkEvaluationStage
-from cmnet_cli.stages.benchmark.motion import TRUTH, BenchmarkStage, benchmark_digest, has_truth, stage_name
+from cmnet_cli.stages.benchmark.known_motion import has_truth
+from cmnet_cli.stages.benchmark.motion import TRUTH, BenchmarkStage, benchmark_digest, stage_name
 from cmnet_cli.tables.schema import write_table
 from cmnet_core.errors import CheckpointError, ErrorCode, ManifestError
 from cmnet_core.inference.tracking import load_model
@@ -78,7 +79,7 @@ def benchmark(
     folder = RunFolder(out.absolute())
     require_same_manifest(folder, cohort)
     methods = chosen_methods(request, cases)
-    stages, problems = _stages(folder, methods, request)
+    stages, problems = _stages(folder, methods, request, example=example_of(cases).case_id)
     for method, problem in problems.items():
         messages.note(f"{method} is left out: {problem}")
     if settings.dry_run:
@@ -113,8 +114,13 @@ def chosen_methods(request: BenchmarkRequest, cases: Sequence[Case]) -> tuple[st
     return tuple(name for name in dict.fromkeys(request.methods or every) if name not in request.exclude)
 
 
+def example_of(cases: Sequence[Case]) -> Case:
+    """Return the case of the error maps and volume curves: the first with known motion, or else the first."""
+    return next((case for case in cases if has_truth(case)), cases[0])
+
+
 def _stages(
-    folder: RunFolder, methods: Sequence[str], request: BenchmarkRequest
+    folder: RunFolder, methods: Sequence[str], request: BenchmarkRequest, *, example: str
 ) -> tuple[list[BenchmarkStage], dict[str, str]]:
     """Build the stage of each method that is installed, and say of the others what to install."""
     model = str(Path(request.model).absolute()) if Path(request.model).is_file() else request.model
@@ -126,7 +132,7 @@ def _stages(
         except (ManifestError, CheckpointError) as error:
             problems[method] = str(error)
         else:
-            stages.append(BenchmarkStage(folder.root, method, model, request.device, digest))
+            stages.append(BenchmarkStage(folder.root, method, model, request.device, digest, example))
     return stages, problems
 
 
@@ -158,7 +164,7 @@ def _evaluate(
 ) -> tuple[Benchmark, StageResult]:
     """Evaluate what is stored of all methods, also of earlier commands."""
     found: list[BenchmarkedCase] = []
-    stage = BenchmarkEvaluationStage(opened.folder.root, protocol, tuple(methods), cases[0].case_id)
+    stage = BenchmarkEvaluationStage(opened.folder.root, protocol, tuple(methods), example_of(cases).case_id)
     plan = CasePlan(tuple(cases), {case.case_id: (State.PENDING, "") for case in cases})
     result = run_stage(stage, plan, opened, context, on_receipt=found.append)
     order = {case.case_id: number for number, case in enumerate(cases)}
@@ -166,7 +172,9 @@ def _evaluate(
     motions = sorted((row for item in found for row in item.motions), key=lambda row: order[row["case_id"]])
     messages = {method: problems.get(method, "") for method in methods}
     summary = summarise_benchmark(overlaps, motions, cases=len(cases), messages=messages, protocol=protocol)
-    return replace(summary, maps=[one for item in found for one in item.maps]), result
+    maps = [one for item in found for one in item.maps]
+    curves = [one for item in found for one in item.curves]
+    return replace(summary, maps=maps, curves=curves), result
 
 
 def _write(folder: RunFolder, found: Benchmark, messages: Messages) -> None:

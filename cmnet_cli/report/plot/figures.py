@@ -14,6 +14,9 @@ from cmnet_core.labels import Label
 
 _T = TypeVar("_T")
 
+_LEAST_VALUES_OF_A_BOX = 5
+_WHISKER = 1.5
+
 # More points than this cannot be distinguished.
 _MOST_POINTS = 400
 
@@ -232,6 +235,49 @@ def strip_plot(label: str, groups: Sequence[ValueGroup]) -> Markup:
         marks.append(svg.line((median, y - 9), (median, y + 9), kind="median"))
     text = "; ".join(f"{group.name}: median {np.median(group.values):.1f}" for group in groups)
     return svg.picture(plot.width, plot.height, marks, text=f"{label}. {text}")
+
+
+def box_plot(label: str, groups: Sequence[ValueGroup]) -> Markup:
+    """Draw the values of several groups as boxes one below the other (Tukey, Exploratory Data Analysis, 1977).
+
+    A box reaches from the lower to the upper quartile, with a bar at the median; whiskers reach to the last value
+    within 1.5 times the length of the box, and every value beyond is a point. Fewer values than the five numbers of a
+    box are drawn as points.
+
+    Args:
+        label: Quantity and unit.
+        groups: Each with at least one value.
+    """
+    x_axis = svg.axis(label, [value for group in groups for value in group.values])
+    plot = svg.Plot(
+        x_axis, svg.Axis("", 0.0, float(len(groups)), ()), width=440, height=62 + 26 * len(groups), left=178, top=8
+    )
+    marks = [svg.frame(plot)]
+    for row, group in enumerate(groups):
+        y = plot.y(len(groups) - row - 0.5)
+        marks.append(svg.text(group.name, (plot.left - 10, y + 4), kind="tick end"))
+        marks += _box(plot, group, y)
+    text = "; ".join(f"{group.name}: median {np.median(group.values):.3g}" for group in groups)
+    return svg.picture(plot.width, plot.height, marks, text=f"{label}. {text}")
+
+
+def _box(plot: svg.Plot, group: ValueGroup, y: float) -> list[Markup]:
+    """Return the marks of one group around a height of the plot."""
+    low, middle, high = (float(value) for value in np.quantile(group.values, (0.25, 0.5, 0.75)))
+    median = svg.line((plot.x(middle), y - 8), (plot.x(middle), y + 8), kind="median")
+    outside = list(group.values)
+    marks: list[Markup] = []
+    if len(group.values) >= _LEAST_VALUES_OF_A_BOX:
+        reach = _WHISKER * (high - low)
+        within = [value for value in group.values if low - reach <= value <= high + reach]
+        outside = [value for value in group.values if value not in within]
+        marks += [
+            svg.line((plot.x(min(within)), y), (plot.x(low), y), kind="whisker"),
+            svg.line((plot.x(high), y), (plot.x(max(within)), y), kind="whisker"),
+            svg.bar((plot.x(low), y - 7), max(plot.x(high) - plot.x(low), 0.5), 14, kind=f"box {group.kind}"),
+        ]
+    points = [svg.dot((plot.x(value), y), kind=f"dot faint {group.kind}", radius=3.0) for value in outside]
+    return [*marks, *_thinned(points), median]
 
 
 def _thinned(values: Sequence[_T]) -> Sequence[_T]:

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.stages.benchmark.motion import BenchmarkedMotion, has_truth, read_truth
+from cmnet_cli.stages.benchmark.known_motion import has_truth, read_truth
+from cmnet_cli.stages.benchmark.motion import BenchmarkedMotion
 from cmnet_cli.stages.evaluate import ReferenceMasks
 from cmnet_core.imaging import preprocess
 from cmnet_core.labels import Label

@@ -11,7 +11,9 @@ from cmnet_cli.config import EvaluateConfig, Protocol
 from cmnet_cli.derivatives.tracking import advise_repair
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.benchmark.error_maps import ErrorMap, error_maps
-from cmnet_cli.stages.benchmark.motion import BenchmarkedMotion, has_truth, read_benchmarked, read_truth
+from cmnet_cli.stages.benchmark.known_motion import has_truth, read_truth
+from cmnet_cli.stages.benchmark.motion import BenchmarkedMotion, read_benchmarked
+from cmnet_cli.stages.benchmark.volume_curves import VolumeCurve, volume_curve
 from cmnet_cli.stages.evaluate import (
     ED_TO_ES,
     ES_TO_ED,
@@ -46,11 +48,13 @@ class BenchmarkedCase:
         overlaps: One row per method, comparison and structure.
         motions: One row per method.
         maps: An error map of each method; empty for all cases but one.
+        curves: The LV volume over the cycle by each method; empty for all cases but one.
     """
 
     overlaps: tuple[Row, ...]
     motions: tuple[Row, ...]
     maps: tuple[ErrorMap, ...] = ()
+    curves: tuple[VolumeCurve, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class BenchmarkEvaluationStage:
         root: The run folder.
         protocol: Protocol of the comparison with the masks.
         methods: Names of the methods.
-        example: The case of which error maps are returned.
+        example: The case of which error maps and volume curves are returned.
     """
 
     root: Path
@@ -105,7 +109,8 @@ def evaluate_benchmarked(case: Case, run: RunFolder, stage: BenchmarkEvaluationS
         cost = {"method": method, "cpu_s": motion.cpu_s, "peak_mb": motion.peak_mb}
         motions.append(described | cost | _regularity(motion, reference) | _errors(case, motion, reference))
     maps = error_maps(case, cine, finished, reference) if case.case_id == stage.example else ()
-    return BenchmarkedCase(tuple(overlaps), tuple(motions), maps)
+    curves = (volume_curve(method, motion.lv_ml, reference) for method, motion in finished.items() if motion.lv_ml)
+    return BenchmarkedCase(tuple(overlaps), tuple(motions), maps, tuple(curves))
 
 
 def _overlap_rows(method: str, motion: BenchmarkedMotion, reference: ReferenceMasks, protocol: Protocol) -> list[Row]:

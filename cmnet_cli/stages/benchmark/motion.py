@@ -5,19 +5,17 @@ again. Every method is given the same window of the same normalised images.
 """
 
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.config import digest_settings
 from cmnet_cli.derivatives.tracking import read_velocities, window_from_json, write_velocities
 from cmnet_cli.engines.devices import resolve_device
-from cmnet_cli.runs.paths import CaseFolder, RunFolder, SimulatedCaseFolder
+from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.runs.provenance import (
     Expected,
     Sidecar,
@@ -28,14 +26,15 @@ from cmnet_cli.runs.provenance import (
     write_sidecar,
 )
 from cmnet_cli.stages.benchmark.cost import measured
+from cmnet_cli.stages.benchmark.known_motion import read_truth
+from cmnet_cli.stages.benchmark.volume_curves import curve_frames, propagated_volumes
 from cmnet_cli.stages.read_images import labelled_phases, load_checked_cine, load_reference_masks, naming
 from cmnet_core import __version__
-from cmnet_core.errors import CheckpointError, ErrorCode, ImageError
+from cmnet_core.errors import CheckpointError, ErrorCode
 from cmnet_core.imaging import preprocess
 from cmnet_core.imaging.preprocess import Window
 from cmnet_core.inference.segmentation import find_window
 from cmnet_core.inference.tracking import Model, load_model
-from cmnet_core.io.nifti import read_motion
 from cmnet_core.io.orientation import standard_orientation
 from cmnet_core.methods.interface import FramePair, Method
 from cmnet_core.methods.registry import method_digest, open_method
@@ -56,6 +55,7 @@ class BenchmarkedMotion:
         to_ed: The field fixed at ED and moving at ES.
         cpu_s: CPU seconds of one frame pair.
         peak_mb: Largest additional memory in MB; None if it is unknown.
+        lv_ml: LV volume of the propagated ED mask by frame, in mL; empty for all cases but one.
     """
 
     window: Window
@@ -63,6 +63,7 @@ class BenchmarkedMotion:
     to_ed: MotionField
     cpu_s: float
     peak_mb: float | None
+    lv_ml: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class BenchmarkStage:
         model: Networks of cmnet.
         device: Device of the networks.
         digest: Digest of the method and of the networks.
+        example: The case of which the ED mask is propagated over the cycle.
     """
 
     root: Path
@@ -82,6 +84,7 @@ class BenchmarkStage:
     model: str
     device: str
     digest: str
+    example: str = ""
 
     @property
     def name(self) -> str:
@@ -134,28 +137,33 @@ def benchmark_case(case: Case, folder: CaseFolder, stage: BenchmarkStage, model:
     """
     inputs = record_inputs(case.image)
     cine = load_checked_cine(case)
-    ed, es = labelled_phases(case, load_reference_masks(case, cine, purpose="A benchmark"))
+    labels = load_reference_masks(case, cine, purpose="A benchmark")
+    ed, es = labelled_phases(case, labels)
     orientation = standard_orientation(cine.affine, cine.flags)
     with naming(case.image[0]):
         windowed, oriented_window = locate_heart(orientation.orient_cine(replace(cine, ed=ed, es=es)), model)
     window = preprocess.oriented_back(oriented_window, orientation)
-    pairs = (FramePair(fixed=es, moving=ed), FramePair(fixed=ed, moving=es))
+    pairs = [FramePair(fixed=es, moving=ed), FramePair(fixed=ed, moving=es)]
+    others = curve_frames(cine.frames, ed=ed, es=es) if method and case.case_id == stage.example else []
+    pairs += [FramePair(fixed=frame, moving=ed) for frame in others]
     with measured() as cost:
         estimate = method.estimate(windowed, pairs) if method else None
     if estimate is None:
-        motion = torch.cat([to_voxels(field) for field in read_truth(case, window, ed=ed, es=es)])
+        motion = torch.cat([to_voxels(one) for one in read_truth(case, window, ed=ed, es=es)])
     else:
         motion = orientation.restore_vectors(torch.cat([to_voxels(estimate.fields[pair]) for pair in pairs]), 1)
+    into_ed = {pair.fixed: motion[number] for number, pair in enumerate(pairs) if pair.moving == ed}
     folder.sidecar(stage.name).unlink(missing_ok=True)
     remove_leftovers(folder.folder)
     path = folder.benchmark_motion(stage.method)
-    write_velocities(path, motion)
+    write_velocities(path, motion[:2])
     facts = {
         "ed": ed,
         "es": es,
         "window": asdict(window),
         "cpu_s": cost.cpu_s / ((estimate.computed if estimate else None) or len(pairs)),
         "peak_mb": cost.peak_mb,
+        "lv_ml": propagated_volumes(labels.at(ed), into_ed, window, ed=ed) if others else {},
     }
     sidecar = Sidecar(
         stage=stage.name,
@@ -188,34 +196,6 @@ def locate_heart(cine: CineSequence, model: Model) -> tuple[CineSequence, Window
     return CineSequence(voxels, window.spacing, affine, cine.frame_ms, cine.ed, cine.es, cine.flags), window
 
 
-def has_truth(case: Case) -> bool:
-    """Whether a case is a simulated cine with its true motion beside it."""
-    files = SimulatedCaseFolder(case.image[0].parent, case.case_id)
-    return files.ed2es_motion.exists() and files.es2ed_motion.exists()
-
-
-def read_truth(case: Case, window: Window, *, ed: int, es: int) -> tuple[MotionField, MotionField]:
-    """Read the true motion of a simulated cine on the grid of a window: from ED to ES, and from ES to ED.
-
-    Raises:
-        ImageError: The true motion is not known.
-    """
-    files = SimulatedCaseFolder(case.image[0].parent, case.case_id)
-    if not has_truth(case):
-        raise ImageError(
-            f"The true motion of {case.image[0].name} is not known: there is no {files.ed2es_motion.name} beside it.",
-            hint="Only cines of cmnet phantom have a known motion; leave the method 'truth' out for others.",
-            code=ErrorCode.FILE_MISSING,
-        )
-    to_es, to_ed = (_in_window(read_motion(path), window) for path in (files.ed2es_motion, files.es2ed_motion))
-    return replace(to_es, fixed=es, moving=ed), replace(to_ed, fixed=ed, moving=es)
-
-
-def _in_window(field: MotionField, window: Window) -> MotionField:
-    displacement: Float[Tensor, "3 z y x"] = preprocess.extract(field.displacement_mm, window)
-    return replace(field, displacement_mm=displacement, spacing=window.spacing)
-
-
 def read_benchmarked(folder: CaseFolder, method: str) -> BenchmarkedMotion | None:
     """Read the stored motion of a case by one method; None where there is none.
 
@@ -234,6 +214,7 @@ def read_benchmarked(folder: CaseFolder, method: str) -> BenchmarkedMotion | Non
         to_ed=from_voxels(to_ed, window.spacing, fixed=ed, moving=es),
         cpu_s=facts["cpu_s"],
         peak_mb=facts["peak_mb"],
+        lv_ml={int(frame): volume for frame, volume in facts.get("lv_ml", {}).items()},
     )
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.runs.paths import RunFolder, SimulatedCaseFolder
+from cmnet_cli.stages.benchmark.motion import read_benchmarked
+from cmnet_cli.stages.benchmark.volume_curves import curve_frames
 from cmnet_core.errors import ErrorCode, ImageError
 from cmnet_core.io.nifti import read_cine, write_image, write_labels, write_motion
 from cmnet_core.io.orientation import StackOrientation
@@ -164,6 +166,32 @@ def test_pages_have_every_method(run: Path) -> None:
     assert "Benchmark of 3 methods on 2 subjects" in html
     assert html.count("<svg") >= 7
     assert [name for name in ("none", "cardiomorphnet") if f"Error map of {name}" in html] == ["none", "cardiomorphnet"]
+    assert 'class="box lv"' not in html, "two subjects are drawn as points"
+
+
+def test_lv_volume_of_one_subject_is_drawn_over_the_cycle_for_every_method(run: Path) -> None:
+    html = RunFolder(run).benchmark_report.read_text()
+    assert [name for name in ("none", "cardiomorphnet") if f"{name} and reference masks: LV volume" in html] == [
+        "none",
+        "cardiomorphnet",
+    ]
+    first, second = (RunFolder(run).case(f"sub-990000{number}") for number in (1, 2))
+    curve = read_benchmarked(first, "none")
+    assert curve is not None
+    assert sorted(curve.lv_ml) == [0, 1, 2, 3]
+    assert len(set(curve.lv_ml.values())) == 1, "without motion the volume is that of ED"
+    other = read_benchmarked(second, "none")
+    assert other is not None
+    assert not other.lv_ml
+
+
+def test_frames_of_a_curve_are_few_and_spread_over_the_cycle() -> None:
+    assert curve_frames(2, ed=0, es=1) == []
+    assert curve_frames(5, ed=0, es=2) == [1, 3, 4]
+    chosen = curve_frames(50, ed=0, es=18)
+    assert len(chosen) == 8
+    assert chosen == sorted(set(chosen))
+    assert chosen[-1] > 40
 
 
 def test_finished_results_are_not_computed_again(

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from cmnet_cli.cohort.manifest import read_manifest
+from cmnet_cli.stages.benchmark.known_motion import has_truth, read_truth
+from cmnet_cli.stages.evaluate import propagate_labels
+from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_cli.stages.training_case import load_training_case
+from cmnet_core.imaging.preprocess import wide_window
+from cmnet_core.labels import Label
+from cmnet_core.stats.metrics import dice_pct
 from tests.cli.commanding import cmnet
 from tests.phantoms import write_cohort
 
@@ -66,3 +72,32 @@ def test_existing_cines_are_kept_and_missing_ones_simulated_again(simulated: Pat
     lost.with_name("sub-9900001-sim2_truth.json").unlink()
     assert cmnet(*arguments).exit_code == 4
     assert lost.read_bytes() == before
+
+
+def test_second_class_of_motion_has_the_same_files_and_another_motion(simulated: Path, tmp_path: Path) -> None:
+    source = simulated.parent.parent / "cohort.csv"
+    ran = cmnet("phantom", tmp_path, "--from", source, "--frames", 3, "--seed", 5, "--motion", "cylinder")
+    assert ran.exit_code == 4, ran.output
+    case = read_manifest(tmp_path / "cohort.csv").cases[0]
+    moved, velocity = (load_training_case(one, spacing_mm=1.5) for one in (case, read_manifest(simulated).cases[0]))
+    assert moved.motion is not None
+    assert velocity.motion is not None
+    assert float(moved.motion[0].abs().max()) < 0.01
+    assert float((moved.motion[1] - velocity.motion[1]).abs().max()) > 0.3
+    truth = json.loads((tmp_path / case.case_id / f"{case.case_id}_truth.json").read_text())
+    assert truth["provenance"]["motion"] == "cylinder"
+
+
+def test_benchmark_knows_the_motion_of_simulated_cines_in_both_directions(simulated: Path) -> None:
+    case = read_manifest(simulated).cases[0]
+    cine = load_cine(case)
+    masks = load_labels(case, cine)
+    assert masks is not None
+    window = wide_window(cine, spacing_mm=1.5)
+    assert has_truth(case)
+    to_es, to_ed = read_truth(case, window, ed=0, es=1)
+    for field, source, target in ((to_es, 0, 1), (to_ed, 1, 0)):
+        found = propagate_labels(masks.at(source), field, window)
+        dice = dice_pct(found, masks.at(target), Label.LV)
+        assert dice is not None
+        assert dice > 93.0

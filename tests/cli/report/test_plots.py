@@ -126,8 +126,10 @@ def test_text_in_a_figure_cannot_become_markup():
     nasty = "<script>alert(1)</script>"
     group = figures.ValueGroup(nasty, nasty, (1.0, 2.0))
     curve = figures.Curve(nasty, nasty, (1.0, 2.0))
-    drawn = figures.strip_plot(nasty, [group]) + figures.cycle_figure(
-        figures.CycleAxis((0.0, 1.0), nasty, ((nasty, 0),)), [curve], label=nasty
+    drawn = (
+        figures.strip_plot(nasty, [group])
+        + figures.box_plot(nasty, [group])
+        + figures.cycle_figure(figures.CycleAxis((0.0, 1.0), nasty, ((nasty, 0),)), [curve], label=nasty)
     )
     drawn += bullseye.bullseye(nasty, nasty, {1: 2.0}, bullseye.ColourScale(0.0, 1.0))
     drawn += figures.slice_figure(np.zeros((2, 2), np.uint8), [], text=nasty)
@@ -142,6 +144,18 @@ def test_a_large_cohort_is_drawn_with_a_bounded_number_of_points():
     )
     assert drawn.count("<circle") <= 800
     assert len(drawn) < 100_000
+
+
+def test_box_has_quartiles_whiskers_and_values_beyond():
+    values = (1.0, 2.0, 3.0, 4.0, 5.0, 40.0)
+    drawn = figures.box_plot("mm", [figures.ValueGroup("SyN", "lv", values)])
+    assert drawn.count('class="box lv"') == 1
+    assert drawn.count('class="whisker"') == 2
+    assert drawn.count("<circle") == 1, "only the value beyond 1.5 times the box is a point"
+    assert "SyN: median 3.5" in drawn
+    few = figures.box_plot("mm", [figures.ValueGroup("SyN", "lv", values[:3])])
+    assert few.count("<circle") == 3
+    assert "box lv" not in few
 
 
 def test_agreement_states_bias_and_limits():

@@ -18,7 +18,7 @@ SPACING = Spacing(10.0, 2.0, 2.0)
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(ManifestError, match=r"no method 'sin'.*cardiomorphnet, none") as caught:
+    with pytest.raises(ManifestError, match=r"no method 'sin'.*cardiomorphnet, cardiomorphnet-paper, none") as caught:
         find_method("sin")
     assert caught.value.code == ErrorCode.CONFIG
 
