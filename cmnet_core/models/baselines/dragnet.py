@@ -41,6 +41,10 @@ POOLED = 8
 INITIAL_LOG_VARIANCE = -3.2
 """Log variance of the motion before training: a standard deviation of 0.2 voxels."""
 
+INITIAL_LATENT_LOG_VARIANCE = -4.0
+"""Log variance of Z before training. With a variance of 1 the noise hides what Z says about the image, and the decoder
+learns to do without it."""
+
 MAX_LOG_VARIANCE = 8.0
 """Bound of the absolute log variances."""
 
@@ -83,7 +87,8 @@ class _LatentHead(nn.Module):
         super().__init__()
         self.conv = SliceConv(channels, 16, stride=2)
         self.linear = nn.Linear(16 * POOLED**2, 2 * LATENT)
-        shrink_last_layer(self.linear)
+        with torch.no_grad():
+            self.linear.bias[LATENT:] = INITIAL_LATENT_LOG_VARIANCE
 
     def forward(self, features: Float[Tensor, "n c y x"]) -> Gaussian:
         pooled = functional.adaptive_avg_pool2d(leaky_relu(self.conv(features)), POOLED)
