@@ -122,3 +122,19 @@ def test_page_of_error_codes_has_every_code_once() -> None:
 def test_citation_and_changelog_have_the_version() -> None:
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\n## [Unreleased] {__version__}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_accuracy_in_the_readme_is_that_of_the_validation() -> None:
+    page = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
+    measured = {
+        name: f"{float(value):.1f}"
+        for name, value in re.findall(r"^\| ([^|]+), (?:%|percentage points) \| (-?[\d.]+)", page, flags=re.MULTILINE)
+    }
+    dice = ", ".join(measured[f"SegNet Dice, mean of ED and ES, {name}"] for name in ("lv", "myo", "rv"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in (
+        f"| Dice of the segmentation: LV, myocardium, RV | {dice} % |",
+        f"mean of both ways and all structures | {measured['Dice, mean of both ways and all structures']} % |",
+        f"| LVEF, RVEF: RMSE | {measured['LVEF RMSE']}, {measured['RVEF RMSE']} percentage points |",
+    ):
+        assert row in readme
