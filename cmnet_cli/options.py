@@ -351,6 +351,7 @@ TensorBoard = Annotated[
 # Corrections.
 
 MasksToEdit = Annotated[Path, _option("--out", "-o", metavar="FOLDER", text="Folder to write the masks to.")]
+BidsDerivatives = Annotated[Path, _option("--out", "-o", metavar="FOLDER", text="Folder to write the data set to.")]
 AllFrames = Annotated[bool, _flag("--all-frames", text="Export every frame; by default, ED and ES.")]
 ReplaceEdited = Annotated[
     bool, _flag("--force", text="Also replace masks in the folder that were edited.", panel=EXECUTION)

@@ -18,6 +18,7 @@ from cmnet_cli.options import (
     AllFrames,
     Animation,
     AsJson,
+    BidsDerivatives,
     CalibrationFile,
     ConfigFile,
     Device,
@@ -277,3 +278,25 @@ def correct(
     else:
         summary = command.correct(run, masks, settings, open_messages(verbosity, run), device=device)
     exit_with(summary, verbosity, as_json=as_json)
+
+
+@part.command(cls=Command, rich_help_panel=MAIN, short_help="Export results as BIDS derivatives.")
+@expand_options
+def export_bids(
+    selection: SelectionOptions,
+    execution: RecomputeOptions,
+    engine: EngineOptions,
+    verbosity: PrivacyOptions,
+    run: RunPath = DEFAULT_RUN,
+    out: BidsDerivatives = Path("derivatives"),
+    as_json: AsJson = False,
+) -> None:
+    """Export label maps, displacement fields and indices as BIDS derivatives.
+
+    Examples:
+        cmnet export-bids --run run --out derivatives/cmnet
+    """
+    from cmnet_cli.commands import export_bids as command
+
+    settings = execution_settings(selection, execution, engine)
+    exit_with(command.export_bids(run, out, settings, open_messages(verbosity, run)), verbosity, as_json=as_json)

@@ -1,7 +1,7 @@
 """Every output path of cmnet: of run folders, of report pages and of simulated cohorts.
 
-No other module builds the path of a file that cmnet writes, except for temporary files, which
-:mod:`cmnet_core.io.atomic` and the locks name themselves.
+No other module builds the path of a file that cmnet writes, except for BIDS derivatives, whose names
+:mod:`cmnet_cli.runs.bids` has, and temporary files, which :mod:`cmnet_core.io.atomic` and the locks name themselves.
 """
 
 import hashlib

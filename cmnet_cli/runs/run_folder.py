@@ -180,13 +180,17 @@ def start_run(root: Path, manifest: Manifest, command: str, facts: dict[str, Any
 
 def write_description(folder: RunFolder) -> None:
     """Write the description of the data set that BIDS requires."""
-    description = {
+    write_sealed_json(folder.description, description_of_derivatives())
+
+
+def description_of_derivatives() -> dict[str, object]:
+    """Return the description of a data set of results, as BIDS has it."""
+    return {
         "Name": "cmnet derivatives",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "cmnet", "Version": __version__}],
     }
-    write_sealed_json(folder.description, description)
 
 
 def require_same_manifest(folder: RunFolder, manifest: Manifest) -> None:
