@@ -1,4 +1,4 @@
-"""Accuracy of strain and twist at ES on cines of known motion.
+"""Accuracy of motion, strain and twist at ES on cines of known motion.
 
 The wall is that of the reference mask at ED, so that the results differ by the motion only. The recovered fraction is
 the slope of the regression of the estimated on the known values over subjects: it is 100 % for a perfect estimate and
@@ -13,10 +13,11 @@ the run folder are not tracked again.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from benchmarks.accuracy import cmnet, known_to_ed
@@ -26,10 +27,12 @@ from cmnet_cli.derivatives.tracking import open_tracking, read_field
 from cmnet_cli.runs.paths import CaseFolder, RunFolder
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.imaging.preprocess import restore_motion
+from cmnet_core.labels import Label
 from cmnet_core.mechanics.analysis import analyse_wall
 from cmnet_core.types import LabelSequence, MotionField
 
 NAMES = ("GCS, %", "GRS, %", "GLS-SAX, %", "twist, deg")
+DIRECTIONS = ("in-plane", "through-plane")
 
 
 def at_es(at_ed: LabelSequence, to_ed: MotionField) -> list[float]:
@@ -47,14 +50,39 @@ def at_es(at_ed: LabelSequence, to_ed: MotionField) -> list[float]:
     return [float(curve[wall.timing.es]) for curve in curves]
 
 
-def compare(case: Case, folder: CaseFolder) -> tuple[list[float], list[float]]:
-    """Return the estimated and the known values of one case."""
+def lengths_mm(displacement_mm: Float[Tensor, "3 n"]) -> list[float]:
+    """Return the mean length of displacements in-plane and through-plane."""
+    z, y, x = displacement_mm
+    return [float(torch.hypot(y, x).mean()), float(z.abs().mean())]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Estimated and known values of one case at ES.
+
+    Attributes:
+        found: Estimated strain and twist.
+        known: True strain and twist.
+        error_mm: Mean endpoint error in the wall, in-plane and through-plane.
+        moved_mm: Mean true displacement of the wall, in-plane and through-plane.
+    """
+
+    found: list[float]
+    known: list[float]
+    error_mm: list[float]
+    moved_mm: list[float]
+
+
+def compare(case: Case, folder: CaseFolder) -> Compared:
+    """Compare the estimated motion of one case with the known one."""
     labels = load_labels(case, load_cine(case))
     assert labels is not None, "a cine with known motion has masks"
     truth, stored = known_to_ed(case), open_tracking(folder)
     field = read_field(folder, stored.facts, moving=truth.moving, fixed=truth.fixed)
     found = restore_motion(field, stored.facts.window)
-    return at_es(labels, found), at_es(labels, truth)
+    wall = labels.at(truth.fixed) == Label.MYO
+    error, moved = (found.displacement_mm - truth.displacement_mm)[:, wall], truth.displacement_mm[:, wall]
+    return Compared(at_es(labels, found), at_es(labels, truth), lengths_mm(error), lengths_mm(moved))
 
 
 def table(found: Float64[Tensor, "n k"], known: Float64[Tensor, "n k"]) -> str:
@@ -85,9 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cmnet("infer", "--manifest", given.manifest, "--out", given.run, "--model", given.model, *chosen)
     run = RunFolder(given.run)
     cases = [case for case in read_manifest(given.manifest).cases if run.case(case.case_id).sidecar("infer").exists()]
-    pairs = [compare(case, run.case(case.case_id)) for case in cases]
-    found, known = (torch.tensor(values, dtype=torch.float64) for values in zip(*pairs, strict=True))
+    compared = [compare(case, run.case(case.case_id)) for case in cases]
+    found, known, error, moved = (
+        torch.tensor([getattr(one, name) for one in compared], dtype=torch.float64)
+        for name in ("found", "known", "error_mm", "moved_mm")
+    )
     print(table(found, known))
+    for direction, e, m in zip(DIRECTIONS, error.T, moved.T, strict=True):
+        of = f"{m.mean():.2f} ± {m.std():.2f} mm"
+        print(f"endpoint error in the wall, {direction}: {e.mean():.2f} ± {e.std():.2f} mm of {of}")
 
 
 if __name__ == "__main__":

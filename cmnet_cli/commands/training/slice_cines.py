@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cmnet_cli.cohort.case import Case
-from cmnet_cli.stages.read_images import load_cine, load_reference_masks
+from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.io import nifti
 from cmnet_core.types import LabelSequence
@@ -74,7 +74,8 @@ def with_reference_masks(cine: SliceCine, masks: Path) -> Case:
     stack = load_reference_masks(cine.patient, load_cine(cine.patient), purpose="Training")
     image = nifti.read_cine(cine.path, frame_ms=None)
     labels = torch.zeros(image.voxels.shape, dtype=torch.uint8)
-    labels[[cine.ed, cine.es], 0] = stack.labels[:, cine.slice]
+    phases = labelled_phases(cine.patient, stack)
+    labels[[cine.ed, cine.es], 0] = torch.stack([stack.at(frame)[cine.slice] for frame in phases])
     path = masks / cine.path.name.replace("_cine", "_dseg")
     frames = tuple(range(image.frames))
     masks.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,22 @@
 """The recipe of the shipped weights: steps in their order, a teacher, a second call, and data that are missing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.commands.training import recipe
-from cmnet_cli.commands.training.recipe import RECIPE, RecipeStep, run_recipe
-from cmnet_cli.config import load_config
+from cmnet_cli.commands.training.recipe import RECIPE, VALIDATION_EVERY, RecipeStep, load_step, run_recipe
+from cmnet_cli.commands.training.slice_cines import find_slice_cines, with_reference_masks
+from cmnet_cli.commands.training.train import TrainConfig
+from cmnet_cli.config import find_config, load_config
 from cmnet_cli.console import Messages
+from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.errors import ManifestError
-from cmnet_core.models.checkpoint import read_card
+from cmnet_core.io.nifti import write_image
+from cmnet_core.models.checkpoint import WEIGHTS, read_card
 from tests.phantoms import write_cohort
 
 STEP = """
@@ -73,3 +79,40 @@ def test_a_step_that_uses_a_later_one_is_refused(steps: Path, tmp_path: Path) ->
 def test_shipped_steps_have_known_keys_and_name_their_collections(path: Path) -> None:
     step = load_config(RecipeStep, path)
     assert {collection.name for collection in step.train.segnet.collections} <= set(step.data)
+
+
+def test_recipe_of_the_published_model_has_its_losses_sizes_and_split_and_no_validation_patient() -> None:
+    paper = load_config(TrainConfig, find_config("paper"))
+    steps = [load_step(path) for path in sorted((WEIGHTS / "recipe-paper").glob("*.toml"))]
+    assert [step.stage for step in steps] == ["segnet", "motion"]
+    for step in steps:
+        assert step.train.name == "paper"
+        assert step.train.segnet_fraction == 0.25
+        assert step.train.motion.weights == paper.motion.weights
+        assert step.train.motion.sizes == paper.motion.sizes
+        assert step.train.motion.appearance == paper.motion.appearance
+        assert step.train.segnet.augmentation == paper.segnet.augmentation
+        assert len(step.left_out) == 20
+        assert {int(subject.removeprefix("patient")) % VALIDATION_EVERY for subject in step.left_out} == {1}
+
+
+def test_slice_cines_have_the_masks_of_their_slice_at_ed_and_es(tmp_path: Path) -> None:
+    [case] = read_manifest(write_cohort(tmp_path, 1, frames=4)).cases
+    patient = replace(case, subject_id="patient002", ed=0, es=2)
+    cine = load_cine(patient)
+    folder = tmp_path / "cycles"
+    folder.mkdir()
+    name = "patient002_mid_slice01"
+    write_image(folder / f"{name}_cine.nii.gz", cine.voxels[:, 1:2], affine=cine.affine, frame_ms=None)
+    for frame in (0, 2):
+        (folder / f"{name}_frame{frame:02d}_myo.nii.gz").touch()
+    [found] = find_slice_cines(folder, [patient])
+    assert (found.slice, found.ed, found.es) == (1, 0, 2)
+    single = with_reference_masks(found, tmp_path / "masks")
+    labels, whole = load_labels(single, load_cine(single)), load_labels(patient, cine)
+    assert labels is not None
+    assert whole is not None
+    assert labels.frames == (0, 2)
+    assert torch.equal(labels.at(2)[0], whole.at(2)[1])
+    with pytest.raises(ManifestError, match="found none"):
+        find_slice_cines(folder, [])
