@@ -36,6 +36,9 @@ _LEVEL_MM = 4.0
 _LEAST_EJECTED, _MOST_EJECTED = 0.05, 0.75
 """Bounds of the ejection fraction of a subject that the motion is given."""
 
+_ABOVE_BASE = 2
+"""Slices that are added above the stack's base: what the descent of the base brings into the stack."""
+
 _RV_SHARE = 0.8
 """Ejection fraction of the RV relative to that of the LV."""
 
@@ -84,19 +87,50 @@ def simulate_cylinder_cine(
         frames: Number of frames of the cycle.
         generator: Draws the motion that the masks do not determine, the texture and the noise.
     """
-    axis, shape = fit_voxel_axis(ed_mask), ventricle_shape(ed_mask, spacing)
+    stack = _extended(image, ed_mask)
+    axis, shape = fit_voxel_axis(stack.mask), ventricle_shape(stack.mask, spacing)
     amplitudes = _draw_amplitudes(shape, ejection_fraction(ed_mask, es_mask), generator)
-    layers = _layers(image, ed_mask, spacing, generator)
+    layers = _layers(stack, spacing, generator)
+    labels_at_ed = functional.one_hot(stack.mask.long(), len(Label)).movedim(-1, 0).float()
     noise, (course, es) = noise_sd(image), volume_course(frames)
     voxels, labels, fields = [], [], []
     for frame, contraction in enumerate(course):
         motion = CylinderMotion(shape, amplitudes.at(contraction, after_es=frame > es))
-        displacement = pull_back(motion, axis, image.shape, spacing)
-        moved = layers.moved(displacement)
+        displacement = pull_back(motion, axis, stack.image.shape, spacing)
+        moved = layers.moved(displacement)[stack.own]
         voxels.append((moved + noise * torch.randn(moved.shape, generator=generator)).clamp_min(0.0))
-        labels.append(warp(layers.tissue[None], displacement)[0].argmax(0).to(torch.uint8))
-        fields.append(from_voxels(displacement[0], spacing, fixed=frame, moving=0))
+        labels.append(warp(labels_at_ed[None], displacement)[0].argmax(0)[stack.own].to(torch.uint8))
+        fields.append(from_voxels(displacement[0, :, stack.own], spacing, fixed=frame, moving=0))
     return SimulatedCine(torch.stack(voxels), torch.stack(labels), tuple(fields), es, amplitudes.tangential)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stack:
+    """A stack at ED with further slices above its base.
+
+    Attributes:
+        image: The image; the further slices repeat the one next to them.
+        mask: The mask, which is empty in the further slices.
+        tissue: The mask, with blood in the further slices as in the one next to them: the atria.
+        own: The slices of the image that was given.
+    """
+
+    image: Float[Tensor, "z y x"]
+    mask: UInt8[Tensor, "z y x"]
+    tissue: UInt8[Tensor, "z y x"]
+    own: slice
+
+
+def _extended(image: Float[Tensor, "z y x"], mask: UInt8[Tensor, "z y x"]) -> _Stack:
+    axis = fit_voxel_axis(mask)
+    above = -1 if axis.base > axis.apex else 0
+    blood = torch.where(mask[above] == Label.MYO, torch.zeros_like(mask[above]), mask[above])
+    further = (image[above].expand(_ABOVE_BASE, -1, -1), blood.expand(_ABOVE_BASE, -1, -1))
+    empty = torch.zeros_like(further[1])
+    parts = ((image, further[0]), (mask, empty), (mask, further[1]))
+    extended = [torch.cat(part if above else part[::-1]) for part in parts]
+    own = slice(0, len(mask)) if above else slice(_ABOVE_BASE, _ABOVE_BASE + len(mask))
+    return _Stack(extended[0], extended[1], extended[2], own)
 
 
 def ejection_fraction(ed_mask: UInt8[Tensor, "z y x"], es_mask: UInt8[Tensor, "z y x"]) -> float:
@@ -197,10 +231,8 @@ class _Layers:
         return (tissue * levels).sum(0) + share.cos() * own + share.sin() * new
 
 
-def _layers(
-    image: Float[Tensor, "z y x"], mask: UInt8[Tensor, "z y x"], spacing: Spacing, generator: torch.Generator
-) -> _Layers:
-    tissue = functional.one_hot(mask.long(), len(Label)).movedim(-1, 0).float()
+def _layers(stack: _Stack, spacing: Spacing, generator: torch.Generator) -> _Layers:
+    image, tissue = stack.image, functional.one_hot(stack.tissue.long(), len(Label)).movedim(-1, 0).float()
     sd = _LEVEL_MM / math.sqrt(spacing.y * spacing.x)
     weights = smooth_in_plane(tissue, sd) + 1e-3
     mean = (tissue * image).flatten(1).sum(1) / tissue.flatten(1).sum(1).clamp_min(1.0)

@@ -97,6 +97,14 @@ def test_cine_contracts_without_folds_and_starts_at_ed(cine: SimulatedCine) -> N
     assert float(strain.err[cine.es]) > 0.01
 
 
+def test_base_leaves_the_most_basal_slice(cine: SimulatedCine) -> None:
+    """The descent of the base by most of a slice distance brings what is above the ventricle into its first slice."""
+    at_ed, at_es = cine.labels[0], cine.labels[cine.es]
+    axis = fit_voxel_axis(at_ed)
+    assert int((at_es[axis.base] == Label.LV).sum()) < 0.5 * int((at_ed[axis.base] == Label.LV).sum())
+    assert cine.labels.shape[1] == len(heart(0)[1])
+
+
 def test_frames_are_no_multiples_of_one_velocity() -> None:
     """The displacement of a frame with less contraction is not the same motion at an earlier time."""
     mask = heart(0)[1]
