@@ -11,14 +11,13 @@ import os
 import random
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,11 +67,12 @@ def write_subjects(folder: Path, subjects: int, seed: int) -> Path:
 def disk(folder: Path, megabytes: int) -> Iterator[Path]:
     """Mount a disk of its own, a file with an ext4 file system, as the place of the run folder."""
     image, place = folder / "disk.ext4", folder / "disk"
-    place.mkdir()
-    with image.open("wb") as file:
-        file.truncate(megabytes * 1_000_000)
-    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    if not place.is_mount():
+        place.mkdir(exist_ok=True)
+        with image.open("wb") as file:
+            file.truncate(megabytes * 1_000_000)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, place], check=True)
     try:
         yield place
     finally:
@@ -173,18 +173,14 @@ def disturb(started: Started, planned: Disturbance, subjects: int, place: Path, 
         started.kill()
         return
     ballast = place / "ballast"
-    free = shutil.disk_usage(place).free
-    subprocess.run(["fallocate", "-l", str(free), ballast], check=False)
-    with ballast.open("ab") as file, open("/dev/zero", "rb") as zeros:
-        try:
-            while True:
-                file.write(zeros.read(4096))
-                file.flush()
-        except OSError:
-            pass
+    with suppress(OSError), ballast.open("ab", buffering=0) as file:
+        for size in (1_000_000, 1_000):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
     code = started.wait()
     print(f"with a full disk: exit code {code}", flush=True)
-    ballast.unlink()
+    ballast.unlink(missing_ok=True)
     assert code == 130, "a full disk must end the command early"
 
 
@@ -239,7 +235,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="an empty folder")
     given = parser.parse_args()
     started = time.monotonic()
-    manifest = write_subjects(given.work / "cohort", given.subjects, given.seed)
+    manifest = given.work / "cohort" / "cohort.csv"
+    if not manifest.exists():
+        write_subjects(manifest.parent, given.subjects, given.seed)
     print(f"{given.subjects} subjects written in {time.monotonic() - started:.0f} s", flush=True)
     command = ["run", "--manifest", str(manifest), "--workers", str(given.workers)]
     with disk(given.work, 200 + round(MB_A_SUBJECT * given.subjects)) as place:

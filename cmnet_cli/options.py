@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
+from cmnet_cli.completion import complete_method, complete_methods, complete_model, complete_run
 from cmnet_cli.config import Protocol, SaveMotion, SimulatedMotion
 from cmnet_cli.help_page import EXECUTION, MESSAGES, SUBJECTS
 from cmnet_cli.report.export.file_formats import AnimationFormat, FigureFormat
@@ -55,7 +56,10 @@ NewManifest = Annotated[
     Path, _option("--out", "-o", metavar="FILE", text="Manifest to write (.csv, .tsv or .parquet).")
 ]
 OutFolder = Annotated[Path, _option("--out", "-o", metavar="FOLDER", text="Run folder to write the results to.")]
-RunPath = Annotated[Path, _option("--run", "-r", metavar="FOLDER", text="Run folder that cmnet infer wrote.")]
+RunPath = Annotated[
+    Path,
+    _option("--run", "-r", metavar="FOLDER", text="Run folder that cmnet infer wrote.", autocompletion=complete_run),
+]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")]
 Repair = Annotated[
     bool,
@@ -155,7 +159,11 @@ LabelMap = Annotated[
 ModelName = Annotated[
     str | None,
     _option(
-        "--model", metavar="NAME|FILE", text="Shipped model, or path of a .safetensors file.", show_default="default"
+        "--model",
+        metavar="NAME|FILE",
+        text="Shipped model, or path of a .safetensors file.",
+        show_default="default",
+        autocompletion=complete_model,
     ),
 ]
 MethodName = Annotated[
@@ -165,6 +173,7 @@ MethodName = Annotated[
         metavar="NAME",
         text="Method that estimates the motion, such as syn: docs/benchmark.md lists them.",
         show_default="cardiomorphnet",
+        autocompletion=complete_method,
     ),
 ]
 MethodNames = Annotated[
@@ -174,10 +183,17 @@ MethodNames = Annotated[
         metavar="NAME,NAME",
         text="Methods to compare, separated by commas: docs/benchmark.md lists them.",
         show_default="all, and 'truth' where it is known",
+        autocompletion=complete_methods,
     ),
 ]
 ExcludedMethods = Annotated[
-    str | None, _option("--exclude", metavar="NAME,NAME", text="Methods to leave out, such as the slowest: syn.")
+    str | None,
+    _option(
+        "--exclude",
+        metavar="NAME,NAME",
+        text="Methods to leave out, such as the slowest: syn.",
+        autocompletion=complete_methods,
+    ),
 ]
 ProtocolName = Annotated[
     Protocol,
@@ -185,7 +201,12 @@ ProtocolName = Annotated[
         help="native: the subject's own grid. acdc: that of published ACDC tables, 1.8 x 1.8 x 10 mm, nearest labels.",
     ),
 ]
-KnownModel = Annotated[str, typer.Argument(metavar="NAME", help="Shipped model, or path of a .safetensors file.")]
+KnownModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Shipped model, or path of a .safetensors file.", autocompletion=complete_model
+    ),
+]
 Device = Annotated[
     str,
     _option(
@@ -299,6 +320,7 @@ TrainedMethod = Annotated[
         "--method",
         metavar="NAME",
         text="Train a method that cmnet is compared with, in place of --stage: docs/benchmark.md lists them.",
+        autocompletion=complete_method,
     ),
 ]
 TrainSettings = Annotated[

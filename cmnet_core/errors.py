@@ -3,6 +3,8 @@
 An error states what was expected, what was found and where (``message``), and what the user can do (``hint``).
 """
 
+import difflib
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import partial
 
@@ -41,6 +43,12 @@ class ErrorCode(StrEnum):
     ENGINE = "engine"
     SHARD = "shard"
     DEFECT = "defect"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the beginning of a hint that has the known name most like a mistyped one; empty if none is like it."""
+    similar = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean '{similar[0]}'? " if similar else ""
 
 
 class CmnetError(Exception):

@@ -14,7 +14,7 @@ from cmnet_cli.runs.run_folder import open_run
 from cmnet_cli.runs.verdicts import excluded, read_verdicts, store_verdicts
 from cmnet_cli.seals import recording
 from cmnet_cli.tables.schema import TABLES, has_this_schema, read_rows, require_whole_tables, to_json, write_table
-from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.errors import ErrorCode, ManifestError, did_you_mean
 from cmnet_core.geometry.lv_coordinates import SEGMENTS
 from cmnet_core.io.atomic import write_text
 from cmnet_core.stats.agreement import agreement, within_subject
@@ -138,7 +138,10 @@ def _read_outside(path: Path, on: str) -> Table:
     table = read_table(path, code=ErrorCode.OUTSIDE_TABLE)
     if on not in table.columns:
         names = ", ".join(table.columns[:8])
-        raise _unusable(f"{path} has no column '{on}'; it has {names}", "Name the column of ids with --on.")
+        raise _unusable(
+            f"{path} has no column '{on}'; it has {names}",
+            f"{did_you_mean(on, table.columns)}Name the column of ids with --on.",
+        )
     if not table.rows:
         raise _unusable(f"{path} has no rows", "Give a table with one row per subject.")
     return table

@@ -1,5 +1,6 @@
 """The plan of a command: the selected cases, the state of each, and which of them to run."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -77,11 +78,15 @@ def select_cases(cases: Sequence[Case], settings: ExecutionSettings) -> tuple[Ca
         ManifestError: A participant is not in the manifest.
     """
     wanted = {label.removeprefix("sub-") for label in settings.participant_label}
-    unknown = wanted - {case.subject_id for case in cases}
+    row_of = {case.subject_id: case.row for case in cases}
+    unknown = wanted - row_of.keys()
     if unknown:
+        # No message has the id of a subject that was not given.
+        rows = [row_of[name] for text in sorted(unknown) for name in difflib.get_close_matches(text, row_of, n=1)]
+        similar = f"The most similar is in row {', '.join(map(str, rows))}. " if rows else ""
         raise ManifestError(
             f"The manifest has no subject {', '.join(sorted(unknown))}.",
-            hint="Give a subject_id of the manifest to --participant-label, with or without 'sub-'.",
+            hint=f"{similar}Give a subject_id of the manifest to --participant-label, with or without 'sub-'.",
             code=ErrorCode.MANIFEST_ROW,
         )
     selected = tuple(case for case in cases if not wanted or case.subject_id in wanted)

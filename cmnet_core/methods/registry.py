@@ -7,7 +7,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.errors import ErrorCode, ManifestError, did_you_mean
 from cmnet_core.inference.tracking import Model, load_model
 from cmnet_core.methods import convex_adam, free_form, greedy, ilk, lcc_demons, no_motion, simpleitk_demons, syn
 from cmnet_core.methods.cardiomorphnet import CardioMorphNetMethod
@@ -83,9 +83,8 @@ def find_method(name: str) -> MethodEntry:
         CheckpointError: The package does not have its weights.
     """
     if name not in METHODS:
-        raise ManifestError(
-            f"There is no method '{name}'.", hint=f"Give one of {', '.join(METHODS)}.", code=ErrorCode.CONFIG
-        )
+        hint = f"{did_you_mean(name, METHODS)}Give one of {', '.join(METHODS)}."
+        raise ManifestError(f"There is no method '{name}'.", hint=hint, code=ErrorCode.CONFIG)
     entry = METHODS[name]
     if entry.package and not _version(entry.package):
         raise ManifestError(

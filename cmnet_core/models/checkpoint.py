@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from cmnet_core.errors import CheckpointError, ErrorCode
+from cmnet_core.errors import CheckpointError, ErrorCode, did_you_mean
 from cmnet_core.io import atomic
 from cmnet_core.models.build import (
     AnyMotionSizes,
@@ -114,7 +114,8 @@ def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _unusable(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
         f"The weights file {path} {why}.",
-        hint="Name a shipped model ('cmnet models list') or a file that 'cmnet train' wrote.",
+        hint=f"{did_you_mean(path.name, shipped_models())}Name a shipped model ('cmnet models list') or a file that "
+        "'cmnet train' wrote.",
         code=ErrorCode.CHECKPOINT,
     )
 

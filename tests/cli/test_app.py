@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -43,6 +44,25 @@ def test_doctor_names_versions_and_devices() -> None:
 
 def test_an_unknown_command_is_a_usage_error() -> None:
     assert CliRunner().invoke(app, ["infre"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        ("infre", "Did you mean 'infer'?"),
+        ("infer --manfest cohort.csv", "Possible options: --manifest"),
+        ("infer -m COHORT --method syyn", "Did you mean 'syn'?"),
+        ("infer -m COHORT --model defualt", "Did you mean 'default'?"),
+        ("infer -m COHORT --participant-label 990010", "The most similar is in row 2."),
+    ],
+)
+def test_a_mistyped_name_is_answered_by_a_similar_one(tmp_path: Path, words: str, suggestion: str) -> None:
+    cohort = tmp_path / "cohort.csv"
+    cohort.write_text("subject_id,image\n9900010,a.nii.gz\n")
+    given = [str(cohort) if word == "COHORT" else word for word in words.split()]
+    ran = CliRunner().invoke(app, [*given, "--out", str(tmp_path / "run")])
+    assert ran.exit_code in (2, 3)
+    assert suggestion in ran.output
 
 
 def test_a_deliberate_error_is_message_hint_and_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
