@@ -6,8 +6,9 @@ same patients of ACDC. Coverage is cross-validated: the interval of each subject
 others alone.
 
     python -m benchmarks.coverage --work FOLDER            calibrate, and store beside the weights (make calibration)
-    python -m benchmarks.coverage --work FOLDER --test     apply the stored calibration to cines of other seeds, and
-                                                           compare the widths of two seeds of the posterior samples
+    python -m benchmarks.coverage --work FOLDER --test     apply the stored calibration to cines of other seeds
+                                                           and of another class of motion, and compare the
+                                                           widths of two seeds of the posterior samples
 
 The folder keeps cines, runs and known values. A second call repeats only what other weights change.
 """
@@ -26,6 +27,7 @@ import numpy as np
 
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.commands.calibrate import Quantities, fit_quantities, markdown_card, merge_quantities
+from cmnet_cli.config import SimulatedMotion
 from cmnet_cli.runs.paths import RunFolder
 from cmnet_cli.stages.calibrate import KnownValue, known_values
 from cmnet_cli.stages.intervals import MOTION_COLUMNS, SEGMENTATION_COLUMNS, SamplingSettings
@@ -99,13 +101,16 @@ def phantoms(seed: int, subjects: int) -> Callable[[Path], Path]:
     return make
 
 
-def simulated(seed: int, subjects: int | None = None) -> Callable[[Path], Path]:
+def simulated(
+    seed: int, subjects: int | None = None, motion: SimulatedMotion = SimulatedMotion.VELOCITY
+) -> Callable[[Path], Path]:
     """Return the function that simulates cines of validation patients of ACDC; finished ones are kept."""
 
     def make(folder: Path) -> Path:
-        out = folder / f"simulated-{seed}"
+        out = folder / (f"simulated-{seed}" if motion is SimulatedMotion.VELOCITY else f"{motion}-{seed}")
         if not (out / "cohort.csv").exists():
-            cmnet("phantom", out, "--from", acdc(folder, subjects), "--frames", FRAMES, "--seed", seed)
+            source = acdc(folder, subjects)
+            cmnet("phantom", out, "--from", source, "--frames", FRAMES, "--seed", seed, "--motion", motion)
         return out / "cohort.csv"
 
     return make
@@ -119,6 +124,11 @@ CALIBRATED = (
 TESTED = (
     Cohort("phantoms", phantoms(TEST_PHANTOM_SEED, TEST_CINES), MOTION_COLUMNS),
     Cohort("simulated", simulated(TEST_SIMULATION_SEED, TEST_CINES), MOTION_COLUMNS),
+    Cohort(
+        "simulated, the class of motion not calibrated on",
+        simulated(TEST_SIMULATION_SEED, TEST_CINES, SimulatedMotion.CYLINDER),
+        MOTION_COLUMNS,
+    ),
 )
 
 
@@ -221,7 +231,7 @@ def print_coverage(
     title: str, fitted: Sequence[KnownValue], tested: Sequence[KnownValue], calibration: Calibration
 ) -> None:
     """Print the coverage at 90 % and 95 % of every column, and of all columns."""
-    print(f"\n{title} of another seed: coverage at 90 %, at 95 %")
+    print(f"\n{title}, another seed: coverage at 90 %, at 95 %")
     all_held = []
     for table, of_table in calibration.quantities.items():
         for column, at_95 in of_table.items():
