@@ -49,6 +49,7 @@ class QCFlag(StrEnum):
     FEW_SLICES = "few-slices"
     LV_GAP_IN_STACK = "lv-gap-in-stack"
     RV_GAP_IN_STACK = "rv-gap-in-stack"
+    CONTOURS_FRAGMENTED = "contours-fragmented"
     LV_CUT_AT_BORDER = "lv-cut-at-border"
     RV_CUT_AT_BORDER = "rv-cut-at-border"
     BASE_NOT_COVERED = "base-not-covered"

@@ -14,6 +14,7 @@ from cmnet_core.qc.thresholds import (
     EF_PCT,
     ENTROPY_NATS,
     FEWEST_SLICES,
+    FRAGMENT_FRACTION,
     FULL_LENGTH_SLICES,
     INVERTED_FRACTION,
     LOW_CONFIDENCE_FRACTION,
@@ -243,6 +244,12 @@ _SEGMENTATION = (
             severity=_DO_NOT_USE,
         )
         for flag, name in ((QCFlag.LV_GAP_IN_STACK, "LV"), (QCFlag.RV_GAP_IN_STACK, "RV"))
+    ),
+    Flag(
+        QCFlag.CONTOURS_FRAGMENTED,
+        f"at ED or ES a second part of LV, LV with its wall or RV, apart from the first, has over "
+        f"{100 * FRAGMENT_FRACTION:.0f} % of the area of the structure in a slice",
+        "Readers never draw such contours. Inspect that slice, mostly a basal one.",
     ),
     *(
         Flag(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
 from torch import Tensor
 
 from cmnet_core.flags import QCFlag
@@ -25,6 +26,7 @@ RV_TRUNCATED = frozenset({QCFlag.TOO_FEW_SLICES, QCFlag.RV_GAP_IN_STACK, QCFlag.
 """Flags that withhold the RV's volumes."""
 
 _GAPS = {Label.LV: QCFlag.LV_GAP_IN_STACK, Label.RV: QCFlag.RV_GAP_IN_STACK}
+_CONNECTED = ((Label.LV,), (Label.LV, Label.MYO), (Label.RV,))
 _CUTS = {QCFlag.LV_CUT_AT_BORDER: (Label.LV, Label.MYO), QCFlag.RV_CUT_AT_BORDER: (Label.RV,)}
 
 
@@ -58,6 +60,8 @@ def check_contours(own: PhaseLabels, window: PhaseLabels) -> Iterator[QCFlag]:
     for cavity, flag in _GAPS.items():
         if any(_has_gap(labels == cavity) for labels in own.phases):
             yield flag
+    if any(_is_fragmented(_mask(labels, *structure)) for structure in _CONNECTED for labels in own.phases):
+        yield QCFlag.CONTOURS_FRAGMENTED
     for flag, structure in _CUTS.items():
         in_image = any(_touches_border(_mask(labels, *structure), rows=1) for labels in own.phases)
         # Resampling to the subject's own grid and back removes one voxel of a label at the window's edge.
@@ -96,6 +100,17 @@ def _check_coverage(labels: PhaseLabels) -> Iterator[QCFlag]:
 def _has_gap(mask: Bool[Tensor, "z y x"]) -> bool:
     slices = mask.any(dim=(1, 2)).nonzero()
     return bool(len(slices)) and int(slices[-1] - slices[0]) + 1 > len(slices)
+
+
+def _is_fragmented(mask: Bool[Tensor, "z y x"]) -> bool:
+    """Return whether a structure has a second part of considerable size in any slice (8-connectivity)."""
+    for plane in mask.numpy():
+        parts, count = ndimage.label(plane, structure=np.ones((3, 3)))
+        if count > 1:
+            areas = np.sort(np.bincount(parts.ravel())[1:])
+            if areas[-2] > thresholds.FRAGMENT_FRACTION * areas.sum():
+                return True
+    return False
 
 
 def _touches_border(mask: Bool[Tensor, "z y x"], *, rows: int) -> bool:

@@ -78,6 +78,20 @@ def test_a_gap_in_the_stack_is_flagged_at_either_phase(label: Label, flag: str) 
         assert _flags_of(*maps) == [flag]
 
 
+@pytest.mark.parametrize("structure", [(Label.LV,), (Label.RV,), (Label.LV, Label.MYO)])
+def test_a_second_part_of_a_structure_is_flagged_at_either_phase(structure: tuple[Label, ...]) -> None:
+    for spoiled in (0, 1):
+        maps = [_heart(RADII_ED), _heart(RADII_ES)]
+        part = torch.isin(maps[spoiled][2], torch.tensor(structure, dtype=torch.uint8))
+        across = part.any(0).nonzero()
+        # A column of background through its middle parts it; a voxel apart does not count.
+        maps[spoiled][2][:, int(across[0] + across[-1]) // 2] = Label.BACKGROUND
+        assert "contours-fragmented" in _flags_of(*maps)
+    speck = [_heart(RADII_ED), _heart(RADII_ES)]
+    speck[0][2][2, 2] = structure[0]
+    assert "contours-fragmented" not in _flags_of(*speck)
+
+
 def test_a_structure_at_the_image_border_is_flagged() -> None:
     moved = [_heart(radii, shift=24) for radii in (RADII_ED, RADII_ES)]
     assert _flags_of(*moved) == ["lv-cut-at-border"]
