@@ -128,22 +128,34 @@ def find_config(source: str | None) -> Path | None:
     )
 
 
-def load_config(kind: type[ConfigT], path: Path | None, *, defaults: ConfigT | None = None, **given: object) -> ConfigT:
+def load_config(kind: type[ConfigT], path: Path | None, **given: object) -> ConfigT:
     """Read the settings of a command: its defaults, then the TOML file, then the options of the command line.
 
     Args:
         kind: The dataclass of the command's settings.
         path: A TOML file, or None for the defaults; a table of the file fills a nested dataclass.
-        defaults: Settings that take the place of the defaults, or None.
         **given: Settings from the command line; None means that the option was not given.
 
     Raises:
         ManifestError: The file cannot be read, or it holds an unknown key or an unusable value.
     """
+    changes = _read_toml(path) | {name: value for name, value in given.items() if value is not None}
+    return _converted(kind, kind(), changes, path)
+
+
+def load_changes(settings: ConfigT, path: Path) -> ConfigT:
+    """Return settings with the changes of a TOML file.
+
+    Raises:
+        ManifestError: The file cannot be read, or it holds an unknown key or an unusable value.
+    """
+    return _converted(type(settings), settings, _read_toml(path), path)
+
+
+def _converted(kind: type[ConfigT], settings: ConfigT, changes: dict[str, Any], path: Path | None) -> ConfigT:
     import msgspec  # here, because `cmnet --help` reads no settings
 
-    changes = _read_toml(path) | {name: value for name, value in given.items() if value is not None}
-    values = _merged(dataclasses.asdict(defaults or kind()), changes, path)  # type: ignore[call-overload]
+    values = _merged(dataclasses.asdict(settings), changes, path)  # type: ignore[call-overload]
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:

@@ -18,7 +18,7 @@ from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands.demo import simulate_phantoms
 from cmnet_cli.commands.training.slice_cines import SliceCine, find_slice_cines, with_reference_masks
 from cmnet_cli.commands.training.train import TrainConfig, TrainingRun, train
-from cmnet_cli.config import find_config, load_config
+from cmnet_cli.config import find_config, load_changes, load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import RecipeFolder
 from cmnet_core.errors import CmnetError, ErrorCode, ManifestError
@@ -85,7 +85,7 @@ def load_step(path: Path) -> RecipeStep:
     if not step.settings:
         return step
     shipped = load_config(TrainConfig, find_config(step.settings))
-    return load_config(RecipeStep, path, defaults=RecipeStep(train=shipped))
+    return load_changes(RecipeStep(train=shipped), path)
 
 
 def run_recipe(recipe: Path, *, data: Path, out: Path, messages: Messages, device: str = "auto") -> Path:
