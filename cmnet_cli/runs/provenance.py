@@ -177,20 +177,13 @@ def read_sidecar(path: Path, *, sealed: bool = False) -> Sidecar | None:
         path: The sidecar.
         sealed: Whether a sidecar without a seal, as cmnet 0.1.0 wrote it, counts as damaged.
     """
-    values = read_sealed_json(path, required=sealed) or {}
+    import msgspec  # here, because `cmnet --help` reads no sidecars
+
+    values = read_sealed_json(path, required=sealed)
     try:
-        inputs = tuple(_file_record(item) for item in values.pop("inputs"))
-        outputs = tuple(_file_record(item) for item in values.pop("outputs"))
-        return Sidecar(inputs=inputs, outputs=outputs, **values)
-    except (KeyError, TypeError):
+        return msgspec.convert(values, Sidecar)
+    except msgspec.ValidationError:
         return None
-
-
-def _file_record(values: dict[str, Any]) -> FileRecord:
-    record = FileRecord(**values)
-    if not (isinstance(record.path, str) and isinstance(record.size, int)):
-        raise TypeError(f"{values} does not describe a file.")
-    return record
 
 
 def stage_state(path: Path, expected: Expected) -> tuple[State, str]:

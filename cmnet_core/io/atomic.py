@@ -42,8 +42,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8 atomically."""
-    write_bytes(path, text.encode())
+    """Write a text file in UTF-8 atomically, with a question mark for what is no character, as in damaged input."""
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def write_json(path: Path, value: object) -> None:

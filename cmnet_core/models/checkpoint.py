@@ -200,7 +200,6 @@ def _require_stored_sizes(path: Path, header: dict[str, Any], card: ModelCard, t
     Raises:
         CheckpointError: No networks have such sizes, or they do not fit the weights.
     """
-    described = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     expected: dict[str, tuple[int, ...]] = {}
     try:
         with torch.device("meta"), _WithoutRandomWeights():
@@ -211,7 +210,9 @@ def _require_stored_sizes(path: Path, header: dict[str, Any], card: ModelCard, t
             expected |= {f"{prefix}.{name}": tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise _of_another_version(path, header, "its networks have sizes that this version does not know") from error
-    if {name: described.get(name) for name in expected} != expected:
+    if {
+        name: tuple(tensor.shape) for name, tensor in tensors.items() if name.partition(".")[0] in networks
+    } != expected:
         raise _of_another_version(path, header, "its weights do not fit the networks of this version")
 
 

@@ -16,6 +16,7 @@ from cmnet_cli.runs.provenance import (
     stage_state,
     write_sidecar,
 )
+from cmnet_cli.seals import read_sealed_json, write_sealed_json
 from cmnet_core import __version__
 from cmnet_core.errors import ErrorCode, ImageError
 
@@ -38,6 +39,14 @@ def _made(folder: Path) -> tuple[Path, Expected]:
     write_sidecar(path, sidecar)
     assert read_sidecar(path) == sidecar
     return path, Expected(inputs=(image,), settings_digest="s", model_digest="m")
+
+
+@pytest.mark.parametrize("change", [{"model_digest": 7}, {"facts": []}, {"inputs": [{"path": "a", "size": "b"}]}])
+def test_sidecar_with_values_of_another_kind_is_none(tmp_path: Path, change: dict[str, object]) -> None:
+    path, expected = _made(tmp_path)
+    write_sealed_json(path, (read_sealed_json(path) or {}) | change)
+    assert read_sidecar(path) is None
+    assert stage_state(path, expected)[0] is State.PENDING
 
 
 def test_unchanged_inputs_and_outputs_are_done(tmp_path: Path) -> None:

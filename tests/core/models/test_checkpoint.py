@@ -50,6 +50,10 @@ def test_unusable_weights_are_refused(tmp_path: Path) -> None:
         load_model("no-such-model", torch.device("cpu"))
     with pytest.raises(CheckpointError, match="SegNet only"):
         load_model(saved(tmp_path / "half.safetensors", with_motion=False), torch.device("cpu"))
+    tensors, card = load_tensors(whole)
+    save_tensors(tmp_path / "more.safetensors", tensors | {"motion.more": torch.zeros(1)}, card)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_checkpoint(tmp_path / "more.safetensors")
 
 
 @pytest.mark.parametrize(
