@@ -64,6 +64,21 @@ def test_paths_of_code_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=in_order)
+def test_modules_and_functions_on_pages_exist(page: Path) -> None:
+    missing = []
+    for name in re.findall(
+        r"(?:`|^::: )(cmnet_(?:core|cli)(?:\.\w+)+)`?", page.read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        path, _, last = name.replace(".", "/").rpartition("/")
+        module = ROOT / f"{path}.py"
+        if not (ROOT / path / last).exists() and not (ROOT / path / f"{last}.py").exists():
+            defined = module.read_text(encoding="utf-8") if module.exists() else ""
+            if not re.search(rf"^(?:def |class )?{last}\b", defined, re.MULTILINE):
+                missing.append(name)
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=in_order)
 def test_quality_flags_and_error_codes_on_pages_exist(page: Path) -> None:
     named = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page.read_text(encoding="utf-8")))
     methods = {*METHODS, *(entry.package for entry in METHODS.values())}

@@ -63,6 +63,7 @@ def export_bids(run: Path, out: Path, settings: ExecutionSettings, messages: Mes
         write_text(target.label_table, _as_tsv(names, zip(*names.values(), strict=True)))
         result = run_stage(stage, plan, opened, context, on_receipt=exported.append)
         _write_indices(opened.folder, target, [case for case in selected if case.case_id in set(exported)])
+    messages.note(f"{len(exported)} subject(s) in {target.root}")
     return summarise_stage(stage.name, opened.folder, plan, result, left_out=left_out)
 
 
