@@ -2,7 +2,7 @@
 # Installs a wheel into a new environment, and runs a whole analysis there: smoke_test.sh WHEEL [PYTHON]
 set -euo pipefail
 wheel=$(realpath "$1")
-python=${2:-python3}
+python=$(realpath "$(command -v "${2:-python3}")")
 constraints=$(realpath "$(dirname "$0")/../../constraints.txt")
 # The code of the wheel is tested, not that of the repository.
 unset PYTHONPATH
