@@ -60,27 +60,35 @@ def cycle_loss(
     step_function = checkpointed_step(model) if settings.gradient_checkpointing else model
     with bfloat16_autocast(cycle.frames[0].device):
         steps = list(iterate_cycle(model, cycle.frames, cycle.stacks, generator, step_function=step_function))
-    terms = [_step_terms(model, cycle, t, step) for t, step in enumerate(steps, start=1)]
+    spacing = _bending_spacing(model, cycle.spacing, in_mm=settings.bending_in_mm)
+    terms = [_step_terms(model, cycle, t, step, spacing) for t, step in enumerate(steps, start=1)]
     totals = {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
     weights = asdict(settings.weights)
     return totals | {"loss": torch.stack([weights[name] * value for name, value in totals.items()]).sum()}
 
 
-def _step_terms(model: CardioMorphNet, cycle: TrainingCycle, t: int, step: StepOutput) -> dict[str, Tensor]:
+def _bending_spacing(model: CardioMorphNet, spacing: Spacing, *, in_mm: bool) -> Spacing:
+    """Return the distances by which the bending energy differentiates, on the grid of the motion."""
+    scale = 2**model.sizes.output_level
+    return Spacing(spacing.z, scale * spacing.y, scale * spacing.x) if in_mm else Spacing(1.0, 1.0, 1.0)
+
+
+def _step_terms(
+    model: CardioMorphNet, cycle: TrainingCycle, t: int, step: StepOutput, bending: Spacing
+) -> dict[str, Tensor]:
     """Return the terms of the step from frame t−1 to frame t; the last step leads to ED."""
     assert step.reconstruction is not None, "the loss is that of a model in training"
-    now, stacks, scale = t % len(cycle.frames), cycle.stacks, 2**model.sizes.output_level
+    now, stacks = t % len(cycle.frames), cycle.stacks
     (displacement,) = model.displacements(step.sample, stacks)
     (before,) = stacks.volumes(cycle.segmentations[t - 1])
     warped = stacks.slices([warp(before, displacement)])
     (sample,) = stacks.volumes(step.sample)
-    spacing = Spacing(cycle.spacing.z, scale * cycle.spacing.y, scale * cycle.spacing.x)
     return {
         "shape": losses.kl_segmentation(warped, cycle.segmentations[now]),
         "kl_motion": losses.kl_motion(step.motion),
         "kl_latent": losses.kl_latent(step.latent, step.latent_prior),
         "reconstruction": (cycle.frames[now] - step.reconstruction).square().mean(),
-        "smoothness": losses.bending_energy(sample, spacing),
+        "smoothness": losses.bending_energy(sample, bending),
     }
 
 

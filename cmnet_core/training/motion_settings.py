@@ -39,6 +39,8 @@ class MotionTraining:
         cycles_per_step: Number of cycles per step of the optimiser.
         gradient_checkpointing: Whether the backward pass recomputes each step of the cycle instead of storing its
             activations. This saves GPU memory for the cost of a second forward pass.
+        bending_in_mm: Whether lengths in the bending energy are in mm; those of the article are voxels, whatever the
+            distance of the slices.
         window: In-plane size (y, x) of the network's input, in voxels.
         weights: Weights of the loss terms.
         sizes: Sizes of the network.
@@ -50,6 +52,7 @@ class MotionTraining:
     frames: int = 6
     cycles_per_step: int = 1
     gradient_checkpointing: bool = False
+    bending_in_mm: bool = True
     window: tuple[int, int] = (128, 128)
     weights: LossWeights = field(default_factory=LossWeights)
     sizes: MotionSizes = field(default_factory=MotionSizes)

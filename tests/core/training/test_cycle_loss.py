@@ -98,6 +98,25 @@ def test_bending_energy_is_that_of_the_sampled_motion() -> None:
     assert energies[1] / energies[0] == pytest.approx(math.exp(bounded[1] - bounded[0]), rel=0.01)
 
 
+def test_lengths_of_the_bending_energy_are_mm_or_voxels() -> None:
+    model, energies = zero_motion_model(), {}
+    torch.nn.init.constant_(model.deform_net.log_variance.bias, -1.0)
+    cycle = soft_cycle([torch.zeros(1, 1, 64, 64)] * 3)
+    unit = 0.5**SMALL_MOTION.output_level
+    for spacing in (SPACING, Spacing(1.0, unit, unit)):
+        for in_mm in (True, False):
+            settings = replace(motion_settings(1), bending_in_mm=in_mm)
+            terms = cycle_loss(
+                model,
+                replace(cycle, spacing=spacing),
+                settings=settings,
+                generator=torch.Generator().manual_seed(0),
+            )
+            energies[spacing.z, in_mm] = float(terms["smoothness"])
+    assert energies[1.0, True] == energies[1.0, False] == energies[SPACING.z, False]
+    assert energies[SPACING.z, True] != energies[SPACING.z, False]
+
+
 def test_divergence_after_an_identity_warp_is_zero() -> None:
     segmentation = one_hot(ring(cavity=14.0, wall=5.0, size=64))
     (volume,) = Stacks((1,)).volumes(segmentation)
