@@ -23,7 +23,7 @@ from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import RecipeFolder
 from cmnet_core.errors import CmnetError, ErrorCode, ManifestError
 from cmnet_core.io import atomic
-from cmnet_core.models.checkpoint import WEIGHTS
+from cmnet_core.models.checkpoint import WEIGHTS, load_tensors, save_tensors
 from cmnet_core.training.stages import TrainingStage
 
 RECIPE = WEIGHTS / "recipe"
@@ -61,6 +61,7 @@ class RecipeStep:
         phantoms: The phantoms, where ``data`` names them.
         settings: Name of shipped settings (``cmnet train --config NAME``) that ``train`` changes; empty for the
             defaults.
+        half_precision: Whether the weights of this step, if it is the last, are shipped in half precision.
         train: Settings of the training, as ``cmnet train --config`` takes them.
     """
 
@@ -72,6 +73,7 @@ class RecipeStep:
     left_out: tuple[str, ...] = ()
     phantoms: PhantomCohort = field(default_factory=PhantomCohort)
     settings: str = ""
+    half_precision: bool = False
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -109,7 +111,8 @@ def run_recipe(recipe: Path, *, data: Path, out: Path, messages: Messages, devic
     folder = RecipeFolder(out)
     _require_data(steps, data)
     _require_same_recipe(recipe, folder)
-    shipped = weights = folder.weights(list(steps.values())[-1].train.name)
+    last = list(steps.values())[-1]
+    shipped = weights = folder.weights(last.train.name)
     for name, step in steps.items():
         manifest = _write_step_manifest(name, step, data=data, folder=folder, messages=messages)
         for member in range(1, step.members + 1):
@@ -128,6 +131,10 @@ def run_recipe(recipe: Path, *, data: Path, out: Path, messages: Messages, devic
                 )
                 train(step.stage, _with_seed_of(step, member), training)
     atomic.write_bytes(shipped, weights.read_bytes())
+    if last.half_precision:
+        tensors, card = load_tensors(weights)
+        halved = {name: values.half() if values.is_floating_point() else values for name, values in tensors.items()}
+        save_tensors(shipped, halved, card)
     return shipped
 
 

@@ -16,7 +16,7 @@ from cmnet_cli.console import Messages
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.errors import ManifestError
 from cmnet_core.io.nifti import write_image
-from cmnet_core.models.checkpoint import WEIGHTS, read_card
+from cmnet_core.models.checkpoint import WEIGHTS, load_checkpoint, load_tensors, read_card
 from tests.phantoms import write_cohort
 
 STEP = """
@@ -67,6 +67,15 @@ def test_missing_data_of_all_steps_are_named_before_the_first_step(tmp_path: Pat
     for named in ("1-teacher: acdc", "2-segnet: acdc-cine", "2-segnet: chla", "2-segnet: sunnybrook"):
         assert named in refused.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_last_step_is_shipped_in_half_precision_if_it_says_so(steps: Path, tmp_path: Path) -> None:
+    (steps / "1-teacher.toml").unlink()
+    (steps / "2-segnet.toml").write_text("half_precision = true\n" + STEP)
+    weights = run_recipe(steps, data=tmp_path, out=tmp_path / "out", messages=Messages(quiet=True))
+    stored = {values.dtype for values in load_tensors(weights)[0].values() if values.is_floating_point()}
+    assert stored == {torch.float16}
+    assert all(weight.dtype == torch.float32 for weight in load_checkpoint(weights).segnet.parameters())
 
 
 def test_a_step_that_uses_a_later_one_is_refused(steps: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cmnet_core.errors import ErrorCode, ManifestError
 from cmnet_core.methods import registry
+from cmnet_core.methods.cardiomorphnet import CardioMorphNetMethod
 from cmnet_core.methods.interface import FramePair
 from cmnet_core.methods.registry import METHODS, find_method, method_digest, open_method
 from cmnet_core.types import Spacing
@@ -63,3 +64,12 @@ def test_own_method_segments_and_estimates_both_directions() -> None:
     there, back = (estimated.fields[pair].displacement_mm for pair in pairs)
     assert bool(there.any())
     assert not torch.equal(there, back)
+
+
+def test_published_model_is_opened_with_its_own_networks() -> None:
+    method = open_method("cardiomorphnet-paper", tiny())
+    assert isinstance(method, CardioMorphNetMethod)
+    assert method.model.card.name == "paper"
+    sizes = method.model.sizes
+    assert (sizes.ed_referenced, sizes.integration_steps, sizes.output_level) == (False, 0, 0)
+    assert method_digest("cardiomorphnet-paper", "abc") != "abc"
