@@ -37,7 +37,9 @@ def status(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, as_json: AsJso
 
 @part.command(cls=Command, rich_help_panel=CHECKS, short_help="Find damaged files of a run, and make them again.")
 @expand_options
-def verify(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, repair: Repair = False) -> None:
+def verify(
+    verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, repair: Repair = False, as_json: AsJson = False
+) -> None:
     """Recompute the checksums of all files of a run and list damaged or missing files; --repair makes them again.
 
     Examples:
@@ -46,13 +48,13 @@ def verify(verbosity: PrivacyOptions, run: RunPath = DEFAULT_RUN, repair: Repair
     """
     from cmnet_cli.commands import verify as command
 
-    verification = command.verify_run(run, open_messages(verbosity), repair=repair)
+    verification = command.verify_run(run, open_messages(verbosity, run), repair=repair, as_json=as_json)
     raise typer.Exit(ExitCode.SOME_FAILED if verification.damaged else ExitCode.SUCCESS)
 
 
 @part.command(cls=Command, rich_help_panel=CHECKS, short_help="Check this machine and this installation.")
-def doctor(folder: DiskFolder = Path(".")) -> None:
-    """Print versions, devices, memory and disk space, for a bug report.
+def doctor(folder: DiskFolder = Path("."), as_json: AsJson = False) -> None:
+    """Print versions, devices, memory and disk space, for a bug report, and what is likely to cause trouble.
 
     Examples:
         cmnet doctor
@@ -61,4 +63,4 @@ def doctor(folder: DiskFolder = Path(".")) -> None:
     from cmnet_cli.commands import doctor as command
     from cmnet_cli.console import Messages
 
-    command.doctor(folder, Messages())
+    command.doctor(folder, Messages(), as_json=as_json)

@@ -115,7 +115,7 @@ part.add_typer(models, name="models", rich_help_panel=MODELS)
 
 
 @models.command("list", cls=Command, short_help="List the shipped models.")
-def models_list() -> None:
+def models_list(as_json: AsJson = False) -> None:
     """List the models that are part of cmnet.
 
     Examples:
@@ -124,7 +124,7 @@ def models_list() -> None:
     from cmnet_cli.commands import models as command
     from cmnet_cli.console import Messages
 
-    command.list_models(Messages())
+    command.list_models(Messages(), as_json=as_json)
 
 
 @models.command("info", cls=Command, short_help="Describe a model.")

@@ -9,8 +9,11 @@ from cmnet_cli.runs.provenance import sha256_of
 from cmnet_core.models.checkpoint import find_weights, load_checkpoint, read_card, shipped_models
 
 
-def list_models(messages: Messages) -> None:
-    """Print every model that is part of cmnet."""
+def list_models(messages: Messages, *, as_json: bool = False) -> None:
+    """Print every model that is part of cmnet, as a table or as JSON."""
+    if as_json:
+        messages.data(json.dumps([{"name": name, **describe_model(name)} for name in shipped_models()], indent=2))
+        return
     rows = [
         (name, f"{path.stat().st_size / 1e6:.1f} MB", read_card(path).training_data)
         for name, path in shipped_models().items()

@@ -1,9 +1,11 @@
 """The command verify: it checks the digest of every file of a run and, with --repair, makes damaged files again."""
 
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -53,17 +55,22 @@ class Verification:
     damaged: tuple[str, ...]
 
 
-def verify_run(run: Path, messages: Messages, *, repair: bool = False) -> Verification:
+def verify_run(run: Path, messages: Messages, *, repair: bool = False, as_json: bool = False) -> Verification:
     """Compute every digest of a run again, and list the files that are damaged or missing.
 
     Args:
         run: The run folder.
         messages: The console.
         repair: Whether to make damaged files again, each by the smallest step.
+        as_json: Whether to print what was found as JSON, after the repair if there was one.
 
     Raises:
         ManifestError: There is no such run, or another command works on it.
     """
+    if as_json:
+        verification = verify_run(run, replace(messages, quiet=True), repair=repair)
+        messages.data(messages.deidentifier.text(json.dumps(dataclasses.asdict(verification), indent=2)))
+        return verification
     folder = RunFolder(run.absolute())
     if not folder.copy_of(folder.cohort).exists():
         require_run(run)

@@ -364,3 +364,8 @@ def test_strain_of_random_phantoms_through_their_true_motion() -> None:
         for name, bar in benchmark.BARS.items():
             assert one.found[name] == pytest.approx(one.true[name], abs=bar)
         assert one.found["torsion"] == pytest.approx(one.true["torsion"], rel=0.1)
+
+
+def test_engineering_strain_is_the_change_of_length() -> None:
+    stretch = torch.tensor([1.0, 1.2, 0.7], dtype=torch.float64)
+    torch.testing.assert_close(engineering_strain((stretch.square() - 1) / 2), stretch - 1)

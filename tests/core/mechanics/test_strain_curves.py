@@ -126,3 +126,8 @@ def test_dyssynchrony_is_the_sd_of_times_to_peak() -> None:
     times: list[float | None] = [300.0, 340.0] * 8
     assert dyssynchrony_ms(times) == pytest.approx(20.0 * math.sqrt(16 / 15))
     assert dyssynchrony_ms([*times[:11], *[None] * 5]) is None
+
+
+def test_time_of_the_steepest_fall_is_counted_from_es() -> None:
+    # A raised cosine falls most steeply halfway between its peak, ES, and its end.
+    assert summarise(beat(), TIMING, sign=-1.0).es_to_filling_ms == pytest.approx(180.0, abs=5.0)

@@ -1,5 +1,6 @@
 """Loss terms: each has its known value in closed form or that of PyTorch."""
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
@@ -96,3 +97,11 @@ def test_bending_energy_of_a_single_slice_is_finite() -> None:
 def test_segmentation_loss_of_a_certain_and_correct_prediction_is_zero() -> None:
     shapes = one_hot_shapes(seed=3)
     assert float(losses.segmentation_loss(50.0 * shapes, shapes)) < 1e-3
+
+
+def test_dice_of_a_class_is_that_of_the_whole_batch() -> None:
+    # Class 1 fills the first image in the target and half of it in the prediction, class 2 is in neither.
+    target, predicted = torch.zeros(2, 3, 2, 4), torch.zeros(2, 3, 2, 4)
+    target[0, 1], predicted[0, 1, 0] = 1.0, 1.0
+    first, second = (2 * 4 + 1) / (4 + 8 + 1), 1.0
+    assert float(losses.dice_loss(predicted, target)) == pytest.approx(1 - (first + second) / 2)

@@ -181,3 +181,11 @@ def test_small_differences_prove_the_absence_of_folds() -> None:
         assert not (sure and folds)
     assert 1 <= proved < 6
     assert surely_unfolded(torch.full((3, 1, 4, 4), 7.0), steps=0)
+
+
+@pytest.mark.parametrize(("steps", "slope"), [(5, math.log(2.0)), (0, 1.0)])
+def test_slope_up_to_which_a_motion_is_surely_unfolded(steps: int, slope: float) -> None:
+    ramp = torch.zeros(3, 2, 4, 6)
+    ramp[1] = torch.arange(4.0)[:, None]
+    assert surely_unfolded(0.98 * slope * ramp, steps=steps)
+    assert not surely_unfolded(1.02 * slope * ramp, steps=steps)

@@ -99,3 +99,21 @@ def test_wide_intervals_are_not_reported() -> None:
 def test_too_few_subjects_are_not_calibrated() -> None:
     assert calibrate(pairs_of(np.arange(18.0)), population=POPULATION) is None
     assert calibrate(pairs_of(np.arange(19.0)), population=POPULATION) is not None
+
+
+def test_two_scores_of_a_subject_are_pooled_without_correction() -> None:
+    once = [[float(score)] for score in range(1, 21)]
+    assert conformal_quantile(once, 0.90) == 19
+    assert conformal_quantile([own * 2 for own in once], 0.90) == 18
+
+
+def test_card_of_a_calibration_has_its_errors_and_its_coverage() -> None:
+    errors = np.random.default_rng(5).normal(0.7, 1.0, 60)
+    pairs = pairs_of(errors)
+    found = calibrate(pairs, population=POPULATION)
+    assert found is not None
+    assert (found.subjects, found.pairs, found.population) == (60, 60, POPULATION)
+    assert found.bias == pytest.approx(errors.mean())
+    assert found.rmse == pytest.approx(np.sqrt(np.square(errors).mean()))
+    assert found.at_90 == cross_validate(pairs, 0.90)
+    assert found.at_95 == cross_validate(pairs, 0.95)
