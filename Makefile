@@ -12,7 +12,7 @@ SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/n
 # where the environment forbids it, or each of the many processes would compile the sources again.
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help setup baselines baseline-weights paper-weights lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo docs package clean
+.PHONY: help setup coverage mutation baselines baseline-weights paper-weights lint check test test-cluster test-browser bench accuracy strain sunnybrook calibration weights demo docs package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,8 @@ help:
 	@echo "make sunnybrook    SegNet against the contours of the Sunnybrook cines; needs ../shared/data or DATA=FOLDER"
 	@echo "make calibration   calibrate the intervals of the shipped weights in calibration-run, or continue; needs ../shared/data"
 	@echo "make weights       train the shipped weights from nothing into weights-run, or continue; needs ../shared/data or DATA=FOLDER"
+	@echo "make coverage      tests, and the lines that none of them reaches"
+	@echo "make mutation      mutation testing of displacement, strain, losses and calibration; MUTANTS='NAME ...' tries some"
 	@echo "make setup         the virtual environment with the test tools"
 	@echo "make baseline-weights  train the learned methods that cmnet is compared with into baselines-run, or continue"
 	@echo "make paper-weights  train CardioMorphNet as published (--model paper) into paper-run, or continue"
@@ -101,6 +103,18 @@ package: setup
 	@tests/package/smoke_test.sh dist/*.whl $(BIN)/python
 	@ls -s --block-size=kB dist
 
+# Neither pytest-cov nor mutmut is among the test tools, since the tests need neither.
+coverage: setup
+	@$(PIP) install pytest-cov
+	$(TESTING) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore tests/cluster --ignore tests/browser \
+	  --cov cmnet_core --cov cmnet_cli --cov-report term-missing:skip-covered
+
+mutation: setup
+	@test -d $(VENV)-mutation || { $(BIN)/python -m venv $(VENV)-mutation && \
+	  $(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(VENV)-mutation/lib/python*/site-packages)/cmnet.pth; }
+	@$(VENV)-mutation/bin/python -m pip install --quiet 'mutmut>=3.8'
+	$(TESTING) $(VENV)-mutation/bin/python -m mutmut run --max-children $(WORKERS) $(MUTANTS)
+
 bench: setup
 	$(TESTING) $(BIN)/python -m benchmarks.speed --json bench.json $(if $(CINE),--cine $(CINE))
 
@@ -132,3 +146,5 @@ demo: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) $(BASELINES) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+	rm -rf $(VENV) $(VENV)-mutation $(BASELINES) mutants build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
