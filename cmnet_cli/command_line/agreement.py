@@ -6,25 +6,21 @@ import typer
 
 from cmnet_cli.command_line.root import MAIN, execution_settings, exit_with, open_messages
 from cmnet_cli.help_page import Command
+from cmnet_cli.option_groups import EngineOptions, PrivacyOptions, RecomputeOptions, SelectionOptions, expand_options
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AsJson,
     ConfigFile,
     DrawSeed,
-    EngineOptions,
     LabelMap,
     NewCalibration,
     OutsideTable,
     Population,
-    PrivacyOptions,
-    RecomputeOptions,
     ReferenceManifest,
     RunPath,
     Samples,
-    SelectionOptions,
     SubjectColumn,
     VerdictsFile,
-    expand_options,
 )
 
 part = typer.Typer()

@@ -13,6 +13,17 @@ from cmnet_cli.command_line.root import (
     open_messages,
 )
 from cmnet_cli.help_page import Command
+from cmnet_cli.option_groups import (
+    EngineOptions,
+    ExecutionOptions,
+    ExportOptions,
+    ImageOptions,
+    PrivacyOptions,
+    RecomputeOptions,
+    SelectionOptions,
+    VerbosityOptions,
+    expand_options,
+)
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AllFrames,
@@ -24,12 +35,8 @@ from cmnet_cli.options import (
     Device,
     DrawSeed,
     EditedMasks,
-    EngineOptions,
-    ExecutionOptions,
     Experimental,
-    ExportOptions,
     Figures,
-    ImageOptions,
     KeepMotion,
     ManifestFile,
     MasksToEdit,
@@ -38,18 +45,13 @@ from cmnet_cli.options import (
     OutFolder,
     PagesOf,
     Pdf,
-    PrivacyOptions,
-    RecomputeOptions,
     ReferenceRanges,
     RunPath,
     Samples,
-    SelectionOptions,
     ShareSafe,
     Terminal,
     Undo,
-    VerbosityOptions,
     VerdictsFile,
-    expand_options,
 )
 
 part = typer.Typer()

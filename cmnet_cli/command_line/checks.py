@@ -7,15 +7,8 @@ import typer
 from cmnet_cli.command_line.root import CHECKS, open_messages
 from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.help_page import Command
-from cmnet_cli.options import (
-    DEFAULT_RUN,
-    AsJson,
-    DiskFolder,
-    PrivacyOptions,
-    Repair,
-    RunPath,
-    expand_options,
-)
+from cmnet_cli.option_groups import PrivacyOptions, expand_options
+from cmnet_cli.options import DEFAULT_RUN, AsJson, DiskFolder, Repair, RunPath
 
 part = typer.Typer()
 """The commands of this part; :mod:`cmnet_cli.app` adds them to the command line."""

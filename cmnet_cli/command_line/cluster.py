@@ -6,6 +6,7 @@ import typer
 
 from cmnet_cli.command_line.root import CLUSTER, absolute_text, execution_settings, exit_with, open_messages
 from cmnet_cli.help_page import Command
+from cmnet_cli.option_groups import PrivacyOptions, SelectionOptions, SubmitOptions, VerbosityOptions, expand_options
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -20,16 +21,11 @@ from cmnet_cli.options import (
     MethodName,
     ModelName,
     OutFolder,
-    PrivacyOptions,
     ReferenceRanges,
     RunPath,
     Samples,
-    SelectionOptions,
     ShardNumber,
     SubmissionName,
-    SubmitOptions,
-    VerbosityOptions,
-    expand_options,
 )
 from cmnet_cli.runs.paths import CohortStage
 

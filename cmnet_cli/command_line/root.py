@@ -9,10 +9,7 @@ import typer
 
 from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.exits import CommandGroup
-from cmnet_cli.options import (
-    PrivacyOptions,
-    VerbosityOptions,
-)
+from cmnet_cli.option_groups import PrivacyOptions, VerbosityOptions
 from cmnet_core import __version__
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from cmnet_cli.command_line.root import START, exit_with, open_messages
 from cmnet_cli.config import SimulatedMotion
 from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.help_page import Command
+from cmnet_cli.option_groups import ImageOptions, PrivacyOptions, VerbosityOptions, expand_options
 from cmnet_cli.options import (
     AsJson,
     DatasetFolder,
@@ -16,7 +17,6 @@ from cmnet_cli.options import (
     Device,
     FollowLinks,
     Frames,
-    ImageOptions,
     ImagePattern,
     LabelMap,
     LayoutOption,
@@ -27,14 +27,11 @@ from cmnet_cli.options import (
     MotionClass,
     NewFolder,
     NewManifest,
-    PrivacyOptions,
     Seed,
     SourceManifest,
     Subjects,
     Variants,
-    VerbosityOptions,
     Workers,
-    expand_options,
 )
 from cmnet_core.labels import LabelScheme
 

@@ -5,29 +5,31 @@ import typer
 from cmnet_cli.command_line.root import MODELS, execution_settings, exit_with, open_messages
 from cmnet_cli.exit_code import ExitCode
 from cmnet_cli.help_page import Command, Group
+from cmnet_cli.option_groups import (
+    BenchmarkOptions,
+    EngineOptions,
+    ExecutionOptions,
+    PrivacyOptions,
+    SelectionOptions,
+    VerbosityOptions,
+    expand_options,
+)
 from cmnet_cli.options import (
     DEFAULT_RUN,
     AsJson,
-    BenchmarkOptions,
     Device,
-    EngineOptions,
-    ExecutionOptions,
     FreshMotion,
     InitWeights,
     KnownModel,
     ManifestFile,
     ModelName,
     OutFolder,
-    PrivacyOptions,
     Resume,
-    SelectionOptions,
     StageOption,
     TeacherWeights,
     TensorBoard,
     TrainedMethod,
     TrainSettings,
-    VerbosityOptions,
-    expand_options,
 )
 
 part = typer.Typer()
