@@ -101,7 +101,7 @@ def test_segmentation_loss_of_a_certain_and_correct_prediction_is_zero() -> None
 
 def test_dice_of_a_class_is_that_of_the_whole_batch() -> None:
     # Class 1 fills the first image in the target and half of it in the prediction, class 2 is in neither.
-    target, predicted = torch.zeros(2, 3, 2, 4), torch.zeros(2, 3, 2, 4)
+    target, predicted = torch.zeros(3, 3, 2, 4), torch.zeros(3, 3, 2, 4)
     target[0, 1], predicted[0, 1, 0] = 1.0, 1.0
     first, second = (2 * 4 + 1) / (4 + 8 + 1), 1.0
     assert float(losses.dice_loss(predicted, target)) == pytest.approx(1 - (first + second) / 2)
