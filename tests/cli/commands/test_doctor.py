@@ -64,9 +64,14 @@ def _no_answer(*_: object, **__: object) -> Any:
     [
         ("OMP_NUM_THREADS", "64", "threads", ("64 threads on 4 usable cores", "export OMP_NUM_THREADS=4")),
         ("OMP_NUM_THREADS", "all", "threads", ("'all'", "export OMP_NUM_THREADS=1")),
-        ("os.statvfs", lambda _: _disk(f_bavail=1000), "disk", ("0 GB", "--save-motion ed2es")),
+        (
+            "os.statvfs",
+            lambda path: _disk(f_bavail=10**9 if path == doctor._SHM else 1000),
+            "disk",
+            ("0 GB", "--save-motion ed2es"),
+        ),
         ("os.statvfs", lambda _: _disk(f_favail=50), "disk", ("50 files free", "inodes")),
-        ("os.access", lambda *_: False, "disk", ("cannot be written", "Give --out a folder")),
+        ("os.access", lambda _, mode: mode != os.W_OK, "disk", ("cannot be written", "Give --out a folder")),
         ("cmnet_cli.commands.doctor._SHM", Path("/nowhere"), "/dev/shm", ("not there", "mount -t tmpfs")),
         ("cmnet_cli.commands.doctor._LEAST_SHM_MB", 1e12, "/dev/shm", ("MB free", "--shm-size=1g")),
         ("cmnet_cli.commands.doctor._LEAST_OPEN_FILES", 10**12, "open files", ("at most", "ulimit -n")),
