@@ -23,6 +23,8 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path, tiny_model: Path, name: str, worker
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        # A shell lets its background processes ignore the signal, and these tests may be one of them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while started.poll() is None and not list(run.rglob("*_desc-infer.json")):
         time.sleep(0.02)

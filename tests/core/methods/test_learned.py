@@ -12,7 +12,7 @@ from cmnet_core.errors import CheckpointError
 from cmnet_core.methods import registry
 from cmnet_core.methods.interface import FramePair
 from cmnet_core.methods.learned import LearnedMethod
-from cmnet_core.methods.registry import METHODS, find_method, method_digest
+from cmnet_core.methods.registry import METHODS, PUBLISHED, find_method, method_digest
 from cmnet_core.models.baselines.build import BASELINES
 from cmnet_core.models.baselines.interface import Baseline, FrameSequence, SequenceMotion
 from cmnet_core.types import Spacing
@@ -60,7 +60,7 @@ def test_sequence_begins_at_the_moving_frame_and_motion_is_in_millimetres(*, pai
 def test_every_learned_method_is_registered_and_depends_on_its_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert set(BASELINES) == {name for name, entry in METHODS.items() if entry.weights}
+    assert {*BASELINES, PUBLISHED} == {name for name, entry in METHODS.items() if entry.weights}
     path = tmp_path / "tlrn.safetensors"
     monkeypatch.setattr(registry, "METHODS", {"tlrn": dataclasses.replace(METHODS["tlrn"], weights=path)})
     with pytest.raises(CheckpointError, match="cmnet train --method tlrn"):
