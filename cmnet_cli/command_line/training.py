@@ -93,12 +93,12 @@ def train(
         cmnet train --stage segnet --manifest cohort.csv --out weights
         cmnet train --stage motion --manifest cohort.csv --out weights --resume
     """
-    from cmnet_cli.commands.training import train as command
-    from cmnet_cli.commands.training import train_baseline
+    from cmnet_cli.commands.training.settings import TrainConfig, TrainingRun
+    from cmnet_cli.commands.training.train_baseline import train_stage_or_method
     from cmnet_cli.config import find_config, load_config
 
-    settings = load_config(command.TrainConfig, find_config(config))
-    training = command.TrainingRun(
+    settings = load_config(TrainConfig, find_config(config))
+    training = TrainingRun(
         manifest,
         out,
         init,
@@ -109,7 +109,7 @@ def train(
         teacher=tuple(teacher or ()),
         tensorboard=tensorboard,
     )
-    left_out = train_baseline.train_stage_or_method(stage, method, settings, training)
+    left_out = train_stage_or_method(stage, method, settings, training)
     raise typer.Exit(ExitCode.SOME_FAILED if left_out else ExitCode.SUCCESS)
 
 

@@ -14,7 +14,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands.simulate import simulate
 from cmnet_cli.commands.training.recipe import DATA_SETS
-from cmnet_cli.commands.training.train import TrainConfig, TrainingRun
+from cmnet_cli.commands.training.settings import TrainConfig, TrainingRun
 from cmnet_cli.commands.training.train_baseline import Data, train_method
 from cmnet_cli.config import load_config
 from cmnet_cli.console import Messages

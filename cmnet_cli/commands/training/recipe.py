@@ -16,8 +16,9 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.datasets import from_acdc
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands.demo import simulate_phantoms
+from cmnet_cli.commands.training.settings import TrainConfig, TrainingRun
 from cmnet_cli.commands.training.slice_cines import SliceCine, find_slice_cines, with_reference_masks
-from cmnet_cli.commands.training.train import TrainConfig, TrainingRun, train
+from cmnet_cli.commands.training.train import train
 from cmnet_cli.config import find_config, load_changes, load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.runs.paths import RecipeFolder

@@ -7,14 +7,8 @@ from typing import TypeAlias
 import torch
 
 from cmnet_cli.cohort.manifest import read_manifest
-from cmnet_cli.commands.training.train import (
-    TrainConfig,
-    TrainingRun,
-    flat_settings,
-    run_logged,
-    train,
-    training_device,
-)
+from cmnet_cli.commands.training.settings import TrainConfig, TrainingRun
+from cmnet_cli.commands.training.train import flat_settings, run_logged, train, training_device
 from cmnet_cli.console import Messages
 from cmnet_cli.execution.summary import print_unusable_rows
 from cmnet_cli.runs.paths import RunFolder

@@ -9,8 +9,8 @@ import torch
 from cmnet_cli.cohort.manifest import read_manifest
 from cmnet_cli.commands.training import recipe
 from cmnet_cli.commands.training.recipe import RECIPE, VALIDATION_EVERY, RecipeStep, load_step, run_recipe
+from cmnet_cli.commands.training.settings import TrainConfig
 from cmnet_cli.commands.training.slice_cines import find_slice_cines, with_reference_masks
-from cmnet_cli.commands.training.train import TrainConfig
 from cmnet_cli.config import find_config, load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.stages.read_images import load_cine, load_labels

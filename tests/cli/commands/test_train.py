@@ -15,7 +15,7 @@ import torch
 from click.testing import Result
 from rich.console import Console
 
-from cmnet_cli.commands.training.train import TrainConfig
+from cmnet_cli.commands.training.settings import TrainConfig
 from cmnet_cli.config import find_config, load_config
 from cmnet_cli.console import Messages, live_table
 from cmnet_cli.runs.paths import RunFolder

@@ -9,7 +9,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands.training import baseline_recipe, recipe
 from cmnet_cli.commands.training.baseline_recipe import RECIPE, train_baselines
-from cmnet_cli.commands.training.train import TrainConfig
+from cmnet_cli.commands.training.settings import TrainConfig
 from cmnet_cli.config import load_config
 from cmnet_cli.console import Messages
 from cmnet_cli.exit_code import ExitCode

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cmnet_cli.commands.training.recipe import RECIPE, RecipeStep
-from cmnet_cli.commands.training.train import TrainConfig
+from cmnet_cli.commands.training.settings import TrainConfig
 from cmnet_cli.config import find_config, load_config
 from cmnet_core.models.checkpoint import load_checkpoint, read_card
 from cmnet_core.models.shape_motion_net import ShapeMotionNet
