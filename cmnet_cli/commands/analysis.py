@@ -56,6 +56,7 @@ def run(
     """Run infer, indices, evaluate where the manifest has reference masks, and report.
 
     Run again, it continues where it was stopped. In a dry run, only the subjects that infer would process are listed.
+    Each step shows its own remaining time: that of the steps after it is not known before they begin.
 
     Args:
         manifest: The manifest.
@@ -69,12 +70,16 @@ def run(
         ManifestError: The manifest or the run folder cannot be used, or there is no such device.
         CheckpointError: The weights cannot be used.
     """
+    has_masks = any(case.has_masks for case in read_manifest(manifest.absolute(), cells=cells).cases)
+    steps = ["infer", "indices", *(["evaluate"] if has_masks else []), "report"]
+    if not settings.dry_run:
+        messages.note(f"{len(steps)} steps: {', '.join(steps)}. A remaining time is that of the present step.")
     inferred = infer(manifest, out, analysis.infer, settings, messages, device=analysis.device, cells=cells)
     if settings.dry_run or not (inferred.done or inferred.already_done):
         return AnalysisResult((inferred,))
     computed = indices(out, analysis.indices, settings, messages)
     evaluated: tuple[CommandSummary, ...] = ()
-    if any(case.has_masks for case in read_manifest(manifest.absolute(), cells=cells).cases):
+    if has_masks:
         evaluated = (evaluate(out, None, EvaluateConfig(), settings, Messages(quiet=True)),)
     page = report(out, messages)
     messages.note(f"{_worker_hours(out):.2f} hours of one worker, all attempts at all subjects together.")

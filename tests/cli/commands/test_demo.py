@@ -31,9 +31,11 @@ def test_run_is_the_whole_analysis_and_continues(tmp_path: Path, tiny_model: Pat
     manifest, run = tmp_path / "phantoms" / "cohort.csv", tmp_path / "run"
     planned = cmnet("run", "-m", manifest, "-o", run, "--model", tiny_model, "--dry-run")
     assert (planned.exit_code, run.exists()) == (0, False), planned.output
+    assert "4 steps" not in planned.output
     for expected in ("infer: 1 done", "infer: 0 done, 1 done before"):
         ran = cmnet("run", "-m", manifest, "-o", run, "--model", tiny_model)
         assert ran.exit_code == 0, ran.output
+        assert "4 steps: infer, indices, evaluate, report. A remaining time is that of the present step." in ran.output
         assert expected in ran.output
         assert "indices: 1 done" in ran.output
         assert "evaluate: 1 done" in ran.output
