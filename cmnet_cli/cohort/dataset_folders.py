@@ -11,7 +11,10 @@ from cmnet_core.errors import ErrorCode, ManifestError
 COPY_AGAIN = "Copy or download the subject again."
 """What the user can do about a subject whose files are incomplete."""
 
-_LINK, _FOLLOW_LINKS = "This link leads out of the folder.", "Give --follow-links if you trust it."
+FOLLOW_LINKS = "Give --follow-links if you trust it."
+"""What the user can do about a link that leads out of the folder."""
+
+_LINK = "This link leads out of the folder."
 
 
 def walk_files(
@@ -29,7 +32,7 @@ def walk_files(
     for inner, entries in walk_folders(folder, left_out, follow_links=follow_links):
         for entry in entries:
             if not follow_links and _leads_out(entry, root):
-                left_out.append(LeftOut(Path(inner, entry.name), _LINK, _FOLLOW_LINKS))
+                left_out.append(LeftOut(Path(inner, entry.name), _LINK, FOLLOW_LINKS))
             elif folders or not entry.is_dir(follow_symlinks=follow_links):
                 yield Path(inner, entry.name)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.case_id import without_prefix
-from cmnet_cli.cohort.dataset_folders import COPY_AGAIN, folders_without_image, walk_files, walk_folders
+from cmnet_cli.cohort.dataset_folders import COPY_AGAIN, FOLLOW_LINKS, folders_without_image, walk_files, walk_folders
 from cmnet_cli.cohort.dataset_layout import DatasetLayout
 from cmnet_cli.cohort.listing import LeftOut, Listing, checked, listing_of
 from cmnet_cli.cohort.table import FIRST_ROW, is_missing, read_table
@@ -189,13 +189,16 @@ def detect_layout(folder: Path, *, follow_links: bool = False) -> DatasetLayout:
     Raises:
         ManifestError: The files match no layout, or several.
     """
-    paths = walk_files(folder, [], folders=True, follow_links=follow_links)
+    left_out: list[LeftOut] = []
+    paths = walk_files(folder, left_out, folders=True, follow_links=follow_links)
     found = {layout for path in paths if (layout := _layout_of(path))}
     known = found - {DatasetLayout.NIFTI} or found
     if len(known) != 1:
+        links = sum(item.remedy == FOLLOW_LINKS for item in left_out)
+        follow = f"Links that lead out of the folder: {links}; give --follow-links if you trust them. " if links else ""
         raise ManifestError(
             f"{folder}: expected the files of one layout, found {', '.join(sorted(known)) or 'none that is known'}.",
-            hint=f"Give the layout with --layout; for other names, {_pattern_hint(folder)}.",
+            hint=f"{follow}Give the layout with --layout; for other names, {_pattern_hint(folder)}.",
             code=ErrorCode.MANIFEST_EMPTY,
         )
     return known.pop()

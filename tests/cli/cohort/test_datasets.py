@@ -231,6 +231,24 @@ def test_links_out_of_a_data_set_are_left_out_unless_they_are_followed(tmp_path:
     ]
 
 
+def test_data_set_of_links_names_the_option_that_follows_them(tmp_path: Path) -> None:
+    acdc_patient = tmp_path / "elsewhere" / "patient001"
+    save(acdc_patient / "patient001_4d.nii.gz", cine())
+    (acdc_patient / "Info.cfg").write_text("ED: 1\nES: 3\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "patient001").symlink_to(acdc_patient)
+    refused = cmnet("manifest", tmp_path / "data", "-o", tmp_path / "cohort.csv")
+    assert (
+        refused.exit_code,
+        "lead out of the folder: 1; give --follow-links" in " ".join(refused.output.split()),
+    ) == (
+        3,
+        True,
+    )
+    ran = cmnet("manifest", tmp_path / "data", "--follow-links", "-o", tmp_path / "cohort.csv")
+    assert (ran.exit_code, len(read_manifest(tmp_path / "cohort.csv").cases)) == (0, 1), ran.output
+
+
 def test_message_does_not_name_an_incomplete_subject(tmp_path: Path) -> None:
     data = ukbb_cardiac(tmp_path / "data")
     (data / "9900003" / "sa_ES.nii.gz").unlink()
