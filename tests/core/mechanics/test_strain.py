@@ -14,7 +14,7 @@ from cmnet_core.geometry.lv_coordinates import LVCoordinates, lv_coordinates
 from cmnet_core.inference.composition import fields_to_ed
 from cmnet_core.labels import Label
 from cmnet_core.mechanics.lagrangian import MaterialMotion, flow_points, follow_material
-from cmnet_core.mechanics.line_strain import LineStrain, line_strain
+from cmnet_core.mechanics.line_strain import LineStrain, is_closed, line_strain
 from cmnet_core.mechanics.rotation import rotation
 from cmnet_core.mechanics.strain import (
     Direction,
@@ -171,6 +171,23 @@ def test_torsion_is_the_slope_of_the_rotation_along_the_axis() -> None:
     leaning = math.degrees(math.atan(0.5 * (INNER_MM + OUTER_MM) * math.radians(1.5) / 10.0))
     assert abs(float(found.shear_deg[1])) == pytest.approx(leaning, abs=0.03)
     assert float(found.shear_deg[1] * found.torsion_deg_cm[1]) > 0
+
+
+def test_one_voxel_in_every_direction_closes_a_ring() -> None:
+    labels, coordinates, places = tube(FINE)
+    mask = labels == Label.MYO
+    wall = wall_voxels(coordinates, mask, FINE)
+    y, x = places[1:, mask]
+    # The voxel next to the middle of each of 24 directions, at half the wall.
+    middle = torch.arange(24, dtype=torch.float64)[:, None] * (math.pi / 12) + math.pi / 24
+    radius = 0.5 * (INNER_MM + OUTER_MM)
+    distance = torch.hypot(y - radius * middle.sin(), x - radius * middle.cos()) + 1e3 * (wall.slice_index != 2)
+    ring = torch.zeros_like(wall.ventricular)
+    ring[distance.argmin(1)] = True
+    assert int(ring.sum()) == 24
+    assert is_closed(wall, ring)
+    ring[distance.argmin(1)[5]] = False
+    assert not is_closed(wall, ring)
 
 
 def test_line_strain_of_contours_is_their_change_of_length() -> None:

@@ -8,6 +8,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from cmnet_core.mechanics import strain_curves
 from cmnet_core.mechanics.strain_curves import UNKNOWN, Timing, dyssynchrony_ms, summarise, summarise_all
 
 FRAMES, FRAME_MS = 50, 20.0
@@ -107,6 +108,35 @@ def test_curve_that_never_contracts_has_no_time_to_peak() -> None:
 def test_without_a_sign_the_larger_deflection_is_the_peak() -> None:
     assert summarise(beat(peak=-9.0), TIMING, sign=None).peak == pytest.approx(-9.0, abs=0.05)
     assert summarise(beat(peak=9.0), TIMING, sign=None).peak == pytest.approx(9.0, abs=0.05)
+
+
+def test_ten_frames_are_enough_for_a_spline() -> None:
+    curve = beat(at=3.4, frames=10)
+    peaks = {frames: summarise(curve[:frames], Timing(0, 3, 80.0), sign=-1.0).peak for frames in (9, 10)}
+    assert peaks[9] == float(curve.min())
+    assert peaks[10] == pytest.approx(-20.0, abs=0.2)
+    assert peaks[10] < peaks[9]
+
+
+@pytest.mark.parametrize("frames", [10, 11, 24])
+def test_smoothing_maximises_the_restricted_likelihood_of_dense_matrices(frames: int) -> None:
+    """Wahba 1985, with the penalty as a matrix: ``(n - 1) log yᵀ(I - S)y - log det⁺(I - S)`` is smallest."""
+    time = torch.arange(frames, dtype=torch.float64)
+    noise = torch.randn(40, frames, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    curves = torch.sin(2.0 * math.pi * time / frames) + 0.5 * noise
+    unit = torch.eye(frames, dtype=torch.float64)
+    frequency = 2.0 * math.pi * torch.fft.fftfreq(frames, dtype=torch.float64)
+    bending = torch.fft.ifft(torch.fft.fft(unit, dim=0) * (frequency**6)[:, None], dim=0).real
+    criteria, smoothed = [], []
+    for penalty in strain_curves._PENALTIES:
+        smoother = torch.linalg.inv(unit + penalty * bending)
+        residual = torch.einsum("ni,ij,nj->n", curves, unit - smoother, curves)
+        eigenvalues = penalty * torch.linalg.eigvalsh(bending)[1:]
+        criteria.append((frames - 1) * residual.log() - (eigenvalues / (1.0 + eigenvalues)).log().sum())
+        smoothed.append(curves @ smoother)
+    best = torch.stack(criteria).argmin(0)
+    found = torch.fft.irfft(strain_curves._smooth_modes(curves), n=frames)
+    torch.testing.assert_close(found, torch.stack(smoothed)[best, torch.arange(len(curves))])
 
 
 def test_two_frames_have_a_peak_and_no_times() -> None:

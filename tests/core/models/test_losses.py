@@ -66,6 +66,18 @@ def test_kl_segmentation_of_equal_arguments_is_zero() -> None:
         assert float(losses.kl_segmentation_pyramid(target, target, levels=3, label_smoothing=0.04)) == 0.0
 
 
+def test_pyramid_is_the_mean_over_its_levels() -> None:
+    generator = torch.Generator().manual_seed(2)
+    predicted, target = (torch.randn(2, 4, 16, 16, generator=generator).softmax(1) for _ in range(2))
+    levels = [
+        losses.kl_segmentation(functional.avg_pool2d(predicted, size), functional.avg_pool2d(target, size))
+        for size in (1, 2, 4)
+    ]
+    for count in (1, 2, 3):
+        found = losses.kl_segmentation_pyramid(predicted, target, levels=count, label_smoothing=0.0)
+        torch.testing.assert_close(found, torch.stack(levels[:count]).mean())
+
+
 def test_kl_segmentation_of_a_one_hot_target_is_the_cross_entropy() -> None:
     shapes = one_hot_shapes(seed=0)
     logits = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1))

@@ -155,6 +155,14 @@ def test_what_was_not_imaged_is_not_carried(slices: float, left: list[int]) -> N
     assert [z for z in range(4) if bool((carried[Label.BACKGROUND, z] > 0.5).all())] == sorted({0, 1, 2, 3} - {*left})
 
 
+def test_rows_and_columns_without_a_heart_are_background() -> None:
+    shape = torch.zeros(len(Label), 2, 9, 9)
+    shape[Label.BACKGROUND] = 1.0
+    shape[:, :, 4, 4] = torch.nn.functional.one_hot(torch.tensor(int(Label.LV)), len(Label)).float()[:, None]
+    carried = propagate_probabilities(shape, MotionField(torch.zeros(3, 2, 9, 9), SPACING, fixed=1, moving=0))
+    assert torch.equal(carried, shape)
+
+
 def test_inverse_undoes_a_field() -> None:
     field = from_voxels(waves((9, 48, 48), amplitude=2.0, phase=1.1), SPACING, fixed=2, moving=5)
     undone = compose(field, invert(field))
