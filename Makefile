@@ -145,6 +145,5 @@ demo: $(VENV)/installed
 	$(BIN)/cmnet demo cmnet-demo
 
 clean:
-	rm -rf $(VENV) $(BASELINES) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-
-	rm -rf $(VENV) $(VENV)-mutation $(BASELINES) mutants build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-mutation $(BASELINES) mutants build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	  .hypothesis
