@@ -24,7 +24,8 @@ class MotionEstimate:
 
     Attributes:
         fields: The motion field of each pair of frames that was requested.
-        probabilities: Class probabilities of all frames by the method itself; None if it does not segment.
+        probabilities: Class probabilities of all frames by the method itself; None if it does not segment, or did not
+            need all frames for these pairs.
         entropy: Differential entropy of the posterior of the motion of all frames, in nats; None without a posterior.
         computed: Number of frame pairs whose motion was computed, if it was another number than was requested.
     """

@@ -44,7 +44,7 @@ def test_sequence_begins_at_the_moving_frame_and_motion_is_in_millimetres(*, pai
     pairs = [FramePair(fixed=2, moving=0), FramePair(fixed=0, moving=2), FramePair(fixed=1, moving=0)]
     network = _Brightness()
     network.pairwise = pairwise
-    estimated = LearnedMethod(network, tiny()).estimate(cine, pairs)
+    estimated = LearnedMethod(network, tiny(), frames=4).estimate(cine, pairs)
     assert [(field.fixed, field.moving) for field in estimated.fields.values()] == pairs
     for pair, field in estimated.fields.items():
         voxels = float(brightness[pair.fixed] - brightness[pair.moving])
@@ -55,6 +55,37 @@ def test_sequence_begins_at_the_moving_frame_and_motion_is_in_millimetres(*, pai
         assert estimated.probabilities is not None
         assert estimated.probabilities.shape == (4, 4, 2, 32, 32)
         assert torch.allclose(estimated.probabilities[:, 0, 0, 0, 0], brightness)
+
+
+class _Recorder(_Brightness):
+    """Keeps the brightness of the sequences that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[float]] = []
+
+    def forward(self, voxels: Float[Tensor, "t z y x"]) -> SequenceMotion:
+        self.seen.append(voxels[:, 0, 0, 0].tolist())
+        return super().forward(voxels)
+
+
+def test_sequences_are_as_long_as_in_training_and_spread_over_the_cycle() -> None:
+    cine, _ = beating_circles(frames=10, slices=2, size=32, spacing=SPACING)
+    brightness = torch.arange(10.0)
+    cine = dataclasses.replace(cine, voxels=brightness.view(10, 1, 1, 1).expand(10, 2, 32, 32), ed=0, es=4)
+    network = _Recorder()
+    method = LearnedMethod(network, tiny(), frames=4)
+    pair = method.estimate(cine, [FramePair(fixed=0, moving=4)])
+    assert network.seen == [[4.0, 7.0, 0.0, 3.0]]
+    assert (pair.computed, pair.probabilities) == (3, None)
+    network.seen.clear()
+    cycle = method.estimate(cine, [FramePair(fixed=frame, moving=0) for frame in range(1, 10)])
+    assert network.seen == [[0.0, 1.0, 4.0, 7.0], [0.0, 2.0, 5.0, 8.0], [0.0, 3.0, 6.0, 9.0]]
+    assert [float(field.displacement_mm[1, 0, 0, 0]) for field in cycle.fields.values()] == [
+        1.5 * n for n in range(1, 10)
+    ]
+    assert cycle.probabilities is not None
+    assert torch.equal(cycle.probabilities[:, 0, 0, 0, 0], brightness)
 
 
 def test_every_learned_method_is_registered_and_depends_on_its_weights(
