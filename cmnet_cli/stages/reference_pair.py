@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.stages.read_images import labelled_phases, load_cine, load_reference_masks
+from cmnet_core.imaging.preprocess import extract, normalise
+from cmnet_core.inference.segmentation import segment
+from cmnet_core.io.orientation import standard_orientation
+from cmnet_core.models.segnet import SegNet
 from cmnet_core.training.shape_motion.reference_pair import ReferencePair, reference_pair
 
 
@@ -14,26 +18,36 @@ class LoadReferencePairStage:
 
     Attributes:
         window: Size of the window along y and x, in voxels of 3 mm.
+        segnet: A trained SegNet, which segments the same frames.
     """
 
     window: int
+    segnet: SegNet
     name: str = "load"
 
     def open(self) -> Callable[[Case], ReferencePair]:
         """Return the function that loads a case."""
-        return lambda case: load_reference_pair(case, window=self.window)
+        return lambda case: load_reference_pair(case, window=self.window, segnet=self.segnet)
 
 
-def load_reference_pair(case: Case, *, window: int) -> ReferencePair:
-    """Read the reference masks of a case at ED and ES.
+def load_reference_pair(case: Case, *, window: int, segnet: SegNet) -> ReferencePair:
+    """Read the reference masks of a case at ED and ES, and segment both frames.
 
     Args:
         case: The row of the manifest. Without ED or ES, they are detected from the reference masks.
         window: Size of the window along y and x, in voxels of 3 mm.
+        segnet: A trained SegNet.
 
     Raises:
         CaseError: The image or the masks cannot be used, or there are no masks at ED and ES.
     """
-    labels = load_reference_masks(case, load_cine(case), purpose="Training")
+    stored = load_cine(case)
+    labels = load_reference_masks(case, stored, purpose="Training")
     ed, es = labelled_phases(case, labels)
-    return reference_pair(labels.at(ed), labels.at(es), labels.spacing, window=window)
+    orientation = standard_orientation(stored.affine, stored.flags)
+    cine = orientation.orient_cine(stored)
+    masks = (orientation.orient(labels.at(phase)) for phase in (ed, es))
+    normalised = normalise(cine.voxels)[[ed, es]]
+    return reference_pair(
+        *masks, cine.spacing, window=window, segment_in=lambda target: segment(segnet, extract(normalised, target))
+    )

@@ -16,6 +16,7 @@ from cmnet_cli.stages.reference_pair import LoadReferencePairStage
 from cmnet_cli.stages.segmentation_case import LoadSegmentationStage
 from cmnet_cli.stages.training_case import LoadTrainingStage
 from cmnet_core.errors import ErrorCode, ManifestError
+from cmnet_core.models.segnet import SegNet
 from cmnet_core.training.segmentation_case import ReferenceMasks, SegmentationCase
 from cmnet_core.training.segnet_stage import SegNetTraining, missing_collection
 from cmnet_core.training.shape_motion.reference_pair import ReferencePair
@@ -70,15 +71,16 @@ def load_motion_data(
 
 
 def load_reference_pairs(
-    cases: Sequence[Case], validate_every: int, *, window: int, messages: Messages
+    cases: Sequence[Case], validate_every: int, *, window: int, segnet: SegNet, messages: Messages
 ) -> TrainingData[ReferencePair, ReferencePair]:
-    """Load the reference masks of all cases at ED and ES; cases that cannot be used are reported and left out.
+    """Load all cases at ED and ES and segment them; cases that cannot be used are reported and left out.
 
     Args:
         cases: The cases of the manifest.
         validate_every: Every n-th case validates, starting with the first; 0 for none. A column ``split`` of the
             manifest takes precedence.
         window: Size of the window around the heart along y and x, in voxels of 3 mm.
+        segnet: A trained SegNet.
         messages: Where to print.
 
     Raises:
@@ -86,7 +88,7 @@ def load_reference_pairs(
     """
     validation_ids = ids_for_validation(cases, validate_every)
     training = [case for case in cases if case.case_id not in validation_ids]
-    stage = LoadReferencePairStage(window)
+    stage = LoadReferencePairStage(window, segnet.eval())
     return _load(stage, stage, training, cases, validation_ids, messages)
 
 

@@ -132,10 +132,12 @@ def _prepare_shape_motion(
 ) -> PreparedStage:
     network = require_shape_motion(start)
     settings = config.shape_motion
-    data = load_reference_pairs(cases, config.validate_every, window=settings.window, messages=training.messages)
+    assert start is not None, "only SegNet starts from nothing"
+    data = load_reference_pairs(
+        cases, config.validate_every, window=settings.window, segnet=start.segnet, messages=training.messages
+    )
 
     def train(monitor: TrainingMonitor) -> tuple[SegNet, ShapeMotionNet]:
-        assert start is not None, "only SegNet starts from nothing"
         return start.segnet, train_shape_motion(
             data.training, data.validation, settings=settings, monitor=monitor, start=network
         )

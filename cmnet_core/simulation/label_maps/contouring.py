@@ -65,8 +65,8 @@ def draw_habits(draws: RandomDraws) -> tuple[ContouringHabit, ContouringHabit]:
     muscle, same, same_rv = draws.uniform(0.92, 1.08), draws.happens(0.85), draws.happens(0.8)
     habits = []
     for later in (False, True):
-        # At ES readers include more of the papillary muscles.
-        extra = draws.normal(0.06, 0.05) if later else 0.0
+        # At ES some readers include more of the papillary muscles.
+        extra = draws.normal(0.04, 0.06) if later else 0.0
         habits.append(
             ContouringHabit(
                 muscle=min(max(muscle * draws.uniform(0.96, 1.04) + extra, 0.85), 1.2),

@@ -5,6 +5,7 @@ around the heart; the network's label maps are those of 3 mm, and the warped mas
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,10 +35,12 @@ class ReferencePair:
 
     Attributes:
         labels: Label maps at ED and ES in voxels of 1.5 mm.
+        segmented: SegNet's class probabilities of the same frames in the same voxels, or None.
         slice_mm: Distance between slices in mm.
     """
 
     labels: UInt8[Tensor, "2 z y x"]
+    segmented: Float[Tensor, "2 4 z y x"] | None
     slice_mm: float
 
 
@@ -46,28 +49,45 @@ class PairView:
     """A view of a pair of reference masks.
 
     Attributes:
-        probabilities: Class probabilities at ED and ES in voxels of 1.5 mm.
+        probabilities: Class probabilities at ED and ES in voxels of 1.5 mm, of the reference masks.
+        segmented: The same of SegNet, or None.
         slice_mm: Distance between slices in mm.
         labelled: First and last contoured slice at ED and at ES.
     """
 
     probabilities: Float[Tensor, "2 4 z y x"]
+    segmented: Float[Tensor, "2 4 z y x"] | None
     slice_mm: float
     labelled: tuple[tuple[int, int], tuple[int, int]]
 
     @property
     def shapes(self) -> Float[Tensor, "2 3 z yh xh"]:
-        """Label maps of LV, myocardium and RV in voxels of 3 mm, as the network takes them."""
-        coarse: Tensor = functional.avg_pool2d(self.probabilities[:, Label.LV :].flatten(0, 1), 2)
-        return torch.unflatten(coarse, 0, (2, 3))
+        """Label maps of LV, myocardium and RV in voxels of 3 mm by the reference masks, as the network takes them."""
+        return _network_input(self.probabilities)
+
+    @property
+    def segmented_shapes(self) -> Float[Tensor, "2 3 z yh xh"]:
+        """The same by SegNet, or by the reference masks where SegNet has not segmented the pair."""
+        return _network_input(self.probabilities if self.segmented is None else self.segmented)
 
     def to(self, device: torch.device) -> "PairView":
         """Copy the view to a device."""
-        return PairView(self.probabilities.to(device), self.slice_mm, self.labelled)
+        segmented = None if self.segmented is None else self.segmented.to(device)
+        return PairView(self.probabilities.to(device), segmented, self.slice_mm, self.labelled)
+
+
+def _network_input(probabilities: Float[Tensor, "2 4 z y x"]) -> Float[Tensor, "2 3 z yh xh"]:
+    coarse: Tensor = functional.avg_pool2d(probabilities[:, Label.LV :].flatten(0, 1), 2)
+    return torch.unflatten(coarse, 0, (2, 3))
 
 
 def reference_pair(
-    ed: UInt8[Tensor, "z y x"], es: UInt8[Tensor, "z y x"], spacing: Spacing, *, window: int
+    ed: UInt8[Tensor, "z y x"],
+    es: UInt8[Tensor, "z y x"],
+    spacing: Spacing,
+    *,
+    window: int,
+    segment_in: Callable[[Window], Float[Tensor, "2 4 z yw xw"]] | None = None,
 ) -> ReferencePair:
     """Bring reference masks to the window of the network and to the canonical orientation.
 
@@ -76,6 +96,7 @@ def reference_pair(
         es: Label map at ES on the same grid.
         spacing: Voxel spacing of the grid in mm.
         window: Size of the window along y and x, in voxels of 3 mm.
+        segment_in: Returns SegNet's class probabilities of ED and ES in a window, or None without SegNet.
 
     Raises:
         LabelError: A mask lacks a structure.
@@ -98,8 +119,13 @@ def reference_pair(
     )
     maps = extract_labels(torch.stack([ed, es]), target)
     turns, reverse_slices = canonical_orientation(maps[0])
-    maps = torch.rot90(maps, turns, (2, 3))
-    return ReferencePair((maps.flip(1) if reverse_slices else maps).contiguous(), spacing.z)
+    segmented = None if segment_in is None else segment_in(target)
+
+    def canonical(values: Tensor) -> Tensor:
+        turned = torch.rot90(values, turns, (-2, -1))
+        return (turned.flip(-3) if reverse_slices else turned).contiguous()
+
+    return ReferencePair(canonical(maps), None if segmented is None else canonical(segmented), spacing.z)
 
 
 def canonical_orientation(ed: UInt8[Tensor, "z y x"]) -> tuple[int, bool]:
@@ -119,7 +145,7 @@ def canonical_orientation(ed: UInt8[Tensor, "z y x"]) -> tuple[int, bool]:
 def straight_view(pair: ReferencePair) -> PairView:
     """Return the masks as they are."""
     one_hot = functional.one_hot(pair.labels.long(), len(Label)).movedim(-1, 1).float()
-    return _view(one_hot, pair.slice_mm)
+    return _view(one_hot, pair.segmented, pair.slice_mm)
 
 
 def draw_pair_view(pair: ReferencePair, generator: torch.Generator) -> PairView:
@@ -130,9 +156,14 @@ def draw_pair_view(pair: ReferencePair, generator: torch.Generator) -> PairView:
         generator: Draws the view.
     """
     draw = torch.rand(12, generator=generator).tolist()
-    probabilities = straight_view(pair).probabilities
+    straight = straight_view(pair)
+    both = (
+        straight.probabilities[None]
+        if pair.segmented is None
+        else torch.stack([straight.probabilities, pair.segmented])
+    )
     if draw[0] < 0.5:
-        probabilities = probabilities.flip(3)
+        both = both.flip(-2)
     if draw[1] < 0.7:
         angle, scale_y, scale_x = math.radians(50.0 * (draw[2] - 0.5)), 0.85 + 0.3 * draw[3], 0.85 + 0.3 * draw[4]
         c, s = math.cos(angle), math.sin(angle)
@@ -142,31 +173,34 @@ def draw_pair_view(pair: ReferencePair, generator: torch.Generator) -> PairView:
                 [s / scale_y, c / scale_y, 0.1 * (draw[6] - 0.5)],
             ]
         )
-        probabilities = _transformed(probabilities, matrix)
-    first, end = int(draw[8] < 0.1), probabilities.shape[2] - int(draw[9] < 0.1)
+        both = torch.unflatten(_transformed(both.flatten(0, 1), matrix), 0, (-1, 2))
+    first, end = int(draw[8] < 0.1), both.shape[-3] - int(draw[9] < 0.1)
     if end - first >= MIN_VIEW_SLICES:
-        probabilities = probabilities[:, :, first:end]
+        both = both[..., first:end, :, :]
     if draw[10] < 0.05:
         phase = int(draw[11] < 0.5)
-        probabilities = probabilities[[phase, phase]]
-    return _view(probabilities.contiguous(), pair.slice_mm * (0.9 + 0.2 * draw[7]))
+        both = both[:, [phase, phase]]
+    reference, *segmented = both.contiguous()
+    return _view(reference, segmented[0] if segmented else None, pair.slice_mm * (0.9 + 0.2 * draw[7]))
 
 
-def _transformed(probabilities: Float[Tensor, "2 4 z y x"], matrix: Float[Tensor, "2 3"]) -> Float[Tensor, "2 4 z y x"]:
+def _transformed(probabilities: Float[Tensor, "n 4 z y x"], matrix: Float[Tensor, "2 3"]) -> Float[Tensor, "n 4 z y x"]:
     """Resample all slices by an in-plane affine map; outside the window is background."""
     slices = probabilities.movedim(2, 1).flatten(0, 1)
     grid = functional.affine_grid(matrix.expand(len(slices), -1, -1), list(slices.shape), align_corners=False)
     slices = functional.grid_sample(slices, grid, align_corners=False)
     background = slices[:, :1] + (1.0 - slices.sum(1, keepdim=True))
-    return torch.unflatten(torch.cat([background, slices[:, 1:]], dim=1), 0, (2, -1)).movedim(2, 1)
+    return torch.unflatten(torch.cat([background, slices[:, 1:]], dim=1), 0, (len(probabilities), -1)).movedim(2, 1)
 
 
-def _view(probabilities: Float[Tensor, "2 4 z y x"], slice_mm: float) -> PairView:
+def _view(
+    probabilities: Float[Tensor, "2 4 z y x"], segmented: Float[Tensor, "2 4 z y x"] | None, slice_mm: float
+) -> PairView:
     ends = []
     for phase in probabilities:
         contoured = (phase[Label.LV :].sum((0, 2, 3)) > MIN_LABELLED_VOXELS).nonzero()[:, 0].tolist()
         ends.append((contoured[0], contoured[-1]) if contoured else (0, int(probabilities.shape[2]) - 1))
-    return PairView(probabilities, slice_mm, (ends[0], ends[1]))
+    return PairView(probabilities, segmented, slice_mm, (ends[0], ends[1]))
 
 
 def imitate_segmentation_errors(

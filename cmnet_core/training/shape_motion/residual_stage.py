@@ -94,7 +94,12 @@ def draw_sample(pair: ReferencePair, settings: ShapeMotionTraining, generator: t
     """
     simulated = draw_pair(generator, size=settings.window)
     view = draw_pair_view(pair, generator)
-    shapes = imitate_segmentation_errors(view.shapes, generator, probability=settings.segmentation_error_probability)
+    by_segnet = float(torch.rand((), generator=generator)) < settings.segnet_probability
+    shapes = imitate_segmentation_errors(
+        view.segmented_shapes if by_segnet else view.shapes,
+        generator,
+        probability=settings.segmentation_error_probability,
+    )
     into_ed_first = float(torch.rand((), generator=generator)) < 0.5
     return simulated, simulated.shapes, view, shapes, into_ed_first
 
@@ -170,7 +175,7 @@ def validate_shape_motion(
 
 def _reference_metrics(model: ShapeMotionNet, pair: ReferencePair) -> dict[str, float]:
     view = straight_view(pair)
-    velocity = estimate_velocity(model, view.shapes, view.slice_mm)
+    velocity = estimate_velocity(model, view.segmented_shapes, view.slice_mm)
     spacing = Spacing(view.slice_mm, FINE_MM, FINE_MM)
     metrics: dict[str, float] = {}
     for moving, phase in ((0, "ed2es"), (1, "es2ed")):

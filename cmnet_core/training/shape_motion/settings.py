@@ -91,8 +91,9 @@ class ShapeMotionTraining:
         samples_per_step: Number of samples per step of the optimiser.
         validation_pairs: Number of simulated pairs on which the motion is validated, beside the reference masks.
         window: Size of the network's input along y and x, in voxels of 3 mm; a multiple of 8.
-        segmentation_error_probability: Probability that the network's input has errors like those of a segmentation
-            network.
+        segnet_probability: Probability that the network's input is SegNet's segmentation, not the reference masks.
+        segmentation_error_probability: Probability that the network's input has further errors like those of a
+            segmentation network.
         volume_tolerance: Relative change of the wall's volume that the incompressibility term permits.
         through_plane_tolerance_mm: Difference that the through-plane term permits.
         weights: Weights of the loss terms.
@@ -104,6 +105,7 @@ class ShapeMotionTraining:
     samples_per_step: int = 1
     validation_pairs: int = 12
     window: int = 48
+    segnet_probability: float = 0.5
     segmentation_error_probability: float = 0.5
     volume_tolerance: float = 0.05
     through_plane_tolerance_mm: float = 0.5

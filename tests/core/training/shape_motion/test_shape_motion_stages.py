@@ -49,7 +49,7 @@ def simulated_reference_pair(seed: int, *, size: int = 32) -> ReferencePair:
     pair = draw_pair(torch.Generator().manual_seed(seed), size=size)
     background = 1.0 - pair.shapes.sum(1, keepdim=True)
     labels = torch.cat([background, pair.shapes], dim=1).argmax(1).to(torch.uint8)
-    return ReferencePair(labels.repeat_interleave(2, 2).repeat_interleave(2, 3), pair.slice_mm)
+    return ReferencePair(labels.repeat_interleave(2, 2).repeat_interleave(2, 3), None, pair.slice_mm)
 
 
 def start_network() -> ShapeMotionNet:
