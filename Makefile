@@ -6,6 +6,8 @@ SLURM ?= required
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Python compiles what is imported; to compile all modules of all packages beforehand takes longer than the demo itself.
+INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile
 SOURCES := $(shell find cmnet_core cmnet_cli -type f -not -name '*.pyc' 2>/dev/null)
 
 # One thread per process: tests run in parallel, and small grids gain nothing from more threads. Bytecode is written even
@@ -47,12 +49,12 @@ $(BIN)/python:
 # A stamp is newer than its sources, so that an installation is not repeated.
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(SOURCES)
 	@echo "Installing cmnet into $(VENV)"
-	@$(PIP) install -c constraints.txt '.[jpeg]'
+	@$(INSTALL) -c constraints.txt '.[jpeg]'
 	@touch $@
 
 $(VENV)/installed-test: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing cmnet and its test tools into $(VENV)"
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 setup: $(VENV)/installed-test
@@ -142,7 +144,7 @@ paper-weights: setup
 	  --recipe cmnet_core/weights/recipe-paper
 
 demo: $(VENV)/installed
-	$(BIN)/cmnet demo cmnet-demo
+	PYTHONDONTWRITEBYTECODE= $(BIN)/cmnet demo cmnet-demo
 
 clean:
 	rm -rf $(VENV) $(VENV)-mutation $(BASELINES) mutants build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
