@@ -46,8 +46,12 @@ def load_reference_pair(case: Case, *, window: int, segnet: SegNet) -> Reference
     ed, es = labelled_phases(case, labels)
     orientation = standard_orientation(stored.affine, stored.flags)
     cine = orientation.orient_cine(stored)
-    masks = (orientation.orient(labels.at(phase)) for phase in (ed, es))
+    ed_mask, es_mask = (orientation.orient(labels.at(phase)) for phase in (ed, es))
     normalised = normalise(cine.voxels)[[ed, es]]
     return reference_pair(
-        *masks, cine.spacing, window=window, segment_in=lambda target: segment(segnet, extract(normalised, target))
+        ed_mask,
+        es_mask,
+        cine.spacing,
+        window=window,
+        segment_in=lambda target: segment(segnet, extract(normalised, target)),
     )

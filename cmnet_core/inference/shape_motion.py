@@ -23,8 +23,9 @@ CROP = 48
 CROP_MARGIN = 2
 """Least distance of the heart from the border of that region, in voxels. A larger heart is given the whole window."""
 
-FRAMES_PER_HARMONIC = 3
-"""Least number of frames for each harmonic of the cycle; shorter cycles have fewer harmonics."""
+FRAMES_PER_HARMONIC = 2
+"""Least number of frames for each harmonic of the cycle, whose two amplitudes they determine; shorter cycles have fewer
+harmonics."""
 
 MIN_HARMONICS = 2
 """Number of harmonics below which a cycle is not projected: so few frames do not determine a curve."""

@@ -16,6 +16,7 @@ from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.datasets import from_acdc
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
 from cmnet_cli.commands.demo import simulate_phantoms
+from cmnet_cli.commands.training.average import average_segnets
 from cmnet_cli.commands.training.settings import TrainConfig, TrainingRun
 from cmnet_cli.commands.training.slice_cines import SliceCine, find_slice_cines, with_reference_masks
 from cmnet_cli.commands.training.train import train
@@ -58,6 +59,8 @@ class RecipeStep:
         teacher: Name of the earlier step whose networks are the teacher; empty for none.
         init: Name of the earlier step whose weights are the start; empty for random weights. A step of the motion
             network starts from a step with SegNet.
+        average: Names of earlier steps of SegNet. The step then trains nothing: its network has the average of their
+            weights, with the wall's volume matched to the reference masks.
         left_out: Ids of subjects that are not taken.
         phantoms: The phantoms, where ``data`` names them.
         settings: Name of shipped settings (``cmnet train --config NAME``) that ``train`` changes; empty for the
@@ -71,6 +74,7 @@ class RecipeStep:
     members: int = 1
     teacher: str = ""
     init: str = ""
+    average: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     phantoms: PhantomCohort = field(default_factory=PhantomCohort)
     settings: str = ""
@@ -119,7 +123,12 @@ def run_recipe(recipe: Path, *, data: Path, out: Path, messages: Messages, devic
         for member in range(1, step.members + 1):
             run = folder.network(name, member)
             weights = run.weights(step.stage)
-            if not weights.exists():
+            if weights.exists():
+                continue
+            if step.average:
+                sources = [path for used in step.average for path in _weights(used, steps, folder)]
+                average_segnets(sources, manifest, weights, config=step.train, messages=messages)
+            else:
                 messages.note(f"{name}, network {member} of {step.members}")
                 training = TrainingRun(
                     manifest,
@@ -169,7 +178,11 @@ def _require_data(steps: dict[str, RecipeStep], data: Path) -> None:
                 except CmnetError as error:
                     missing.append(f"{name}: {source}: {error.message}")
         known = ("", *list(steps)[:number])
-        missing += [f"{name}: no step '{used}' before it" for used in (step.teacher, step.init) if used not in known]
+        missing += [
+            f"{name}: no step '{used}' before it"
+            for used in (step.teacher, step.init, *step.average)
+            if used not in known
+        ]
     if missing:
         raise ManifestError(
             "The recipe cannot run:\n  " + "\n  ".join(missing),

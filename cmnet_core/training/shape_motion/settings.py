@@ -67,12 +67,12 @@ class ShapeMotionLossWeights:
     strain: float = 45.0
     log_jacobian: float = 0.5
     bending_simulated: float = 10.0
-    overlap: float = 8.0
-    pyramid: float = 20.0
+    overlap: float = 40.0
+    pyramid: float = 100.0
     incompressibility: float = 4.0
     wall_volume: float = 3.0
     through_plane: float = 1.0
-    bending_reference: float = 30.0
+    bending_reference: float = 15.0
     outside: float = 2e-4
     early_iterations: float = 0.5
     reference: float = 3.5
@@ -100,12 +100,12 @@ class ShapeMotionTraining:
         sizes: Sizes of the network; ``stack`` is also that of the stage ``through-plane``.
     """
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(13, 1.5e-3, 1e-3, seed=1, ema_decay=0.9985))
+    schedule: Schedule = field(default_factory=lambda: Schedule(30, 1.5e-3, 1e-3, seed=1, ema_decay=0.9985))
     views_per_epoch: int = 5
     samples_per_step: int = 1
     validation_pairs: int = 12
     window: int = 48
-    segnet_probability: float = 0.5
+    segnet_probability: float = 0.6
     segmentation_error_probability: float = 0.5
     volume_tolerance: float = 0.05
     through_plane_tolerance_mm: float = 0.5

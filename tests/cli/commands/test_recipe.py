@@ -16,6 +16,7 @@ from cmnet_cli.console import Messages
 from cmnet_cli.stages.read_images import load_cine, load_labels
 from cmnet_core.errors import ManifestError
 from cmnet_core.io.nifti import write_image
+from cmnet_core.labels import Label
 from cmnet_core.models.checkpoint import WEIGHTS, load_checkpoint, load_tensors, read_card
 from tests.phantoms import write_cohort
 
@@ -67,6 +68,24 @@ def test_missing_data_of_all_steps_are_named_before_the_first_step(tmp_path: Pat
     for named in ("1-teacher: acdc", "2-segnet: acdc-cine", "2-segnet: chla", "2-segnet: sunnybrook"):
         assert named in refused.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_average_of_two_steps_differs_from_their_mean_by_the_offset_of_the_wall_alone(
+    steps: Path, tmp_path: Path
+) -> None:
+    (steps / "3-average.toml").write_text('average = ["1-teacher", "2-segnet"]\n')
+    weights = run_recipe(steps, data=tmp_path, out=tmp_path / "out", messages=Messages(quiet=True))
+    found = load_checkpoint(weights)
+    parts = [load_checkpoint(path) for path in sorted((tmp_path / "out").glob("[12]-*/*/weights/segnet.safetensors"))]
+    states = [part.segnet.state_dict() for part in parts]
+    assert len(states) == 3
+    offset = found.card.training["average"]["wall_logit_offset"]
+    for name, values in found.segnet.state_dict().items():
+        if values.is_floating_point():
+            mean = torch.stack([state[name] for state in states]).mean(0)
+            if name == "decoder.head.bias":
+                mean[4 * Label.MYO : 4 * Label.MYO + 4] += offset
+            torch.testing.assert_close(values, mean)
 
 
 def test_last_step_is_shipped_in_half_precision_if_it_says_so(steps: Path, tmp_path: Path) -> None:
