@@ -52,7 +52,12 @@ def test_tables_do_not_depend_on_the_order_of_storage(
     assert {"lvedv_ml", "lvedv_ml_lo", "gcs_line_midwall_peak_pct", "gcs_line_midwall_peak_pct_hi"} <= set(measured)
     for other in others:
         for name in measured:
-            assert other[name] == pytest.approx(first[name], rel=1e-4, abs=1e-3), (other["case_id"], name)
+            # Bounds are those of samples from a posterior that is stored in steps of 8 bits; where one order rounds a
+            # voxel up and another down, they differ by a fraction of the interval's width.
+            column, _, bound = name.rpartition("_")
+            width = first[f"{column}_hi"] - first[f"{column}_lo"] if bound in ("lo", "hi") else 0.0
+            tolerance = max(1e-3, 3e-4 * width)
+            assert other[name] == pytest.approx(first[name], rel=1e-4, abs=tolerance), (other["case_id"], name)
         assert other["qc_flags"] == first["qc_flags"]
 
     # What is stored is on the grid of each image.
