@@ -3,7 +3,6 @@
 import contextlib
 import io
 import random
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -215,8 +214,7 @@ def test_header_without_end_is_not_waited_for(tmp_path: Path) -> None:
     started = time.process_time()
     with pytest.raises(CmnetError, match="Decoding endless failed"):
         dicom.read_cine(tmp_path, frame_ms=None)
-    # Where coverage is measured, each line takes several times as long.
-    assert sys.gettrace() is not None or time.process_time() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_of_two_copies_the_whole_one_is_read(tmp_path: Path) -> None:
