@@ -17,15 +17,17 @@ def test_shipped_reference_ranges_are_those_of_petersen_2017() -> None:
         ("male", "lvedv_ml"): (166, 32),
         ("male", "lvesv_ml"): (69, 16),
         ("male", "lvsv_ml"): (96, 20),
+        ("male", "lvsv_index_ml_m2"): (49, 10),
         ("male", "lvef_pct"): (58, 5),
         ("male", "lvm_index_g_m2"): (53, 9),
         ("female", "lvedv_ml"): (124, 21),
         ("female", "lvesv_ml"): (49, 11),
         ("female", "lvsv_ml"): (75, 14),
+        ("female", "lvsv_index_ml_m2"): (45, 8),
         ("female", "lvef_pct"): (61, 5),
         ("female", "lvm_index_g_m2"): (42, 7),
     }
-    assert {r.table for r in ranges} == {"petersen-2017-v1"}
+    assert {r.table for r in ranges} == {"petersen-2017-v2"}
     assert all("Petersen" in r.source and r.ages == (45, 74) for r in ranges)
 
 
