@@ -66,7 +66,7 @@ def _wall_ml(wall: Tensor, slice_mm: float) -> float:
 
 def _wall_with_offset(pair: ReferencePair, offset: float) -> Tensor:
     assert pair.segmented is not None, "SegNet has segmented the pair"
-    logits = pair.segmented.clamp_min(_LEAST_PROBABILITY).log()
+    logits = pair.segmented[0].clamp_min(_LEAST_PROBABILITY).log()
     logits[:, Label.MYO] += offset
     return logits.max(1).indices == Label.MYO
 

@@ -142,8 +142,9 @@ def run_logged(
         CheckpointError: The state to resume belongs to another training.
     """
     run = RunFolder(training.out)
-    logs = _open_logs(name, training)
-    with live_table(training.messages, f"train {name}", total=schedule.epochs) as table:
+    logs, state = _open_logs(name, training), run.training_state(name)
+    finished = read_progress(state).epoch if training.resume and state.exists() else 0
+    with live_table(training.messages, f"train {name}", total=schedule.epochs - finished) as table:
 
         def on_epoch(record: EpochRecord) -> None:
             for log in logs:
@@ -151,7 +152,7 @@ def run_logged(
             print_epoch(record, table)
 
         monitor = TrainingMonitor(
-            run.training_state(name),
+            state,
             training.resume,
             lambda number, of: table.advance(number / of),
             on_epoch,

@@ -35,12 +35,13 @@ class ReferencePair:
 
     Attributes:
         labels: Label maps at ED and ES in voxels of 1.5 mm.
-        segmented: SegNet's class probabilities of the same frames in the same voxels, or None.
+        segmented: One or more segmentations of the same frames in the same voxels, as class probabilities; the first
+            is that of the images as they are. None without SegNet.
         slice_mm: Distance between slices in mm.
     """
 
     labels: UInt8[Tensor, "2 z y x"]
-    segmented: Float[Tensor, "2 4 z y x"] | None
+    segmented: Float[Tensor, "n 2 4 z y x"] | None
     slice_mm: float
 
 
@@ -87,7 +88,7 @@ def reference_pair(
     spacing: Spacing,
     *,
     window: int,
-    segment_in: Callable[[Window], Float[Tensor, "2 4 z yw xw"]] | None = None,
+    segment_in: Callable[[Window], Float[Tensor, "n 2 4 z yw xw"]] | None = None,
 ) -> ReferencePair:
     """Bring reference masks to the window of the network and to the canonical orientation.
 
@@ -96,7 +97,8 @@ def reference_pair(
         es: Label map at ES on the same grid.
         spacing: Voxel spacing of the grid in mm.
         window: Size of the window along y and x, in voxels of 3 mm.
-        segment_in: Returns SegNet's class probabilities of ED and ES in a window, or None without SegNet.
+        segment_in: Returns one or more segmentations of ED and ES in a window, as class probabilities; None without
+            SegNet.
 
     Raises:
         LabelError: A mask lacks a structure.
@@ -145,23 +147,22 @@ def canonical_orientation(ed: UInt8[Tensor, "z y x"]) -> tuple[int, bool]:
 def straight_view(pair: ReferencePair) -> PairView:
     """Return the masks as they are."""
     one_hot = functional.one_hot(pair.labels.long(), len(Label)).movedim(-1, 1).float()
-    return _view(one_hot, pair.segmented, pair.slice_mm)
+    return _view(one_hot, None if pair.segmented is None else pair.segmented[0], pair.slice_mm)
 
 
 def draw_pair_view(pair: ReferencePair, generator: torch.Generator) -> PairView:
-    """Mirror, rotate, scale and shift the masks in-plane, stretch the stack, drop end slices, or repeat one phase.
+    """Choose a segmentation, mirror, rotate, scale and shift it and the masks, stretch the stack, drop end slices.
+
+    One phase may be given twice.
 
     Args:
         pair: The masks.
         generator: Draws the view.
     """
-    draw = torch.rand(12, generator=generator).tolist()
-    straight = straight_view(pair)
-    both = (
-        straight.probabilities[None]
-        if pair.segmented is None
-        else torch.stack([straight.probabilities, pair.segmented])
-    )
+    draw = torch.rand(13, generator=generator).tolist()
+    both = straight_view(pair).probabilities[None]
+    if pair.segmented is not None:
+        both = torch.cat([both, pair.segmented[None, int(draw[12] * len(pair.segmented))]])
     if draw[0] < 0.5:
         both = both.flip(-2)
     if draw[1] < 0.7:

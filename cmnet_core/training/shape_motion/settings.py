@@ -67,8 +67,8 @@ class ShapeMotionLossWeights:
     strain: float = 45.0
     log_jacobian: float = 0.5
     bending_simulated: float = 10.0
-    overlap: float = 40.0
-    pyramid: float = 100.0
+    overlap: float = 80.0
+    pyramid: float = 200.0
     incompressibility: float = 4.0
     wall_volume: float = 3.0
     through_plane: float = 1.0
@@ -91,7 +91,8 @@ class ShapeMotionTraining:
         samples_per_step: Number of samples per step of the optimiser.
         validation_pairs: Number of simulated pairs on which the motion is validated, beside the reference masks.
         window: Size of the network's input along y and x, in voxels of 3 mm; a multiple of 8.
-        segnet_probability: Probability that the network's input is SegNet's segmentation, not the reference masks.
+        segnet_probability: Probability that the network's input is one of SegNet's segmentations, not the reference
+            masks.
         segmentation_error_probability: Probability that the network's input has further errors like those of a
             segmentation network.
         volume_tolerance: Relative change of the wall's volume that the incompressibility term permits.

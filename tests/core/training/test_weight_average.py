@@ -17,7 +17,7 @@ def pair_with_offset(offset: float, seed: int) -> ReferencePair:
     logits = torch.nn.functional.interpolate(coarse, size=(3, 96, 96), mode="trilinear")
     labels = logits.argmax(1).to(torch.uint8)
     logits[:, Label.MYO] += offset
-    return ReferencePair(labels, logits.softmax(1), 8.0 + seed)
+    return ReferencePair(labels, logits.softmax(1)[None], 8.0 + seed)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.3, -0.45])
