@@ -11,20 +11,20 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 from unittest.mock import patch
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.datasets import from_acdc
 from cmnet_cli.stages.evaluate import propagate_labels
 from cmnet_cli.stages.read_images import load_cine, load_labels
-from cmnet_core.imaging.preprocess import Window, extract, normalise, restore_motion
+from cmnet_core.imaging.preprocess import restore_motion
 from cmnet_core.inference import shape_motion, tracking
 from cmnet_core.inference.composition import field_between, fields_to_ed
 from cmnet_core.inference.segmentation import find_window, segment
@@ -123,40 +123,40 @@ def applied(variant: Variant, model: Model) -> Iterator[Model]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """A cine with its masks, and its segmentation, which is computed once for all variants."""
+    """A cine with its masks; its window and its segmentation are computed once for all variants."""
 
     name: str
     cine: CineSequence
     labels: LabelSequence
     phantom: Phantom | None
-    window: Window
-    probabilities: Float[Tensor, "t k z y x"]
+    computed: dict[str, Any] = field(default_factory=dict)
 
     def track(self, model: Model) -> Tracking:
-        """Track the cine with the stored segmentation."""
+        """Track the cine; the segmentation is that of the first call."""
         with (
-            patch.object(tracking, "find_window", lambda *_, **__: self.window),
-            patch.object(tracking, "segment", lambda *_: self.probabilities.clone()),
+            patch.object(tracking, "find_window", self._once("window", find_window)),
+            patch.object(tracking, "segment", self._once("probabilities", segment)),
             torch.no_grad(),
         ):
             return track(model, self.cine)
 
+    def _once(self, name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if name not in self.computed:
+                self.computed[name] = compute(*arguments, **options)
+            found = self.computed[name]
+            return found.clone() if isinstance(found, Tensor) else found
 
-def segmented(name: str, cine: CineSequence, labels: LabelSequence, phantom: Phantom | None, model: Model) -> Subject:
-    """Segment a cine as tracking does, and keep its window and its probabilities."""
-    normalised = replace(cine, voxels=normalise(cine.voxels))
-    window = find_window(model.segnet, normalised, spacing_mm=model.card.spacing_mm, size=model.card.window)
-    probabilities = segment(model.segnet, extract(normalised.voxels, window))
-    return Subject(name, cine, labels, phantom, window, probabilities)
+        return call
 
 
-def patients(data: Path, model: Model) -> list[Subject]:
-    """Read and segment the patients at ED and ES."""
+def patients(data: Path) -> list[Subject]:
+    """Read the patients at ED and ES."""
     cases = [case for case in from_acdc(data / "acdc").cases if case.subject_id in PATIENTS]
-    return [_patient(case, model) for case in cases]
+    return [_patient(case) for case in cases]
 
 
-def _patient(case: Case, model: Model) -> Subject:
+def _patient(case: Case) -> Subject:
     cine = load_cine(case)
     labels = load_labels(case, cine)
     assert labels is not None, "patients of ACDC have masks"
@@ -164,17 +164,17 @@ def _patient(case: Case, model: Model) -> Subject:
     assert cine.es is not None, "patients of ACDC have both phases"
     masks = torch.stack([labels.at(cine.ed), labels.at(cine.es)])
     two = replace(cine, voxels=cine.voxels[[cine.ed, cine.es]], ed=0, es=1)
-    return segmented(case.subject_id, two, replace(labels, labels=masks, frames=(0, 1)), None, model)
+    return Subject(case.subject_id, two, replace(labels, labels=masks, frames=(0, 1)), None)
 
 
-def phantoms(count: int, model: Model) -> list[Subject]:
-    """Draw and segment phantoms."""
+def phantoms(count: int) -> list[Subject]:
+    """Draw phantoms."""
     drawn = []
     for seed in range(FIRST_SEED, FIRST_SEED + count):
         generator = torch.Generator().manual_seed(seed)
         spec = draw_spec(generator, frames=FRAMES, defect=seed % DEFECT_EVERY == 0)
         phantom = make_phantom(spec, generator)
-        drawn.append(segmented(f"phantom {seed}", phantom.cine, phantom.labels, phantom, model))
+        drawn.append(Subject(f"phantom {seed}", phantom.cine, phantom.labels, phantom))
     return drawn
 
 
@@ -271,8 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     model = load_model(given.model, torch.device("cpu"))
     groups = (
-        ("ACDC, training patients", patients(given.data, model), patient_metrics),
-        ("phantoms", phantoms(given.phantoms, model), phantom_metrics),
+        ("ACDC, training patients", patients(given.data), patient_metrics),
+        ("phantoms", phantoms(given.phantoms), phantom_metrics),
     )
     record: dict[str, dict[str, list[Metrics]]] = {}
     for title, subjects, measure in groups:
