@@ -521,6 +521,11 @@ class BaselineRecipeFolder:
         """The simulated cines."""
         return SimulationFolder(self.root / "simulated")
 
+    @property
+    def phantoms(self) -> "SimulationFolder":
+        """The phantoms."""
+        return SimulationFolder(self.root / "phantoms")
+
 
 @dataclass(frozen=True, slots=True)
 class SimulationFolder:

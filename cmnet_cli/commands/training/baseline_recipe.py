@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmnet_cli.cohort.case import Case
 from cmnet_cli.cohort.manifest import read_manifest, write_manifest
+from cmnet_cli.commands.demo import simulate_phantoms
 from cmnet_cli.commands.simulate import simulate
 from cmnet_cli.commands.training.recipe import DATA_SETS
 from cmnet_cli.commands.training.settings import TrainConfig, TrainingRun
@@ -28,6 +29,10 @@ RECIPE = BASELINE_WEIGHTS / "recipe"
 
 SIMULATED_EVERY, SIMULATED_FRAMES, SIMULATED_SEED = 16, 8, 5
 """Cines are simulated from every n-th training patient, with this number of frames, from this seed."""
+
+PHANTOMS, PHANTOM_FRAMES, PHANTOM_SEED = 24, 8, 73
+"""Number of phantoms, their frames and their seed. With the simulated cines they are a quarter of the cases: patients
+of ACDC have two frames, and a method that composes steps from frame to frame must learn from whole cycles as well."""
 
 
 def train_baselines(
@@ -74,11 +79,10 @@ def train_baselines(
 
 
 def _write_manifest(data: Path, folder: BaselineRecipeFolder, messages: Messages) -> Path:
-    """Write the manifest of all methods: ACDC, and cines that are simulated from some of its training patients."""
+    """Write the manifest of all methods: the training patients of ACDC, cines simulated from some, and phantoms."""
     if folder.manifest.exists():
         return folder.manifest
-    cases = list(DATA_SETS["acdc"](data))
-    training = [case for case in cases if case.extra["split"] == "train"]
+    training = [case for case in DATA_SETS["acdc"](data) if case.extra["split"] == "train"]
     folder.manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(folder.simulation_source, _renumbered(training[::SIMULATED_EVERY]))
     simulate(
@@ -89,8 +93,13 @@ def _write_manifest(data: Path, folder: BaselineRecipeFolder, messages: Messages
         variants=1,
         seed=SIMULATED_SEED,
     )
-    simulated = [replace(case, extra={"split": "train"}) for case in read_manifest(folder.simulation.manifest).cases]
-    write_manifest(folder.manifest, _renumbered([*cases, *simulated]))
+    simulate_phantoms(folder.phantoms.root, messages, subjects=PHANTOMS, frames=PHANTOM_FRAMES, seed=PHANTOM_SEED)
+    cycles = [
+        replace(case, extra={"split": "train"})
+        for simulated in (folder.simulation, folder.phantoms)
+        for case in read_manifest(simulated.manifest).cases
+    ]
+    write_manifest(folder.manifest, _renumbered([*training, *cycles]))
     return folder.manifest
 
 

@@ -81,7 +81,15 @@ def _copy_as_simulated(source: Path, out: Path, messages: Messages, **settings: 
     write_manifest(SimulationFolder(out).manifest, cases)
 
 
-def test_recipe_trains_on_patients_and_cines_simulated_from_them_and_continues(
+def _write_two_phantoms(out: Path, messages: Messages, *, subjects: int, frames: int, seed: int) -> None:
+    assert (subjects, frames, seed) == (24, 8, 73)
+    cases = read_manifest(write_cohort(out, 2, frames=3)).cases
+    write_manifest(
+        SimulationFolder(out).manifest, [replace(case, subject_id=f"phantom-{case.subject_id}") for case in cases]
+    )
+
+
+def test_recipe_trains_on_patients_cines_simulated_from_them_and_phantoms_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = read_manifest(write_cohort(tmp_path, 2, frames=2)).cases
@@ -92,13 +100,14 @@ def test_recipe_trains_on_patients_and_cines_simulated_from_them_and_continues(
 
     monkeypatch.setitem(recipe.DATA_SETS, "acdc", acdc)
     monkeypatch.setattr(baseline_recipe, "simulate", _copy_as_simulated)
+    monkeypatch.setattr(baseline_recipe, "simulate_phantoms", _write_two_phantoms)
     steps, out = tmp_path / "recipe", tmp_path / "out"
     steps.mkdir()
     (steps / "tlrn.toml").write_text(SETTINGS)
     [weights] = train_baselines(steps, data=tmp_path, out=out, messages=Messages(quiet=True))
     trained = read_manifest(out / "manifests" / "training.csv").cases
-    assert [case.extra["split"] for case in trained] == ["validation", "train", "train"]
-    assert trained[2].subject_id == f"{cases[1].subject_id}-sim1"
+    assert [case.extra["split"] for case in trained] == ["train"] * 4
+    assert [case.subject_id for case in trained[:2]] == [cases[1].subject_id, f"{cases[1].subject_id}-sim1"]
     written = weights.stat().st_mtime_ns
     assert train_baselines(steps, data=tmp_path, out=out, messages=Messages(quiet=True)) == [weights]
     assert weights.stat().st_mtime_ns == written
